@@ -1,0 +1,334 @@
+"""Loading: a Stable Diffusion pipeline from the embedded model, a folder or the hub, and nothing pickled.
+
+A pipeline folder is `model_index.json` and one folder a part. The index is read first, before any library is imported:
+it says which family the model is of and whether it brings code of its own. What is loaded: Stable Diffusion 1.x and 2.x
+text-to-image (one CLIP text encoder whose encoding alone conditions the U-Net), as safetensors, without remote code and
+without a safety checker.
+
+Everything is brought to one dtype after loading: transformers keeps the dtype that a file has and diffusers does not, so
+half-precision files would otherwise give a text encoder and a U-Net that cannot talk to each other.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from certify.models.quiet import quiet_libraries
+from certify.models.text import PromptEncoder
+from certify.models.unet import overlay_unet
+
+__all__ = ["load_pipeline", "load_text_encoder"]
+
+_INDEX = "model_index.json"
+_PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+# Every part's class and, for those with weights, that they must be there as safetensors.
+_PARTS: dict[str, tuple[tuple[str, ...], bool]] = {
+    "tokenizer": (("CLIPTokenizer", "CLIPTokenizerFast"), False),
+    "text_encoder": (("CLIPTextModel",), True),
+    "unet": (("UNet2DConditionModel",), True),
+    "vae": (("AutoencoderKL",), True),
+    "scheduler": ((), False),
+}
+_TEXT_PARTS = ("tokenizer", "text_encoder")
+_LIBRARIES = ("transformers", "diffusers", "stable_diffusion", None)
+
+# Why a family is not supported: the first word that occurs in the pipeline's class name decides.
+_NOT_YET = {
+    "StableDiffusionXL": "it has two text encoders and a pooled embedding that conditions the U-Net beside them, so the "
+    "input that a certificate speaks of would be another space",
+    "StableDiffusion3": "it has three text encoders, T5 among them, pooled embeddings and a transformer instead of a U-Net",
+    "Flux": "it has a T5 encoder, a pooled CLIP embedding and a transformer instead of a U-Net",
+    "Kandinsky": "it is conditioned on image embeddings from a prior, not on the text encoding alone",
+    "PixArt": "its text encoder is T5 and its denoiser a transformer",
+    "IF": "its text encoder is T5",
+    "Wuerstchen": "it has two text encoders and two denoising stages",
+    "StableCascade": "it has pooled embeddings and two denoising stages",
+    "AltDiffusion": "its text encoder is not CLIP",
+    "Inpaint": "its U-Net takes a mask and an image beside the text",
+    "Depth": "its U-Net takes a depth map beside the text",
+    "Upscale": "its U-Net takes an image beside the text",
+    "Onnx": "its parts are ONNX sessions, not PyTorch modules",
+    "Flax": "its parts are Flax modules, not PyTorch modules",
+}
+
+
+def load_pipeline(
+    source: str | Path | None = None,
+    *,
+    unet: str | Path | Mapping[str, Tensor] | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Any:
+    """A Stable Diffusion 1.x or 2.x pipeline, ready to run.
+
+    Args:
+        source: None: the embedded model; a folder; or a hub id such as "CompVis/stable-diffusion-v1-4".
+        unet: an unlearned U-Net to put on top of the base (`overlay_unet` says what it may be; `overlay_of(pipe)` what
+            was replaced).
+        device: where to; None: the CPU.
+        dtype: of every part, a torch dtype or its name; None: float32.
+        revision: of a hub id: branch, tag or commit.
+        variant: of the weight files, "fp16" for `*.fp16.safetensors`.
+        cache_dir: where hub files are kept; None: the hub library's default.
+        local_files_only: never reach for the hub: take what its cache has.
+
+    Returns:
+        A `diffusers.StableDiffusionPipeline` with its own scheduler, in evaluation mode, without a safety checker.
+
+    Raises:
+        FileNotFoundError: no such folder, a part of it is missing, or the hub does not have or does not give it.
+        ValueError: another family of models (SDXL, SD3, Flux, …), code in the folder, pickled weights only, or an
+            overlay that does not fit.
+    """
+    target = _dtype(dtype)
+    folder = _resolve(source, revision, cache_dir, local_files_only)
+    if folder is None:
+        folder = _download_pipeline(str(source), revision, variant, cache_dir, local_files_only)
+    _check_folder(folder, source, tuple(_PARTS))
+    with quiet_libraries():
+        from diffusers import StableDiffusionPipeline
+
+        try:
+            pipe = StableDiffusionPipeline.from_pretrained(
+                folder,
+                variant=variant,
+                use_safetensors=True,
+                local_files_only=True,
+                safety_checker=None,
+                feature_extractor=None,
+                image_encoder=None,
+                requires_safety_checker=False,
+            )
+        except OSError as error:
+            raise _unreadable(source, folder, variant, error) from error
+        for part in (pipe.text_encoder, pipe.unet, pipe.vae):
+            part.eval()
+        if unet is not None:
+            overlay_unet(pipe.unet, unet)
+        pipe.to(device=torch.device(device or "cpu"), dtype=target)
+    return pipe
+
+
+def load_text_encoder(
+    source: str | Path | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> PromptEncoder:
+    """The tokenizer and text encoder of a pipeline alone: all that a statement about encodings needs.
+
+    Neither diffusers nor the U-Net's weights are touched. Arguments and errors are those of `load_pipeline`.
+
+    Returns:
+        A `PromptEncoder`.
+    """
+    target = _dtype(dtype)
+    folder = _resolve(source, revision, cache_dir, local_files_only)
+    if folder is None:
+        folder = _download_text(str(source), revision, variant, cache_dir, local_files_only)
+    _check_folder(folder, source, _TEXT_PARTS)
+    with quiet_libraries(diffusers=False):
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        try:
+            tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+            text_encoder = CLIPTextModel.from_pretrained(
+                folder / "text_encoder", variant=variant, use_safetensors=True, local_files_only=True
+            )
+        except OSError as error:
+            raise _unreadable(source, folder, variant, error) from error
+        text_encoder.eval().to(device=torch.device(device or "cpu"), dtype=target)
+    return PromptEncoder(tokenizer, text_encoder)
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+    if dtype is None:
+        return torch.float32
+    value = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(value, torch.dtype) or not value.is_floating_point:
+        raise ValueError(f"dtype = {dtype!r}: must be a floating-point torch dtype or its name, such as 'float16'")
+    return value
+
+
+def _resolve(
+    source: str | Path | None, revision: str | None, cache_dir: str | Path | None, local_files_only: bool
+) -> Path | None:
+    """The local folder that `source` names; None for a hub id, whose index has been read and is of a known family."""
+    if source is None:
+        from certify import world
+
+        return Path(world.path())
+    if not isinstance(source, (str, Path)):
+        raise TypeError(f"source is a {type(source).__name__}: must be None, a folder or a hub id")
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.is_file():
+        if folder.suffix in _PICKLED:
+            raise ValueError(f"source = {str(source)!r}: {_refusal('the pipeline')}")
+        raise ValueError(
+            f"source = {str(source)!r}: is a file; must be a folder with {_INDEX} or a hub id "
+            "(a U-Net alone goes into unet=)"
+        )
+    if not isinstance(source, str) or not _HUB_ID.fullmatch(source):
+        raise FileNotFoundError(f"source = {str(source)!r}: no such folder; looked for {(folder / _INDEX).absolute()}")
+    with quiet_libraries(diffusers=False):
+        from huggingface_hub import hf_hub_download
+
+        try:
+            index = hf_hub_download(
+                source, _INDEX, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
+            )
+        except Exception as error:  # the hub's client lets its transport's own exceptions through
+            raise _unreachable(source, error) from error
+    _check_index(Path(index), source, tuple(_PARTS))
+    return None
+
+
+def _download_pipeline(
+    source: str, revision: str | None, variant: str | None, cache_dir: str | Path | None, local_files_only: bool
+) -> Path:
+    with quiet_libraries():
+        from diffusers import StableDiffusionPipeline
+    try:  # outside the quiet block: a download of gigabytes shows its progress
+        return Path(
+            StableDiffusionPipeline.download(
+                source,
+                revision=revision,
+                variant=variant,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                use_safetensors=True,
+                safety_checker=None,
+                feature_extractor=None,
+                image_encoder=None,
+            )
+        )
+    except Exception as error:  # as above
+        raise _unreachable(source, error) from error
+
+
+def _download_text(
+    source: str, revision: str | None, variant: str | None, cache_dir: str | Path | None, local_files_only: bool
+) -> Path:
+    from huggingface_hub import snapshot_download
+
+    suffix = f".{variant}" if variant else ""
+    try:
+        return Path(
+            snapshot_download(
+                source,
+                revision=revision,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                allow_patterns=[
+                    _INDEX,
+                    "tokenizer/*",
+                    "text_encoder/*.json",
+                    f"text_encoder/model{suffix}.safetensors",
+                    f"text_encoder/model{suffix}-*-of-*.safetensors",
+                ],
+            )
+        )
+    except Exception as error:  # as above
+        raise _unreachable(source, error) from error
+
+
+def _check_folder(folder: Path, source: str | Path | None, parts: Sequence[str]) -> None:
+    index = folder / _INDEX
+    if not index.is_file():
+        raise FileNotFoundError(f"source = {_name(source)}: is not a pipeline folder; looked for {index.absolute()}")
+    _check_index(index, source, parts)
+    for part in parts:
+        inside = folder / part
+        if not inside.is_dir():
+            raise FileNotFoundError(f"source = {_name(source)}: {part} is missing; looked for {inside.absolute()}")
+        if not _PARTS[part][1]:
+            continue
+        files = [f.name for f in inside.iterdir()]
+        if any(name.endswith(".safetensors") for name in files):
+            continue
+        if any(name.endswith(_PICKLED) for name in files):
+            raise ValueError(f"source = {_name(source)}: {_refusal(part)}")
+        raise FileNotFoundError(
+            f"source = {_name(source)}: no weights for {part}; looked for {(inside / '*.safetensors').absolute()}"
+        )
+
+
+def _check_index(path: Path, source: str | Path | None, parts: Sequence[str]) -> None:
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"source = {_name(source)}: {path} is not JSON ({error})") from error
+    family = index.get("_class_name") if isinstance(index, dict) else None
+    if not isinstance(family, str):
+        raise ValueError(
+            f"source = {_name(source)}: {_INDEX} names the pipeline {family!r}; must be 'StableDiffusionPipeline' "
+            "(a pipeline that brings its own code is refused)"
+        )
+    if family != "StableDiffusionPipeline":
+        why = next((reason for word, reason in _NOT_YET.items() if word in family), "its parts are others")
+        raise ValueError(
+            f"source = {_name(source)}: is a {family}, which is not supported yet: {why}; "
+            "must be a Stable Diffusion 1.x or 2.x text-to-image pipeline (StableDiffusionPipeline)"
+        )
+    for part, entry in index.items():
+        if part.startswith("_") or not isinstance(entry, list) or len(entry) != 2:
+            continue
+        library, name = entry
+        if library not in _LIBRARIES:
+            raise ValueError(
+                f"source = {_name(source)}: {part} comes from {library!r}, code outside transformers and diffusers, "
+                "which is never run; must come from one of these two"
+            )
+        classes = _PARTS[part][0] if part in parts else ()
+        if classes and name not in classes:
+            raise ValueError(f"source = {_name(source)}: {part} is a {name}, must be a {' or '.join(classes)}")
+
+
+def _name(source: str | Path | None) -> str:
+    return "None (the embedded model)" if source is None else repr(str(source))
+
+
+def _refusal(part: str) -> str:
+    return (
+        f"the weights of {part} are pickled, which is refused because loading a pickle can run code; must be safetensors. "
+        "To convert a model that you trust, once: diffusers.StableDiffusionPipeline.from_pretrained(FOLDER, "
+        "use_safetensors=False).save_pretrained(NEW_FOLDER, safe_serialization=True)"
+    )
+
+
+def _unreachable(source: str, error: Exception) -> FileNotFoundError | ValueError:
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if "safetensors" in str(error) and "could not find" in str(error).lower():
+        return ValueError(f"source = {source!r}: {_refusal('some part')}")
+    return FileNotFoundError(
+        f"source = {source!r}: there is no such folder ({Path(source).absolute()}), and as a hub id it could not be "
+        f"fetched ({type(error).__name__}: {first}); must be a pipeline folder, or a hub id that this machine can reach, "
+        "may read, or has in its cache"
+    )
+
+
+def _unreadable(source: str | Path | None, folder: Path, variant: str | None, error: OSError) -> FileNotFoundError:
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return FileNotFoundError(
+        f"source = {_name(source)}: could not be loaded from {folder.absolute()} with variant={variant!r} ({first}); "
+        "the weight files must carry the variant's name, if any"
+    )
