@@ -1,0 +1,52 @@
+"""`certify`: what a smoothed text-to-image model is proven to withstand.
+
+The mathematics needs torch, scipy and statsmodels and loads with the package. Whatever needs transformers or diffusers
+loads when it is first touched.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from certify.certificate import Certificate, Claim
+from certify.confidence import plan
+from certify.ellipsoid import Ellipsoid
+from certify.noise import GaussianNoise
+from certify.smoothers import MeanSmoother, MedianSmoother
+from certify.statements import bound_curve, certified_radius, mse_bound, percentile_bounds
+from certify.support import Support, layer_norm_support
+
+if TYPE_CHECKING:
+    from certify.adaptive import AdaptiveMedianSmoother
+    from certify.models import load_pipeline
+
+__version__ = "0.1.0"
+
+_LAZY = {"AdaptiveMedianSmoother": "certify.adaptive", "load_pipeline": "certify.models"}
+
+__all__ = [
+    "AdaptiveMedianSmoother",
+    "Certificate",
+    "Claim",
+    "Ellipsoid",
+    "GaussianNoise",
+    "MeanSmoother",
+    "MedianSmoother",
+    "Support",
+    "bound_curve",
+    "certified_radius",
+    "layer_norm_support",
+    "load_pipeline",
+    "mse_bound",
+    "percentile_bounds",
+    "plan",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    if name == "plots":
+        return importlib.import_module("certify.plots")
+    raise AttributeError(f"module 'certify' has no attribute {name!r}")

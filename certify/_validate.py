@@ -1,0 +1,99 @@
+"""Checks of arguments: every message names the argument, its value and what it must be."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "broadcastable",
+    "choice",
+    "count",
+    "finite_tensor",
+    "increasing",
+    "positive",
+    "probability",
+    "seed_value",
+]
+
+
+def positive(name: str, value: Any) -> float:
+    """`value` as a finite float > 0."""
+    number = _real(name, value)
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"{name} = {value!r}: must be a finite number > 0")
+    return number
+
+
+def probability(name: str, value: Any) -> float:
+    """`value` as a float strictly between 0 and 1."""
+    number = _real(name, value)
+    if not 0 < number < 1:
+        raise ValueError(f"{name} = {value!r}: must be strictly between 0 and 1")
+    return number
+
+
+def count(name: str, value: Any, minimum: int = 1) -> int:
+    """`value` as a whole number >= `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} = {value!r}: must be a whole number >= {minimum}")
+    if value < minimum:
+        raise ValueError(f"{name} = {value!r}: must be a whole number >= {minimum}")
+    return int(value)
+
+
+def seed_value(value: Any) -> int:
+    """`value` as a seed: a whole number >= 0."""
+    return count("seed", value, minimum=0)
+
+
+def choice(name: str, value: Any, options: Iterable[str]) -> str:
+    """`value`, which must be one of `options`."""
+    allowed = list(options)
+    if value not in allowed:
+        raise ValueError(f"{name} = {value!r}: must be one of {', '.join(repr(o) for o in allowed)}")
+    return str(value)
+
+
+def finite_tensor(name: str, value: Any) -> Tensor:
+    """`value` as a floating-point tensor without NaN or infinity."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}: must be a torch tensor")
+    if not value.dtype.is_floating_point:
+        raise TypeError(f"{name} has dtype {value.dtype}: must be a real floating-point tensor")
+    if not bool(torch.isfinite(value).all()):
+        raise ValueError(f"{name} holds NaN or infinity: every entry must be finite")
+    return value
+
+
+def broadcastable(name: str, value: Tensor, shape: Sequence[int], what: str) -> None:
+    """Refuses `value` unless it broadcasts to exactly `shape`."""
+    target = tuple(shape)
+    try:
+        fits = torch.broadcast_shapes(tuple(value.shape), target) == target
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}: must broadcast to {what}, {target}")
+
+
+def increasing(name: str, values: Any) -> tuple[float, ...]:
+    """`values` as strictly increasing finite floats > 0."""
+    numbers_ = tuple(positive(f"{name}[{i}]", v) for i, v in enumerate(values))
+    if not numbers_ or any(b <= a for a, b in pairwise(numbers_)):
+        raise ValueError(f"{name} = {list(numbers_)!r}: must be a non-empty, strictly increasing list")
+    return numbers_
+
+
+def _real(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (numbers.Real, Tensor)):
+        raise TypeError(f"{name} = {value!r}: must be a real number")
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise TypeError(f"{name} has shape {tuple(value.shape)}: must be a single number")
+    return float(value)

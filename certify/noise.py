@@ -1,0 +1,148 @@
+"""Noise: what is added to the input, and how it turns a perturbation into a shift of probabilities.
+
+A smoothing certificate rests on one fact about its noise: how far can the probability of *any* event move when the
+noise is shifted by a perturbation of size ρ? For Gaussian noise G ~ N(0, Σ) with a diagonal Σ the answer is
+
+    p⁻ = Φ(Φ⁻¹(p) − ρ)  ≤  P[y + δ + G ∈ A]  ≤  Φ(Φ⁻¹(p) + ρ) = p⁺        for ‖δ‖_Σ ≤ ρ,  p = P[y + G ∈ A],
+
+with ‖δ‖_Σ² = Σ_j δ_j²/σ_j². Every bound of the toolkit reaches the noise through the four methods of `Noise` alone, so
+another noise is one more class with these methods.
+
+>>> noise = GaussianNoise(0.5)
+>>> noise.norm(torch.tensor([0.3, 0.4]))
+1.0
+>>> GaussianNoise(torch.tensor([1.0, 0.0])).norm(torch.tensor([3.0, 0.1]))
+inf
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from scipy.special import ndtr, ndtri
+from torch import Tensor
+
+from certify import _validate
+
+__all__ = ["GaussianNoise", "Noise", "Tails"]
+
+# ndtr and ndtri are accurate to a few ulp; tails shrink by this much more than that, which can only widen a bound.
+_SAFE = 1e-12
+
+
+class Tails(NamedTuple):
+    """What is left outside a shifted percentile: `lower` = p⁻ and `upper` = 1 − p⁺, both rounded down.
+
+    The second is kept as a complement because near 1 a float64 has no digits left, and a rank needs them.
+    """
+
+    lower: float
+    upper: float
+
+
+@runtime_checkable
+class Noise(Protocol):
+    """What a bound needs to know of a noise."""
+
+    def draw(self, y: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """`count` perturbed inputs y + G, shape (count, *y.shape), in y's dtype and on y's device."""
+
+    def norm(self, delta: Tensor) -> float:
+        """The size ρ of a perturbation."""
+
+    def tails(self, p: float, rho: float, replicas: int = 1) -> Tails:
+        """The worst percentiles that stand for `p` within `rho`, when the same shift hits `replicas` noisy copies."""
+
+    def chi2(self, rho: float) -> float:
+        """The largest χ²-divergence between the shifted noise and the noise, over perturbations of size `rho`."""
+
+
+class GaussianNoise:
+    """Gaussian noise G ~ N(0, Σ), Σ = diag(σ²): isotropic for one σ, anisotropic for a tensor of them.
+
+    Equation
+        ‖δ‖_Σ = sqrt(Σ_j δ_j²/σ_j²), with 0/0 = 0 and +∞ wherever δ_j ≠ 0 but σ_j = 0.
+
+    Reference
+        THEORY T1; Han et al. (2025), section 3.3; Eiras et al. (2022). With one σ: Cohen et al. (2019).
+
+    Args:
+        sigma: standard deviation, in the unit of the input: a number, or a tensor that broadcasts to the input's shape
+            (one σ a token: shape (tokens, 1)). Finite and ≥ 0; a zero leaves that coordinate without noise, and the
+            certified set then has no extent along it.
+
+    Raises:
+        ValueError, TypeError: `sigma` is negative, NaN, infinite or not real.
+    """
+
+    def __init__(self, sigma: float | Tensor) -> None:
+        value = sigma if isinstance(sigma, Tensor) else torch.tensor(_number(sigma), dtype=torch.float64)
+        if not value.dtype.is_floating_point:
+            raise TypeError(f"sigma has dtype {value.dtype}: must be a real floating-point tensor or a number")
+        bad = ~torch.isfinite(value) | (value < 0)
+        if bool(bad.any()):
+            where = value[bad].flatten()[0].item()
+            raise ValueError(f"sigma holds {where!r}: every entry must be finite and >= 0")
+        self.sigma = value.detach().clone()
+
+    def __repr__(self) -> str:
+        if self.sigma.numel() == 1:
+            return f"GaussianNoise({self.sigma.item():.6g})"
+        low, high = self.sigma.min().item(), self.sigma.max().item()
+        return f"GaussianNoise(σ of shape {tuple(self.sigma.shape)}, {low:.4g} … {high:.4g})"
+
+    def sigma_for(self, shape: Sequence[int]) -> Tensor:
+        """σ spread over an input of `shape`, float64. Raises ValueError where it does not broadcast."""
+        _validate.broadcastable("sigma", self.sigma, shape, "the input's shape")
+        return self.sigma.to(torch.float64).expand(tuple(shape))
+
+    def draw(self, y: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """`count` perturbed inputs y + G.
+
+        Args:
+            y: one input, shape (*input).
+            count: how many.
+            generator: on y's device; the only source of randomness.
+
+        Returns:
+            Shape (count, *input), y's dtype and device. Half-precision inputs get their noise in float32 and are rounded
+            once, after the sum.
+        """
+        _validate.broadcastable("sigma", self.sigma, y.shape, "the input's shape")
+        dtype = y.dtype if y.dtype in (torch.float32, torch.float64) else torch.float32
+        z = torch.randn((count, *y.shape), generator=generator, device=y.device, dtype=dtype)
+        z = z.mul_(self.sigma.to(y.device, dtype)).add_(y.to(dtype))
+        return z.to(y.dtype)
+
+    def norm(self, delta: Tensor) -> float:
+        """‖δ‖_Σ of a perturbation of the input's shape, in float64; +∞ outside the noised coordinates."""
+        d = _validate.finite_tensor("delta", delta).detach().to("cpu", torch.float64)
+        sigma = self.sigma_for(d.shape).to("cpu")
+        if bool((d[sigma == 0] != 0).any()):
+            return math.inf
+        return float(torch.where(sigma > 0, d / sigma.clamp_min(torch.finfo(torch.float64).tiny), 0.0).norm())
+
+    def tails(self, p: float, rho: float, replicas: int = 1) -> Tails:
+        """p⁻ and 1 − p⁺ with p^± = Φ(Φ⁻¹(p) ± √K ρ) (T1; `replicas` = K by T5), rounded down.
+
+        >>> GaussianNoise(1.0).tails(0.5, 1.0)  # doctest: +ELLIPSIS
+        Tails(lower=0.15865525393..., upper=0.15865525393...)
+        """
+        z, shift = float(ndtri(p)), math.sqrt(replicas) * rho
+        return Tails(float(ndtr(z - shift)) * (1 - _SAFE), float(ndtr(-z - shift)) * (1 - _SAFE))
+
+    def chi2(self, rho: float) -> float:
+        """χ²(N(δ, Σ) ‖ N(0, Σ)) = exp(ρ²) − 1 at ‖δ‖_Σ = ρ (T11)."""
+        try:
+            return math.expm1(rho * rho)
+        except OverflowError:
+            return math.inf
+
+
+def _number(sigma: object) -> float:
+    if isinstance(sigma, bool) or not isinstance(sigma, (int, float)):
+        raise TypeError(f"sigma = {sigma!r}: must be a number or a torch tensor")
+    return float(sigma)

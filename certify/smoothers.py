@@ -1,0 +1,77 @@
+"""Smoothers: the estimators that are deployed.
+
+A certificate speaks of an ideal smoothed function; what runs is its estimate from a few draws (13 in the paper).
+
+>>> from certify import GaussianNoise
+>>> MedianSmoother(torch.abs, GaussianNoise(0.1), n=13)(torch.tensor([2.0]), seed=0).shape
+torch.Size([1])
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from certify import _validate
+from certify.montecarlo import AllDraws, Function, draw, median
+from certify.noise import Noise
+
+__all__ = ["MeanSmoother", "MedianSmoother"]
+
+
+class _Smoother(ABC):
+    def __init__(self, f: Function, noise: Noise, n: int = 13, batch_size: int | None = None) -> None:
+        if not callable(f):
+            raise TypeError(f"f = {f!r}: must be callable on a batch (b, *input)")
+        self.f, self.noise, self.n, self.batch_size = f, noise, _validate.count("n", n), batch_size
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(n={self.n}, noise={self.noise!r})"
+
+    def __call__(self, y: Tensor, seed: int = 0) -> Tensor:
+        kept = AllDraws()
+        draw(
+            self.f,
+            _validate.finite_tensor("y", y),
+            self.noise,
+            n=self.n,
+            seed=_validate.seed_value(seed),
+            stream="deployment",
+            accumulators=[kept],
+            batch_size=self.batch_size,
+        )
+        return self.reduce(kept.stacked())
+
+    @abstractmethod
+    def reduce(self, outputs: Tensor) -> Tensor:
+        """(n, *output) → (*output)."""
+
+
+class MedianSmoother(_Smoother):
+    """The element-wise median of f over n noisy copies of the input.
+
+    Equation
+        h(y) = median(f(y + G_1), …, f(y + G_n)),  G_i ~ N(0, Σ); for even n the average of the two middle values.
+
+    Reference
+        Chiang et al. (2020); Han et al. (2025), section 3.4, with n = 13.
+
+    Args:
+        f: batch (b, *input) → (b, *output).
+        noise: what is added.
+        n: draws.
+        batch_size: inputs in one call of f.
+
+    Called with `(y, seed=0)`: one input (*input) and the seed of the deployment stream; returns (*output).
+    """
+
+    def reduce(self, outputs: Tensor) -> Tensor:
+        return median(outputs)
+
+
+class MeanSmoother(_Smoother):
+    """The mean of f over n noisy copies of the input: as `MedianSmoother`, with the average (THEORY T11)."""
+
+    def reduce(self, outputs: Tensor) -> Tensor:
+        return outputs.mean(dim=0)

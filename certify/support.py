@@ -1,0 +1,102 @@
+"""What is known of a function's values before a single draw: a box, and for a LayerNorm an ellipsoid a token.
+
+A final LayerNorm with gain γ and offset β sends every input to h with Σ_i ((h_i − β_i)/γ_i)² ≤ w over its width w, hence
+|h_i − β_i| ≤ |γ_i| sqrt(w − 1) (the entries of a normalised vector sum to zero). The coordinate-wise median of such
+vectors is in general not one of them: it obeys Σ_i ((h_i − β_i)/γ_i)² ≤ 2w. A bound that finds no order statistic falls
+back on this support, and every bound is cut down to it.
+
+Reference: THEORY T3, "A-priori support". Both limits are inflated for the arithmetic's rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from certify import _validate
+
+__all__ = ["Support", "as_support", "layer_norm_support"]
+
+
+@dataclass(frozen=True)
+class Support:
+    """An a-priori box [lower, upper] for a function's outputs, and perhaps an ellipsoid for each row of them.
+
+    Attributes:
+        lower, upper: tensors that broadcast to the output's shape; −∞ and +∞ where nothing is known.
+        gain, offset: γ and β, shape (width,), of the LayerNorm that every row of the output went through; None without.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    gain: Tensor | None = None
+    offset: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("lower", "upper"):
+            if not isinstance(getattr(self, name), Tensor):
+                raise TypeError(f"support's {name} is a {type(getattr(self, name)).__name__}: must be a torch tensor")
+        if bool((self.lower > self.upper).any()) or bool(torch.isnan(self.lower).any() | torch.isnan(self.upper).any()):
+            raise ValueError("support = (lower, upper): needs lower <= upper everywhere and no NaN")
+
+    def box(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """(lower, upper) spread over an output of `shape`, float64, on the CPU."""
+        sides = []
+        for name, side in (("support[0]", self.lower), ("support[1]", self.upper)):
+            _validate.broadcastable(name, side, shape, "the output's shape")
+            sides.append(side.detach().to("cpu", torch.float64).expand(shape))
+        return sides[0], sides[1]
+
+    def median_cap(self, center: Tensor) -> float:
+        """A number that ‖median − center‖² never exceeds, by the ellipsoid of each row; +∞ without one (T3).
+
+        With h = β + γ∘u and ‖u‖² ≤ 2w a row is at most (max|γ| sqrt(2w) + ‖β − c‖)² away.
+        """
+        if self.gain is None or self.offset is None:
+            return math.inf
+        width = self.gain.numel()
+        rows = center.detach().to("cpu", torch.float64).reshape(-1, width)
+        reach = float(self.gain.abs().max()) * math.sqrt(2 * width)
+        distance = (self.offset.detach().to("cpu", torch.float64) - rows).norm(dim=1)
+        return float(((reach + distance) ** 2).sum()) * (1 + 1e-9)
+
+
+def layer_norm_support(module: nn.LayerNorm, *, relative_slack: float | None = None) -> Support:
+    """The support of anything whose last step is `module`, a LayerNorm over the last axis (T3).
+
+    Equation
+        |h_i − β_i| ≤ |γ_i| sqrt(w − 1),   Σ_i ((h_i − β_i)/γ_i)² ≤ w  for every row.
+
+    Args:
+        module: the final LayerNorm, normalising one axis of width w ≥ 2.
+        relative_slack: widening for the rounding of the arithmetic; None: 64 units in the last place of the dtype.
+
+    Returns:
+        A `Support` whose tensors have shape (w,).
+
+    Raises:
+        TypeError, ValueError: not a LayerNorm over one axis.
+    """
+    if not isinstance(module, nn.LayerNorm) or len(module.normalized_shape) != 1:
+        raise TypeError(f"module = {module!r}: must be a torch.nn.LayerNorm over one axis")
+    width = int(module.normalized_shape[0])
+    weight = torch.ones(width) if module.weight is None else module.weight.detach()
+    bias = torch.zeros(width) if module.bias is None else module.bias.detach()
+    slack = 64 * torch.finfo(weight.dtype).eps if relative_slack is None else relative_slack
+    gain, offset = weight.to("cpu", torch.float64), bias.to("cpu", torch.float64)
+    reach = gain.abs() * math.sqrt(width - 1) * (1 + slack) + offset.abs() * slack
+    return Support(offset - reach, offset + reach, gain * (1 + slack), offset)
+
+
+def as_support(value: Any) -> Support | None:
+    """`value` as a Support: None, a Support, or a pair (lower, upper) of tensors or numbers."""
+    if value is None or isinstance(value, Support):
+        return value
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"support is a {type(value).__name__}: must be None, a Support or a pair (lower, upper)")
+    lower, upper = (torch.as_tensor(v, dtype=torch.float64) for v in value)
+    return Support(lower, upper)
