@@ -1,0 +1,39 @@
+# The two commands: `make certify` and `make test`. Each sets up a virtual environment the first time it is needed.
+VENV ?= .venv
+PYTHON ?= python3
+# Where torch comes from, if not from the usual index. The CPU build on Linux, instead of gigabytes of CUDA packages:
+#   make certify TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+PROMPT ?= a photo of a red circle
+CONCEPT ?= circle
+
+READY := $(VENV)/.ready
+
+.PHONY: help certify test lint world-gates clean
+.DEFAULT_GOAL := help
+
+help: ## what there is
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+certify: $(READY) ## set up if need be, then certify one prompt of the embedded model
+	$(VENV)/bin/certify prompt "$(PROMPT)" --concept "$(CONCEPT)"
+
+test: $(READY) ## set up if need be, then run the tests
+	$(VENV)/bin/python -m pytest
+
+lint: $(READY) ## style and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+world-gates: $(READY) ## measure the embedded model (minutes)
+	$(VENV)/bin/python -m experiments.world gates
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' constraints.txt)"
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@

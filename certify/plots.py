@@ -1,0 +1,173 @@
+"""Pictures of certificates: bound curves and the noise a prompt's tokens get.
+
+Every function returns a `matplotlib.figure.Figure` that no global state knows of; `figure.savefig("x.png")` or `"x.svg"`
+writes it. Colours are from the Okabe–Ito palette, which stays apart in print and for the colour-blind.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from certify.bounds import BoundCurve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["plot_curve", "plot_token_noise"]
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#5F5F5F"
+_STYLES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), ("#CC79A7", "D"))
+
+
+def plot_curve(
+    *curves: BoundCurve,
+    yardstick: float | None = None,
+    labels: Sequence[str] | None = None,
+    yardstick_label: str = "yardstick",
+    title: str | None = None,
+    log: bool | None = None,
+) -> Figure:
+    """Bound against radius.
+
+    A simultaneous curve is drawn with a solid line (it is one statement); points of a pointwise one are joined by dots
+    only. A radius at which nothing is certified gets a cross at the top edge instead of a point.
+
+    Args:
+        *curves: one or more `BoundCurve`s.
+        yardstick: a squared distance to compare with, drawn as a level line; bounds above it are vacuous.
+        yardstick_label: what the level line is.
+        labels: a name a curve; None: its method and theorem.
+        title: above the picture.
+        log: logarithmic vertical axis; None: where the values span more than a factor of 50.
+
+    Raises:
+        ValueError: no curves, or labels of another number.
+    """
+    if not curves:
+        raise ValueError("curves = (): must be at least one BoundCurve")
+    if labels is not None and len(labels) != len(curves):
+        raise ValueError(f"labels = {list(labels)!r}: must be {len(curves)} names, one a curve")
+    figure, axes = _axes(6.4, 4.0 + 0.25 * len(curves))
+    finite = [v for curve in curves for v in curve.values if math.isfinite(v)]
+    positive = [v for v in [*finite, *([yardstick] if yardstick else [])] if v > 0]
+    if log is None:
+        log = bool(positive) and max(positive) > 50 * min(positive)
+    for i, curve in enumerate(curves):
+        colour, marker = _STYLES[i % len(_STYLES)]
+        name = labels[i] if labels is not None else f"{curve.method} ({curve.theorem})"
+        scope = "simultaneous" if curve.simultaneous else "pointwise"
+        known = [(r, v) for r, v in zip(curve.rhos, curve.values, strict=True) if math.isfinite(v)]
+        axes.plot(
+            [r for r, _ in known],
+            [v for _, v in known],
+            linestyle="-" if curve.simultaneous else ":",
+            marker=marker,
+            color=colour,
+            label=f"{name}, {scope}, 1 − α = {1 - curve.alpha:g}, n = {curve.n:,}",
+        )
+        silent = [r for r, v in zip(curve.rhos, curve.values, strict=True) if not math.isfinite(v)]
+        if silent:
+            axes.plot(
+                silent,
+                [0.97] * len(silent),
+                "x" if i % 2 == 0 else "+",
+                color=colour,
+                markersize=8,
+                transform=axes.get_xaxis_transform(),
+                label="no finite bound with these draws",
+            )
+    if yardstick is not None:
+        axes.axhline(yardstick, color=GREY, linestyle="--", linewidth=1.2)
+        axes.annotate(
+            f"{yardstick_label}: {yardstick:.4g}",
+            (1, yardstick),
+            xycoords=("axes fraction", "data"),
+            xytext=(-4, 4),
+            textcoords="offset points",
+            ha="right",
+            color=GREY,
+            fontsize=9,
+        )
+    if log and positive:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("radius ρ of the perturbation, ‖δ‖$_Σ$")
+    axes.set_ylabel("certified squared distance")
+    figure.legend(frameon=False, fontsize=9, loc="outside lower left")
+    if title:
+        axes.set_title(title, fontsize=10, loc="left")
+    return figure
+
+
+def plot_token_noise(
+    tokens: Sequence[str],
+    sigma: Sequence[float],
+    relevance: Sequence[float | None],
+    *,
+    spread: float | None = None,
+    title: str | None = None,
+) -> Figure:
+    """The noise σ of every token, and the relevance it comes from.
+
+    Args:
+        tokens: names, in the order of the positions.
+        sigma: σ a token, in the unit of the token embeddings; 0: no noise.
+        relevance: similarity to the concept a token; None: not scored.
+        spread: standard deviation of the token embeddings, drawn as a level line.
+        title: above the picture.
+
+    Raises:
+        ValueError: lists of different lengths.
+    """
+    if not len(tokens) == len(sigma) == len(relevance):
+        raise ValueError(
+            f"tokens, sigma, relevance have {len(tokens)}, {len(sigma)}, {len(relevance)} entries: must be as many"
+        )
+    figure, axes = _axes(max(4.5, 0.55 * len(tokens) + 1.6), 3.4)
+    places = range(len(tokens))
+    axes.bar(places, sigma, color=BLUE, width=0.7)
+    top = max([*sigma, spread or 0.0], default=1.0) or 1.0
+    for i in places:
+        score = relevance[i]
+        text = "no noise" if sigma[i] == 0 else f"{sigma[i]:.3g}"
+        if score is not None:
+            text += f"\n({score:+.2f})"
+        axes.annotate(
+            text, (i, sigma[i]), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=8, color="black"
+        )
+    if spread is not None:
+        axes.axhline(spread, color=GREY, linestyle="--", linewidth=1.2)
+        axes.annotate(
+            f"spread of the token embeddings: {spread:.3g}",
+            (0, spread),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 3),
+            textcoords="offset points",
+            color=GREY,
+            fontsize=8,
+        )
+    axes.set_ylim(0, 1.22 * top)
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.set_xticks(list(places), [str(t) for t in tokens], rotation=45 if len(tokens) > 6 else 0, ha="center")
+    axes.set_ylabel("noise σ (relevance)")
+    if title:
+        axes.set_title(title, fontsize=10, loc="left")
+    return figure
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, axis="y", color="#DDDDDD", linewidth=0.7)
+    axes.set_axisbelow(True)
+    return figure, axes
