@@ -22,7 +22,23 @@ CONTEXT = 16
 WIDTH = 32
 
 # Words of one token, then words that the merges leave in pieces.
-WHOLE = "a photo of the red green blue circle square coin in and painting small big".split()
+WHOLE = [
+    "a",
+    "photo",
+    "of",
+    "the",
+    "red",
+    "green",
+    "blue",
+    "circle",
+    "square",
+    "coin",
+    "in",
+    "and",
+    "painting",
+    "small",
+    "big",
+]
 PIECES = (("star", "fish"), ("whe", "el"), ("sun", "flow", "er"))
 
 
@@ -59,9 +75,7 @@ def save_tokenizer(folder: Path, *, pad_token: str = "<|endoftext|>", context: i
     special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
     config = {**special, "pad_token": pad_token, "model_max_length": context, "tokenizer_class": "CLIPTokenizer"}
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
-    (folder / "special_tokens_map.json").write_text(
-        json.dumps({**special, "pad_token": pad_token}), encoding="utf-8"
-    )
+    (folder / "special_tokens_map.json").write_text(json.dumps({**special, "pad_token": pad_token}), encoding="utf-8")
     return len(tokens)
 
 
@@ -69,18 +83,18 @@ def text_encoder(vocabulary_size: int, **changes: Any) -> Any:
     """A two-layer CLIP text model with embeddings as spread out as CLIP's."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    settings: dict[str, Any] = dict(
-        vocab_size=vocabulary_size,
-        hidden_size=WIDTH,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=CONTEXT,
-        bos_token_id=vocabulary_size - 2,
-        eos_token_id=vocabulary_size - 1,
-        pad_token_id=vocabulary_size - 1,
-        projection_dim=WIDTH,
-    )
+    settings: dict[str, Any] = {
+        "vocab_size": vocabulary_size,
+        "hidden_size": WIDTH,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": CONTEXT,
+        "bos_token_id": vocabulary_size - 2,
+        "eos_token_id": vocabulary_size - 1,
+        "pad_token_id": vocabulary_size - 1,
+        "projection_dim": WIDTH,
+    }
     model = CLIPTextModel(CLIPTextConfig(**{**settings, **changes}))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():  # layers strong enough that every token shows in the encoding
@@ -111,7 +125,9 @@ def unet() -> Any:
     )
 
 
-def save_pipeline(folder: Path, *, layout: str = "sd1", dtype: torch.dtype = torch.float32, **text_changes: Any) -> Path:
+def save_pipeline(
+    folder: Path, *, layout: str = "sd1", dtype: torch.dtype = torch.float32, **text_changes: Any
+) -> Path:
     """Writes a pipeline folder: `layout` "sd1" (padding with the end token, ε) or "sd2" (padding with "!", v)."""
     with quiet_libraries(), torch.random.fork_rng(devices=[]):
         from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline

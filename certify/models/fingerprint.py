@@ -43,7 +43,7 @@ def fingerprint(model: nn.Module | Mapping[str, Tensor] | Any) -> str:
         digest.update(len(head).to_bytes(8, "little"))
         digest.update(head)
         digest.update((data.numel() * data.element_size()).to_bytes(8, "little"))
-        digest.update(memoryview(data.view(torch.uint8).numpy()))
+        digest.update(data.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 __all__ = ["quiet_libraries"]
 
@@ -24,12 +26,14 @@ def quiet_libraries(*, diffusers: bool = True) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-        from huggingface_hub import utils as hub_utils
         from transformers.utils import logging as transformers_logging
 
+        hub_utils: Any = importlib.import_module("huggingface_hub.utils")
         # transformers switches the hub's bars along with its own, so the hub's are put back last.
         stack.callback(
-            hub_utils.disable_progress_bars if hub_utils.are_progress_bars_disabled() else hub_utils.enable_progress_bars
+            hub_utils.disable_progress_bars
+            if hub_utils.are_progress_bars_disabled()
+            else hub_utils.enable_progress_bars
         )
         stack.enter_context(_silenced(transformers_logging))
         if diffusers:
@@ -40,14 +44,14 @@ def quiet_libraries(*, diffusers: bool = True) -> Iterator[None]:
 
 
 @contextmanager
-def _silenced(library: object) -> Iterator[None]:
-    verbosity = library.get_verbosity()  # type: ignore[attr-defined]
-    bars = library.is_progress_bar_enabled()  # type: ignore[attr-defined]
-    library.set_verbosity_error()  # type: ignore[attr-defined]
-    library.disable_progress_bar()  # type: ignore[attr-defined]
+def _silenced(library: Any) -> Iterator[None]:
+    verbosity = library.get_verbosity()
+    bars = library.is_progress_bar_enabled()
+    library.set_verbosity_error()
+    library.disable_progress_bar()
     try:
         yield
     finally:
-        library.set_verbosity(verbosity)  # type: ignore[attr-defined]
+        library.set_verbosity(verbosity)
         if bars:
-            library.enable_progress_bar()  # type: ignore[attr-defined]
+            library.enable_progress_bar()

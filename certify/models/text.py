@@ -113,7 +113,7 @@ class PromptEncoder:
         if getattr(tokenizer, "padding_side", "right") != "right":
             raise ValueError(f"tokenizer.padding_side = {tokenizer.padding_side!r}: must be 'right'")
         self.tokenizer = tokenizer
-        self.text_encoder = text_encoder
+        self.text_encoder: Any = text_encoder
         self._prepare = prepare
         self._frames: list[_Frame] = []
 
@@ -240,8 +240,12 @@ class PromptEncoder:
         length = sum(padded["attention_mask"])
         return self._tokenized(prompt, list(padded["input_ids"]), int(length))
 
-    def assemble(self, content: Sequence[int]) -> TokenizedPrompt:
+    def assemble(self, content: Sequence[int], prompt: str = "") -> TokenizedPrompt:
         """The prompt that says exactly these token ids, with its begin, end and padding: T's argument without a text.
+
+        Args:
+            content: token ids between begin and end.
+            prompt: the text to put on record.
 
         Raises:
             ValueError: there are too many to fit into the context.
@@ -251,7 +255,7 @@ class PromptEncoder:
         limit = self.context_length
         if len(ids) > limit:
             raise ValueError(f"content has {len(ids)} tokens with begin and end: must have at most {limit}")
-        return self._tokenized("", ids + [self._padding_id] * (limit - len(ids)), len(ids))
+        return self._tokenized(prompt, ids + [self._padding_id] * (limit - len(ids)), len(ids))
 
     @functools.cached_property
     def _begin_end(self) -> tuple[list[int], list[int]]:

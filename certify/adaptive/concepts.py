@@ -1,0 +1,225 @@
+"""Concept: what is to be suppressed, told by prompts that show it and prompts that differ by not showing it.
+
+A concept is a list of pairs, ("a naked statue in a park", "a clothed statue in a park"). The mean difference of their
+encodings is the concept's direction in the text encoder's output space,
+
+    Δ_tgt = (1/k) Σ_i ( T(y₊⁽ⁱ⁾) − T(y₋⁽ⁱ⁾) ),
+
+and a token is relevant to the concept as far as its own differential embedding points that way. Pairs for the paper's
+concepts and for those of the embedded model ship with the package; a user's own come from a CSV or JSONL file.
+
+>>> concept = Concept("circle", [("a red circle", "a red square")])
+>>> len(concept.pairs)
+1
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from certify import _validate
+from certify.models.text import PromptEncoder, TokenizedPrompt
+
+__all__ = ["SIMILARITIES", "Concept", "available_concepts", "concept_direction", "features"]
+
+SIMILARITIES = ("flattened", "end-of-text")
+"""What of an encoding is compared: all positions as one vector, or the vector at its own end-of-text position."""
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_FOLDERS = (_PACKAGE / "adaptive" / "data", _PACKAGE / "world" / "concepts")
+_SUFFIXES = (".csv", ".jsonl")
+_FIELDS = ("positive", "negative")
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A named list of prompt pairs.
+
+    Attributes:
+        name: what it is called in records.
+        pairs: (positive, negative) prompts; a positive shows the concept, its negative is like it without the concept.
+
+    Raises:
+        ValueError: there is no name or no pair, or a pair has one side only or twice the same.
+        TypeError: a prompt is not a string.
+    """
+
+    name: str
+    pairs: tuple[tuple[str, str], ...]
+
+    def __init__(self, name: str, pairs: Sequence[Sequence[str]]) -> None:
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"name = {name!r}: must be a non-empty string")
+        rows = [(f"pair {number}", row) for number, row in enumerate(pairs, start=1)]
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "pairs", _checked(f"concept {name!r}", rows))
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 over the pairs: which concept a record is about, whatever it is called."""
+        return hashlib.sha256(json.dumps(self.pairs, ensure_ascii=False).encode()).hexdigest()
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> Concept:
+        """A concept that ships with the package, or one from a file.
+
+        Args:
+            name_or_path: a name that `available_concepts` lists ("van-gogh", "Van Gogh"), or the path of a `.csv` file
+                with columns `positive` and `negative`, or of a `.jsonl` file with one object with these keys a line.
+                UTF-8, with or without a byte-order mark. A file's concept is called after it.
+
+        Raises:
+            ValueError: there is no such concept, or a row is broken; the message has the line's number.
+            FileNotFoundError: there is no such file.
+        """
+        if isinstance(name_or_path, Path) or str(name_or_path).lower().endswith(_SUFFIXES):
+            path = Path(name_or_path).expanduser()
+            if not path.is_file():
+                raise FileNotFoundError(f"concept = {str(name_or_path)!r}: no such file; looked for {path.absolute()}")
+            return cls._read(path)
+        if not isinstance(name_or_path, str):
+            raise TypeError(f"concept is a {type(name_or_path).__name__}: must be a name, a path or a Concept")
+        shipped = _shipped()
+        wanted = _slug(name_or_path)
+        if wanted in shipped:
+            return cls._read(shipped[wanted])
+        close = difflib.get_close_matches(wanted, shipped, n=3)
+        meant = f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+        raise ValueError(
+            f"concept = {name_or_path!r}: unknown{meant} Must be one of {', '.join(shipped)}, or the path of a .csv or "
+            ".jsonl file of prompt pairs"
+        )
+
+    @classmethod
+    def _read(cls, path: Path) -> Concept:
+        reader = {".csv": _read_csv, ".jsonl": _read_jsonl}.get(path.suffix.lower())
+        if reader is None:
+            raise ValueError(f"concept = {str(path)!r}: must end in .csv or .jsonl")
+        concept = object.__new__(cls)
+        object.__setattr__(concept, "name", _slug(path.stem))
+        object.__setattr__(concept, "pairs", _checked(f"concept file {str(path)!r}", list(reader(path))))
+        return concept
+
+
+def available_concepts() -> list[str]:
+    """The names of the concepts that ship with the package, sorted."""
+    return list(_shipped())
+
+
+def concept_direction(
+    encoder: PromptEncoder, concept: Concept, *, similarity: str = "flattened", batch_size: int = 64
+) -> Tensor:
+    """The direction of a concept in the encoder's output space.
+
+    Equation
+        Δ_tgt = (1/k) Σ_i ( T(y₊⁽ⁱ⁾) − T(y₋⁽ⁱ⁾) )
+
+    Reference
+        Han et al. (2025), section 3.4, "Relevance Score Computation".
+
+    Args:
+        encoder: T.
+        concept: k prompt pairs. A prompt that occurs in several pairs is encoded once.
+        similarity: "flattened": Δ_tgt over all positions; "end-of-text": over each encoding's own end-of-text position.
+        batch_size: prompts a batch.
+
+    Returns:
+        float64 on the CPU: (tokens, width), or (width,) for "end-of-text".
+
+    Raises:
+        ValueError: a prompt is longer than the encoder's context; the message has the pair's number.
+    """
+    _validate.choice("similarity", similarity, SIMILARITIES)
+    weights: Counter[str] = Counter()
+    tokenized: dict[str, TokenizedPrompt] = {}
+    for number, pair in enumerate(concept.pairs, start=1):
+        for side, prompt, sign in zip(_FIELDS, pair, (1, -1), strict=True):
+            try:
+                tokenized.setdefault(prompt, encoder.tokenize(prompt))
+            except ValueError as error:
+                raise ValueError(f"concept {concept.name!r}, pair {number}, {side}: {error}") from error
+            weights[prompt] += sign
+    used = [prompt for prompt in tokenized if weights[prompt]]
+    shape = (encoder.context_length, encoder.width) if similarity == "flattened" else (encoder.width,)
+    total = torch.zeros(shape, dtype=torch.float64)
+    for start in range(0, len(used), batch_size):
+        chunk = used[start : start + batch_size]
+        rows = features(encoder, [tokenized[p] for p in chunk], similarity, batch_size)
+        scale = torch.tensor([float(weights[p]) for p in chunk], dtype=torch.float64)
+        total += torch.einsum("b,b...->...", scale, rows)
+    return total / len(concept.pairs)
+
+
+def features(encoder: PromptEncoder, prompts: Sequence[TokenizedPrompt], similarity: str, batch_size: int) -> Tensor:
+    """What of each prompt's encoding is compared: float64 on the CPU, (b, tokens, width), or (b, width)."""
+    encoded = encoder.plain(prompts, batch_size=batch_size)
+    if similarity == "end-of-text":
+        ends = torch.tensor([p.end for p in prompts], device=encoded.device)
+        encoded = encoded[torch.arange(len(prompts), device=encoded.device), ends]
+    return encoded.to("cpu", torch.float64)
+
+
+def _shipped() -> dict[str, Path]:
+    files = [path for folder in _FOLDERS for path in folder.glob("*.jsonl")]
+    return {path.stem: path for path in sorted(files, key=lambda path: path.stem)}
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[\s_]+", "-", name.strip().lower())
+
+
+def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        header = [name.strip().lower() for name in reader.fieldnames or ()]
+        missing = [name for name in _FIELDS if name not in header]
+        if missing:
+            raise ValueError(f"concept file {str(path)!r}: its header is {header}, must have {', '.join(_FIELDS)}")
+        reader.fieldnames = header
+        for row in reader:
+            yield f"line {reader.line_num}", [row[name] for name in _FIELDS]
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"concept file {str(path)!r}, {where}: is not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"concept file {str(path)!r}, {where}: must be an object with {', '.join(_FIELDS)}")
+        yield where, [row.get(name) for name in _FIELDS]
+
+
+def _checked(what: str, rows: Sequence[tuple[str, Any]]) -> tuple[tuple[str, str], ...]:
+    pairs: list[tuple[str, str]] = []
+    for where, row in rows:
+        if isinstance(row, str) or not isinstance(row, Sequence) or len(row) != 2:
+            raise ValueError(f"{what}, {where}: is {row!r}, must be a pair (positive, negative)")
+        for side, prompt in zip(_FIELDS, row, strict=True):
+            if prompt is None or (isinstance(prompt, str) and not prompt.strip()):
+                raise ValueError(f"{what}, {where}: one-sided, {side} is empty; must have a positive and a negative")
+            if not isinstance(prompt, str):
+                raise TypeError(f"{what}, {where}: {side} = {prompt!r}, must be a string")
+        positive, negative = (prompt.strip() for prompt in row)
+        if positive == negative:
+            raise ValueError(f"{what}, {where}: positive and negative are both {positive!r}, must differ")
+        pairs.append((positive, negative))
+    if not pairs:
+        raise ValueError(f"{what}: has no pairs, must have at least one")
+    return tuple(pairs)

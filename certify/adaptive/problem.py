@@ -1,0 +1,60 @@
+"""Problem: everything that a bound needs to know about one prompt.
+
+The mathematics takes a function on batches, one input, a noise and perhaps an a-priori support. A `Problem` holds these
+four for a prompt, so that any statement of the toolkit can be made about it:
+
+    p = adaptive.problem("a photo of …")
+    certify.mse_bound(p.f, p.y, p.noise, support=p.support, rho=1.0, n=10_000, alpha=1e-3)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from certify.models.text import TokenizedPrompt
+from certify.noise import GaussianNoise
+
+if TYPE_CHECKING:
+    from certify.adaptive.smoother import TokenNoise
+
+__all__ = ["QUANTITIES", "Problem"]
+
+QUANTITIES = ("embedding", "noise-prediction")
+"""What f computes: the encoding T(z), or the noise ε(x_t, T(z), t) that the U-Net predicts at a given (x_t, t)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """One prompt as function, input, noise and support. Σ is that of the prompt, and fixed (policy "frozen", T7).
+
+    Attributes:
+        f: batch (b, tokens, width) of token embeddings → (b, *output): the quantity.
+        y: (tokens, width), the prompt's token embeddings before positions.
+        noise: Gaussian, one σ a token.
+        support: the a-priori box and ellipsoid of f's outputs, where one is known.
+        quantity: one of `QUANTITIES`.
+        tokenized: the prompt's positions.
+        token_noise: relevance and σ of every position.
+    """
+
+    f: Callable[[Tensor], Tensor]
+    y: Tensor
+    noise: GaussianNoise
+    support: Any
+    quantity: str
+    tokenized: TokenizedPrompt
+    token_noise: TokenNoise
+
+    @property
+    def prompt(self) -> str:
+        """The text."""
+        return self.tokenized.prompt
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The token at every position."""
+        return self.tokenized.tokens
