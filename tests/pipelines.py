@@ -179,13 +179,20 @@ def save_pickled(folder: Path, of: Path, part: str = "unet") -> Path:
     return folder
 
 
+def _saved_once(factory: pytest.TempPathFactory, layout: str) -> Path:
+    folder = factory.getbasetemp() / f"pipeline-{layout}"
+    if not (folder / "model_index.json").is_file():
+        save_pipeline(folder, layout=layout)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Stable Diffusion 1.x-like pipeline on disk."""
-    return save_pipeline(tmp_path_factory.mktemp("sd1") / "pipeline")
+    return _saved_once(tmp_path_factory, "sd1")
 
 
 @pytest.fixture(scope="session")
 def pipeline_folder_sd2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Stable Diffusion 2.x-like pipeline on disk."""
-    return save_pipeline(tmp_path_factory.mktemp("sd2") / "pipeline", layout="sd2")
+    return _saved_once(tmp_path_factory, "sd2")
