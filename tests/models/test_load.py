@@ -1,0 +1,289 @@
+"""Loading: what a folder may be, what is refused, and that everything ends in one dtype."""
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import certify.models.load as load
+from certify.models import load_pipeline, load_text_encoder, overlay_of
+from tests.pipelines import save_index, save_pickled, save_pipeline, save_tokenizer
+
+
+def test_a_pipeline_comes_whole(pipe: Any, pipeline_folder: Path) -> None:
+    assert type(pipe).__name__ == "StableDiffusionPipeline"
+    assert type(pipe.scheduler).__name__ == "DDIMScheduler"
+    assert pipe.scheduler.config.steps_offset == 1
+    assert pipe.safety_checker is None
+    assert overlay_of(pipe) is None
+    for part in (pipe.text_encoder, pipe.unet, pipe.vae):
+        assert not part.training
+        assert {p.dtype for p in part.parameters()} == {torch.float32}
+
+
+def test_prompt_and_prompt_embeds_give_the_same_image(pipe: Any) -> None:
+    pipe.set_progress_bar_config(disable=True)
+
+    def image(**inputs: Any) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        out = pipe(**inputs, num_inference_steps=2, guidance_scale=2.0, generator=generator, output_type="pt")
+        return out.images
+
+    embeds, negative = pipe.encode_prompt("a red circle", "cpu", 1, True)
+    assert torch.equal(image(prompt="a red circle"), image(prompt_embeds=embeds, negative_prompt_embeds=negative))
+
+
+def test_sd2_scheduler_is_kept(pipeline_folder_sd2: Path) -> None:
+    assert load_pipeline(str(pipeline_folder_sd2)).scheduler.config.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize(("wanted", "dtype"), [(None, torch.float32), ("float64", torch.float64)])
+def test_half_precision_files_end_in_one_dtype(tmp_path: Path, wanted: str | None, dtype: torch.dtype) -> None:
+    # transformers keeps a file's dtype, diffusers does not: loaded naively the two parts cannot talk to each other.
+    folder = save_pipeline(tmp_path / "half", dtype=torch.float16)
+    pipe = load_pipeline(folder, dtype=wanted)
+    parts = (pipe.text_encoder, pipe.unet, pipe.vae)
+    assert {p.dtype for part in parts for p in part.parameters()} == {dtype}
+    assert load_text_encoder(folder, dtype=wanted).dtype == dtype
+
+
+def test_the_text_encoder_alone_is_the_pipelines(encoder: Any, pipeline_folder: Path) -> None:
+    alone = load_text_encoder(pipeline_folder)
+    assert alone.fingerprint() == encoder.fingerprint()
+    assert torch.equal(alone.plain("a red starfish"), encoder.plain("a red starfish"))
+
+
+def test_a_tokenizer_in_the_old_layout(pipeline_folder: Path, tmp_path: Path, encoder: Any) -> None:
+    # vocab.json and merges.txt, as in the Stable Diffusion v1.4 repository.
+    folder = shutil.copytree(pipeline_folder, tmp_path / "old")
+    shutil.rmtree(folder / "tokenizer")
+    save_tokenizer(folder / "tokenizer")
+    t = load_text_encoder(folder).tokenize("a photo of the starfish")
+    assert t.tokens == encoder.tokenize("a photo of the starfish").tokens
+
+
+def test_the_embedded_model_is_the_default(monkeypatch: pytest.MonkeyPatch, pipeline_folder: Path) -> None:
+    from certify import world
+
+    monkeypatch.setattr(world, "path", lambda: pipeline_folder, raising=False)
+    assert load_text_encoder().context_length == 16
+
+
+def test_nothing_is_printed_and_the_users_settings_survive(
+    pipeline_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from diffusers.utils import logging as diffusers_logging
+    from huggingface_hub.utils import are_progress_bars_disabled
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.set_verbosity(logging.INFO)
+    transformers_logging.enable_progress_bar()
+    filters = list(warnings.filters)
+    try:
+        load_pipeline(pipeline_folder)
+        assert diffusers_logging.get_verbosity() == logging.INFO
+        assert transformers_logging.is_progress_bar_enabled()
+        assert diffusers_logging.is_progress_bar_enabled()
+        assert not are_progress_bars_disabled()
+        assert warnings.filters == filters
+    finally:
+        diffusers_logging.set_verbosity(logging.WARNING)
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+def test_importing_the_package_imports_neither_library() -> None:
+    code = "import sys, certify.models, certify.adaptive; print({'transformers', 'diffusers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def _without(folder: Path, of: Path, *parts: str) -> Path:
+    shutil.copytree(of, folder)
+    for part in parts:
+        target = folder / part
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+    return folder
+
+
+def _with_index(folder: Path, of: Path, **changes: Any) -> Path:
+    shutil.copytree(of, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, **changes}))
+    return folder
+
+
+def _file(path: Path) -> Path:
+    path.write_bytes(b"")
+    return path
+
+
+# name → (source, given a fresh path and a good folder; error; message)
+BAD_SOURCES: dict[str, tuple[Callable[[Path, Path], Any], type[Exception], str]] = {
+    "missing folder": (
+        lambda new, good: new,
+        FileNotFoundError,
+        r"source = '.*': no such folder; looked for .*model_index\.json",
+    ),
+    "not a pipeline": (
+        lambda new, good: good / "unet",
+        FileNotFoundError,
+        r"is not a pipeline folder; looked for .*unet.model_index\.json",
+    ),
+    "a part is missing": (
+        lambda new, good: _without(new, good, "text_encoder"),
+        FileNotFoundError,
+        r"text_encoder is missing; looked for .*text_encoder",
+    ),
+    "weights are missing": (
+        lambda new, good: _without(new, good, "text_encoder/model.safetensors"),
+        FileNotFoundError,
+        r"no weights for text_encoder; looked for .*\*\.safetensors",
+    ),
+    "pickled weights": (
+        lambda new, good: save_pickled(new, good, "text_encoder"),
+        ValueError,
+        r"the weights of text_encoder are pickled, which is refused .*; must be safetensors\. To convert .*save_pretrained",
+    ),
+    "a pickled file": (lambda new, good: _file(new.with_suffix(".ckpt")), ValueError, r"pickled, which is refused"),
+    "a single file": (
+        lambda new, good: _file(new.with_suffix(".safetensors")),
+        ValueError,
+        r"is a file; must be a folder with model_index\.json or a hub id",
+    ),
+    "SDXL": (
+        lambda new, good: save_index(new),
+        ValueError,
+        r"is a StableDiffusionXLPipeline, which is not supported yet: it has two text encoders and a pooled embedding",
+    ),
+    "SD3": (lambda new, good: save_index(new, "StableDiffusion3Pipeline"), ValueError, r"not supported yet: .*T5"),
+    "Flux": (lambda new, good: save_index(new, "FluxPipeline"), ValueError, r"not supported yet: it has a T5 encoder"),
+    "Kandinsky": (
+        lambda new, good: save_index(new, "KandinskyV22Pipeline"),
+        ValueError,
+        r"not supported yet: it is conditioned on image embeddings",
+    ),
+    "inpainting": (
+        lambda new, good: save_index(new, "StableDiffusionInpaintPipeline"),
+        ValueError,
+        r"not supported yet: its U-Net takes a mask",
+    ),
+    "something else": (
+        lambda new, good: save_index(new, "DanceDiffusionPipeline"),
+        ValueError,
+        r"is a DanceDiffusionPipeline, which is not supported yet",
+    ),
+    "remote code": (
+        lambda new, good: save_index(new, ["pipeline.py", "MyPipeline"]),  # type: ignore[arg-type]
+        ValueError,
+        r"names the pipeline \['pipeline\.py', 'MyPipeline'\]; .* brings its own code is refused",
+    ),
+    "a part with code of its own": (
+        lambda new, good: _with_index(new, good, text_encoder=["my_encoder", "MyEncoder"]),
+        ValueError,
+        r"text_encoder comes from 'my_encoder', code outside transformers and diffusers, which is never run",
+    ),
+    "another text encoder": (
+        lambda new, good: _with_index(new, good, text_encoder=["transformers", "T5EncoderModel"]),
+        ValueError,
+        r"text_encoder is a T5EncoderModel, must be a CLIPTextModel",
+    ),
+    "index is not JSON": (
+        lambda new, good: (_with_index(new, good) / "model_index.json").write_text("{") and new,
+        ValueError,
+        r"is not JSON",
+    ),
+    "a number": (lambda new, good: 7, TypeError, r"source is a int: must be None, a folder or a hub id"),
+}
+
+
+@pytest.mark.parametrize("loader", [load_pipeline, load_text_encoder])
+@pytest.mark.parametrize("name", BAD_SOURCES)
+def test_bad_sources(name: str, loader: Any, tmp_path: Path, pipeline_folder: Path) -> None:
+    source, error, message = BAD_SOURCES[name]
+    with pytest.raises(error, match=message):
+        loader(source(tmp_path / "new", pipeline_folder))
+
+
+def test_the_unet_alone_being_pickled_does_not_concern_the_text_encoder(tmp_path: Path, pipeline_folder: Path) -> None:
+    folder = save_pickled(tmp_path / "pickled", pipeline_folder, "unet")
+    with pytest.raises(ValueError, match="weights of unet are pickled"):
+        load_pipeline(folder)
+    assert load_text_encoder(folder).context_length == 16
+
+
+@pytest.mark.parametrize("dtype", ["int8", "half-ish", torch.int64, 16])
+def test_bad_dtypes(dtype: Any, pipeline_folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"dtype = .*: must be a floating-point torch dtype or its name"):
+        load_text_encoder(pipeline_folder, dtype=dtype)
+
+
+@pytest.mark.parametrize("loader", [load_pipeline, load_text_encoder])
+def test_a_missing_variant(loader: Any, pipeline_folder: Path) -> None:
+    with pytest.raises((FileNotFoundError, ValueError), match=r"fp16"):
+        loader(pipeline_folder, variant="fp16")
+
+
+class TestHub:
+    """Hub ids, with the hub's client replaced: these tests reach for no network."""
+
+    @pytest.fixture
+    def hub(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path | Exception], dict[str, Any]]:
+        import huggingface_hub
+        from diffusers import StableDiffusionPipeline
+
+        def install(answer: Path | Exception) -> dict[str, Any]:
+            asked: dict[str, Any] = {}
+
+            def fetch(*args: Any, **options: Any) -> str:
+                asked.update(options, args=args)
+                if isinstance(answer, Exception):
+                    raise answer
+                return str(answer / args[1] if len(args) > 1 else answer)
+
+            monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+            monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+            monkeypatch.setattr(StableDiffusionPipeline, "download", fetch)
+            return asked
+
+        return install
+
+    def test_a_pipeline(self, hub: Any, pipeline_folder: Path) -> None:
+        asked = hub(pipeline_folder)
+        pipe = load_pipeline("someone/a-model", revision="abc")
+        assert type(pipe).__name__ == "StableDiffusionPipeline"
+        assert (asked["args"], asked["revision"], asked["use_safetensors"]) == (("someone/a-model",), "abc", True)
+
+    def test_a_text_encoder_fetches_neither_unet_nor_pickles(self, hub: Any, pipeline_folder: Path) -> None:
+        asked = hub(pipeline_folder)
+        load_text_encoder("someone/a-model")
+        assert not [p for p in asked["allow_patterns"] if "unet" in p or p.endswith((".bin", "*.*", "/*.safetensors"))]
+
+    @pytest.mark.parametrize("loader", [load_pipeline, load_text_encoder])
+    def test_out_of_reach(self, hub: Any, loader: Any) -> None:
+        hub(ConnectionError("no route\nmore"))
+        with pytest.raises(
+            FileNotFoundError,
+            match=r"source = 'someone/a-model': there is no such folder .* could not be fetched "
+            r"\(ConnectionError: no route\); must be a pipeline folder, or a hub id that this machine can reach",
+        ):
+            loader("someone/a-model")
+
+    @pytest.mark.parametrize("loader", [load_pipeline, load_text_encoder])
+    def test_sdxl_is_refused_before_its_weights_are_fetched(self, hub: Any, loader: Any, tmp_path: Path) -> None:
+        hub(save_index(tmp_path))
+        with pytest.raises(ValueError, match="StableDiffusionXLPipeline, which is not supported yet"):
+            loader("someone/sdxl")
+
+    def test_a_repository_without_safetensors(self) -> None:
+        error = load._unreachable("a/b", OSError("Could not find the necessary `safetensors` weights in {...}"))
+        assert isinstance(error, ValueError)
+        assert "pickled, which is refused" in str(error)
