@@ -85,6 +85,8 @@ def broadcastable(name: str, value: Tensor, shape: Sequence[int], what: str) -> 
 
 def increasing(name: str, values: Any) -> tuple[float, ...]:
     """`values` as strictly increasing finite floats > 0."""
+    if not isinstance(values, Iterable) or (isinstance(values, Tensor) and values.ndim != 1):
+        raise TypeError(f"{name} = {values!r}: must be a non-empty, strictly increasing list")
     numbers_ = tuple(positive(f"{name}[{i}]", v) for i, v in enumerate(values))
     if not numbers_ or any(b <= a for a, b in pairwise(numbers_)):
         raise ValueError(f"{name} = {list(numbers_)!r}: must be a non-empty, strictly increasing list")

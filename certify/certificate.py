@@ -39,7 +39,7 @@ from certify.montecarlo import Function, draw
 from certify.noise import GaussianNoise
 from certify.support import Support
 
-__all__ = ["SCHEMA_VERSION", "Certificate", "CheckReport", "Claim", "Verdict", "tensor_digest"]
+__all__ = ["SCHEMA_VERSION", "Certificate", "CheckReport", "Claim", "ClaimedCurve", "Verdict", "tensor_digest"]
 
 SCHEMA_VERSION = 1
 
@@ -127,6 +127,48 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class ClaimedCurve:
+    """The claims of one bound curve, with the attributes of a `BoundCurve`."""
+
+    points: tuple[Claim, ...]
+
+    @property
+    def rhos(self) -> tuple[float, ...]:
+        """The radii, increasing."""
+        return tuple(claim.rho for claim in self.points)
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The bounds, +∞ where a point abstained."""
+        return tuple(math.inf if claim.value is None else claim.value for claim in self.points)
+
+    @property
+    def simultaneous(self) -> bool:
+        """Whether the curve as a whole is the statement."""
+        return self.points[0].scope == "simultaneous"
+
+    @property
+    def alpha(self) -> float:
+        """α of the curve (simultaneous) or of each point (pointwise)."""
+        return self.points[0].alpha * (len(self.points) if self.simultaneous else 1)
+
+    @property
+    def n(self) -> int:
+        """Bounding draws."""
+        return self.points[0].n
+
+    @property
+    def method(self) -> str:
+        """As in `MSEBound`."""
+        return self.points[0].method
+
+    @property
+    def theorem(self) -> str:
+        """As in `MSEBound`."""
+        return self.points[0].theorem
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What a check found about one claim: "refuted", "not refuted", or "nothing claimed"; `p_value` of the test."""
 
@@ -197,8 +239,11 @@ class Certificate:
         tensors: dict[str, Tensor] = {"sigma": _sigma(first)}
         if keep_input:
             tensors["input"] = first.y.detach().cpu().contiguous()
-        if first.support is not None and first.support.gain is not None and first.support.offset is not None:
-            tensors["support.gain"], tensors["support.offset"] = first.support.gain, first.support.offset
+        for run in runs:
+            if run.support is not None and run.support.gain is not None and run.support.offset is not None:
+                if not torch.equal(run.support.gain, tensors.setdefault("support.gain", run.support.gain)):
+                    raise ValueError("results rest on different supports: one certificate is about one function")
+                tensors["support.offset"] = run.support.offset
         claims = tuple(_claim(part, index, total, tensors) for index, part in enumerate(flat))
         record: dict[str, Any] = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -213,7 +258,10 @@ class Certificate:
             "model": _model_record(model),
             **provenance,
         }
-        json.dumps(record)
+        try:
+            json.dumps(record, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"provenance = {provenance!r}: must be JSON values ({error})") from error
         return cls(claims, record, tensors)
 
     @property
@@ -231,6 +279,12 @@ class Certificate:
         """The reference of the claims, shape (*output), if they have a common one."""
         return self.tensors.get("center")
 
+    @property
+    def curve(self) -> ClaimedCurve | None:
+        """The claims of a bound curve, together; None without one."""
+        points = tuple(claim for claim in self.claims if claim.scope != "single")
+        return ClaimedCurve(points) if points else None
+
     def ellipsoid(self, claim: Claim) -> Ellipsoid:
         """The certified set of a claim."""
         return Ellipsoid(self.tensors["sigma"], claim.rho if claim.status == "certified" else 0.0)
@@ -246,8 +300,8 @@ class Certificate:
             raise FileExistsError(
                 f"folder = {str(path)!r} holds a certificate already: choose another or set overwrite"
             )
-        path.mkdir(parents=True, exist_ok=True)
-        blob = save_tensors({name: tensor.contiguous() for name, tensor in self.tensors.items()})
+        # Cloned: two tensors may share memory (a reference that is the input itself), which the format refuses.
+        blob = save_tensors({name: tensor.detach().cpu().clone().contiguous() for name, tensor in self.tensors.items()})
         record = {
             "schema_version": SCHEMA_VERSION,
             "alpha": self.alpha,
@@ -255,8 +309,10 @@ class Certificate:
             "provenance": dict(self.provenance),
             "tensors_sha256": hashlib.sha256(blob).hexdigest(),
         }
+        text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        path.mkdir(parents=True, exist_ok=True)
         _write(path / _TENSORS, blob)
-        _write(path / _JSON, (json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        _write(path / _JSON, text.encode())
         return path
 
     @classmethod
@@ -293,6 +349,8 @@ class Certificate:
             raise ValueError(f"{path / _JSON}: not a certificate of schema {SCHEMA_VERSION} ({error})") from error
         if "sigma" not in tensors:
             raise ValueError(f"{path / _TENSORS}: holds no tensor 'sigma'")
+        if not claims:
+            raise ValueError(f"{path / _JSON}: holds no claims")
         return cls(claims, provenance, tensors)
 
     def check(
@@ -330,6 +388,9 @@ class Certificate:
             raise ValueError("y is not the input that this certificate is about: its SHA-256 differs")
         draws = _validate.count("n", max(claim.n for claim in self.claims) if n is None else n)
         counters = {c.tensors: _Exceedances(*self._box(c)) for c in self.claims if c.status == "certified"}
+        shapes = {tuple(counter.lower.shape) for counter in counters.values()}
+        if len(shapes) > 1:
+            raise ValueError(f"the claims are about outputs of shapes {sorted(shapes)}: one f can be checked at a time")
         if counters:
             draw(
                 f,
@@ -339,6 +400,7 @@ class Certificate:
                 seed=seed,
                 stream="checking",
                 accumulators=counters.values(),
+                output_shape=shapes.pop(),
                 batch_size=batch_size,
                 progress=progress,
             )
@@ -347,10 +409,13 @@ class Certificate:
         return CheckReport(verdicts, draws, seed, level)
 
     def _box(self, claim: Claim) -> tuple[Tensor, Tensor]:
-        try:
-            return self.tensors[f"{claim.tensors}.lower"], self.tensors[f"{claim.tensors}.upper"]
-        except KeyError as error:
-            raise ValueError(f"certificate holds no tensor {error}: the claim cannot be checked") from error
+        names = [f"{claim.tensors}.lower", f"{claim.tensors}.upper"]
+        if claim.quantity != "percentile":
+            names.append("center")
+        for name in names:
+            if name not in self.tensors:
+                raise ValueError(f"certificate holds no tensor {name!r}: the claim cannot be checked")
+        return self.tensors[names[0]], self.tensors[names[1]]
 
     def _verdict(self, claim: Claim, seen: _Exceedances | None, n: int, level: float) -> Verdict:
         if seen is None:
@@ -362,14 +427,18 @@ class Certificate:
         # binom.sf(k − 1) is P[Bin ≥ k]; tails are rounded down, so a little is given back before they stand for a maximum.
         p_low = float(binom.sf(int(seen.below.max()) - 1, n, min(1.0, tails.lower * (1 + 1e-9))))
         p_high = float(binom.sf(int(seen.above.max()) - 1, n, min(1.0, tails.upper * (1 + 1e-9))))
-        p_value = min(1.0, 2 * claim.outputs * min(p_low, p_high))
+        p_value = min(1.0, 2 * seen.lower.numel() * min(p_low, p_high))
         expected = max(tails) * n
         detail = f"most exceedances of one output: {int(max(seen.below.max(), seen.above.max()))}, allowed mean {expected:.1f}"
         return Verdict(claim, "refuted" if p_value <= level else "not refuted", p_value, detail)
 
     def _inconsistency(self, claim: Claim, lower: Tensor, upper: Tensor) -> str:
-        if bool((lower > upper).any()):
+        if not bool((lower <= upper).all()):
             return "its box is empty"
+        if claim.quantity == "radius" and claim.value != claim.rho:
+            return f"it states a radius of {claim.value} and holds for {claim.rho}"
+        if claim.outputs != lower.numel():
+            return f"it states {claim.outputs} outputs, its box has {lower.numel()}"
         stated = claim.tolerance if claim.quantity == "radius" else claim.value
         if claim.quantity == "percentile" or stated is None or claim.reference == "population":
             return ""
@@ -377,25 +446,31 @@ class Certificate:
         if "support.gain" in self.tensors:
             held = Support(lower, upper, self.tensors["support.gain"], self.tensors["support.offset"])
             implied = min(implied, held.median_cap(self.tensors["center"]))
-        if stated < implied * (1 - 1e-9):
+        if not stated >= implied * (1 - 1e-9):
             return f"it states {stated:.6g}, its box implies no less than {implied:.6g}"
         return ""
 
 
 class _Exceedances:
-    """Counts, for each output, the draws beyond a box by more than the rounding of the arithmetic."""
+    """Counts, for each output, the draws beyond a box by more than the rounding of the arithmetic.
+
+    The same input gives values a few ulp apart in batches of different sizes, which matters where f has atoms. The ulp
+    are those of the values that f works with inside, for which the root mean square of the whole box stands in.
+    """
 
     key = "exceedances"
 
     def __init__(self, lower: Tensor, upper: Tensor) -> None:
         self.lower, self.upper, self.count = lower.to(torch.float64), upper.to(torch.float64), 0
+        sides = torch.cat([self.lower.reshape(-1), self.upper.reshape(-1)])
+        sides = sides[torch.isfinite(sides)]
+        self.scale = float(sides.square().mean().sqrt()) if sides.numel() else 0.0
         self.below = torch.zeros(lower.shape, dtype=torch.int64)
         self.above = torch.zeros(lower.shape, dtype=torch.int64)
 
     def update(self, outputs: Tensor) -> None:
-        # The same input gives values a few ulp apart in batches of different sizes, which matters where f has atoms.
         values = outputs.to("cpu", torch.float64)
-        slack = 1000 * torch.finfo(outputs.dtype).eps * (1 + values.abs())
+        slack = 1000 * torch.finfo(outputs.dtype).eps * (self.scale + values.abs())
         self.count += values.shape[0]
         self.below += (values < self.lower - slack).sum(dim=0)
         self.above += (values > self.upper + slack).sum(dim=0)
@@ -412,8 +487,9 @@ class _Exceedances:
 def tensor_digest(tensor: Tensor) -> str:
     """SHA-256 over a tensor's dtype, shape and bytes."""
     array = tensor.detach().cpu().contiguous()
+    data = array.reshape(-1).view(torch.uint8)
     head = f"{array.dtype} {tuple(array.shape)} ".encode()
-    return hashlib.sha256(head + array.view(torch.uint8).numpy().tobytes()).hexdigest()
+    return hashlib.sha256(head + data.numpy().tobytes()).hexdigest()
 
 
 def _claim(part: Any, index: int, total: float, tensors: dict[str, Tensor]) -> Claim:
@@ -506,7 +582,27 @@ def _decode(entry: dict[str, Any]) -> Claim:
     values: dict[str, Any] = {k: (math.inf if v == "Infinity" else v) for k, v in entry.items()}
     if values["policy"] not in POLICIES:
         raise ValueError(f"policy = {values['policy']!r}: must be one of {sorted(POLICIES)}")
-    return Claim(**values)
+    claim = Claim(**values)
+    for name, least, most in _RANGES:
+        number = values[name]
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not least <= number <= most:
+            raise ValueError(f"a claim has {name} = {number!r}: must be a number in [{least:g}, {most:g}]")
+    for name in ("value", "tolerance"):
+        number = values[name]
+        if number is not None and (not isinstance(number, (int, float)) or not number >= 0):
+            raise ValueError(f"a claim has {name} = {number!r}: must be null or a number >= 0")
+    for name, allowed in _WORDS:
+        if values[name] not in allowed:
+            raise ValueError(f"a claim has {name} = {values[name]!r}: must be one of {', '.join(map(repr, allowed))}")
+    return claim
+
+
+_RANGES = (("rho", 0, math.inf), ("p", 0, 1), ("alpha", 0, 1), ("share", 0, 1), ("n", 1, 1e18), ("outputs", 1, 1e18))
+_WORDS = (
+    ("quantity", ("mse", "radius", "percentile")),
+    ("status", ("certified", "abstained")),
+    ("scope", ("single", "pointwise", "simultaneous")),
+)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -32,8 +32,9 @@ from certify.noise import GaussianNoise, Noise
 
 __all__ = ["Plan", "clopper_pearson", "extreme_rank", "plan", "smallest_draws"]
 
-# scipy's binomial tails are good to about 1e-13; a rank is taken only where it qualifies with this much to spare.
-_SAFE = 1e-10
+# A rank is taken only where it qualifies with this much to spare. scipy's binomial tails are good to about 1e-13 and
+# lose n ulp more to the rounding of 1 − tail (measured: up to 7e-17·n, 5e-8 at n = 1e9), whence the second number.
+_SAFE, _SAFE_PER_DRAW = 1e-10, 2e-16
 _MOST_DRAWS = 1e15
 
 
@@ -49,7 +50,7 @@ def extreme_rank(n: int, tail: float, alpha: float) -> int:
     """
     if tail <= 0:
         return 0
-    limit = alpha * (1 - _SAFE)
+    limit = alpha * (1 - _SAFE - _SAFE_PER_DRAW * n)
     t = int(binom.ppf(limit, n, tail))  # a first guess, then exactly
     while t < n and binom.cdf(t, n, tail) <= limit:
         t += 1
@@ -60,10 +61,14 @@ def extreme_rank(n: int, tail: float, alpha: float) -> int:
 
 def smallest_draws(tail: float, alpha: float) -> int:
     """The smallest n for which some rank qualifies: (1 − tail)ⁿ ≤ α, that is n ≥ ln α / ln(1 − tail) (T3)."""
-    n = max(1, math.ceil(math.log(alpha) / math.log1p(-tail) * (1 - 1e-9)))
-    while extreme_rank(n, tail, alpha) == 0:
-        n += 1
-    return n
+    low = math.ceil(math.log(alpha) / math.log1p(-tail) * (1 - 1e-9)) - 1  # too few, but near
+    high, step = low + 1, 1
+    while extreme_rank(high, tail, alpha) == 0:
+        low, high, step = high, high + step, 2 * step
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if extreme_rank(middle, tail, alpha) else (middle, high)
+    return high
 
 
 def clopper_pearson(successes: int, n: int, alpha: float, side: str = "upper") -> float:
@@ -139,7 +144,7 @@ def plan(
         for an event that is never seen: Φ(Φ⁻¹(1 − α^{1/n}) + √K ρ) ≤ target.
 
     Args:
-        rho: radius in units of ‖·‖_Σ. One of `rho` and `n`; with both, the plan is for `rho` and must fit `n`.
+        rho: radius in units of ‖·‖_Σ. Exactly one of `rho` and `n`.
         n: draws.
         outputs: number m of outputs that must hold at once (77 · 768 = 59 136 for Stable Diffusion v1.4's encoding).
         alpha: failure probability of the joint statement.

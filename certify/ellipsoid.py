@@ -88,5 +88,6 @@ class Ellipsoid:
         return self.rho * math.exp(float(self._noised.log().mean())) if self.dimensions and self.rho else 0.0
 
     def contains(self, delta: Tensor) -> bool:
-        """Whether the perturbation δ, of shape (*input), lies in the (closed) set."""
-        return self.noise.norm(delta) <= self.rho
+        """Whether the perturbation δ, of shape (*input), lies in the (closed) set; never outside the noised coordinates."""
+        size = self.noise.norm(delta)
+        return size <= self.rho and math.isfinite(size)

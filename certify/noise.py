@@ -123,7 +123,8 @@ class GaussianNoise:
         sigma = self.sigma_for(d.shape).to("cpu")
         if bool((d[sigma == 0] != 0).any()):
             return math.inf
-        return float(torch.where(sigma > 0, d / sigma.clamp_min(torch.finfo(torch.float64).tiny), 0.0).norm())
+        # Where there is no noise d is 0 here, and 0/1 stands for 0/0.
+        return float((d / torch.where(sigma > 0, sigma, 1.0)).norm())
 
     def tails(self, p: float, rho: float, replicas: int = 1) -> Tails:
         """p⁻ and 1 − p⁺ with p^± = Φ(Φ⁻¹(p) ± √K ρ) (T1; `replicas` = K by T5), rounded down.

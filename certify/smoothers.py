@@ -15,16 +15,17 @@ from torch import Tensor
 
 from certify import _validate
 from certify.montecarlo import AllDraws, Function, draw, median
-from certify.noise import Noise
+from certify.noise import GaussianNoise, Noise
 
 __all__ = ["MeanSmoother", "MedianSmoother"]
 
 
 class _Smoother(ABC):
-    def __init__(self, f: Function, noise: Noise, n: int = 13, batch_size: int | None = None) -> None:
+    def __init__(self, f: Function, noise: Noise | float, n: int = 13, batch_size: int | None = None) -> None:
         if not callable(f):
             raise TypeError(f"f = {f!r}: must be callable on a batch (b, *input)")
-        self.f, self.noise, self.n, self.batch_size = f, noise, _validate.count("n", n), batch_size
+        self.noise = noise if isinstance(noise, Noise) else GaussianNoise(noise)
+        self.f, self.n, self.batch_size = f, _validate.count("n", n), batch_size
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(n={self.n}, noise={self.noise!r})"
@@ -59,7 +60,7 @@ class MedianSmoother(_Smoother):
 
     Args:
         f: batch (b, *input) → (b, *output).
-        noise: what is added.
+        noise: what is added: a `Noise`, or a number: isotropic Gaussian.
         n: draws.
         batch_size: inputs in one call of f.
 

@@ -54,9 +54,9 @@ class Percentile:
     alpha: float = 1e-3
 
     def __post_init__(self) -> None:
-        _validate.positive("rho", self.rho)
-        _validate.probability("p", self.p)
-        _validate.probability("alpha", self.alpha)
+        object.__setattr__(self, "rho", _validate.positive("rho", self.rho))
+        object.__setattr__(self, "p", _validate.probability("p", self.p))
+        object.__setattr__(self, "alpha", _validate.probability("alpha", self.alpha))
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class MSE:
     smoother: str = "median"
 
     def __post_init__(self) -> None:
-        _validate.positive("rho", self.rho)
-        _validate.probability("alpha", self.alpha)
+        object.__setattr__(self, "rho", _validate.positive("rho", self.rho))
+        object.__setattr__(self, "alpha", _validate.probability("alpha", self.alpha))
         _check_method(self.smoother, self.method)
 
 
@@ -84,8 +84,8 @@ class Radius:
     smoother: str = "median"
 
     def __post_init__(self) -> None:
-        _validate.positive("tolerance", self.tolerance)
-        _validate.probability("alpha", self.alpha)
+        object.__setattr__(self, "tolerance", _validate.positive("tolerance", self.tolerance))
+        object.__setattr__(self, "alpha", _validate.probability("alpha", self.alpha))
         _check_method(self.smoother, self.method)
 
 
@@ -100,8 +100,8 @@ class Curve:
     smoother: str = "median"
 
     def __post_init__(self) -> None:
-        _validate.increasing("rhos", self.rhos)
-        _validate.probability("alpha", self.alpha)
+        object.__setattr__(self, "rhos", _validate.increasing("rhos", self.rhos))
+        object.__setattr__(self, "alpha", _validate.probability("alpha", self.alpha))
         _check_method(self.smoother, self.method)
 
     @property
@@ -178,6 +178,8 @@ def ask(
     else:
         percentiles = {}
     shape = tuple(center.shape)
+    if known is not None:
+        known.box(shape)
     run = Run(n, seed, pilot_draws, str(y.dtype).removeprefix("torch."), str(y.device), y, noise, policy, known)
     setting = Setting(noise, n, shape, None if reference == "population" else center, known)
 
@@ -320,7 +322,7 @@ def bound_curve(
     Raises:
         ValueError, TypeError: as `ask`.
     """
-    statement = Curve(tuple(rhos), alpha, simultaneous, method, smoother)
+    statement = Curve(rhos, alpha, simultaneous, method, smoother)
     return cast(BoundCurve, ask(f, y, noise, [statement], **options)[0])
 
 

@@ -100,9 +100,9 @@ def percentile_box(
     lower = torch.full(shape, -torch.inf, dtype=torch.float64)
     upper = torch.full(shape, torch.inf, dtype=torch.float64)
     if low_rank:
-        lower = seen.smallest(low_rank).to("cpu", torch.float64)
+        lower = seen.smallest(low_rank).to("cpu", torch.float64, copy=True)
     if high_rank:
-        upper = seen.largest(high_rank).to("cpu", torch.float64)
+        upper = seen.largest(high_rank).to("cpu", torch.float64, copy=True)
     if support is not None:
         floor, ceiling = support.box(shape)
         _check_support(seen, floor, ceiling)

@@ -126,12 +126,19 @@ def _checked(outputs: Any, b: int, shape: tuple[int, ...] | None) -> Tensor:
             f"f returned shape {tuple(outputs.shape)} for a batch of {b}: the first axis must be the batch, ({b}, …)"
         )
     if shape is not None and tuple(outputs.shape[1:]) != tuple(shape):
-        raise ValueError(f"f returned outputs of shape {tuple(outputs.shape[1:])}: must be {tuple(shape)}")
+        raise ValueError(
+            f"f returned outputs of shape {tuple(outputs.shape[1:])}: must be {tuple(shape)}, the shape of the center "
+            "and of all other draws"
+        )
+    if outputs.numel() == 0:
+        raise ValueError(f"f returned shape {tuple(outputs.shape)}: must have at least one output")
     if outputs.is_complex():
         raise TypeError(f"f returned dtype {outputs.dtype}: must be real")
-    outputs = outputs.detach()
-    if outputs.dtype not in (torch.float32, torch.float64):
-        outputs = outputs.to(torch.float32)
+    if outputs.dtype in (torch.float32, torch.float64):
+        # Copied: f may hand out the same buffer every time, and the accumulators keep what they are given.
+        outputs = outputs.detach().clone()
+    else:  # half precision is exact in float32, whole numbers up to 2⁵³ in float64
+        outputs = outputs.detach().to(torch.float32 if outputs.is_floating_point() else torch.float64)
     bad = ~torch.isfinite(outputs)
     if bool(bad.any()):
         rows = int(bad.reshape(b, -1).any(dim=1).sum())
