@@ -96,7 +96,7 @@ class Concept:
         if wanted in shipped:
             return cls._read(shipped[wanted])
         close = difflib.get_close_matches(wanted, shipped, n=3)
-        meant = f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+        meant = f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else "."
         raise ValueError(
             f"concept = {name_or_path!r}: unknown{meant} Must be one of {', '.join(shipped)}, or the path of a .csv or "
             ".jsonl file of prompt pairs"

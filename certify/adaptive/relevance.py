@@ -77,7 +77,9 @@ class RelevanceScorer:
         self.batch_size = _validate.count("batch_size", batch_size)
         tail = (encoder.context_length, encoder.width) if similarity == "flattened" else (encoder.width,)
         if directions.ndim != 1 + len(tail) or tuple(directions.shape[1:]) != tail or not len(directions):
-            raise ValueError(f"directions has shape {tuple(directions.shape)}: must be (concepts, {str(tail)[1:]}")
+            raise ValueError(
+                f"directions has shape {tuple(directions.shape)}: must be (concepts, {', '.join(map(str, tail))})"
+            )
         unit = directions.to("cpu", torch.float64).flatten(1)
         norm = unit.norm(dim=1, keepdim=True)
         self._unit = torch.where(norm > 0, unit / norm.clamp_min(torch.finfo(torch.float64).tiny), 0.0)

@@ -30,9 +30,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from certify import _validate
+from certify.adaptive.certification import CertifyOptions, certify_prompt
 from certify.adaptive.concepts import Concept, concept_direction
 from certify.adaptive.problem import QUANTITIES, Problem
 from certify.adaptive.relevance import RelevanceScorer
+from certify.certificate import Certificate
 from certify.models.denoiser import NoisePredictor
 from certify.models.text import PromptEncoder, TokenizedPrompt
 from certify.montecarlo import median
@@ -408,6 +410,15 @@ class AdaptiveMedianSmoother:
             return denoiser(latent[None], step, embedding(z))
 
         return noise_prediction
+
+    def certify(self, prompt: str, **options: Unpack[CertifyOptions]) -> Certificate:
+        """The certificate of a prompt: bound at ρ, curve and radius for its smoothed encoding, Σ fixed at this prompt's.
+
+        Args:
+            prompt: not empty.
+            options: rho, n, alpha, seed, …: those of `certify.adaptive.certification.certify_prompt`, which explains them.
+        """
+        return certify_prompt(self, prompt, **options)
 
     def freeze(self, prompt: str) -> FrozenSmoother:
         """The smoother with Σ fixed at this prompt's: what a frozen certificate is about, as an object to deploy."""
