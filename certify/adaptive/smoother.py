@@ -632,7 +632,13 @@ def _smoothed(encoder: PromptEncoder, rows: Sequence[_Row], n: int, seed: int | 
             ]
         )
         medians.extend(median(draws) for draws in encoded.split(n))
-    return torch.stack(medians)
+    smoothed = torch.stack(medians)
+    if not bool(torch.isfinite(smoothed).all()):
+        raise ValueError(
+            f"encoding holds NaN or infinity: must be finite; in {encoder.dtype} the largest σ, "
+            f"{max(float(r.noise.sigma.max()) for r in rows):.4g}, may be too large, or the text encoder's weights are broken"
+        )
+    return smoothed
 
 
 def _column(record: TokenNoise) -> Tensor:
@@ -676,4 +682,8 @@ def _absolute(
 
 
 def _at_least_zero(name: str, value: float) -> float:
-    return 0.0 if not isinstance(value, bool) and value == 0 else _validate.positive(name, value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} = {value!r}: must be a real number")
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} = {value!r}: must be a finite number >= 0")
+    return float(value)

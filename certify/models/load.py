@@ -99,13 +99,15 @@ def load_pipeline(
         folder = _download_pipeline(str(source), revision, variant, cache_dir, local_files_only)
     _check_folder(folder, source, tuple(_PARTS))
     with quiet_libraries():
-        from diffusers import StableDiffusionPipeline
+        from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+        from transformers import CLIPTextModel
 
+        classes = {"text_encoder": CLIPTextModel, "unet": UNet2DConditionModel, "vae": AutoencoderKL}
+        parts = {name: _load_part(cls, folder, name, source, variant) for name, cls in classes.items()}
         try:
             pipe = StableDiffusionPipeline.from_pretrained(
                 folder,
-                variant=variant,
-                use_safetensors=True,
+                **parts,
                 local_files_only=True,
                 safety_checker=None,
                 feature_extractor=None,
@@ -114,8 +116,6 @@ def load_pipeline(
             )
         except OSError as error:
             raise _unreadable(source, folder, variant, error) from error
-        for part in (pipe.text_encoder, pipe.unet, pipe.vae):
-            part.eval()
         if unet is not None:
             overlay_unet(pipe.unet, unet)
         pipe.to(device=torch.device(device or "cpu"), dtype=target)
@@ -149,13 +149,29 @@ def load_text_encoder(
 
         try:
             tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-            text_encoder = CLIPTextModel.from_pretrained(
-                folder / "text_encoder", variant=variant, use_safetensors=True, local_files_only=True
-            )
         except OSError as error:
             raise _unreadable(source, folder, variant, error) from error
-        text_encoder.eval().to(device=torch.device(device or "cpu"), dtype=target)
+        text_encoder = _load_part(CLIPTextModel, folder, "text_encoder", source, variant)
+        text_encoder.to(device=torch.device(device or "cpu"), dtype=target)
     return PromptEncoder(tokenizer, text_encoder)
+
+
+def _load_part(cls: Any, folder: Path, part: str, source: str | Path | None, variant: str | None) -> Any:
+    """One part, whole. The libraries fill up what a file lacks with random numbers and merely log it."""
+    try:
+        with torch.random.fork_rng(devices=[]):  # models are initialised before they are loaded
+            model, report = cls.from_pretrained(
+                folder / part, variant=variant, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
+    except OSError as error:
+        raise _unreadable(source, folder, variant, error) from error
+    for problem in ("missing_keys", "mismatched_keys"):
+        if report[problem]:
+            raise ValueError(
+                f"source = {_name(source)}: the weights of {part} do not fit its configuration, {len(report[problem])} "
+                f"{problem.replace('_', ' ')}, first {min(map(str, report[problem]))!r}; must be complete"
+            )
+    return model.eval()
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:

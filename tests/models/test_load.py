@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import certify.models.load as load
-from certify.models import load_pipeline, load_text_encoder, overlay_of
+from certify.models import fingerprint, load_pipeline, load_text_encoder, overlay_of
 from tests.pipelines import save_index, save_pickled, save_pipeline, save_tokenizer
 
 
@@ -68,6 +69,51 @@ def test_a_tokenizer_in_the_old_layout(pipeline_folder: Path, tmp_path: Path, en
     save_tokenizer(folder / "tokenizer")
     t = load_text_encoder(folder).tokenize("a photo of the starfish")
     assert t.tokens == encoder.tokenize("a photo of the starfish").tokens
+
+
+def _rewritten(folder: Path, part: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
+    (file,) = (folder / part).glob("*.safetensors")
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
+    return folder
+
+
+def test_weights_with_the_names_of_older_versions(pipeline_folder: Path, tmp_path: Path, pipe: Any) -> None:
+    # Stable Diffusion v1.4 as it is on the hub: a prefix and a buffer in the text encoder, other names in the VAE.
+    folder = shutil.copytree(pipeline_folder, tmp_path / "old")
+    positions = {"text_model.embeddings.position_ids": torch.arange(16)[None]}
+    _rewritten(folder, "text_encoder", lambda s: {**{f"text_model.{k}": v for k, v in s.items()}, **positions})
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+    def renamed(name: str) -> str:
+        for new, name_before in old.items():
+            name = name.replace(f".{new}.", f".{name_before}.") if "attentions" in name else name
+        return name
+
+    _rewritten(folder, "vae", lambda s: {renamed(k): v for k, v in s.items()})
+    assert fingerprint(load_pipeline(folder)) == fingerprint(pipe)
+    assert load_text_encoder(folder).fingerprint() == fingerprint(pipe.text_encoder)
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "unet", "vae"])
+def test_incomplete_weights_are_not_filled_up_with_random_numbers(
+    part: str, pipeline_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(pipeline_folder, tmp_path / "incomplete")
+    _rewritten(folder, part, lambda s: dict(list(s.items())[1:]))
+    with pytest.raises(
+        ValueError, match=f"the weights of {part} do not fit its configuration, 1 missing keys, first '"
+    ):
+        load_pipeline(folder)
+    if part == "text_encoder":
+        with pytest.raises(ValueError, match="must be complete"):
+            load_text_encoder(folder)
+
+
+def test_global_random_state_is_untouched(pipeline_folder: Path) -> None:
+    before = torch.random.get_rng_state()
+    load_pipeline(pipeline_folder)
+    load_text_encoder(pipeline_folder)
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_the_embedded_model_is_the_default(monkeypatch: pytest.MonkeyPatch, pipeline_folder: Path) -> None:

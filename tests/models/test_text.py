@@ -139,6 +139,22 @@ def test_later_tokens_never_change_earlier_outputs(encoder: PromptEncoder) -> No
         assert not torch.allclose(moved[position], plain[position], atol=1e-3)
 
 
+def test_the_causality_test_would_notice_bidirectional_attention(encoder: PromptEncoder) -> None:
+    def open_up(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        return args, {**kwargs, "attention_mask": None, "is_causal": False}
+
+    t = encoder.tokenize("a photo of the red starfish")
+    y = encoder.embed(t)
+    z = y.clone()
+    z[-1] += 1
+    handle = encoder.text_encoder.encoder.register_forward_pre_hook(open_up, with_kwargs=True)
+    try:
+        assert not torch.allclose(encoder.encode(z[None], t)[0, 0], encoder.encode(y[None], t)[0, 0], atol=1e-3)
+    finally:
+        handle.remove()
+    assert torch.equal(encoder.encode(z[None], t)[0, 0], encoder.encode(y[None], t)[0, 0])
+
+
 def test_noise_reaches_the_encoding_and_only_for_the_call(encoder: PromptEncoder) -> None:
     t = encoder.tokenize("a red circle")
     y, plain = encoder.embed(t), encoder.plain("a red circle")
