@@ -124,7 +124,10 @@ class GaussianNoise:
         if bool((d[sigma == 0] != 0).any()):
             return math.inf
         # Where there is no noise d is 0 here, and 0/1 stands for 0/0.
-        return float((d / torch.where(sigma > 0, sigma, 1.0)).norm())
+        scaled = (d / torch.where(sigma > 0, sigma, 1.0)).abs()
+        largest = float(scaled.max()) if scaled.numel() else 0.0
+        # In units of its largest entry no square underflows: a norm must not come out too small.
+        return largest * float((scaled / largest).norm()) if 0 < largest < math.inf else largest
 
     def tails(self, p: float, rho: float, replicas: int = 1) -> Tails:
         """p⁻ and 1 − p⁺ with p^± = Φ(Φ⁻¹(p) ± √K ρ) (T1; `replicas` = K by T5), rounded down.
