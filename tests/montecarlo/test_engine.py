@@ -66,9 +66,11 @@ def test_a_function_may_work_in_place():
 
 @pytest.mark.parametrize(
     ("given", "kept"),
-    [(torch.float16, torch.float32), (torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64),
-     (torch.int64, torch.float64), (torch.int32, torch.float64), (torch.bool, torch.float64), (torch.uint8, torch.float64)],
-)  # fmt: skip
+    [
+        *((dtype, torch.float32) for dtype in (torch.float16, torch.bfloat16, torch.float32)),
+        *((dtype, torch.float64) for dtype in (torch.float64, torch.int64, torch.int32, torch.bool, torch.uint8)),
+    ],
+)
 def test_outputs_are_kept_without_loss(given, kept):
     outputs = run(lambda z: (z.abs() * 3).to(given))
     assert outputs.dtype == kept

@@ -1,0 +1,463 @@
+"""Certificates: kept bit for bit, refused when damaged, refuted when tampered with, never when true."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from certify import (
+    Certificate,
+    GaussianNoise,
+    bound_curve,
+    certified_radius,
+    layer_norm_support,
+    mse_bound,
+    percentile_bounds,
+)
+from certify.certificate import tensor_digest
+from tests.subjects import SUBJECTS, Subject
+
+Y = torch.tensor([[0.2, -0.4], [1.0, 0.3]], dtype=torch.float32)
+NOISE = GaussianNoise(torch.tensor([[0.5], [0.2]]))
+OPTIONS = {"n": 2000, "alpha": 0.01, "seed": 0}
+
+
+def f(z):
+    return torch.sin(2 * z)
+
+
+@pytest.fixture(scope="module")
+def results():
+    return [
+        mse_bound(f, Y, NOISE, rho=1.0, **OPTIONS),
+        certified_radius(f, Y, NOISE, tolerance=1.0, **OPTIONS),
+        bound_curve(f, Y, NOISE, rhos=[0.3, 1.0, 9.0], **OPTIONS),
+        percentile_bounds(f, Y, NOISE, rho=0.5, p=0.7, **OPTIONS),
+        certified_radius(f, Y, NOISE, tolerance=1e-9, **OPTIONS),
+    ]
+
+
+@pytest.fixture(scope="module")
+def cert(results):
+    return Certificate.of(*results, note="a test")
+
+
+def same(a: Certificate, b: Certificate) -> bool:
+    return (
+        a.claims == b.claims
+        and dict(a.provenance) == dict(b.provenance)
+        and set(a.tensors) == set(b.tensors)
+        and all(torch.equal(t, b.tensors[k]) and t.dtype == b.tensors[k].dtype for k, t in a.tensors.items())
+    )
+
+
+def test_claims_say_what_the_results_said(cert, results):
+    mse, radius, *curve, box, none = cert.claims
+    assert (mse.quantity, mse.value, mse.rho, mse.theorem) == ("mse", results[0].value, 1.0, "T2")
+    assert (radius.quantity, radius.value, radius.rho, radius.tolerance) == (
+        "radius",
+        results[1].rho,
+        results[1].rho,
+        1.0,
+    )
+    assert [c.value for c in curve] == list(results[2].values)
+    assert [c.scope for c in curve] == ["simultaneous"] * 3
+    assert curve[2].status == "abstained"
+    assert curve[2].value == math.inf
+    assert (box.quantity, box.value, box.p, box.outputs) == ("percentile", None, 0.7, 4)
+    assert (none.status, none.value) == ("abstained", 0.0)
+    assert cert.alpha == pytest.approx(0.05)
+    assert sum(c.share for c in cert.claims) == pytest.approx(1.0)
+    assert "does not cover a smoother that computes Σ anew" in mse.not_covered
+    assert torch.equal(cert.center, results[0].center)
+    assert cert.ellipsoid(radius).rho == radius.rho
+    assert cert.ellipsoid(none).rho == 0.0
+
+
+def test_sentences_hold_their_numbers(cert):
+    for claim in cert.claims:
+        if claim.status == "abstained":
+            assert claim.sentence.startswith("No claim: ")
+        else:
+            assert f"≤ {claim.rho:.4g}" in claim.sentence
+            assert "n = 2,000 draws" in claim.sentence
+    assert f"squared distance {cert.claims[0].value:.6g}" in cert.claims[0].sentence
+
+
+def test_save_and_load_return_the_same_bits(cert, tmp_path):
+    assert cert.save(tmp_path / "runs" / "a") == tmp_path / "runs" / "a"
+    assert sorted(p.name for p in (tmp_path / "runs" / "a").iterdir()) == ["certificate.json", "tensors.safetensors"]
+    loaded = Certificate.load(tmp_path / "runs" / "a")
+    assert same(cert, loaded)
+    loaded.save(tmp_path / "b")
+    for name in ("certificate.json", "tensors.safetensors"):
+        assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "runs" / "a" / name).read_bytes()
+
+
+def test_infinities_survive_in_standard_json(cert, tmp_path):
+    text = (cert.save(tmp_path / "a") / "certificate.json").read_text()
+    json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert Certificate.load(tmp_path / "a").claims[4].value == math.inf
+
+
+def test_a_certificate_is_not_overwritten_unless_asked(cert, results, tmp_path):
+    cert.save(tmp_path)
+    with pytest.raises(FileExistsError, match="holds a certificate already: choose another or set overwrite"):
+        cert.save(tmp_path)
+    other = Certificate.of(results[0])
+    other.save(tmp_path, overwrite=True)
+    assert same(Certificate.load(tmp_path), other)
+
+
+def test_the_same_seed_gives_the_same_claims(results):
+    again = [mse_bound(f, Y, NOISE, rho=1.0, **OPTIONS), certified_radius(f, Y, NOISE, tolerance=1.0, **OPTIONS)]
+    assert Certificate.of(*again).claims == Certificate.of(*results[:2]).claims
+
+
+def test_without_the_input_it_is_in_no_file(results, tmp_path):
+    """Neither as a tensor nor as bytes; only its hash."""
+    Certificate.of(*results, keep_input=True).save(tmp_path / "with")
+    Certificate.of(*results, keep_input=False).save(tmp_path / "without")
+    secret = Y.numpy().tobytes()
+    assert secret in (tmp_path / "with" / "tensors.safetensors").read_bytes()
+    for path in (tmp_path / "without").iterdir():
+        assert secret not in path.read_bytes()
+    loaded = Certificate.load(tmp_path / "without")
+    assert "input" not in loaded.tensors
+    assert loaded.provenance["input_sha256"] == tensor_digest(Y)
+    assert not loaded.check(f, Y).refuted
+
+
+def test_provenance_is_apart_from_claims(cert):
+    assert cert.provenance["note"] == "a test"
+    assert cert.provenance["model"] == {"kind": "plain callable", "sha256": None}
+    assert cert.provenance["input_shape"] == [2, 2]
+    assert cert.provenance["dtype"] == "float32"
+    assert {"python", "torch", "certify"} <= set(cert.provenance["versions"])
+
+
+def test_a_model_is_identified_by_its_weights(results):
+    model = torch.nn.Linear(2, 2)
+    first = Certificate.of(results[0], model=model).provenance["model"]
+    assert first == Certificate.of(results[0], model=model).provenance["model"]
+    with torch.no_grad():
+        model.weight[0, 0] += 1e-6
+    assert first["sha256"] != Certificate.of(results[0], model=model).provenance["model"]["sha256"]
+
+
+# Tensors that share memory: the file format refuses them unless they are copied.
+
+
+def test_a_reference_that_is_the_input_itself_can_be_saved(tmp_path):
+    y = torch.zeros(3, dtype=torch.float64)
+    cert = Certificate.of(mse_bound(lambda z: z, y, 0.5, rho=1.0, n=500, center=y))
+    cert.save(tmp_path)
+    assert same(cert, Certificate.load(tmp_path))
+
+
+def test_claims_with_one_box_can_be_saved(tmp_path):
+    y = torch.zeros(1, dtype=torch.float64)
+    cert = Certificate.of(bound_curve(lambda z: z, y, 0.5, rhos=[1.0, 1.0001], n=500))
+    assert torch.equal(cert.tensors["claim0.lower"], cert.tensors["claim1.lower"])
+    cert.save(tmp_path)
+    assert same(cert, Certificate.load(tmp_path))
+
+
+def test_a_scalar_input_can_be_saved_and_checked(tmp_path):
+    y = torch.tensor(0.3)
+    Certificate.of(mse_bound(torch.sin, y, 0.5, rho=1.0, n=500)).save(tmp_path)
+    assert not Certificate.load(tmp_path).check(torch.sin, y).refuted
+
+
+# What load refuses.
+
+
+def damaged(folder, change) -> None:
+    """Rewrites the record after `change`; the tensors' hash stays what it was."""
+    record = json.loads((folder / "certificate.json").read_text())
+    change(record)
+    (folder / "certificate.json").write_text(json.dumps(record))
+
+
+def claim(**entries):
+    return lambda record: record["claims"][0].update(entries)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r.update(schema_version=2), "schema_version = 2, must be 1"),
+        (lambda r: r.pop("schema_version"), "schema_version = None, must be 1"),
+        (lambda r: r.pop("claims"), "not a certificate of schema 1"),
+        (lambda r: r.update(claims=[]), "holds no claims"),
+        (lambda r: r.update(claims=["x"]), "not a certificate of schema 1"),
+        (lambda r: r.update(claims=7), "not a certificate of schema 1"),
+        (lambda r: r.pop("provenance"), "not a certificate of schema 1"),
+        (lambda r: r.pop("tensors_sha256"), "the two do not belong together"),
+        (lambda r: r.update(tensors_sha256="0" * 64), "the two do not belong together"),
+        (claim(extra=1), "a claim has the fields"),
+        (lambda r: r["claims"][0].pop("rho"), "a claim has the fields"),
+        (claim(policy="adaptive"), "policy = 'adaptive': must be one of"),
+        (claim(rho=-1.0), r"rho = -1.0: must be a number in \[0, inf\]"),
+        (claim(rho=math.nan), "rho = nan: must be a number"),
+        (claim(rho="one"), "rho = 'one': must be a number"),
+        (claim(alpha=2.0), "alpha = 2.0: must be a number"),
+        (claim(p=None), "p = None: must be a number"),
+        (claim(n=0), "n = 0: must be a number"),
+        (claim(value=math.nan), "value = nan: must be null or a number >= 0"),
+        (claim(value=-1.0), "value = -1.0: must be null or a number >= 0"),
+        (claim(quantity="volume"), "quantity = 'volume': must be one of"),
+        (claim(status="proven"), "status = 'proven': must be one of"),
+    ],
+)
+def test_a_damaged_record_is_refused(cert, tmp_path, change, message):
+    damaged(cert.save(tmp_path), change)
+    with pytest.raises(ValueError, match=message):
+        Certificate.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"[1, 2", b"\xff\xfe\x00", b"[]", b"null", b'{"schema_version": "1"}'])
+def test_a_foreign_record_is_refused(cert, tmp_path, content):
+    (cert.save(tmp_path) / "certificate.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"not readable as JSON|schema_version = "):
+        Certificate.load(tmp_path)
+
+
+def test_truncated_or_missing_tensors_are_refused(cert, tmp_path):
+    path = cert.save(tmp_path) / "tensors.safetensors"
+    blob = path.read_bytes()
+    for cut in (0, 7, len(blob) // 2, len(blob) - 1):
+        path.write_bytes(blob[:cut])
+        with pytest.raises(ValueError, match="the two do not belong together"):
+            Certificate.load(tmp_path)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"tensors.safetensors: not readable"):
+        Certificate.load(tmp_path)
+
+
+def test_tensors_that_are_not_safetensors_are_refused_even_with_their_hash(cert, tmp_path):
+    folder = cert.save(tmp_path)
+    for blob in (b"", b"not tensors at all", b"\x80\x04K\x01."):  # the last is a pickle
+        (folder / "tensors.safetensors").write_bytes(blob)
+        damaged(folder, lambda r, blob=blob: r.update(tensors_sha256=hashlib.sha256(blob).hexdigest()))
+        with pytest.raises(ValueError, match="not a certificate of schema 1"):
+            Certificate.load(tmp_path)
+
+
+def test_tensors_of_another_certificate_are_refused(cert, results, tmp_path):
+    cert.save(tmp_path / "a")
+    Certificate.of(results[0]).save(tmp_path / "b")
+    (tmp_path / "a" / "tensors.safetensors").write_bytes((tmp_path / "b" / "tensors.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="the two do not belong together"):
+        Certificate.load(tmp_path / "a")
+
+
+def test_a_folder_without_a_certificate(tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(FileNotFoundError, match=r"holds no certificate\.json"):
+            Certificate.load(folder)
+
+
+def test_a_failing_save_leaves_nothing_behind(results, tmp_path):
+    cert = dataclasses.replace(Certificate.of(results[0]), provenance={"x": math.nan})
+    with pytest.raises(ValueError, match="JSON"):
+        cert.save(tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+# Checking.
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_a_true_certificate_is_not_refuted(cert, seed):
+    """H0: all claims true; level 1e-6, so five false alarms in a million runs."""
+    report = cert.check(f, Y, seed=seed)
+    assert not report.refuted
+    assert [v.outcome for v in report.verdicts] == ["not refuted"] * 4 + [
+        "nothing claimed",
+        "not refuted",
+        "nothing claimed",
+    ]
+    assert "not refuted: 2,000 fresh draws" in str(report)
+
+
+@pytest.mark.parametrize("subject", SUBJECTS.values(), ids=SUBJECTS)
+@pytest.mark.parametrize("rho", [0.3, 1.0])
+def test_no_subject_is_falsely_refuted(subject: Subject, rho):
+    """Atoms, constants, no noise, heavy tails, small scales; another batch size, so other roundings."""
+    noise = GaussianNoise(subject.sigma)
+    results = [
+        mse_bound(subject.f, subject.y, noise, rho=rho, n=1000),
+        percentile_bounds(subject.f, subject.y, noise, rho=rho, n=1000, p=0.4),
+    ]
+    assert not Certificate.of(*results).check(subject.f, subject.y, batch_size=37).refuted
+
+
+def test_an_unused_input_with_rounding_is_not_refuted():
+    """Outputs that no noised input reaches are constants up to the order of summation, which changes with the batch."""
+    rng = torch.Generator().manual_seed(0)
+    W, y = torch.randn(300, 40, generator=rng), torch.randn(300, generator=rng)
+    sigma = torch.zeros(300)
+    sigma[0] = 1.0
+    W[0, :20] = 0.0
+    cert = Certificate.of(mse_bound(lambda z: z @ W, y, GaussianNoise(sigma), rho=1.0, n=1000, batch_size=256))
+    for batch_size in (1, 7, 64, 1000):
+        assert not cert.check(lambda z: z @ W, y, batch_size=batch_size).refuted
+
+
+def tampered(cert: Certificate, index: int, **changes) -> Certificate:
+    claims = list(cert.claims)
+    claims[index] = dataclasses.replace(claims[index], **changes)
+    return dataclasses.replace(cert, claims=tuple(claims))
+
+
+def boxed(cert: Certificate, change) -> Certificate:
+    tensors = {k: change(v) if k.endswith((".lower", ".upper")) else v for k, v in cert.tensors.items()}
+    return dataclasses.replace(cert, tensors=tensors)
+
+
+@pytest.mark.parametrize(
+    ("index", "changes"),
+    [
+        (0, {"value": 0.1}),
+        (0, {"value": math.nan}),
+        (0, {"rho": 1.5}),
+        (0, {"rho": math.inf}),
+        (0, {"p": 0.9}),
+        (0, {"outputs": 10**9}),
+        (1, {"tolerance": 0.5}),
+        (1, {"value": 40.0}),
+        (1, {"value": 2.0, "rho": 2.0}),
+        (5, {"rho": 1.0}),
+        (5, {"p": 0.9}),
+    ],
+)
+def test_a_tampered_claim_is_refuted(cert, index, changes):
+    report = tampered(cert, index, **changes).check(f, Y)
+    assert report.verdicts[index].outcome == "refuted"
+    assert report.refuted
+    assert sum(v.outcome == "refuted" for v in report.verdicts) == 1
+    assert "REFUTED" in str(report)
+
+
+def test_a_box_that_was_shrunk_with_its_value_is_refuted(cert):
+    """Toward the center, and the value with it: only fresh draws can tell."""
+    center = cert.center.double()
+    smaller = boxed(cert, lambda side: center + 0.8 * (side - center))
+    smaller = tampered(smaller, 0, value=cert.claims[0].value * 0.64)
+    report = smaller.check(f, Y)
+    assert report.verdicts[0].outcome == "refuted"
+    assert report.verdicts[0].p_value > 0  # by the binomial test
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-6, 1.0, 1e6])
+def test_a_shrunk_box_is_refuted_at_every_scale(scale):
+    def g(z):
+        return f(z) * scale
+
+    cert = Certificate.of(mse_bound(g, Y, NOISE, rho=1.0, **OPTIONS))
+    assert not cert.check(g, Y).refuted
+    center = cert.center.double()
+    smaller = tampered(boxed(cert, lambda side: center + 0.5 * (side - center)), 0, value=cert.claims[0].value)
+    assert smaller.check(g, Y).refuted
+
+
+def test_boxes_with_nan_or_the_wrong_way_round_are_refuted(cert):
+    assert boxed(cert, lambda side: side * math.nan).check(f, Y).refuted
+    swapped = {
+        k.replace(".lower", ".x").replace(".upper", ".lower").replace(".x", ".upper"): v
+        for k, v in cert.tensors.items()
+    }
+    assert dataclasses.replace(cert, tensors=swapped).check(f, Y).refuted
+
+
+def test_another_function_is_refuted(cert):
+    assert cert.check(lambda z: torch.sin(2 * z) + 0.3, Y).refuted
+
+
+def test_another_input_is_refused(cert):
+    for other in (Y + 1e-6, Y.double(), Y.flatten(), Y.T.contiguous()):
+        with pytest.raises(ValueError, match="y is not the input that this certificate is about"):
+            cert.check(f, other)
+
+
+def test_a_function_of_another_shape_is_refused(cert):
+    with pytest.raises(ValueError, match=r"f returned outputs of shape \(2, 1\): must be \(2, 2\)"):
+        cert.check(lambda z: z[..., :1], Y)
+
+
+def test_missing_tensors_are_named(cert, tmp_path):
+    for name in ("claim0.lower", "center"):
+        tensors = {k: v for k, v in cert.tensors.items() if k != name}
+        with pytest.raises(ValueError, match=f"holds no tensor '{name}': the claim cannot be checked"):
+            dataclasses.replace(cert, tensors=tensors).check(f, Y)
+    folder = cert.save(tmp_path)
+    tensors = load_file(folder / "tensors.safetensors")
+    del tensors["sigma"]
+    save_file(tensors, folder / "tensors.safetensors")
+    blob = (folder / "tensors.safetensors").read_bytes()
+    damaged(folder, lambda r: r.update(tensors_sha256=hashlib.sha256(blob).hexdigest()))
+    with pytest.raises(ValueError, match="holds no tensor 'sigma'"):
+        Certificate.load(folder)
+
+
+def test_nothing_claimed_needs_no_draws():
+    cert = Certificate.of(mse_bound(lambda z: z, Y, 1.0, rho=9.0, n=100))
+    report = cert.check(lambda z: pytest.fail("drew"), Y)
+    assert not report.refuted
+    assert report.verdicts[0].outcome == "nothing claimed"
+
+
+def test_checks_draw_from_their_own_stream(cert, results):
+    """Even with the certificate's seed, no checking input is one of its own."""
+    seen = []
+
+    def g(z):
+        seen.append(z.clone())
+        return f(z)
+
+    mse_bound(g, Y, NOISE, rho=1.0, **OPTIONS)
+    own = torch.cat(seen)[:, 0, 0].tolist()
+    seen.clear()
+    cert.check(g, Y, seed=0)
+    assert not set(own) & set(torch.cat(seen)[:, 0, 0].tolist())
+
+
+def test_a_layer_norm_claim_is_checked_with_its_cap():
+    """The value is the rows' cap, less than the box implies; known to the check from whichever result has it."""
+    module = torch.nn.LayerNorm(16).requires_grad_(False)
+    y = torch.zeros(16)
+    support = layer_norm_support(module)
+    capped = mse_bound(module, y, 1.0, rho=8.0, n=100, center=torch.zeros(16), support=support)
+    plain = mse_bound(module, y, 1.0, rho=0.3, n=500, center=torch.zeros(16))
+    assert capped.value < 16 * 15
+    for order in ([capped, plain], [plain, capped]):
+        cert = Certificate.of(*order)
+        assert not cert.check(module, y).refuted
+        index = order.index(capped)
+        assert tampered(cert, index, value=capped.value / 2).check(module, y).verdicts[index].outcome == "refuted"
+
+
+def test_an_infinite_radius_is_kept_and_checked(tmp_path):
+    y = torch.zeros(2)
+    r = certified_radius(torch.tanh, y, 1.0, tolerance=9.0, n=200, support=(-1.0, 1.0))
+    Certificate.of(r).save(tmp_path)
+    loaded = Certificate.load(tmp_path)
+    assert loaded.claims[0].value == math.inf
+    assert not loaded.check(torch.tanh, y).refuted
+
+
+def test_results_about_different_things_are_refused(results):
+    options = {"rho": 1.0, **OPTIONS}
+    with pytest.raises(ValueError, match="different inputs, noises or policies"):
+        Certificate.of(results[0], mse_bound(f, Y + 1, NOISE, **options))
+    with pytest.raises(ValueError, match="different inputs, noises or policies"):
+        Certificate.of(results[0], mse_bound(f, Y, 0.5, **options))
+    with pytest.raises(ValueError, match="different references"):
+        Certificate.of(results[0], mse_bound(f, Y, NOISE, **options, center=torch.zeros(2, 2)))
