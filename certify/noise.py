@@ -108,14 +108,12 @@ class GaussianNoise:
             generator: on y's device; the only source of randomness.
 
         Returns:
-            Shape (count, *input), y's dtype and device. Half-precision inputs get their noise in float32 and are rounded
-            once, after the sum.
+            Shape (count, *input), y's dtype and device. The normals and the sum are float64, rounded once at the end: torch's
+            float32 normals stop at 5.8 standard deviations, which one draw in two thousand would pass in 59 136 dimensions.
         """
         _validate.broadcastable("sigma", self.sigma, y.shape, "the input's shape")
-        dtype = y.dtype if y.dtype in (torch.float32, torch.float64) else torch.float32
-        z = torch.randn((count, *y.shape), generator=generator, device=y.device, dtype=dtype)
-        z = z.mul_(self.sigma.to(y.device, dtype)).add_(y.to(dtype))
-        return z.to(y.dtype)
+        z = torch.randn((count, *y.shape), generator=generator, device=y.device, dtype=torch.float64)
+        return z.mul_(self.sigma.to(y.device, torch.float64)).add_(y).to(y.dtype)
 
     def norm(self, delta: Tensor) -> float:
         """‖δ‖_Σ of a perturbation of the input's shape, in float64; +∞ outside the noised coordinates."""

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from certify.bounds import BoundCurve
+from certify.certificate import ClaimedCurve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +27,7 @@ _STYLES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), ("#CC79A7", "D"))
 
 
 def plot_curve(
-    *curves: BoundCurve,
+    *curves: BoundCurve | ClaimedCurve,
     yardstick: float | None = None,
     labels: Sequence[str] | None = None,
     yardstick_label: str = "yardstick",
@@ -39,7 +40,7 @@ def plot_curve(
     only. A radius at which nothing is certified gets a cross at the top edge instead of a point.
 
     Args:
-        *curves: one or more `BoundCurve`s.
+        *curves: one or more `BoundCurve`s, or `Certificate.curve`s.
         yardstick: a squared distance to compare with, drawn as a level line; bounds above it are vacuous.
         yardstick_label: what the level line is.
         labels: a name a curve; None: its method and theorem.
@@ -69,7 +70,7 @@ def plot_curve(
             linestyle="-" if curve.simultaneous else ":",
             marker=marker,
             color=colour,
-            label=f"{name}, {scope}, 1 − α = {1 - curve.alpha:g}, n = {curve.n:,}",
+            label=f"{name}, {scope}, 1 − α = {1 - curve.alpha:.6g}, n = {curve.n:,}",
         )
         silent = [r for r, v in zip(curve.rhos, curve.values, strict=True) if not math.isfinite(v)]
         if silent:

@@ -1,0 +1,74 @@
+"""The judge: what does an image of the world show?
+
+A small convolutional network with a head each for shape, colour, background and style. It was trained on renderings
+alone and shares nothing with the model it judges. Its shape head has a class "none" for images that show no shape of the
+world: blanks, blobs, shuffled and half-erased scenes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from certify.world.towers import as_images, convolutions
+
+__all__ = ["LABELS", "Judge", "Verdicts"]
+
+LABELS: dict[str, tuple[str, ...]] = {
+    "shape": ("circle", "square", "triangle", "star", "cross", "heart", "none"),
+    "colour": ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown"),
+    "background": ("white", "black", "gray", "beige", "navy", "teal", "lilac"),
+    "style": ("solid", "outlined", "striped", "dotted"),
+}
+"""Heads and their classes."""
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What the judge sees in a batch: for each head the most probable label and all probabilities (b, classes)."""
+
+    labels: Mapping[str, tuple[str, ...]]
+    probabilities: Mapping[str, Tensor]
+
+
+class Judge(nn.Module):
+    """Images (b, 3, 32, 32) in [0, 1] → logits of every head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = convolutions((24, 1), (32, 1), (48, 2), (64, 1), (96, 2), (96, 1), (128, 2))
+        self.heads = nn.ModuleDict({name: nn.Linear(2 * 128, len(labels)) for name, labels in LABELS.items()})
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        x = self.body(2 * images - 1)
+        x = torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
+        return {name: head(x) for name, head in self.heads.items()}
+
+    @classmethod
+    def load(cls, file: Path) -> Judge:
+        """From a safetensors file."""
+        from safetensors.torch import load_file
+
+        judge = cls()
+        judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(file).items()})
+        return judge.eval()
+
+    @torch.no_grad()
+    def judge(self, images: object, batch_size: int = 256) -> Verdicts:
+        """Labels and probabilities for a tensor (b, 3, 32, 32) in [0, 1] or a list of PIL images."""
+        x = as_images(images)
+        parts = [self(chunk) for chunk in x.split(batch_size)]
+        chances = {name: torch.cat([p[name] for p in parts]).softmax(dim=1) for name in LABELS}
+        named = {name: tuple(LABELS[name][int(i)] for i in p.argmax(dim=1)) for name, p in chances.items()}
+        return Verdicts(named, chances)
+
+    @torch.no_grad()
+    def shape_probability(self, images: object, shape: str) -> Tensor:
+        """Probability of one shape in each image, (b,)."""
+        if shape not in LABELS["shape"]:
+            raise ValueError(f"shape = {shape!r}: must be one of {LABELS['shape']}")
+        return self(as_images(images))["shape"].softmax(dim=1)[:, LABELS["shape"].index(shape)]

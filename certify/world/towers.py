@@ -1,0 +1,81 @@
+"""The image side of the world's CLIP, and the score of an image against a caption."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["WIDTH", "ImageTower", "as_images", "convolutions"]
+
+WIDTH = 64
+
+
+def convolutions(*plan: tuple[int, int]) -> nn.Sequential:
+    """3×3 convolutions with batch norm and GELU from 3 channels on: (channels, stride) each."""
+    layers: list[nn.Module] = []
+    before = 3
+    for channels, stride in plan:
+        layers += [nn.Conv2d(before, channels, 3, stride, 1, bias=False), nn.BatchNorm2d(channels), nn.GELU()]
+        before = channels
+    return nn.Sequential(*layers)
+
+
+class ImageTower(nn.Module):
+    """Images (b, 3, 32, 32) in [0, 1] → unit vectors (b, 64), to be compared with projected end-of-text encodings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = convolutions((24, 1), (48, 2), (64, 1), (96, 2), (96, 1), (128, 2))
+        self.out = nn.Linear(2 * 128, WIDTH)
+        self.project = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.folder: Path | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.body(2 * images - 1)
+        return F.normalize(self.out(torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)), dim=1)
+
+    @classmethod
+    def load(cls, file: Path, folder: Path) -> ImageTower:
+        """From a safetensors file; `folder` is the pipeline whose text encoder belongs to it."""
+        from safetensors.torch import load_file
+
+        tower = cls()
+        tower.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(file).items()})
+        tower.folder = folder
+        return tower.eval()
+
+    @torch.no_grad()
+    def image_text_score(self, images: object, prompts: Sequence[str]) -> Tensor:
+        """Cosine of each image with its prompt, (b,): the CLIP score without the customary factor of 100.
+
+        Args:
+            images: (b, 3, 32, 32) in [0, 1], or a list of PIL images.
+            prompts: one an image.
+        """
+        from certify.models import load_text_encoder
+
+        x = as_images(images)
+        if len(prompts) != len(x):
+            raise ValueError(f"prompts has {len(prompts)} entries for {len(x)} images: must be as many")
+        encoder = load_text_encoder(self.folder)
+        ends = torch.tensor([encoder.tokenize(p).end for p in prompts])
+        h = encoder.plain(list(prompts))[torch.arange(len(x)), ends]
+        return (self(x) * F.normalize(self.project(h), dim=1)).sum(dim=1)
+
+
+def as_images(images: object) -> Tensor:
+    """(b, 3, 32, 32) in [0, 1] from such a tensor or a list of 32×32 PIL images."""
+    if isinstance(images, Tensor):
+        x = images.float()
+    else:
+        import numpy as np
+
+        x = torch.stack([torch.from_numpy(np.asarray(i.convert("RGB"), dtype=np.float32)) for i in list(images)])  # type: ignore[call-overload]
+        x = x.permute(0, 3, 1, 2) / 255
+    if x.ndim != 4 or x.shape[1:] != (3, 32, 32):
+        raise ValueError(f"images has shape {tuple(x.shape)}: must be (b, 3, 32, 32)")
+    return x

@@ -1,0 +1,101 @@
+"""`python -m experiments.world STAGE`: makes the embedded model, stage by stage, and measures it.
+
+    prompts      the splits and concept pairs                                    seconds
+    clip         vocabulary, text tower, image tower                             8 minutes on one core
+    autoencoder  images ↔ latents                                                16 minutes on one core
+    judge        what does an image show?                                        5 minutes on one core
+    denoiser     the U-Net, on what the first and third made                     30 minutes on two cores
+    ship         everything as fp16 safetensors into certify/world               seconds
+    gates        prints what the shipped model reaches                           minutes
+    grid         a picture of generated images
+
+Stages work in a folder (`--work`, default runs/world) and can be repeated one by one. Training stages run for a time, not
+for a number of steps, so a faster machine makes a slightly better model; prompts, vocabulary and scenes are seeded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+from pathlib import Path
+
+import torch
+
+from experiments.world import language, prompts, scenes
+
+PACKAGE = Path(__file__).resolve().parents[2] / "certify" / "world"
+STAGES = ("prompts", "clip", "autoencoder", "judge", "denoiser", "ship", "gates", "grid")
+
+
+def main() -> None:
+    """Runs one stage."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("--work", type=Path, default=Path("runs/world"))
+    parser.add_argument("--minutes", type=float, default=None, help="training time of the stage")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--resume", type=Path, default=None, help="start from weights saved here (autoencoder, denoiser)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/world/grid.png"), help="picture of `grid`")
+    a = parser.parse_args()
+    work: Path = a.work
+    if a.stage == "prompts":
+        prompts.write(PACKAGE)
+    elif a.stage == "clip":
+        from experiments.world import clip
+
+        language.build_tokenizer(work / "tokenizer", corpus(), language.MERGES)
+        clip.train(work / "clip", work / "tokenizer", minutes=a.minutes or 8, seed=a.seed)
+    elif a.stage == "autoencoder":
+        from experiments.world import autoencoder
+
+        autoencoder.train(work / "vae", minutes=a.minutes or 16, seed=a.seed, resume=a.resume)
+    elif a.stage == "judge":
+        from experiments.world import judging
+
+        judging.train(work / "judge.safetensors", minutes=a.minutes or 5, seed=a.seed)
+    elif a.stage == "denoiser":
+        from experiments.world import denoiser
+
+        parts = (work / "clip", work / "tokenizer", work / "vae")
+        denoiser.train(work / "unet", *parts, minutes=a.minutes or 30, seed=a.seed, resume=a.resume)
+    elif a.stage == "ship":
+        ship(work)
+    elif a.stage == "gates":
+        from experiments.world import gates
+
+        gates.show()
+    else:
+        from experiments.world import gates
+
+        gates.grid(a.out)
+
+
+def corpus(count: int = 12000) -> list[str]:
+    """The captions that the vocabulary is learned from."""
+    rows = scenes.sample_scenes(count, torch.Generator().manual_seed(0)).tolist()
+    rng = random.Random(0)
+    return [language.caption(row, rng).text for row in rows]
+
+
+def ship(work: Path) -> None:
+    """Puts the stages together in the package: pipeline, image tower and judge, fp16 safetensors."""
+    from safetensors.torch import load_file, save_file
+
+    from experiments.world import denoiser
+
+    target = PACKAGE / "pipeline"
+    shutil.rmtree(target, ignore_errors=True)
+    denoiser.assemble(target, work / "unet", work / "clip", work / "tokenizer", work / "vae")
+    for name, source in (("image_tower", work / "clip" / "image_tower"), ("judge", work / "judge")):
+        state = load_file(source.with_suffix(".safetensors"))
+        small = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+        save_file(small, PACKAGE / f"{name}.safetensors")
+    size = sum(f.stat().st_size for f in PACKAGE.rglob("*") if f.suffix == ".safetensors")
+    print(f"{size / 1e6:.2f} MB in {PACKAGE.name}/")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""The autoencoder: 32×32 images to 8×8 latents of 4 channels and back, trained on rendered scenes.
+
+The latents' mean and spread are folded into the 1×1 convolutions around them afterwards, so that they are standardised
+and the pipeline's `scaling_factor` is 1.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from experiments.world import scenes
+
+__all__ = ["build", "standardise", "train"]
+
+
+def build() -> Any:
+    """A new autoencoder (diffusers' `AutoencoderKL`), 0.84 M parameters."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(32, 48, 64),
+        layers_per_block=1,
+        norm_num_groups=16,
+        sample_size=32,
+        scaling_factor=1.0,
+    )
+
+
+def train(
+    folder: Path, *, minutes: float, seed: int = 0, batch: int = 32, rate: float = 2e-3, resume: Path | None = None
+) -> None:
+    """Trains for a time and saves the autoencoder in `folder`.
+
+    Args:
+        folder: where it is saved, every two minutes and at the end.
+        minutes: how long.
+        seed: of scenes, weights and noise.
+        batch: images a step.
+        rate: peak learning rate (one cycle over the time).
+        resume: start from what an interrupted training saved here.
+    """
+    torch.manual_seed(seed)
+    source = torch.Generator().manual_seed(seed)
+    vae = (
+        (build() if resume is None else type(build()).from_pretrained(resume))
+        .to(memory_format=torch.channels_last)
+        .train()
+    )
+    optimiser = torch.optim.AdamW(vae.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    start, step, saved = time.monotonic(), 0, 0.0
+    pool = torch.empty(0)
+    while (part := (time.monotonic() - start) / (60 * minutes)) < 1:
+        if step % 64 == 0:
+            pool = scenes.render(scenes.sample_scenes(64 * batch // 4, source), source)
+        lr = rate * min(1.0, step / 200) * (0.5 + 0.5 * math.cos(math.pi * part))
+        for group in optimiser.param_groups:
+            group["lr"] = max(lr, 1e-5)
+        rows = torch.randint(len(pool), (batch,), generator=source)
+        x = (2 * pool[rows] - 1).contiguous(memory_format=torch.channels_last)
+        latents = vae.encode(x).latent_dist
+        y = vae.decode(latents.sample()).sample
+        loss = F.mse_loss(y, x) + 0.3 * F.l1_loss(y, x) + 2e-6 * latents.kl().mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        if step % 100 == 0:
+            psnr = -10 * math.log10(F.mse_loss(y.clamp(-1, 1), x).item() / 4)
+            print(f"step {step} {time.monotonic() - start:.0f} s loss {loss.item():.4f} psnr {psnr:.1f} dB", flush=True)
+        if time.monotonic() - start - saved > 120:
+            saved = time.monotonic() - start
+            vae.save_pretrained(folder)
+    vae.eval()
+    standardise(vae, seed)
+    vae.save_pretrained(folder)
+    print(f"done: {step} steps, {held_out_psnr(vae):.2f} dB on held-out scenes", flush=True)
+
+
+@torch.no_grad()
+def standardise(vae: Any, seed: int = 0, count: int = 2048) -> None:
+    """Folds the latents' channel means and spreads into `quant_conv` and `post_quant_conv`, in place."""
+    source = torch.Generator().manual_seed(seed + 1)
+    x = 2 * scenes.render(scenes.sample_scenes(count, source), source) - 1
+    z = torch.cat([vae.encode(chunk).latent_dist.mode() for chunk in x.split(256)])
+    mean, spread = z.mean(dim=(0, 2, 3)), z.std(dim=(0, 2, 3))
+    channels = len(mean)
+    into, back = vae.quant_conv, vae.post_quant_conv
+    into.weight[:channels] /= spread[:, None, None, None]
+    into.bias[:channels] = (into.bias[:channels] - mean) / spread
+    into.bias[channels:] -= 2 * spread.log()
+    back.bias += (back.weight[:, :, 0, 0] * mean).sum(dim=1)
+    back.weight *= spread[None, :, None, None]
+
+
+@torch.no_grad()
+def held_out_psnr(vae: Any, count: int = 1024, seed: int = 99) -> float:
+    """Reconstruction of held-out scenes in dB."""
+    source = torch.Generator().manual_seed(seed)
+    x = 2 * scenes.render(scenes.sample_scenes(count, source, held=True), source) - 1
+    y = torch.cat([vae.decode(vae.encode(chunk).latent_dist.mode()).sample for chunk in x.split(256)])
+    return -10 * math.log10(F.mse_loss(y.clamp(-1, 1), x).item() / 4)

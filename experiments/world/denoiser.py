@@ -1,0 +1,148 @@
+"""The denoiser: a small U-Net that predicts v in the latent space, conditioned on the frozen text tower."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from experiments.world import clip, scenes
+
+__all__ = ["assemble", "build", "scheduler", "train"]
+
+
+def build() -> Any:
+    """A new U-Net (diffusers' `UNet2DConditionModel`), 8×8×4 latents, cross-attention at both levels."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(64, 96),
+        layers_per_block=2,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=clip.WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+def scheduler() -> Any:
+    """The sampler: DDIM, v-prediction, cosine betas, trailing time steps down to zero terminal SNR."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )
+
+
+@torch.no_grad()
+def latents_of(vae: Any, rows: Tensor, source: torch.Generator) -> Tensor:
+    """Latents (b, 4, 8, 8) of freshly rendered scenes (b, 5)."""
+    images = 2 * scenes.render(rows, source) - 1
+    return torch.cat([vae.encode(chunk).latent_dist.mode() for chunk in images.split(256)])
+
+
+def train(
+    folder: Path, clip_folder: Path, tokenizer_folder: Path, vae_folder: Path, *, minutes: float, seed: int = 0,
+    batch: int = 64, rate: float = 1.2e-3, pool_size: int = 16384, resume: Path | None = None,
+) -> None:  # fmt: skip
+    """Trains for a time and saves the averaged U-Net in `folder`, every four minutes and at the end.
+
+    Args:
+        folder: receives the U-Net.
+        clip_folder, tokenizer_folder, vae_folder: what the earlier stages saved.
+        minutes: how long.
+        seed: of everything.
+        batch: latents a step.
+        rate: peak learning rate.
+        pool_size: scenes rendered and encoded beforehand; an eighth is replaced every 400 steps.
+        resume: start from an averaged U-Net saved here.
+    """
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    torch.manual_seed(seed)
+    rng, source = random.Random(seed), torch.Generator().manual_seed(seed + 5)
+    tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
+    text = CLIPTextModel.from_pretrained(clip_folder / "text_encoder").eval()
+    vae = AutoencoderKL.from_pretrained(vae_folder).eval()
+    unet = (build() if resume is None else type(build()).from_pretrained(resume)).to(memory_format=torch.channels_last)
+    unet.train()
+    average = copy.deepcopy(unet).eval().requires_grad_(False)
+    alphas = scheduler().alphas_cumprod
+    optimiser = torch.optim.AdamW(unet.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
+    rows = scenes.sample_scenes(pool_size, source)
+    latents = torch.cat([latents_of(vae, part, source) for part in rows.split(2048)])
+    print(f"{sum(p.numel() for p in unet.parameters()):,} parameters; latents {latents.std():.3f}", flush=True)
+    empty = tokenizer("", padding="max_length", max_length=20, return_tensors="pt").input_ids
+    start, step, saved, shown = time.monotonic(), 0, 0.0, 0.0
+    while (part := (time.monotonic() - start) / (60 * minutes)) < 1:
+        lr = rate * min(1.0, step / 200) * (0.5 + 0.5 * math.cos(math.pi * part))
+        for group in optimiser.param_groups:
+            group["lr"] = max(lr, 1e-5)
+        if step and step % 400 == 0:
+            new = torch.randint(len(rows), (pool_size // 8,), generator=source)
+            rows[new] = scenes.sample_scenes(len(new), source)
+            latents[new] = latents_of(vae, rows[new], source)
+        chosen = torch.randint(len(rows), (batch,), generator=source)
+        ids, _ = clip.batch_of_captions(rows[chosen].tolist(), tokenizer, rng, tear=False)
+        ids[: batch // 10] = empty
+        with torch.no_grad():
+            h = text(input_ids=ids).last_hidden_state
+        x = latents[chosen]
+        t = torch.randint(1000, (batch,), generator=source)
+        noise = torch.randn(x.shape, generator=source)
+        a, s = alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None]
+        x_t = (a * x + s * noise).contiguous(memory_format=torch.channels_last)
+        loss = F.mse_loss(unet(x_t, t, h).sample, a * noise - s * x)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        decay = min(0.999, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(unet.parameters()), 1 - decay)
+        shown = 0.98 * shown + 0.02 * loss.item()
+        now = time.monotonic() - start
+        if step % 100 == 0:
+            print(f"step {step} {now:.0f} s loss {shown / (1 - 0.98**step):.4f}", flush=True)
+        if now - saved > 240:
+            saved = now
+            average.save_pretrained(folder)
+    average.save_pretrained(folder)
+    print(f"done: {step} steps", flush=True)
+
+
+def assemble(folder: Path, unet: Path, clip_folder: Path, tokenizer_folder: Path, vae: Path) -> None:
+    """Puts the stages together as a Stable Diffusion pipeline folder, fp16 safetensors."""
+    from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    pipe = StableDiffusionPipeline(
+        tokenizer=CLIPTokenizer.from_pretrained(tokenizer_folder),
+        text_encoder=CLIPTextModel.from_pretrained(clip_folder / "text_encoder"),
+        unet=UNet2DConditionModel.from_pretrained(unet),
+        vae=AutoencoderKL.from_pretrained(vae),
+        scheduler=scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        image_encoder=None,
+        requires_safety_checker=False,
+    )
+    pipe.to(torch.float16).save_pretrained(folder, safe_serialization=True)

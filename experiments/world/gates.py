@@ -1,0 +1,226 @@
+"""Gates: what the embedded model must reach before it ships, measured with fixed seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from experiments.world import language, scenes
+
+__all__ = ["generate", "images", "relevance", "relevance_table"]
+
+
+def carriers(row: dict[str, str], tokenized: Any) -> tuple[list[int], list[int]]:
+    """Positions of the tokens that carry the shape, and of all other word tokens.
+
+    In a word with a stem ("pinwheel") the stem's tokens carry; the rest of that word is in neither list.
+    """
+    own: list[int] = []
+    other: list[int] = []
+    for start, stop in tokenized.words:
+        pieces = [t.replace("</w>", "") for t in tokenized.tokens[start:stop]]
+        word = "".join(pieces)
+        if word != row["noun"] or not row["carriers"]:
+            other.extend(range(start, stop))
+            continue
+        first = len(word) - len(row["carriers"])
+        offset = 0
+        for position, piece in zip(range(start, stop), pieces, strict=True):
+            if offset >= first:
+                own.append(position)
+            offset += len(piece)
+    return own, other
+
+
+def relevance(
+    encoder: Any, concept: str, rows: Sequence[dict[str, str]], similarity: str, **options: Any
+) -> dict[str, float]:
+    """How far relevance tells the tokens that carry a shape from the others, over the prompts that show it.
+
+    Returns:
+        auc: probability that a carrier scores above another token; gap: mean over prompts of (lowest carrier − highest
+        other token); carrier, other: mean scores; synonyms: mean gap over prompts that do not name the shape.
+    """
+    from scipy.stats import rankdata
+
+    from certify.adaptive import AdaptiveMedianSmoother
+
+    adaptive = AdaptiveMedianSmoother.from_encoder(encoder, [concept], similarity=similarity, **options)
+    high: list[float] = []
+    low: list[float] = []
+    gaps: list[tuple[str, float]] = []
+    for row in rows:
+        if row["shape"] != concept or row["kind"] == "neutral":
+            continue
+        scores = adaptive.relevance(row["prompt"]).relevance
+        own, other = carriers(row, encoder.tokenize(row["prompt"]))
+        mine, theirs = [float(scores[i] or 0.0) for i in own], [float(scores[i] or 0.0) for i in other]
+        high += mine
+        low += theirs
+        gaps.append((row["kind"], min(mine) - max(theirs)))
+    ranks = rankdata(high + low)[: len(high)]
+    indirect = [g for kind, g in gaps if kind == "synonym"]
+    return {
+        "auc": float((ranks.sum() - len(high) * (len(high) + 1) / 2) / (len(high) * len(low))),
+        "gap": sum(g for _, g in gaps) / len(gaps),
+        "synonyms": sum(indirect) / max(len(indirect), 1),
+        "carrier": sum(high) / len(high),
+        "other": sum(low) / len(low),
+        "prompts": float(len(gaps)),
+    }
+
+
+def relevance_table(
+    encoder: Any, rows: Sequence[dict[str, str]], similarity: str, **options: Any
+) -> dict[str, dict[str, float]]:
+    """`relevance` for every shape."""
+    return {shape: relevance(encoder, shape, rows, similarity, **options) for shape in scenes.SHAPES}
+
+
+def images(pipe: Any, prompts: Sequence[str], *, seed: int = 0, batch: int = 64, **options: Any) -> torch.Tensor:
+    """Generates an image a prompt, (b, 3, 32, 32) in [0, 1], from initial noise seeded by its place in the list."""
+    from certify.world import DEFAULTS
+
+    settings = {**DEFAULTS, **options}
+    parts = []
+    for first in range(0, len(prompts), batch):
+        chunk = list(prompts[first : first + batch])
+        sources = [torch.Generator().manual_seed(seed * 1_000_003 + first + i) for i in range(len(chunk))]
+        made = pipe(prompt=chunk, generator=sources, output_type="pt", **settings).images
+        parts.append(made.float().cpu())
+    return torch.cat(parts)
+
+
+def generate(
+    pipe: Any, judge: Any, *, count: int = 500, seed: int = 3, kind: str = "named", **options: Any
+) -> dict[str, float]:
+    """Share of images of held-out combinations that show the right shape, colour, background and style."""
+    import random
+
+    rng = random.Random(seed)
+    source = torch.Generator().manual_seed(seed)
+    rows = scenes.sample_scenes(count, source, held=True).tolist()
+    captions = [language.caption(row, rng, kind=kind, full=True) for row in rows]
+    seen = judge.judge(images(pipe, [c.text for c in captions], seed=seed, **options)).labels
+    values = {
+        "shape": scenes.SHAPES,
+        "colour": scenes.COLOURS,
+        "background": scenes.BACKGROUNDS,
+        "style": scenes.STYLES,
+    }
+    result: dict[str, float] = {}
+    for column, (name, words) in enumerate(values.items()):
+        told = [(words[row[column]], label) for row, c, label in zip(rows, captions, seen[name], strict=True)
+                if c.told[column] >= 0]  # fmt: skip
+        result[name] = sum(a == b for a, b in told) / len(told)
+    return result
+
+
+def show() -> None:
+    """Prints every gate of the shipped model beside what it must reach."""
+    from certify import world
+    from certify.models import PromptEncoder, load_pipeline
+    from experiments.world import judging
+
+    pipe, judge = load_pipeline(), world.load_judge()
+    pipe.set_progress_bar_config(disable=True)
+    encoder = PromptEncoder.from_pipeline(pipe)
+
+    def line(name: str, value: float, goal: str, reached: bool) -> None:
+        print(f"{name:<58} {value:7.4f}   {goal:<8} {'reached' if reached else 'NOT reached'}", flush=True)
+
+    quality = judging.quality(judge)
+    for head in ("shape", "colour", "background", "style"):
+        line(f"judge, {head} on 3 000 held-out renderings", quality[head], ">= .99", quality[head] >= 0.99)
+    line(
+        "judge, shapes seen in 3 000 garbled images", quality["false shapes"], "<= .01", quality["false shapes"] <= 0.01
+    )
+    made = generate(pipe, judge, kind="named")
+    for head, goal in (("shape", 0.95), ("colour", 0.95), ("background", 0.0), ("style", 0.0)):
+        line(
+            f"500 images of held-out captions, right {head}",
+            made[head],
+            f">= {goal:.2f}" if goal else "",
+            made[head] >= goal,
+        )
+    indirect = generate(pipe, judge, kind="synonym", seed=4)["shape"]
+    line("500 images of synonyms (held-out), right shape", indirect, ">= .85", indirect >= 0.85)
+    for similarity in ("flattened", "end-of-text"):
+        table = relevance_table(encoder, world.prompts("report"), similarity)
+        for shape, row in table.items():
+            line(f"relevance ({similarity}), {shape}: AUC", row["auc"], ">= .98", row["auc"] >= 0.98)
+            line(f"relevance ({similarity}), {shape}: mean gap", row["gap"], ">= .2", row["gap"] >= 0.2)
+    tower = world.load_image_tower()
+    rows = world.prompts("report")[:96]
+    texts = [row["prompt"] for row in rows]
+    pictures = images(pipe, texts, seed=5)
+    score, shuffled = tower.image_text_score(pictures, texts), tower.image_text_score(pictures, texts[1:] + texts[:1])
+    print(
+        f"image–text score of 96 generated images: {score.mean():.3f}, of the same with other prompts {shuffled.mean():.3f}"
+    )
+    noise_table(pipe, judge)
+
+
+def noise_table(
+    pipe: Any, judge: Any, sigmas: Sequence[float] = (0, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0), count: int = 192
+) -> None:
+    """Prints how often the shape stays right with Gaussian noise on every word's token embedding."""
+    import random
+
+    from certify.models import PromptEncoder
+    from certify.world import DEFAULTS
+
+    encoder = PromptEncoder.from_pipeline(pipe)
+    rng, source = random.Random(9), torch.Generator().manual_seed(9)
+    rows = scenes.sample_scenes(count, source, held=True).tolist()
+    tokenized = [encoder.tokenize(language.caption(row, rng, kind="named", full=True).text) for row in rows]
+    y = torch.stack([encoder.embed(t) for t in tokenized])
+    ids = torch.stack([t.ids for t in tokenized])
+    words = torch.tensor([[kind == "word" for kind in t.kinds] for t in tokenized])[..., None]
+    empty = encoder.plain([""]).expand(count, -1, -1)
+    print(
+        f"token-embedding noise (spread {encoder.embedding_spread:.4f}) on every word, single draw, right shape and colour:"
+    )
+    for sigma in sigmas:
+        z = y + sigma * encoder.embedding_spread * torch.randn(y.shape, generator=source) * words
+        made = pipe(
+            prompt_embeds=encoder.encode_batch(ids, z),
+            negative_prompt_embeds=empty,
+            generator=[torch.Generator().manual_seed(i) for i in range(count)],
+            output_type="pt",
+            **DEFAULTS,
+        ).images
+        seen = judge.judge(made.float()).labels
+        right = [sum(a == values[row[i]] for a, row in zip(seen[name], rows, strict=True)) / count
+                 for i, (name, values) in enumerate((("shape", scenes.SHAPES), ("colour", scenes.COLOURS)))]  # fmt: skip
+        print(f"  σ = {sigma:4.2f} spreads: shape {right[0]:.3f}, colour {right[1]:.3f}", flush=True)
+
+
+def grid(file: Any, columns: int = 12) -> None:
+    """Writes a picture: a row a shape, held-out captions, half named and half by synonyms."""
+    import random
+
+    from PIL import Image
+
+    from certify.models import load_pipeline
+
+    pipe = load_pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    rng, source = random.Random(1), torch.Generator().manual_seed(1)
+    texts = []
+    for shape in range(len(scenes.SHAPES)):
+        rows = scenes.sample_scenes(600, source, held=True)
+        for i, row in enumerate(rows[rows[:, 0] == shape][:columns].tolist()):
+            texts.append(language.caption(row, rng, kind="named" if i < columns // 2 else "synonym", full=True).text)
+    x = images(pipe, texts, seed=2)
+    sheet = torch.ones(3, len(scenes.SHAPES) * 34 + 2, columns * 34 + 2)
+    for i, image in enumerate(x):
+        r, c = divmod(i, columns)
+        sheet[:, 2 + 34 * r : 34 + 34 * r, 2 + 34 * c : 34 + 34 * c] = image
+    picture = Image.fromarray((sheet.permute(1, 2, 0).clamp(0, 1) * 255).byte().numpy())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.NEAREST).save(file)
+    for i in range(0, len(texts), columns):
+        print(texts[i], "|", texts[i + columns - 1])
