@@ -47,6 +47,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
-    if name == "plots":
-        return importlib.import_module("certify.plots")
+    if name in ("plots", "world"):
+        return importlib.import_module(f"certify.{name}")
     raise AttributeError(f"module 'certify' has no attribute {name!r}")

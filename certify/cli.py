@@ -100,14 +100,15 @@ def prompt(
 ) -> None:
     """Certify a prompt: how far can its smoothed encoding move, whatever is done to it inside the ellipsoid?"""
     from certify import plots
+    from certify.adaptive.certification import certify_prompt
 
     adaptive, source = _adaptive(
         model, concept, sigma0, sigma0_relative, k, use_global, similarity, device, dtype, batch_size
     )
     _show_tokens(text, adaptive)
     with _progress(adaptive, text, n) as tick:
-        certificate = adaptive.certify(text, rho=rho, n=n, alpha=alpha, seed=seed, private=private, progress=tick,
-                                       batch_size=batch_size, source=source, unet=_unet_record(model, unet))  # fmt: skip
+        certificate = certify_prompt(adaptive, text, rho=rho, n=n, alpha=alpha, seed=seed, private=private, progress=tick,
+                                     batch_size=batch_size, source=source, unet=_unet_record(model, unet))  # fmt: skip
     _show_certificate(certificate)
     folder = _fresh(out_dir, text, private)
     certificate.save(folder)
@@ -260,7 +261,7 @@ def check(
 ) -> None:
     """Draw afresh and look for evidence against a certificate. Exits with 1 if it is refuted."""
     from certify import Certificate
-    from certify.models import PromptEncoder, fingerprint, load_text_encoder
+    from certify.models import fingerprint, load_text_encoder
 
     certificate = Certificate.load(folder)
     source = certificate.provenance.get("source") or {}
@@ -272,7 +273,7 @@ def check(
     digests = (certificate.provenance.get("model") or {}).get("sha256") or {}
     if digests.get("module") != fingerprint(encoder.text_encoder):
         raise ValueError("the text encoder is not the one that this certificate is about: its SHA-256 differs")
-    tokenized = PromptEncoder.tokenize(encoder, text)
+    tokenized = encoder.tokenize(text)
     started = time.perf_counter()
     with _bar("drawing afresh") as tick:
         report = certificate.check(
@@ -408,8 +409,16 @@ def _options(
     use_global: bool,
     similarity: str | None,
 ) -> Any:
+    from certify import world
+
     given = {"sigma0": sigma0, "sigma0_relative": sigma0_relative, "k": k, "similarity": similarity}
-    return {key: value for key, value in given.items() if value is not None} | {"use_global": use_global}
+    chosen = {key: value for key, value in given.items() if value is not None} | {"use_global": use_global}
+    if model is None:  # the embedded model has settings of its own
+        tuned = dict(world.SMOOTHING)
+        if sigma0 is not None:
+            del tuned["sigma0_relative"]
+        chosen = tuned | chosen
+    return chosen
 
 
 def _device(device: str | None) -> str:
@@ -447,7 +456,7 @@ def _show_tokens(text: str, adaptive: AdaptiveMedianSmoother) -> None:
         )
     out.print(table)
     silent = sum(sigma == 0 for _, sigma in rest)
-    names = ", ".join(adaptive.settings()["concepts"][i]["name"] for i in range(len(adaptive.concepts)))
+    names = ", ".join(concept.name for concept in adaptive.concepts)
     out.print(
         f"[dim]relevance to {escape(names)}; σ₀ = {adaptive.sigma0:.4g}, k = {adaptive.k:g}; "
         f"{silent} of {len(rest)} begin, end and padding positions carry no noise[/]"
@@ -463,12 +472,12 @@ def _show_certificate(certificate: Certificate) -> None:
     if single.status == "abstained":
         out.print(f"[bold]No bound.[/] {escape(single.reason)}.")
     else:
-        assert_value = float(single.value or 0.0)
+        value = float(single.value or 0.0)
         out.print(
             f"For [bold]every[/] perturbation δ of the token embeddings with [bold]‖δ‖_Σ ≤ {single.rho:g}[/], the "
-            f"median-smoothed encoding stays within squared distance [bold]{assert_value:.5g}[/] of its reference."
+            f"median-smoothed encoding stays within squared distance [bold]{value:.5g}[/] of its reference."
         )
-        out.print(_against(assert_value, distance, stick))
+        out.print(_against(value, distance, stick))
     searched = [claim for claim in certificate.claims if claim.quantity == "radius"]
     for claim in searched:
         if claim.status == "abstained":

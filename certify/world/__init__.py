@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from certify import _validate
 
@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from certify.world.judge import Judge
     from certify.world.towers import ImageTower
 
-__all__ = ["DEFAULTS", "load_image_tower", "load_judge", "path", "prompts"]
+__all__ = ["DEFAULTS", "SMOOTHING", "load_image_tower", "load_judge", "path", "prompts"]
 
 _FOLDER = Path(__file__).resolve().parent
 
 DEFAULTS = {"num_inference_steps": 8, "guidance_scale": 2.0}
 """What to call the pipeline with."""
+
+
+SMOOTHING: dict[str, Any] = {"sigma0_relative": 0.1, "k": 6.0, "similarity": "end-of-text"}
+"""Settings of the adaptive smoother for the embedded model, chosen on the tune split (docs/guide/world.md)."""
 
 
 def path() -> Path:

@@ -1,0 +1,180 @@
+"""The command line, run as a user runs it: exit codes, what it prints in 80 columns, what it writes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from certify import Certificate, cli
+
+PROMPT = "a photo of a red circle"
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    """Runs `certify …` in a fresh folder; returns (exit code, output, errors)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["certify", *arguments])
+        for name, stream in (("out", "stdout"), ("err", "stderr")):
+            monkeypatch.setattr(cli, name, cli.Console(file=getattr(sys, stream), width=80, highlight=False))
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory):
+    """A folder with a certificate of the embedded model, and what the command printed."""
+    folder = tmp_path_factory.mktemp("cli") / "a"
+    done = subprocess.run(
+        [sys.executable, "-m", "certify", "prompt", PROMPT, "--n", "1500", "--out", str(folder)],
+        capture_output=True,
+        text=True,
+        env={"COLUMNS": "80", "PATH": "", "HOME": str(folder.parent), "PYTHONWARNINGS": "error"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_prompt_writes_a_certificate_and_pictures(certified):
+    folder, _ = certified
+    assert {f.name for f in folder.iterdir()} == {"certificate.json", "tensors.safetensors", "noise.png", "curve.png"}
+    certificate = Certificate.load(folder)
+    assert certificate.provenance["prompt"] == PROMPT
+    assert certificate.alpha == pytest.approx(1e-3)
+
+
+def test_prompt_prints_its_claim_within_80_columns(certified):
+    folder, printed = certified
+    value = next(c.value for c in Certificate.load(folder).claims if c.quantity == "mse" and c.scope == "single")
+    text = " ".join(printed.split())
+    assert f"within squared distance {value:.5g}" in text
+    for piece in ("Yardstick", "Not covered", "circle", "n = 1,500", "pilot"):
+        assert piece in text
+    assert max(len(line) for line in printed.splitlines() if "written" not in line and "check it" not in line) <= 80
+
+
+def test_check_accepts_and_refutes(certified, run, tmp_path):
+    folder, _ = certified
+    code, out, _ = run("check", str(folder))
+    assert (code, "Not refuted" in out) == (0, True)
+    record = json.loads((folder / "certificate.json").read_text())
+    record["claims"][0]["rho"] *= 3
+    other = tmp_path / "tampered"
+    other.mkdir()
+    (other / "certificate.json").write_text(json.dumps(record))
+    (other / "tensors.safetensors").write_bytes((folder / "tensors.safetensors").read_bytes())
+    code, out, _ = run("check", str(other))
+    assert (code, "Refuted" in out) == (1, True)
+
+
+def test_nothing_is_overwritten(certified, run):
+    folder, _ = certified
+    before = (folder / "certificate.json").read_bytes()
+    code, _, err = run("prompt", PROMPT, "--n", "500", "--out", str(folder))
+    assert (code, "already" in err) == (2, True)
+    assert (folder / "certificate.json").read_bytes() == before
+
+
+def test_private_writes_no_word_of_the_prompt(run, tmp_path):
+    code, out, _ = run("prompt", "a drawing of a teal pinwheel", "--private", "--n", "500")
+    assert code == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name == "private"
+    for file in folder.iterdir():
+        for word in (b"drawing", b"teal", b"pinwheel"):
+            assert word not in file.read_bytes()
+    code, _, err = run("check", str(folder))
+    assert (code, "--prompt" in err) == (2, True)
+    code, out, _ = run("check", str(folder), "--prompt", "a drawing of a teal pinwheel", "--n", "500")
+    assert (code, "Not refuted" in out) == (0, True)
+
+
+def test_radius_and_curve(run, tmp_path):
+    code, out, _ = run("radius", PROMPT, "--n", "1500", "--tolerance", "200")
+    assert (code, "ρ = " in out, "semi-axes" in out) == (0, True, True)
+    code, out, _ = run("curve", PROMPT, "--n", "1500", "--rhos", "0.25,0.5", "--picture", "c.svg")
+    assert (code, "0.25" in out, (tmp_path / "c.svg").exists()) == (0, True, True)
+
+
+def test_radius_abstains_in_words(run):
+    code, out, _ = run("radius", PROMPT, "--n", "1500", "--tolerance", "1e-9")
+    assert (code, "No radius is certified" in out) == (0, True)
+
+
+def test_plan(run):
+    code, out, _ = run("plan", "--rho", "2", "--outputs", "59136")
+    assert (code, "808" in out) == (0, True)
+
+
+def test_generate_writes_a_picture(run, tmp_path):
+    code, _, _ = run("generate", PROMPT, "--images", "2", "--steps", "2", "--out", "pair.png")
+    assert code == 0
+    from PIL import Image
+
+    with Image.open(tmp_path / "pair.png") as picture:
+        assert picture.size == (2 * 132 + 4, 2 * 132 + 4)
+
+
+def test_concepts(run):
+    code, out, _ = run("concepts")
+    assert code == 0
+    for name in ("circle", "nudity", "violence", "gun", "van-gogh"):
+        assert name in out
+    code, out, _ = run("concepts", "circle")
+    assert (code, "circle" in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("prompt", ""), "must not be empty"),
+        (("prompt", PROMPT, "--concept", "circel"), "circel"),
+        (("prompt", PROMPT, "--rho", "0"), "rho = 0.0"),
+        (("prompt", PROMPT, "--alpha", "2"), "alpha = 2.0"),
+        (("prompt", PROMPT, "--n", "0"), "n = 0"),
+        (("prompt", PROMPT, "--model", "no/such/folder"), "no/such/folder"),
+        (("prompt", "circle " * 40), "context"),
+        (("prompt", PROMPT, "--sigma0", "-1"), "sigma0 = -1.0"),
+        (("curve", PROMPT, "--rhos", "1,x"), "rhos = '1,x'"),
+        (("curve", PROMPT, "--rhos", "2,1"), "increasing"),
+        (("plan",), "exactly one"),
+        (("check", "nowhere"), "holds no certificate.json"),
+    ],
+)
+def test_misuse_is_one_line_and_exit_code_2(run, arguments, message):
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err
+
+
+def test_help_is_light():
+    """`certify --help` loads neither torch nor the model libraries."""
+    script = "import sys; sys.argv = ['certify', '--help']\ntry:\n import certify.cli as c; c.main()\nexcept SystemExit: pass\n"
+    script += "print(sorted({'transformers', 'diffusers', 'matplotlib'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
+
+
+def test_interrupt(run, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_adaptive", stopped)
+    code, _, err = run("prompt", PROMPT)
+    assert (code, "interrupted" in err) == (130, True)
+    assert not Path("runs").exists()
