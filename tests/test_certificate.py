@@ -368,6 +368,13 @@ def test_a_shrunk_box_is_refuted_at_every_scale(scale):
     assert smaller.check(g, Y).refuted
 
 
+@pytest.mark.parametrize("side", [".lower", ".upper"])
+def test_one_side_alone_is_enough_to_refute(cert, side):
+    center = cert.center.double()
+    tensors = {k: center + 0.7 * (v - center) if k == f"claim0{side}" else v for k, v in cert.tensors.items()}
+    assert dataclasses.replace(cert, tensors=tensors).check(f, Y).verdicts[0].outcome == "refuted"
+
+
 def test_boxes_with_nan_or_the_wrong_way_round_are_refuted(cert):
     assert boxed(cert, lambda side: side * math.nan).check(f, Y).refuted
     swapped = {

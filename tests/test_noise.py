@@ -85,7 +85,7 @@ def test_a_zero_sigma_leaves_its_coordinate_exactly_alone(dtype):
 def test_half_precision_is_rounded_once_after_the_sum():
     y = torch.tensor([0.1, 2.5], dtype=torch.float16)
     half = GaussianNoise(0.3).draw(y, 30, torch.Generator().manual_seed(5))
-    full = GaussianNoise(0.3).draw(y.float(), 30, torch.Generator().manual_seed(5))
+    full = GaussianNoise(0.3).draw(y.double(), 30, torch.Generator().manual_seed(5))
     assert torch.equal(half, full.half())
 
 

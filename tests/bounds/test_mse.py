@@ -131,6 +131,15 @@ def test_the_population_reference_costs_a_bracket():
     assert (population.reference, given.reference) == ("population", "center")
 
 
+def test_the_population_reference_shares_alpha_among_four_events_an_output():
+    """Two for the box, two for the bracket: the box is that of α/2."""
+    y = torch.zeros(3, dtype=torch.float64)
+    population = mse_bound(torch.sin, y, 0.5, rho=1.0, n=3000, alpha=0.1, reference="population")
+    half = percentile_bounds(torch.sin, y, 0.5, rho=1.0, n=3000, alpha=0.05)
+    assert torch.equal(population.lower, half.lower)
+    assert torch.equal(population.upper, half.upper)
+
+
 def test_too_few_draws_abstain():
     c = mse_bound(lambda z: z.expand(-1, 3), torch.zeros(1), 1.0, rho=2.0, n=100, alpha=1e-3)
     assert (c.value, c.status) == (math.inf, "abstained")

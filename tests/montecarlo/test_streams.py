@@ -74,7 +74,7 @@ def test_a_random_function_gets_a_generator_of_its_own(batch_size):
     """Its randomness repeats with the seed, whatever the batch size, and is not the noise on its input."""
 
     def noisy(z, generator):
-        return z + 10 * torch.randn(z.shape, generator=generator)
+        return z + 10 * torch.randn(z.shape, generator=generator, dtype=torch.float64)
 
     first = drawn(128, f=noisy)
     assert torch.equal(first, drawn(128, f=noisy, batch_size=batch_size))
