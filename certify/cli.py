@@ -5,6 +5,8 @@ Only what a command needs is imported when it runs; `certify --help` loads none 
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import os
 import re
@@ -12,8 +14,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
@@ -41,26 +44,92 @@ err = Console(stderr=True, highlight=False)
 DEFAULT_CONCEPT = "circle"
 
 Prompt = Annotated[str, typer.Argument(help="The prompt.", show_default=False)]
-Concepts = Annotated[
-    list[str] | None,
-    typer.Option("--concept", "-c", help="What to suppress: a name or a CSV/JSONL file. Repeat for several."),
-]
 Model = Annotated[str | None, typer.Option(help="Hub id or folder of a Stable Diffusion 1.x/2.x pipeline.")]
 UNet = Annotated[str | None, typer.Option(help="State dict or folder of an unlearned U-Net, put on top of --model.")]
-Rho = Annotated[float, typer.Option(help="Radius of the statement, in units of the noise.")]
 Draws = Annotated[int, typer.Option("--n", help="Monte Carlo draws.")]
 Alpha = Annotated[float, typer.Option(help="Failure probability of the certificate as a whole.")]
-Sigma0 = Annotated[float | None, typer.Option(help="Base noise, absolute, as in the paper.")]
-Sigma0Relative = Annotated[float | None, typer.Option(help="Base noise in spreads of the token embeddings.")]
-K = Annotated[float | None, typer.Option("--k", help="How fast noise grows with relevance.")]
-Global = Annotated[bool, typer.Option("--global", help="Use global relevance, too (Algorithm 1's flag).")]
-Similarity = Annotated[str | None, typer.Option(help="Cosine over the encoding: flattened or end-of-text.")]
 Seed = Annotated[int, typer.Option(help="Seed of all draws.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, …; default: cuda where there is one.")]
-DType = Annotated[str | None, typer.Option(help="float32, float16, bfloat16.")]
 Batch = Annotated[int | None, typer.Option("--batch-size", help="Encodings in one call of the text encoder.")]
-Out = Annotated[Path | None, typer.Option(help="Folder for the results. [default: runs/<prompt>]", show_default=False)]
-Private = Annotated[bool, typer.Option("--private", help="Leave the prompt's text out of every file.")]
+
+
+@dataclass
+class Settings:
+    """The options that every command about a prompt has: which model, which concept, how much noise."""
+
+    concept: Annotated[
+        list[str] | None,
+        typer.Option("--concept", "-c", help="What to suppress: a name or a CSV/JSONL file. Repeat for several."),
+    ] = None
+    model: Model = None
+    sigma0: Annotated[float | None, typer.Option(help="Base noise, absolute, as in the paper.")] = None
+    sigma0_relative: Annotated[float | None, typer.Option(help="Base noise in spreads of the token embeddings.")] = None
+    k: Annotated[float | None, typer.Option("--k", help="How fast noise grows with relevance.")] = None
+    use_global: Annotated[bool, typer.Option("--global", help="Use global relevance, too (Algorithm 1's flag).")] = (
+        False
+    )
+    similarity: Annotated[str | None, typer.Option(help="Cosine over the encoding: flattened or end-of-text.")] = None
+    seed: Seed = 0
+    device: Device = None
+    dtype: Annotated[str | None, typer.Option(help="float32, float16, bfloat16.")] = None
+    batch_size: Batch = None
+
+    @property
+    def concepts(self) -> list[str]:
+        """The concepts, or the default one."""
+        return self.concept or [DEFAULT_CONCEPT]
+
+    def smoothing(self) -> Any:
+        """Options of the adaptive smoother; the embedded model has settings of its own."""
+        from certify import world
+
+        names = ("sigma0", "sigma0_relative", "k", "similarity", "batch_size")
+        chosen = {name: value for name in names if (value := getattr(self, name)) is not None}
+        tuned = dict(world.SMOOTHING) if self.model is None else {}
+        if self.sigma0 is not None:
+            tuned.pop("sigma0_relative", None)
+        return tuned | chosen | {"use_global": self.use_global}
+
+    def draws(self, n: int, progress: Callable[[int, int], None]) -> dict[str, Any]:
+        """How to draw, for `certify.statements.ask` and what is built on it."""
+        return {"n": n, "seed": self.seed, "batch_size": self.batch_size, "progress": progress}
+
+    def text_only(self) -> AdaptiveMedianSmoother:
+        """The smoother on the text encoder alone."""
+        from certify.adaptive import AdaptiveMedianSmoother
+        from certify.models import load_text_encoder
+
+        with out.status("loading the text encoder"):
+            encoder = load_text_encoder(self.model, device=_device(self.device), dtype=self.dtype)
+            return AdaptiveMedianSmoother.from_encoder(encoder, self.concepts, **self.smoothing())
+
+    def whole(self, unet: str | None) -> tuple[AdaptiveMedianSmoother, Any]:
+        """The smoother and the pipeline it is built on."""
+        from certify.adaptive import AdaptiveMedianSmoother
+        from certify.models import load_pipeline
+
+        with out.status("loading the pipeline"):
+            pipe = load_pipeline(self.model, unet=unet, device=_device(self.device), dtype=self.dtype)
+            return AdaptiveMedianSmoother.from_pipeline(pipe, self.concepts, **self.smoothing()), pipe
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command an option for every field of `Settings`, and hands it one `settings`."""
+    shared = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hint)
+        for f, hint in zip(fields(Settings), get_type_hints(Settings, include_extras=True).values(), strict=True)
+    ]
+    own = inspect.signature(command, eval_str=True)
+    mine = [q.replace(kind=inspect.Parameter.KEYWORD_ONLY) for q in own.parameters.values() if q.name != "settings"]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        settings = Settings(**{f.name: given.pop(f.name) for f in fields(Settings)})
+        command(settings=settings, **given)
+
+    run.__signature__ = own.replace(parameters=[*mine, *shared])  # type: ignore[attr-defined]
+    run.__annotations__ = {q.name: q.annotation for q in (*mine, *shared)} | {"return": None}
+    return run
 
 
 def main() -> None:
@@ -78,37 +147,34 @@ def main() -> None:
 
 
 @app.command()
+@with_settings
 def prompt(
+    settings: Settings,
     text: Prompt,
-    concept: Concepts = None,
-    model: Model = None,
     unet: UNet = None,
-    rho: Rho = 0.5,
+    rho: Annotated[float, typer.Option(help="Radius of the statement, in units of the noise.")] = 0.5,
     n: Draws = 10_000,
     alpha: Alpha = 1e-3,
-    sigma0: Sigma0 = None,
-    sigma0_relative: Sigma0Relative = None,
-    k: K = None,
-    use_global: Global = False,
-    similarity: Similarity = None,
-    seed: Seed = 0,
-    device: Device = None,
-    dtype: DType = None,
-    batch_size: Batch = None,
     out_dir: Annotated[Path | None, typer.Option("--out", help="Folder for the results.", show_default=False)] = None,
-    private: Private = False,
+    private: Annotated[bool, typer.Option("--private", help="Leave the prompt's text out of every file.")] = False,
 ) -> None:
     """Certify a prompt: how far can its smoothed encoding move, whatever is done to it inside the ellipsoid?"""
     from certify import plots
     from certify.adaptive.certification import certify_prompt
 
-    adaptive, source = _adaptive(
-        model, concept, sigma0, sigma0_relative, k, use_global, similarity, device, dtype, batch_size
-    )
+    adaptive = settings.text_only()
     _show_tokens(text, adaptive)
     with _progress(adaptive, text, n) as tick:
-        certificate = certify_prompt(adaptive, text, rho=rho, n=n, alpha=alpha, seed=seed, private=private, progress=tick,
-                                     batch_size=batch_size, source=source, unet=_unet_record(model, unet))  # fmt: skip
+        certificate = certify_prompt(
+            adaptive,
+            text,
+            rho=rho,
+            alpha=alpha,
+            private=private,
+            unet=_unet_record(settings.model, unet),
+            source={"model": settings.model, "concepts": settings.concepts},
+            **settings.draws(n, tick),
+        )
     _show_certificate(certificate)
     folder = _fresh(out_dir, text, private)
     certificate.save(folder)
@@ -130,37 +196,33 @@ def prompt(
 
 
 @app.command()
+@with_settings
 def radius(
+    settings: Settings,
     text: Prompt,
-    concept: Concepts = None,
     tolerance: Annotated[
         float | None, typer.Option(help="Squared distance to keep. [default: that of the prompt without the concept]")
     ] = None,
-    model: Model = None,
     n: Draws = 10_000,
     alpha: Alpha = 1e-3,
-    sigma0: Sigma0 = None,
-    sigma0_relative: Sigma0Relative = None,
-    k: K = None,
-    use_global: Global = False,
-    similarity: Similarity = None,
-    seed: Seed = 0,
-    device: Device = None,
-    dtype: DType = None,
-    batch_size: Batch = None,
 ) -> None:
     """The largest perturbation under which a prompt's smoothed encoding provably stays within a tolerance."""
     from certify import certified_radius
     from certify.adaptive.certification import yardstick
 
-    adaptive, _ = _adaptive(
-        model, concept, sigma0, sigma0_relative, k, use_global, similarity, device, dtype, batch_size
-    )
+    adaptive = settings.text_only()
     problem, stick = adaptive.problem(text), yardstick(adaptive, text)
     with _progress(adaptive, text, n) as tick:
-        r = certified_radius(problem.f, problem.y, problem.noise, support=problem.support, n=n, alpha=alpha, seed=seed,
-                             tolerance=stick.distance if tolerance is None else tolerance,
-                             batch_size=batch_size, progress=tick)  # fmt: skip
+        within = stick.distance if tolerance is None else tolerance
+        r = certified_radius(
+            problem.f,
+            problem.y,
+            problem.noise,
+            support=problem.support,
+            tolerance=within,
+            alpha=alpha,
+            **settings.draws(n, tick),
+        )
     if r.status == "abstained":
         out.print(f"[bold]No radius is certified.[/] {escape(r.reason)}.")
         return
@@ -183,40 +245,37 @@ def radius(
 
 
 @app.command()
+@with_settings
 def curve(
+    settings: Settings,
     text: Prompt,
-    concept: Concepts = None,
     rhos: Annotated[str, typer.Option(help="Radii, separated by commas.")] = "0.05,0.1,0.25,0.5,0.75,1,1.5,2",
     pointwise: Annotated[bool, typer.Option("--pointwise", help="Each point by itself, not all at once.")] = False,
-    model: Model = None,
     n: Draws = 10_000,
     alpha: Alpha = 1e-3,
-    sigma0: Sigma0 = None,
-    sigma0_relative: Sigma0Relative = None,
-    k: K = None,
-    use_global: Global = False,
-    similarity: Similarity = None,
-    seed: Seed = 0,
-    device: Device = None,
-    dtype: DType = None,
-    batch_size: Batch = None,
     picture: Annotated[Path | None, typer.Option(help="Write the picture here (.png or .svg).")] = None,
 ) -> None:
     """The bound of a prompt at several radii, from one set of draws."""
     from certify import bound_curve, plots
     from certify.adaptive.certification import yardstick
 
-    adaptive, _ = _adaptive(
-        model, concept, sigma0, sigma0_relative, k, use_global, similarity, device, dtype, batch_size
-    )
+    adaptive = settings.text_only()
     try:
         radii = [float(r) for r in rhos.split(",")]
     except ValueError:
         raise ValueError(f"rhos = {rhos!r}: must be numbers separated by commas") from None
     problem, stick = adaptive.problem(text), yardstick(adaptive, text)
     with _progress(adaptive, text, n) as tick:
-        k_ = bound_curve(problem.f, problem.y, problem.noise, rhos=radii, support=problem.support, n=n, alpha=alpha,
-                         simultaneous=not pointwise, seed=seed, batch_size=batch_size, progress=tick)  # fmt: skip
+        k_ = bound_curve(
+            problem.f,
+            problem.y,
+            problem.noise,
+            support=problem.support,
+            rhos=radii,
+            alpha=alpha,
+            simultaneous=not pointwise,
+            **settings.draws(n, tick),
+        )
     _show_curve(k_.rhos, k_.values, stick.distance)
     out.print(
         f"[dim]{'each point by itself' if pointwise else 'all points at once'} with confidence 1 − {alpha:g}, "
@@ -302,32 +361,24 @@ def check(
 
 
 @app.command()
+@with_settings
 def generate(
+    settings: Settings,
     text: Prompt,
-    concept: Concepts = None,
-    model: Model = None,
     unet: UNet = None,
-    sigma0: Sigma0 = None,
-    sigma0_relative: Sigma0Relative = None,
-    k: K = None,
-    use_global: Global = False,
-    similarity: Similarity = None,
     steps: Annotated[int | None, typer.Option(help="Sampler steps. [default: the model's own]")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale. [default: the model's own]")] = None,
     images: Annotated[int, typer.Option(help="Pairs of images.")] = 4,
-    seed: Seed = 0,
-    device: Device = None,
-    dtype: DType = None,
     out_dir: Annotated[Path | None, typer.Option("--out", help="Picture to write. [default: runs/…]")] = None,
 ) -> None:
     """Generate undefended and defended images side by side, from the same initial noise."""
     from certify.generate import side_by_side
 
     path = out_dir if out_dir is not None else Path("runs") / f"{_slug(text)}.png"
-    adaptive, pipe = _pipeline(model, unet, concept, sigma0, sigma0_relative, k, use_global, similarity, device, dtype)
+    adaptive, pipe = settings.whole(unet)
     _show_tokens(text, adaptive)
     with out.status("generating"):
-        picture = side_by_side(pipe, adaptive, text, images=images, seed=seed, steps=steps, guidance=guidance)
+        picture = side_by_side(pipe, adaptive, text, images=images, seed=settings.seed, steps=steps, guidance=guidance)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
     out.print(f"above: undefended; below: defended, same initial noise\nwritten: {path}", soft_wrap=True)
@@ -353,72 +404,6 @@ def concepts(
         table.add_row(escape(positive), escape(negative))
     out.print(table)
     out.print(f"[dim]{min(pairs, len(loaded.pairs))} of {len(loaded.pairs)} pairs of {escape(loaded.name)}[/]")
-
-
-def _adaptive(
-    model: str | None,
-    concept: list[str] | None,
-    sigma0: float | None,
-    sigma0_relative: float | None,
-    k: float | None,
-    use_global: bool,
-    similarity: str | None,
-    device: str | None,
-    dtype: str | None,
-    batch_size: int | None,
-) -> tuple[AdaptiveMedianSmoother, dict[str, Any]]:
-    from certify.adaptive import AdaptiveMedianSmoother
-    from certify.models import load_text_encoder
-
-    with out.status("loading the text encoder"):
-        encoder = load_text_encoder(model, device=_device(device), dtype=dtype)
-        options = _options(model, sigma0, sigma0_relative, k, use_global, similarity)
-        if batch_size is not None:
-            options["batch_size"] = batch_size
-        adaptive = AdaptiveMedianSmoother.from_encoder(encoder, concept or [DEFAULT_CONCEPT], **options)
-    return adaptive, {"model": model, "concepts": concept or [DEFAULT_CONCEPT]}
-
-
-def _pipeline(
-    model: str | None,
-    unet: str | None,
-    concept: list[str] | None,
-    sigma0: float | None,
-    sigma0_relative: float | None,
-    k: float | None,
-    use_global: bool,
-    similarity: str | None,
-    device: str | None,
-    dtype: str | None,
-) -> tuple[AdaptiveMedianSmoother, Any]:
-    from certify.adaptive import AdaptiveMedianSmoother
-    from certify.models import load_pipeline
-
-    with out.status("loading the pipeline"):
-        pipe = load_pipeline(model, unet=unet, device=_device(device), dtype=dtype)
-        options = _options(model, sigma0, sigma0_relative, k, use_global, similarity)
-        adaptive = AdaptiveMedianSmoother.from_pipeline(pipe, concept or [DEFAULT_CONCEPT], **options)
-    return adaptive, pipe
-
-
-def _options(
-    model: str | None,
-    sigma0: float | None,
-    sigma0_relative: float | None,
-    k: float | None,
-    use_global: bool,
-    similarity: str | None,
-) -> Any:
-    from certify import world
-
-    given = {"sigma0": sigma0, "sigma0_relative": sigma0_relative, "k": k, "similarity": similarity}
-    chosen = {key: value for key, value in given.items() if value is not None} | {"use_global": use_global}
-    if model is None:  # the embedded model has settings of its own
-        tuned = dict(world.SMOOTHING)
-        if sigma0 is not None:
-            del tuned["sigma0_relative"]
-        chosen = tuned | chosen
-    return chosen
 
 
 def _device(device: str | None) -> str:

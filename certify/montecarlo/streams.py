@@ -2,7 +2,7 @@
 
 Draws come in blocks of `BLOCK`. What a block holds depends on (seed, stream, block number) and on the kind of device
 alone: not on the batch size, on how many processes share the work, on a restart, nor on how many draws are asked for
-(the first 1 000 of 10 000 draws are those of a run with 1 000). Different purposes never share a block: pilot draws that
+(the first 1 000 noises of 10 000 are those of a run with 1 000). Different purposes never share a block: pilot draws that
 choose a reference, bounding draws that enter a certificate, draws that check one, draws of the deployed smoother, and the
 internal randomness that a function may ask for in any of them.
 

@@ -1,16 +1,16 @@
 """`python -m experiments.world STAGE`: makes the embedded model, stage by stage, and measures it.
 
     prompts      the splits and concept pairs                                    seconds
-    clip         vocabulary, text tower, image tower                             8 minutes on one core
-    autoencoder  images ↔ latents                                                16 minutes on one core
-    judge        what does an image show?                                        5 minutes on one core
-    denoiser     the U-Net, on what the first and third made                     30 minutes on two cores
+    clip         vocabulary, text tower, image tower                             8 minutes, one core
+    autoencoder  images ↔ latents                                                17 minutes, one core
+    judge        what does an image show?                                        4 minutes, one core
+    denoiser     the U-Net, on what the second and third made                    26 minutes, two cores
     ship         everything as fp16 safetensors into certify/world               seconds
     gates        prints what the shipped model reaches                           minutes
     grid         a picture of generated images
 
-Stages work in a folder (`--work`, default runs/world) and can be repeated one by one. Training stages run for a time, not
-for a number of steps, so a faster machine makes a slightly better model; prompts, vocabulary and scenes are seeded.
+Stages work in a folder (`--work`, default runs/world) and can be repeated one by one. All of them are seeded; the same
+machine and library versions give the same weights.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--work", type=Path, default=Path("runs/world"))
-    parser.add_argument("--minutes", type=float, default=None, help="training time of the stage")
+    parser.add_argument("--steps", type=int, default=None, help="training steps of the stage")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--resume", type=Path, default=None, help="start from weights saved here (autoencoder, denoiser)"
@@ -47,20 +47,20 @@ def main() -> None:
         from experiments.world import clip
 
         language.build_tokenizer(work / "tokenizer", corpus(), language.MERGES)
-        clip.train(work / "clip", work / "tokenizer", minutes=a.minutes or 8, seed=a.seed)
+        clip.train(work / "clip", work / "tokenizer", steps=a.steps or 1200, seed=a.seed)
     elif a.stage == "autoencoder":
         from experiments.world import autoencoder
 
-        autoencoder.train(work / "vae", minutes=a.minutes or 16, seed=a.seed, resume=a.resume)
+        autoencoder.train(work / "vae", steps=a.steps or 3400, seed=a.seed, resume=a.resume)
     elif a.stage == "judge":
         from experiments.world import judging
 
-        judging.train(work / "judge.safetensors", minutes=a.minutes or 5, seed=a.seed)
+        judging.train(work / "judge.safetensors", steps=a.steps or 580, seed=a.seed)
     elif a.stage == "denoiser":
         from experiments.world import denoiser
 
         parts = (work / "clip", work / "tokenizer", work / "vae")
-        denoiser.train(work / "unet", *parts, minutes=a.minutes or 30, seed=a.seed, resume=a.resume)
+        denoiser.train(work / "unet", *parts, steps=a.steps or 5000, seed=a.seed, resume=a.resume)
     elif a.stage == "ship":
         ship(work)
     elif a.stage == "gates":

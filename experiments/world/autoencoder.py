@@ -38,16 +38,16 @@ def build() -> Any:
 
 
 def train(
-    folder: Path, *, minutes: float, seed: int = 0, batch: int = 32, rate: float = 2e-3, resume: Path | None = None
+    folder: Path, *, steps: int, seed: int = 0, batch: int = 32, rate: float = 2e-3, resume: Path | None = None
 ) -> None:
-    """Trains for a time and saves the autoencoder in `folder`.
+    """Trains and saves the autoencoder in `folder`.
 
     Args:
         folder: where it is saved, every two minutes and at the end.
-        minutes: how long.
+        steps: how many.
         seed: of scenes, weights and noise.
         batch: images a step.
-        rate: peak learning rate (one cycle over the time).
+        rate: peak learning rate (one cycle over the steps).
         resume: start from what an interrupted training saved here.
     """
     torch.manual_seed(seed)
@@ -60,7 +60,7 @@ def train(
     optimiser = torch.optim.AdamW(vae.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=1e-4)
     start, step, saved = time.monotonic(), 0, 0.0
     pool = torch.empty(0)
-    while (part := (time.monotonic() - start) / (60 * minutes)) < 1:
+    while (part := step / steps) < 1:
         if step % 64 == 0:
             pool = scenes.render(scenes.sample_scenes(64 * batch // 4, source), source)
         lr = rate * min(1.0, step / 200) * (0.5 + 0.5 * math.cos(math.pi * part))

@@ -130,7 +130,7 @@ def batch_of_captions(
 
 
 def train(
-    folder: Path, tokenizer_folder: Path, *, minutes: float, seed: int = 0, batch: int = 192, rate: float = 2e-3
+    folder: Path, tokenizer_folder: Path, *, steps: int, seed: int = 0, batch: int = 192, rate: float = 2e-3
 ) -> None:
     """Trains both towers and saves `text_encoder/` and `image_tower.safetensors`."""
     from safetensors.torch import save_file
@@ -156,7 +156,7 @@ def train(
     pool = scenes.sample_scenes(12288, source)
     images = scenes.render(pool, source)
     start, step = time.monotonic(), 0
-    while (part := (time.monotonic() - start) / (60 * minutes)) < 1:
+    while (part := step / steps) < 1:
         lr = rate * min(1.0, step / 100) * (0.5 + 0.5 * math.cos(math.pi * part))
         for group in optimiser.param_groups:
             group["lr"] = max(lr, 2e-5)

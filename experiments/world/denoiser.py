@@ -27,7 +27,7 @@ def build() -> Any:
         in_channels=4,
         out_channels=4,
         block_out_channels=(64, 96),
-        layers_per_block=2,
+        layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=clip.WIDTH,
@@ -58,15 +58,15 @@ def latents_of(vae: Any, rows: Tensor, source: torch.Generator) -> Tensor:
 
 
 def train(
-    folder: Path, clip_folder: Path, tokenizer_folder: Path, vae_folder: Path, *, minutes: float, seed: int = 0,
+    folder: Path, clip_folder: Path, tokenizer_folder: Path, vae_folder: Path, *, steps: int, seed: int = 0,
     batch: int = 64, rate: float = 1.2e-3, pool_size: int = 16384, resume: Path | None = None,
 ) -> None:  # fmt: skip
-    """Trains for a time and saves the averaged U-Net in `folder`, every four minutes and at the end.
+    """Trains and saves the averaged U-Net in `folder`, every four minutes and at the end.
 
     Args:
         folder: receives the U-Net.
         clip_folder, tokenizer_folder, vae_folder: what the earlier stages saved.
-        minutes: how long.
+        steps: how many.
         seed: of everything.
         batch: latents a step.
         rate: peak learning rate.
@@ -91,7 +91,7 @@ def train(
     print(f"{sum(p.numel() for p in unet.parameters()):,} parameters; latents {latents.std():.3f}", flush=True)
     empty = tokenizer("", padding="max_length", max_length=20, return_tensors="pt").input_ids
     start, step, saved, shown = time.monotonic(), 0, 0.0, 0.0
-    while (part := (time.monotonic() - start) / (60 * minutes)) < 1:
+    while (part := step / steps) < 1:
         lr = rate * min(1.0, step / 200) * (0.5 + 0.5 * math.cos(math.pi * part))
         for group in optimiser.param_groups:
             group["lr"] = max(lr, 1e-5)

@@ -12,20 +12,22 @@ from experiments.world import language, scenes
 __all__ = ["generate", "images", "relevance", "relevance_table"]
 
 
-def carriers(row: dict[str, str], tokenized: Any) -> tuple[list[int], list[int]]:
-    """Positions of the tokens that carry the shape, and of all other word tokens.
+def carriers(row: dict[str, str], tokenized: Any, concept: str) -> tuple[list[int], list[int]]:
+    """Positions of the tokens that carry a concept in a prompt, and of all other word tokens.
 
-    In a word with a stem ("pinwheel") the stem's tokens carry; the rest of that word is in neither list.
+    A shape is carried by its noun, or by the noun's stem ("wheel" in "pinwheel": the rest of that word is in neither list);
+    a style by the word that tells it.
     """
     own: list[int] = []
     other: list[int] = []
+    words = {row["noun"]} if concept in scenes.SHAPES else set(language.STYLE_WORDS[concept])
     for start, stop in tokenized.words:
         pieces = [t.replace("</w>", "") for t in tokenized.tokens[start:stop]]
         word = "".join(pieces)
-        if word != row["noun"] or not row["carriers"]:
+        if word not in words:
             other.extend(range(start, stop))
             continue
-        first = len(word) - len(row["carriers"])
+        first = len(word) - len(row["carriers"]) if concept in scenes.SHAPES else 0
         offset = 0
         for position, piece in zip(range(start, stop), pieces, strict=True):
             if offset >= first:
@@ -37,7 +39,7 @@ def carriers(row: dict[str, str], tokenized: Any) -> tuple[list[int], list[int]]
 def relevance(
     encoder: Any, concept: str, rows: Sequence[dict[str, str]], similarity: str, **options: Any
 ) -> dict[str, float]:
-    """How far relevance tells the tokens that carry a shape from the others, over the prompts that show it.
+    """How far relevance tells the tokens that carry a concept from the others, over the prompts that show it.
 
     Returns:
         auc: probability that a carrier scores above another token; gap: mean over prompts of (lowest carrier − highest
@@ -52,10 +54,10 @@ def relevance(
     low: list[float] = []
     gaps: list[tuple[str, float]] = []
     for row in rows:
-        if row["shape"] != concept or row["kind"] == "neutral":
+        if concept not in (row["shape"], row["style"]) or (concept in scenes.SHAPES and row["kind"] == "neutral"):
             continue
         scores = adaptive.relevance(row["prompt"]).relevance
-        own, other = carriers(row, encoder.tokenize(row["prompt"]))
+        own, other = carriers(row, encoder.tokenize(row["prompt"]), concept)
         mine, theirs = [float(scores[i] or 0.0) for i in own], [float(scores[i] or 0.0) for i in other]
         high += mine
         low += theirs
@@ -75,8 +77,8 @@ def relevance(
 def relevance_table(
     encoder: Any, rows: Sequence[dict[str, str]], similarity: str, **options: Any
 ) -> dict[str, dict[str, float]]:
-    """`relevance` for every shape."""
-    return {shape: relevance(encoder, shape, rows, similarity, **options) for shape in scenes.SHAPES}
+    """`relevance` for every shape and every style."""
+    return {name: relevance(encoder, name, rows, similarity, **options) for name in (*scenes.SHAPES, *scenes.STYLES)}
 
 
 def images(pipe: Any, prompts: Sequence[str], *, seed: int = 0, batch: int = 64, **options: Any) -> torch.Tensor:

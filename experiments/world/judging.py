@@ -75,8 +75,8 @@ def degraded(x: Tensor, source: torch.Generator) -> Tensor:
     return (x + 0.8 * amount * (blurred - x) + speckle).clamp(0, 1)
 
 
-def train(file: Path, *, minutes: float, seed: int = 0, batch: int = 128, rate: float = 3e-3) -> None:
-    """Trains for a time and saves the judge (fp16 safetensors)."""
+def train(file: Path, *, steps: int, seed: int = 0, batch: int = 128, rate: float = 3e-3) -> None:
+    """Trains and saves the judge (fp16 safetensors)."""
     from safetensors.torch import save_file
 
     torch.manual_seed(seed)
@@ -86,7 +86,7 @@ def train(file: Path, *, minutes: float, seed: int = 0, batch: int = 128, rate: 
     rows, size = scenes.sample_scenes(8192, source), 3072
     images, none = scenes.render(rows, source), garbled(size, source)
     start, step = time.monotonic(), 0
-    while (part := (time.monotonic() - start) / (60 * minutes)) < 1:
+    while (part := step / steps) < 1:
         for group in optimiser.param_groups:
             group["lr"] = max(1e-5, rate * min(1.0, step / 100) * (0.5 + 0.5 * math.cos(math.pi * part)))
         if step and step % 60 == 0:

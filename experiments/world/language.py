@@ -20,6 +20,7 @@ __all__ = [
     "CONTEXT",
     "MERGES",
     "NEUTRAL",
+    "STYLE_WORDS",
     "SYNONYMS",
     "Caption",
     "build_tokenizer",
