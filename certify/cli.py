@@ -152,7 +152,7 @@ def prompt(
     settings: Settings,
     text: Prompt,
     unet: UNet = None,
-    rho: Annotated[float, typer.Option(help="Radius of the statement, in units of the noise.")] = 0.5,
+    rho: Annotated[float, typer.Option(help="Radius of the statement, in units of the noise.")] = 1.0,
     n: Draws = 10_000,
     alpha: Alpha = 1e-3,
     out_dir: Annotated[Path | None, typer.Option("--out", help="Folder for the results.", show_default=False)] = None,
@@ -366,19 +366,29 @@ def generate(
     settings: Settings,
     text: Prompt,
     unet: UNet = None,
-    steps: Annotated[int | None, typer.Option(help="Sampler steps. [default: the model's own]")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale. [default: the model's own]")] = None,
+    steps: Annotated[int | None, typer.Option(help="Sampler steps. [default: 50; embedded model: 8]")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale. [default: 7.5; embedded model: 2]")] = None,
     images: Annotated[int, typer.Option(help="Pairs of images.")] = 4,
     out_dir: Annotated[Path | None, typer.Option("--out", help="Picture to write. [default: runs/…]")] = None,
 ) -> None:
     """Generate undefended and defended images side by side, from the same initial noise."""
+    from certify import world
     from certify.generate import side_by_side
 
     path = out_dir if out_dir is not None else Path("runs") / f"{_slug(text)}.png"
     adaptive, pipe = settings.whole(unet)
     _show_tokens(text, adaptive)
     with out.status("generating"):
-        picture = side_by_side(pipe, adaptive, text, images=images, seed=settings.seed, steps=steps, guidance=guidance)
+        own = world.DEFAULTS if settings.model is None else {"num_inference_steps": 50, "guidance_scale": 7.5}
+        picture = side_by_side(
+            pipe,
+            adaptive,
+            text,
+            images=images,
+            seed=settings.seed,
+            steps=own["num_inference_steps"] if steps is None else steps,
+            guidance=own["guidance_scale"] if guidance is None else guidance,
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
     out.print(f"above: undefended; below: defended, same initial noise\nwritten: {path}", soft_wrap=True)

@@ -13,16 +13,7 @@ if TYPE_CHECKING:
 
     from certify.adaptive import AdaptiveMedianSmoother
 
-__all__ = ["defaults", "pair", "side_by_side"]
-
-
-def defaults(pipe: Any) -> dict[str, Any]:
-    """Sampler settings for a pipeline: the embedded model's own, else 50 steps and guidance 7.5, Stable Diffusion's."""
-    from certify import world
-
-    if int(getattr(pipe.unet.config, "sample_size", 0)) == 8:
-        return dict(world.DEFAULTS)
-    return {"num_inference_steps": 50, "guidance_scale": 7.5}
+__all__ = ["pair", "side_by_side"]
 
 
 def pair(
@@ -32,8 +23,8 @@ def pair(
     *,
     images: int = 1,
     seed: int = 0,
-    steps: int | None = None,
-    guidance: float | None = None,
+    steps: int = 50,
+    guidance: float = 7.5,
 ) -> tuple[list[Image], list[Image]]:
     """Undefended and defended images of a prompt; the i-th of both start from the same noise.
 
@@ -43,17 +34,16 @@ def pair(
         prompt: not empty.
         images: how many of each.
         seed: of the initial noise and of the smoothing noise.
-        steps, guidance: sampler settings; None: `defaults(pipe)`.
+        steps, guidance: sampler settings; the defaults are Stable Diffusion's, `certify.world.DEFAULTS` the embedded model's.
 
     Returns:
         (undefended, defended), lists of PIL images.
     """
     count, seed = _validate.count("images", images), _validate.seed_value(seed)
-    settings = defaults(pipe)
-    if steps is not None:
-        settings["num_inference_steps"] = _validate.count("steps", steps)
-    if guidance is not None:
-        settings["guidance_scale"] = _validate.positive("guidance", guidance)
+    settings = {
+        "num_inference_steps": _validate.count("steps", steps),
+        "guidance_scale": _validate.positive("guidance", guidance),
+    }
     smoothed = adaptive.pipeline_inputs([prompt] * count, seed=seed)
     plain = {"prompt_embeds": adaptive.encoder.plain([prompt] * count)}
     plain["negative_prompt_embeds"] = adaptive.encoder.plain([""] * count)

@@ -21,7 +21,7 @@ __all__ = ["DEFAULTS", "SMOOTHING", "load_image_tower", "load_judge", "path", "p
 
 _FOLDER = Path(__file__).resolve().parent
 
-DEFAULTS = {"num_inference_steps": 8, "guidance_scale": 2.0}
+DEFAULTS: dict[str, Any] = {"num_inference_steps": 8, "guidance_scale": 2.0}
 """What to call the pipeline with."""
 
 

@@ -7,6 +7,7 @@
     denoiser     the U-Net, on what the second and third made                    26 minutes, two cores
     ship         everything as fp16 safetensors into certify/world               seconds
     gates        prints what the shipped model reaches                           minutes
+    tune         prints what settings of the smoother do on the tune split        a minute
     grid         a picture of generated images
 
 Stages work in a folder (`--work`, default runs/world) and can be repeated one by one. All of them are seeded; the same
@@ -25,7 +26,7 @@ import torch
 from experiments.world import language, prompts, scenes
 
 PACKAGE = Path(__file__).resolve().parents[2] / "certify" / "world"
-STAGES = ("prompts", "clip", "autoencoder", "judge", "denoiser", "ship", "gates", "grid")
+STAGES = ("prompts", "clip", "autoencoder", "judge", "denoiser", "ship", "gates", "tune", "grid")
 
 
 def main() -> None:
@@ -67,6 +68,10 @@ def main() -> None:
         from experiments.world import gates
 
         gates.show()
+    elif a.stage == "tune":
+        from experiments.world import gates
+
+        gates.tune()
     else:
         from experiments.world import gates
 

@@ -9,7 +9,7 @@ import torch
 
 from experiments.world import language, scenes
 
-__all__ = ["generate", "images", "relevance", "relevance_table"]
+__all__ = ["generate", "grid", "images", "relevance", "relevance_table", "show", "tune"]
 
 
 def carriers(row: dict[str, str], tokenized: Any, concept: str) -> tuple[list[int], list[int]]:
@@ -198,6 +198,46 @@ def noise_table(
         right = [sum(a == values[row[i]] for a, row in zip(seen[name], rows, strict=True)) / count
                  for i, (name, values) in enumerate((("shape", scenes.SHAPES), ("colour", scenes.COLOURS)))]  # fmt: skip
         print(f"  σ = {sigma:4.2f} spreads: shape {right[0]:.3f}, colour {right[1]:.3f}", flush=True)
+
+
+def tune(concept: str = "circle") -> None:
+    """Prints what settings of the smoother do on the tune split: how often the concept still shows, and others still do."""
+    from certify import world
+    from certify.adaptive import AdaptiveMedianSmoother
+    from certify.models import load_pipeline
+
+    pipe, judge = load_pipeline(), world.load_judge()
+    pipe.set_progress_bar_config(disable=True)
+    rows = world.prompts("tune")
+    mine = [row["prompt"] for row in rows if row["shape"] == concept]
+    other = [row for row in rows if row["shape"] not in ("", concept)][:96]
+
+    def seen(embeds: torch.Tensor, empty: torch.Tensor) -> tuple[str, ...]:
+        sources = [torch.Generator().manual_seed(i) for i in range(len(embeds))]
+        made = pipe(
+            prompt_embeds=embeds,
+            negative_prompt_embeds=empty.expand(len(embeds), -1, -1),
+            generator=sources,
+            output_type="pt",
+            **world.DEFAULTS,
+        ).images
+        return judge.judge(made).labels["shape"]
+
+    def line(name: str, encode: Any, empty: torch.Tensor) -> None:
+        shown = sum(label == concept for label in seen(encode(mine), empty)) / len(mine)
+        labels = seen(encode([row["prompt"] for row in other]), empty)
+        right = sum(label == row["shape"] for label, row in zip(labels, other, strict=True)) / len(other)
+        print(f"{name:<36} {concept} {shown:.3f} of {len(mine)}   others right {right:.3f} of {len(other)}", flush=True)
+
+    for similarity in ("end-of-text", "flattened"):
+        for sigma0, k in ((0.02, 9), (0.05, 6), (0.1, 4), (0.1, 6), (0.1, 9), (0.2, 4), (0.2, 6), (0.45, 9)):
+            adaptive = AdaptiveMedianSmoother.from_pipeline(
+                pipe, [concept], sigma0_relative=sigma0, k=k, similarity=similarity
+            )
+            empty = adaptive.encoder.plain([""])
+            if similarity == "end-of-text" and sigma0 == 0.02:
+                line("undefended", adaptive.encoder.plain, empty)
+            line(f"{similarity}, σ₀ = {sigma0:g} spreads, k = {k}", adaptive.encode, empty)
 
 
 def grid(file: Any, columns: int = 12) -> None:
