@@ -26,7 +26,7 @@ lint: $(READY) ## style and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-world-gates: $(READY) ## measure the embedded model (minutes)
+world-gates: $(READY) ## measure the embedded model (a minute)
 	$(VENV)/bin/python -m experiments.world gates
 
 clean: ## remove the virtual environment and caches

@@ -133,7 +133,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def main() -> None:
-    """Runs the command line. Misuse prints one line and exits with 2; an interrupt exits with 130."""
+    """Runs the command line. Misuse prints one line and exits with 2; Ctrl-C exits with 130, having written nothing."""
     try:
         app()
     except (ValueError, TypeError, FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError) as error:
@@ -141,9 +141,6 @@ def main() -> None:
             raise
         err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        err.print("interrupted: nothing was written")
-        sys.exit(130)
 
 
 @app.command()
@@ -380,6 +377,7 @@ def generate(
     _show_tokens(text, adaptive)
     with out.status("generating"):
         own = world.DEFAULTS if settings.model is None else {"num_inference_steps": 50, "guidance_scale": 7.5}
+        pipe.set_progress_bar_config(disable=settings.model is None)
         picture = side_by_side(
             pipe,
             adaptive,

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from certify.bounds import BoundCurve
 from certify.certificate import ClaimedCurve
@@ -70,7 +69,7 @@ def plot_curve(
             linestyle="-" if curve.simultaneous else ":",
             marker=marker,
             color=colour,
-            label=f"{name}, {scope}, 1 − α = {1 - curve.alpha:.6g}, n = {curve.n:,}",
+            label=f"{name}, {scope}, α = {curve.alpha:.2g}, n = {curve.n:,}",
         )
         silent = [r for r, v in zip(curve.rhos, curve.values, strict=True) if not math.isfinite(v)]
         if silent:
@@ -116,7 +115,7 @@ def plot_token_noise(
     spread: float | None = None,
     title: str | None = None,
 ) -> Figure:
-    """The noise σ of every token, and the relevance it comes from.
+    """The noise σ of every token on a logarithmic scale, and the relevance it comes from.
 
     Args:
         tokens: names, in the order of the positions.
@@ -132,31 +131,31 @@ def plot_token_noise(
         raise ValueError(
             f"tokens, sigma, relevance have {len(tokens)}, {len(sigma)}, {len(relevance)} entries: must be as many"
         )
-    figure, axes = _axes(max(4.5, 0.55 * len(tokens) + 1.6), 3.4)
+    figure, axes = _axes(max(4.5, 0.55 * len(tokens) + 1.6), 3.6)
     places = range(len(tokens))
-    axes.bar(places, sigma, color=BLUE, width=0.7)
-    top = max([*sigma, spread or 0.0], default=1.0) or 1.0
+    shown = [s for s in [*sigma, spread or 0.0] if s > 0] or [1.0]
+    floor, top = min(shown) / 3, max(shown) * 6
+    axes.set_yscale("log")
+    axes.set_ylim(floor, top)
+    axes.bar(places, [max(s, floor) for s in sigma], color=BLUE, width=0.7, zorder=2)
+    if spread is not None:
+        axes.axhline(
+            spread, color=ORANGE, linestyle="--", linewidth=1.2, zorder=1, label="spread of the token embeddings"
+        )
+        figure.legend(frameon=False, fontsize=9, loc="outside lower left")
     for i in places:
         score = relevance[i]
-        text = "no noise" if sigma[i] == 0 else f"{sigma[i]:.3g}"
-        if score is not None:
-            text += f"\n({score:+.2f})"
+        text = "no\nnoise" if sigma[i] == 0 else f"{sigma[i]:.2g}" + ("" if score is None else f"\n({score:+.2f})")
         axes.annotate(
-            text, (i, sigma[i]), xytext=(0, 3), textcoords="offset points", ha="center", fontsize=8, color="black"
-        )
-    if spread is not None:
-        axes.axhline(spread, color=GREY, linestyle="--", linewidth=1.2)
-        axes.annotate(
-            f"spread of the token embeddings: {spread:.3g}",
-            (0, spread),
-            xycoords=("axes fraction", "data"),
-            xytext=(4, 3),
+            text,
+            (i, max(sigma[i], floor)),
+            xytext=(0, 3),
             textcoords="offset points",
-            color=GREY,
+            ha="center",
             fontsize=8,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+            zorder=3,
         )
-    axes.set_ylim(0, 1.22 * top)
-    axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.set_xticks(list(places), [str(t) for t in tokens], rotation=45 if len(tokens) > 6 else 0, ha="center")
     axes.set_ylabel("noise σ (relevance)")
     if title:

@@ -147,7 +147,7 @@ def test_concepts(run):
         (("prompt", PROMPT, "--alpha", "2"), "alpha = 2.0"),
         (("prompt", PROMPT, "--n", "0"), "n = 0"),
         (("prompt", PROMPT, "--model", "no/such/folder"), "no/such/folder"),
-        (("prompt", "circle " * 40), "context"),
+        (("prompt", "circle " * 40), "must have at most 20"),
         (("prompt", PROMPT, "--sigma0", "-1"), "sigma0 = -1.0"),
         (("curve", PROMPT, "--rhos", "1,x"), "rhos = '1,x'"),
         (("curve", PROMPT, "--rhos", "2,1"), "increasing"),
@@ -174,7 +174,7 @@ def test_interrupt(run, monkeypatch):
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_adaptive", stopped)
+    monkeypatch.setattr(cli.Settings, "text_only", stopped)
     code, _, err = run("prompt", PROMPT)
-    assert (code, "interrupted" in err) == (130, True)
+    assert (code, "Traceback" in err) == (130, False)
     assert not Path("runs").exists()
