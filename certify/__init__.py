@@ -13,6 +13,7 @@ from certify.certificate import Certificate, Claim
 from certify.confidence import plan
 from certify.ellipsoid import Ellipsoid
 from certify.noise import GaussianNoise
+from certify.replicas import deployed_distance, event_bound, statistic_bound
 from certify.smoothers import MeanSmoother, MedianSmoother
 from certify.statements import bound_curve, certified_radius, mse_bound, percentile_bounds
 from certify.support import Support, layer_norm_support
@@ -36,11 +37,14 @@ __all__ = [
     "Support",
     "bound_curve",
     "certified_radius",
+    "deployed_distance",
+    "event_bound",
     "layer_norm_support",
     "load_pipeline",
     "mse_bound",
     "percentile_bounds",
     "plan",
+    "statistic_bound",
 ]
 
 

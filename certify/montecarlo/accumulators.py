@@ -18,7 +18,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-__all__ = ["Accumulator", "AllDraws", "ExtremeRanks", "pool"]
+__all__ = ["Accumulator", "AllDraws", "Counts", "ExtremeRanks", "pool"]
 
 
 class Accumulator(Protocol):
@@ -107,6 +107,34 @@ class ExtremeRanks:
             flat = torch.cat([flat[:, : self.low], flat[:, flat.shape[1] - self.high :]], dim=1)
         ordered = flat.t().reshape(flat.shape[1], *rows.shape[1:])
         self._held, self._rows, self._sorted = [ordered], ordered.shape[0], True
+
+
+class Counts:
+    """How often a 0/1 output was 1, shape (*output): memory does not grow with n.
+
+    Raises:
+        ValueError: on `update`, an output that is neither 0 nor 1.
+    """
+
+    key = "counts"
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.ones: Tensor | int = 0
+
+    def widened(self, other: Counts) -> Counts:
+        return Counts()
+
+    def update(self, outputs: Tensor) -> None:
+        wrong = outputs[(outputs != 0) & (outputs != 1)]
+        if wrong.numel():
+            raise ValueError(f"event returned {wrong.flatten()[0].item()!r}: must be 0 or 1, or a boolean")
+        self.count += outputs.shape[0]
+        self.ones = self.ones + outputs.to(torch.int64).sum(dim=0)
+
+    def merge(self, other: Counts) -> None:
+        self.count += other.count
+        self.ones = self.ones + other.ones
 
 
 class AllDraws:

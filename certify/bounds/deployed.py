@@ -1,0 +1,140 @@
+"""T5: what can be said of the smoother that is deployed, with K noisy copies, rather than of an ideal one.
+
+Statement. Let S(z_1, …, z_K) be any scalar statistic of K noisy copies z_k = y + G_k of one input, with internal
+randomness of its own if it likes. Its percentiles obey T1 with ρ replaced by √K ρ: for every ‖δ‖_Σ ≤ ρ the percentile at q
+under y + δ is at most the one at Φ(Φ⁻¹(q) + √K ρ) under y; for a 0/1 statistic
+
+    P_{y+δ}[S = 1]  ≤  Φ(Φ⁻¹(p) + √K ρ),      p = P_y[S = 1].
+
+Proof. T1 in R^{Kd} with covariance I_K ⊗ Σ: the shift (δ, …, δ) has norm √K ‖δ‖_Σ. In full: docs/theory/t05-deployed.md.
+
+Assumes: each δ is chosen independently of the deployment noise, which is fresh and secret (a published seed voids it);
+references inside S do not depend on the draws; no draw is used in two copies. Safe direction: the bound may be too large.
+
+Reference: THEORY T5; percentiles by T3, probabilities by Clopper and Pearson (1934).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from certify.bounds.base import Run
+from certify.bounds.percentile import draws_needed
+from certify.confidence import clopper_pearson, extreme_rank
+from certify.noise import Noise, Tails
+
+__all__ = ["EventBound", "StatisticBound", "event_interval", "statistic_limits"]
+
+
+@dataclass(frozen=True)
+class StatisticBound:
+    """What `certify.statistic_bound` returns.
+
+    Attributes:
+        value: side "upper": with probability ≥ q over the deployment noise, S ≤ value; "lower": S ≥ value; "two-sided":
+            the upper end of an interval that holds S with probability ≥ q. For every ‖δ‖_Σ ≤ ρ, with confidence 1 − α.
+        lower: the lower end for "two-sided", else −∞.
+        q, side, rho, replicas, alpha, n: as asked.
+        status: "certified" or "abstained", with a `reason` that says what n would do; the value is then ±∞.
+    """
+
+    value: float
+    lower: float
+    q: float
+    side: str
+    rho: float
+    replicas: int
+    alpha: float
+    n: int
+    status: str
+    reason: str
+    run: Run = field(repr=False)
+    theorem: str = "T5"
+
+    quantity = "statistic"
+    unit = "the unit of the statistic"
+
+
+@dataclass(frozen=True)
+class EventBound:
+    """What `certify.event_bound` returns.
+
+    Attributes:
+        value: P[event] ≤ value at y + δ, over the deployment noise, for every ‖δ‖_Σ ≤ ρ, with confidence 1 − α.
+        lower: P[event] ≥ lower likewise; 0 unless two-sided.
+        successes: how often the event was seen in n draws at y.
+        rho, replicas, alpha, n, two_sided: as asked.
+        status: "abstained" where the value is 1.
+    """
+
+    value: float
+    lower: float
+    successes: int
+    two_sided: bool
+    rho: float
+    replicas: int
+    alpha: float
+    n: int
+    status: str
+    reason: str
+    run: Run = field(repr=False)
+    theorem: str = "T5"
+
+    quantity = "event"
+    unit = "probability"
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a limit: the probability left beyond the shifted percentile, and the rank that stands for it."""
+
+    tail: float
+    rank: int
+    share: float
+
+    @property
+    def needed(self) -> int | None:
+        """Draws that would have given this side a rank, if it has none; 0 if it has one."""
+        return 0 if self.rank else draws_needed(Tails(self.tail, self.tail), self.share)
+
+
+def statistic_limits(
+    n: int, noise: Noise, *, q: float, side: str, rho: float, replicas: int, alpha: float
+) -> tuple[Side | None, Side | None]:
+    """The (lower, upper) order statistics that S keeps to with probability ≥ q at every ‖δ‖_Σ ≤ ρ (T5 + T3).
+
+    Args:
+        n: draws of S at y.
+        q: probability over the deployment noise.
+        side: "upper", "lower" or "two-sided" (then 1 − q and α are shared equally by the two sides).
+        rho, replicas: radius, and copies K behind one draw.
+        alpha: failure probability of the statement.
+    """
+    both = side == "two-sided"
+    level, share = ((1 + q) / 2, alpha / 2) if both else (q, alpha)
+
+    def one(tail: float) -> Side:
+        return Side(tail, extreme_rank(n, tail, share), share)
+
+    lower = one(noise.tails(1 - level, rho, replicas).lower) if side in ("lower", "two-sided") else None
+    upper = one(noise.tails(level, rho, replicas).upper) if side in ("upper", "two-sided") else None
+    return lower, upper
+
+
+def event_interval(
+    successes: int, n: int, noise: Noise, *, rho: float, replicas: int, alpha: float, two_sided: bool
+) -> tuple[float, float]:
+    """(lower, upper) limits of P[event] at every ‖δ‖_Σ ≤ ρ: Clopper–Pearson at y, shifted by √K ρ (T5).
+
+    Args:
+        successes, n: how often the event was seen.
+        rho, replicas: radius, and copies K behind one draw.
+        alpha: failure probability; shared by the two sides if `two_sided`, else all of it goes to the upper one.
+    """
+    share = alpha / 2 if two_sided else alpha
+    high = clopper_pearson(successes, n, share, "upper")
+    upper = 1.0 if high >= 1 else 1.0 - noise.tails(high, rho, replicas).upper
+    if not two_sided:
+        return 0.0, upper
+    low = clopper_pearson(successes, n, share, "lower")
+    return (0.0 if low <= 0 else noise.tails(low, rho, replicas).lower), upper
