@@ -439,8 +439,16 @@ class Certificate:
         if claim.outputs != lower.numel():
             return f"it states {claim.outputs} outputs, its box has {lower.numel()}"
         stated = claim.tolerance if claim.quantity == "radius" else claim.value
-        if claim.quantity == "percentile" or stated is None or claim.reference == "population":
+        if claim.quantity == "percentile" or stated is None:
             return ""
+        if claim.reference == "population":
+            # The reference lies in the box, so one of its two sides is at least half the box away from it.
+            implied = float(((upper - lower) / 2).square().sum())
+            return (
+                ""
+                if stated >= implied * (1 - 1e-9)
+                else f"it states {stated:.6g}, its box implies {implied:.6g} or more"
+            )
         implied = box_distance(lower, upper, self.tensors["center"], self.tensors["center"])
         if "support.gain" in self.tensors:
             held = Support(lower, upper, self.tensors["support.gain"], self.tensors["support.offset"])

@@ -468,3 +468,12 @@ def test_results_about_different_things_are_refused(results):
         Certificate.of(results[0], mse_bound(f, Y, 0.5, **options))
     with pytest.raises(ValueError, match="different references"):
         Certificate.of(results[0], mse_bound(f, Y, NOISE, **options, center=torch.zeros(2, 2)))
+
+
+def test_check_refutes_a_value_too_small_for_its_box_whatever_the_reference_is_said_to_be() -> None:
+    y = torch.zeros(3)
+    bound = mse_bound(lambda z: 2 * z, y, 0.25, rho=1.0, n=2000)
+    honest = mse_bound(lambda z: 2 * z, y, 0.25, rho=1.0, n=2000, reference="population")
+    tampered = Certificate.of(dataclasses.replace(bound, reference="population", value=1e-3))
+    assert tampered.check(lambda z: 2 * z, y).refuted
+    assert not Certificate.of(honest).check(lambda z: 2 * z, y).refuted
