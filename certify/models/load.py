@@ -93,7 +93,7 @@ def load_pipeline(
         ValueError: another family of models (SDXL, SD3, Flux, …), code in the folder, pickled weights only, or an
             overlay that does not fit.
     """
-    target = _dtype(dtype)
+    target, place = _dtype(dtype), _device(device)
     folder = _resolve(source, revision, cache_dir, local_files_only)
     if folder is None:
         folder = _download_pipeline(str(source), revision, variant, cache_dir, local_files_only)
@@ -118,7 +118,7 @@ def load_pipeline(
             raise _unreadable(source, folder, variant, error) from error
         if unet is not None:
             overlay_unet(pipe.unet, unet)
-        pipe.to(device=torch.device(device or "cpu"), dtype=target)
+        pipe.to(device=place, dtype=target)
     return pipe
 
 
@@ -139,7 +139,7 @@ def load_text_encoder(
     Returns:
         A `PromptEncoder`.
     """
-    target = _dtype(dtype)
+    target, place = _dtype(dtype), _device(device)
     folder = _resolve(source, revision, cache_dir, local_files_only)
     if folder is None:
         folder = _download_text(str(source), revision, variant, cache_dir, local_files_only)
@@ -152,7 +152,7 @@ def load_text_encoder(
         except OSError as error:
             raise _unreadable(source, folder, variant, error) from error
         text_encoder = _load_part(CLIPTextModel, folder, "text_encoder", source, variant)
-        text_encoder.to(device=torch.device(device or "cpu"), dtype=target)
+        text_encoder.to(device=place, dtype=target)
     return PromptEncoder(tokenizer, text_encoder)
 
 
@@ -181,6 +181,15 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     if not isinstance(value, torch.dtype) or not value.is_floating_point:
         raise ValueError(f"dtype = {dtype!r}: must be a floating-point torch dtype or its name, such as 'float16'")
     return value
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    try:
+        place = torch.device(device or "cpu")
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device = {str(device)!r}: must be a device that this machine and this torch have") from error
+    return place
 
 
 def _resolve(

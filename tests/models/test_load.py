@@ -333,3 +333,11 @@ class TestHub:
         error = load._unreachable("a/b", OSError("Could not find the necessary `safetensors` weights in {...}"))
         assert isinstance(error, ValueError)
         assert "pickled, which is refused" in str(error)
+
+
+def test_a_device_that_is_not_there_is_refused_in_one_line() -> None:
+    missing = ["nonsense", *([] if torch.cuda.is_available() else ["cuda"])]
+    for device in missing:
+        for loader in (load_pipeline, load_text_encoder):
+            with pytest.raises(ValueError, match=f"device = '{device}': must be a device"):
+                loader(device=device)
