@@ -31,7 +31,7 @@ from scipy.stats import binom
 from torch import Tensor
 
 from certify import _validate
-from certify.bounds import BoundCurve, CertifiedRadius, MSEBound, PercentileBounds, Run
+from certify.bounds import METHODS, BoundCurve, CertifiedRadius, MSEBound, PercentileBounds, Run
 from certify.bounds.mse import box_distance
 from certify.ellipsoid import Ellipsoid
 from certify.montecarlo import Function, draw
@@ -220,7 +220,8 @@ class Certificate:
                 one noise.
             model: the module or pipeline behind f, for a SHA-256 over its named tensors; None: the record says that f was
                 a plain callable.
-            keep_input: whether the input y itself is stored. Without it only its hash is: the prompt cannot be read off.
+            keep_input: whether the input y itself is stored; without it only its hash is. σ, the reference and the boxes
+                stay: who has the model can test guesses of a prompt against them.
             **provenance: anything else worth recording, as JSON values.
 
         Raises:
@@ -233,6 +234,10 @@ class Certificate:
         for run in runs[1:]:
             if not torch.equal(run.y, first.y) or run.policy != first.policy or not _same_noise(run, first):
                 raise ValueError("results are about different inputs, noises or policies: one certificate is about one")
+            if (run.seed, run.dtype, run.device) != (first.seed, first.dtype, first.device):
+                raise ValueError(
+                    "results come from different seeds, dtypes or devices: one certificate records one of each"
+                )
         flat = [part for result in results for part in (result.points if isinstance(result, BoundCurve) else [result])]
         total = sum(part.alpha for part in flat)
         tensors: dict[str, Tensor] = {"sigma": _sigma(first)}
@@ -350,7 +355,13 @@ class Certificate:
             raise ValueError(f"{path / _TENSORS}: holds no tensor 'sigma'")
         if not claims:
             raise ValueError(f"{path / _JSON}: holds no claims")
-        return cls(claims, provenance, tensors)
+        certificate = cls(claims, provenance, tensors)
+        stated = record.get("alpha")
+        if not isinstance(stated, (int, float)) or not math.isclose(stated, certificate.alpha, rel_tol=1e-9):
+            raise ValueError(
+                f"{path / _JSON}: alpha = {stated!r} is not the sum over its claims, {certificate.alpha!r}"
+            )
+        return certificate
 
     def check(
         self,
@@ -594,10 +605,24 @@ def _decode(entry: dict[str, Any]) -> Claim:
         number = values[name]
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not least <= number <= most:
             raise ValueError(f"a claim has {name} = {number!r}: must be a number in [{least:g}, {most:g}]")
+    needed = {"mse": {"value"}, "radius": {"value", "tolerance"}}.get(values["quantity"], set())
     for name in ("value", "tolerance"):
         number = values[name]
-        if number is not None and (not isinstance(number, (int, float)) or not number >= 0):
-            raise ValueError(f"a claim has {name} = {number!r}: must be null or a number >= 0")
+        if number is None and name not in needed:
+            continue
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not number >= 0:
+            raise ValueError(
+                f"a claim has {name} = {number!r}: must be a number >= 0 for quantity {values['quantity']!r}"
+            )
+    for name in ("n", "outputs", "replicas"):
+        number = values[name]
+        if (isinstance(number, bool) or not isinstance(number, int) or number < 1) and (name, number) != (
+            "replicas",
+            None,
+        ):
+            raise ValueError(f"a claim has {name} = {number!r}: must be a whole number >= 1")
+    if not values["alpha"] > 0:
+        raise ValueError(f"a claim has alpha = {values['alpha']!r}: must be > 0")
     for name, allowed in _WORDS:
         if values[name] not in allowed:
             raise ValueError(f"a claim has {name} = {values[name]!r}: must be one of {', '.join(map(repr, allowed))}")
@@ -609,6 +634,10 @@ _WORDS = (
     ("quantity", ("mse", "radius", "percentile")),
     ("status", ("certified", "abstained")),
     ("scope", ("single", "pointwise", "simultaneous")),
+    ("theorem", ("T1", *(kind.theorem for kind in METHODS.values()))),
+    ("smoother", ("percentile", *(smoother for smoother, _ in METHODS))),
+    ("method", ("order statistics", *(method for _, method in METHODS))),
+    ("reference", ("center", "population", "none")),
 )
 
 

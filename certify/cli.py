@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -136,7 +137,7 @@ def main() -> None:
     """Runs the command line. Misuse prints one line and exits with 2; Ctrl-C exits with 130, having written nothing."""
     try:
         app()
-    except (ValueError, TypeError, FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError) as error:
+    except (ValueError, TypeError, OSError) as error:
         if os.environ.get("CERTIFY_TRACEBACK"):
             raise
         err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
@@ -159,6 +160,9 @@ def prompt(
     from certify import plots
     from certify.adaptive.certification import certify_prompt
 
+    _check_numbers(rho=rho, alpha=alpha, n=n)
+    folder = _fresh(out_dir, text, private)
+    edited = _unet_record(settings.model, unet)
     adaptive = settings.text_only()
     _show_tokens(text, adaptive)
     with _progress(adaptive, text, n) as tick:
@@ -168,28 +172,29 @@ def prompt(
             rho=rho,
             alpha=alpha,
             private=private,
-            unet=_unet_record(settings.model, unet),
+            unet=edited,
             source={"model": settings.model, "concepts": settings.concepts},
             **settings.draws(n, tick),
         )
     _show_certificate(certificate)
-    folder = _fresh(out_dir, text, private)
     certificate.save(folder)
     title = None if private else text
     noise = certificate.provenance["token_noise"]
     shown = [i for i, kind in enumerate(noise["kinds"]) if kind != "padding"]
     names = noise.get("tokens") or [f"#{i}" for i in range(len(noise["kinds"]))]
-    plots.plot_token_noise(
-        [_plain(names[i]) for i in shown],
-        [noise["sigma"][i] for i in shown],
-        [noise["relevance"][i] for i in shown],
-        spread=certificate.provenance["token_spread"],
-        title=title,
-    ).savefig(folder / "noise.png")
-    curve = certificate.curve
-    if curve is not None:
-        _curve_picture(certificate, title).savefig(folder / "curve.png")
-    _written(folder, "certificate.json", "tensors.safetensors", "noise.png", "curve.png")
+    _draw(
+        plots.plot_token_noise(
+            [_plain(names[i]) for i in shown],
+            [noise["sigma"][i] for i in shown],
+            [noise["relevance"][i] for i in shown],
+            spread=certificate.provenance["token_spread"],
+            title=title,
+        ),
+        folder / "noise.png",
+    )
+    _draw(_curve_picture(certificate, title), folder / "curve.png")
+    out.print(Text(f"written: {folder}/ ({', '.join(_FILES)})"), soft_wrap=True)
+    out.print(Text(f"check it again: certify check {folder}{' --prompt …' if private else ''}"), soft_wrap=True)
 
 
 @app.command()
@@ -207,6 +212,7 @@ def radius(
     from certify import certified_radius
     from certify.adaptive.certification import yardstick
 
+    _check_numbers(alpha=alpha, n=n)
     adaptive = settings.text_only()
     problem, stick = adaptive.problem(text), yardstick(adaptive, text)
     with _progress(adaptive, text, n) as tick:
@@ -221,7 +227,7 @@ def radius(
             **settings.draws(n, tick),
         )
     if r.status == "abstained":
-        out.print(f"[bold]No radius is certified.[/] {escape(r.reason)}.")
+        out.print(f"[bold]No radius is certified[/]: {escape(r.reason)}.")
         return
     out.print(
         f"[bold]ρ = {r.rho:.4f}[/]: for every ‖δ‖_Σ ≤ ρ the smoothed encoding stays within squared distance "
@@ -256,11 +262,14 @@ def curve(
     from certify import bound_curve, plots
     from certify.adaptive.certification import yardstick
 
-    adaptive = settings.text_only()
+    _check_numbers(alpha=alpha, n=n)
+    if picture is not None:
+        _picture("picture", picture, (".png", ".svg", ".pdf"))
     try:
         radii = [float(r) for r in rhos.split(",")]
     except ValueError:
         raise ValueError(f"rhos = {rhos!r}: must be numbers separated by commas") from None
+    adaptive = settings.text_only()
     problem, stick = adaptive.problem(text), yardstick(adaptive, text)
     with _progress(adaptive, text, n) as tick:
         k_ = bound_curve(
@@ -280,8 +289,8 @@ def curve(
     )
     _not_covered(adaptive.policy)
     if picture is not None:
-        plots.plot_curve(k_, yardstick=stick.distance, yardstick_label="without the concept", title=text).savefig(
-            picture
+        _draw(
+            plots.plot_curve(k_, yardstick=stick.distance, yardstick_label="without the concept", title=text), picture
         )
         out.print(f"written: {picture}", soft_wrap=True)
 
@@ -324,10 +333,12 @@ def check(
     text = text or certificate.provenance.get("prompt")
     if text is None:
         raise ValueError("the certificate leaves its prompt out: give it with --prompt")
-    dtype = certificate.provenance["dtype"]
-    encoder = load_text_encoder(model or source.get("model"), device=device, dtype=dtype)
+    if certificate.provenance.get("quantity", "embedding") != "embedding":
+        raise ValueError("the certificate is not about a text encoding: check it from Python, with Certificate.check")
+    dtype = certificate.provenance.get("dtype")
+    encoder = load_text_encoder(model or source.get("model"), device=_device(device), dtype=dtype)
     digests = (certificate.provenance.get("model") or {}).get("sha256") or {}
-    if digests.get("module") != fingerprint(encoder.text_encoder):
+    if fingerprint(encoder.text_encoder) not in (digests.get("module"), digests.get("text_encoder")):
         raise ValueError("the text encoder is not the one that this certificate is about: its SHA-256 differs")
     tokenized = encoder.tokenize(text)
     started = time.perf_counter()
@@ -372,7 +383,9 @@ def generate(
     from certify import world
     from certify.generate import side_by_side
 
-    path = out_dir if out_dir is not None else Path("runs") / f"{_slug(text)}.png"
+    path = (
+        _unused(Path("runs") / f"{_slug(text)}.png") if out_dir is None else _picture("out", out_dir, (".png", ".jpg"))
+    )
     adaptive, pipe = settings.whole(unet)
     _show_tokens(text, adaptive)
     with out.status("generating"):
@@ -398,6 +411,7 @@ def concepts(
     pairs: Annotated[int, typer.Option(help="How many pairs to show.")] = 5,
 ) -> None:
     """The concepts that come with the toolkit. A file of your own goes wherever a name does."""
+    from certify import _validate
     from certify.adaptive import Concept, available_concepts
 
     if name is None:
@@ -406,8 +420,8 @@ def concepts(
             table.add_row(entry, str(len(Concept.load(entry).pairs)))
         out.print(table)
         return
-    loaded = Concept.load(name)
-    table = _table("with", "without")
+    loaded, pairs = Concept.load(name), _validate.count("pairs", pairs)
+    table = _table("positive", "negative")
     for positive, negative in list(loaded.pairs)[:pairs]:
         table.add_row(escape(positive), escape(negative))
     out.print(table)
@@ -569,23 +583,51 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _written(folder: Path, *names: str) -> None:
-    there = [name for name in names if (folder / name).exists()]
-    out.print(Text(f"written: {folder}/ ({', '.join(there)})"), soft_wrap=True)
-    out.print(Text(f"check it again: certify check {folder}"), soft_wrap=True)
+_FILES = ("certificate.json", "tensors.safetensors", "noise.png", "curve.png")
 
 
 def _fresh(folder: Path | None, text: str, private: bool) -> Path:
-    if folder is not None:
-        if (folder / "certificate.json").exists():
-            raise FileExistsError(f"out = {str(folder)!r}: holds a certificate already; choose another folder")
-        return folder
-    base = Path("runs") / ("private" if private else _slug(text))
-    number = 1
-    while (candidate := base if number == 1 else base.with_name(f"{base.name}-{number}")).exists():
+    """Where a certificate goes: the folder given, if it holds none of our files yet, else a new one below runs/."""
+    if folder is None:
+        return _unused(Path("runs") / ("private" if private else _slug(text)))
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"out = {str(folder)!r}: is a file; must be a folder")
+    if any((folder / name).exists() for name in _FILES):
+        raise FileExistsError(f"out = {str(folder)!r}: holds a certificate already; choose another folder")
+    return folder
+
+
+def _unused(path: Path) -> Path:
+    number, candidate = 1, path
+    while candidate.exists():
         number += 1
-    candidate.mkdir(parents=True)
+        candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
     return candidate
+
+
+def _picture(name: str, path: Path, suffixes: tuple[str, ...]) -> Path:
+    """A picture's path, checked before any work is done for it."""
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{name} = {str(path)!r}: must end in {' or '.join(suffixes)}")
+    if path.exists():
+        raise FileExistsError(f"{name} = {str(path)!r}: exists already; choose another name")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{name} = {str(path)!r}: the folder {str(path.parent)!r} does not exist")
+    return path
+
+
+def _draw(figure: Any, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a letter that the font does not have is drawn as a box
+        figure.savefig(path)
+
+
+def _check_numbers(*, n: int, alpha: float, rho: float = 1.0) -> None:
+    from certify import _validate
+
+    _validate.positive("rho", rho)
+    _validate.probability("alpha", alpha)
+    _validate.count("n", n)
 
 
 def _slug(text: str) -> str:

@@ -103,7 +103,7 @@ def plot_curve(
     axes.set_ylabel("certified squared distance")
     figure.legend(frameon=False, fontsize=9, loc="outside lower left")
     if title:
-        axes.set_title(title, fontsize=10, loc="left")
+        axes.set_title(_shortened(title, 70), fontsize=10, loc="left")
     return figure
 
 
@@ -156,11 +156,17 @@ def plot_token_noise(
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
             zorder=3,
         )
-    axes.set_xticks(list(places), [str(t) for t in tokens], rotation=45 if len(tokens) > 6 else 0, ha="center")
+    axes.set_xticks(
+        list(places), [_shortened(str(t), 14) for t in tokens], rotation=45 if len(tokens) > 6 else 0, ha="center"
+    )
     axes.set_ylabel("noise σ (relevance)")
     if title:
-        axes.set_title(title, fontsize=10, loc="left")
+        axes.set_title(_shortened(title, 60), fontsize=10, loc="left")
     return figure
+
+
+def _shortened(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:

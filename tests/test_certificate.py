@@ -210,8 +210,8 @@ def claim(**entries):
         (claim(alpha=2.0), "alpha = 2.0: must be a number"),
         (claim(p=None), "p = None: must be a number"),
         (claim(n=0), "n = 0: must be a number"),
-        (claim(value=math.nan), "value = nan: must be null or a number >= 0"),
-        (claim(value=-1.0), "value = -1.0: must be null or a number >= 0"),
+        (claim(value=math.nan), "value = nan: must be a number >= 0"),
+        (claim(value=-1.0), "value = -1.0: must be a number >= 0"),
         (claim(quantity="volume"), "quantity = 'volume': must be one of"),
         (claim(status="proven"), "status = 'proven': must be one of"),
     ],
@@ -477,3 +477,9 @@ def test_check_refutes_a_value_too_small_for_its_box_whatever_the_reference_is_s
     tampered = Certificate.of(dataclasses.replace(bound, reference="population", value=1e-3))
     assert tampered.check(lambda z: 2 * z, y).refuted
     assert not Certificate.of(honest).check(lambda z: 2 * z, y).refuted
+
+
+def test_results_of_different_seeds_are_not_one_certificate():
+    one, two = (mse_bound(lambda z: z, torch.zeros(2), 1.0, rho=0.5, n=200, seed=seed) for seed in (0, 1))
+    with pytest.raises(ValueError, match="different seeds, dtypes or devices"):
+        Certificate.of(one, two)

@@ -112,7 +112,8 @@ def certify_prompt(
         center: what distances are measured to, (tokens, width), for instance a deployed encoding; None: the smoothed
             value of pilot draws.
         private: leave out the prompt, its tokens and its embeddings. σ stays: how many tokens the prompt has and which of
-            them are relevant can be read from it.
+            them are relevant can be read from it. Relevance, σ, the reference and the boxes are those of the words: who has the
+            model can test guesses of a prompt against them. Private is not secret.
         batch_size, progress: as in `certify.statements.ask`.
         **provenance: more to put on record.
 

@@ -404,7 +404,10 @@ class AdaptiveMedianSmoother:
             raise ValueError("quantity = 'noise-prediction': must have a U-Net; build the smoother with from_pipeline")
         if x_t is None or t is None:
             raise ValueError(f"x_t = {x_t!r}, t = {t!r}: both must be given for quantity = 'noise-prediction'")
-        latent, step = x_t, t
+        latent, step = _validate.finite_tensor("x_t", x_t), _validate.count("t", t, minimum=0)
+        if latent.ndim != 3 or latent.shape[0] != denoiser.latent_shape[0]:
+            channels = denoiser.latent_shape[0]
+            raise ValueError(f"x_t has shape {tuple(latent.shape)}: must be ({channels}, height, width)")
 
         def noise_prediction(z: Tensor) -> Tensor:
             return denoiser(latent[None], step, embedding(z))
@@ -505,7 +508,7 @@ class FrozenSmoother:
         Args:
             folder: made if it is not there.
             private: leave out the prompt, its tokens and everything that names them. σ stays: how many tokens the
-                prompt has and which of them are relevant can be read from it.
+                prompt has and which of them are relevant can be read from it, and guesses of its words tested.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -178,8 +178,9 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     if dtype is None:
         return torch.float32
     value = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(value, torch.dtype) or not value.is_floating_point:
-        raise ValueError(f"dtype = {dtype!r}: must be a floating-point torch dtype or its name, such as 'float16'")
+    allowed = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    if not isinstance(value, torch.dtype) or value not in allowed:
+        raise ValueError(f"dtype = {dtype!r}: must be float16, bfloat16, float32 or float64")
     return value
 
 

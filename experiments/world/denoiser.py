@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import random
 import time
@@ -146,3 +147,7 @@ def assemble(folder: Path, unet: Path, clip_folder: Path, tokenizer_folder: Path
         requires_safety_checker=False,
     )
     pipe.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    for file in folder.rglob("config.json"):  # where the parts came from is nobody's business
+        config = json.loads(file.read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -115,6 +115,38 @@ def test_radius_abstains_in_words(run):
     assert (code, "No radius is certified" in out) == (0, True)
 
 
+def test_pictures_are_checked_before_the_work_and_never_overwritten(run, tmp_path):
+    (tmp_path / "there.png").write_bytes(b"mine")
+    for arguments, message in (
+        (("curve", PROMPT, "--picture", "there.png"), "exists already"),
+        (("curve", PROMPT, "--picture", "c.foo"), "must end in .png or .svg or .pdf"),
+        (("curve", PROMPT, "--picture", "no/c.png"), "does not exist"),
+        (("generate", PROMPT, "--out", "there.png"), "exists already"),
+        (("generate", PROMPT, "--out", "g.xyz"), "must end in .png or .jpg"),
+        (("prompt", PROMPT, "--out", "there.png"), "is a file; must be a folder"),
+    ):
+        code, out, err = run(*arguments)
+        assert (code, message in err, "draws of" in out) == (2, True, False), (arguments, err)
+    assert (tmp_path / "there.png").read_bytes() == b"mine"
+
+
+def test_a_certificate_of_a_whole_pipeline_is_checked_too(run, tmp_path):
+    import certify
+
+    pipe = certify.load_pipeline()
+    adaptive = certify.AdaptiveMedianSmoother.from_pipeline(pipe, ["circle"], **certify.world.SMOOTHING)
+    p = adaptive.problem(PROMPT)
+    c = certify.mse_bound(p.f, p.y, p.noise, rho=0.5, n=300, support=p.support)
+    certify.Certificate.of(c, model=pipe).save(tmp_path / "whole")
+    code, out, _ = run("check", str(tmp_path / "whole"), "--prompt", PROMPT)
+    assert (code, "Not refuted" in out) == (0, True)
+
+
+def test_letters_the_font_does_not_have(run):
+    code, _, err = run("prompt", "圆 😀 circle", "--n", "400")
+    assert (code, "Warning" in err) == (0, False)
+
+
 def test_plan(run):
     code, out, _ = run("plan", "--rho", "2", "--outputs", "59136")
     assert (code, "808" in out) == (0, True)
@@ -149,6 +181,9 @@ def test_concepts(run):
         (("prompt", PROMPT, "--model", "no/such/folder"), "no/such/folder"),
         (("prompt", "circle " * 40), "must have at most 20"),
         (("prompt", PROMPT, "--sigma0", "-1"), "sigma0 = -1.0"),
+        (("prompt", PROMPT, "--dtype", "float8_e4m3fn"), "must be float16, bfloat16, float32 or float64"),
+        (("prompt", PROMPT, "--unet", "no/such.safetensors"), "no/such.safetensors"),
+        (("concepts", "circle", "--pairs", "-1"), "pairs = -1"),
         (("curve", PROMPT, "--rhos", "1,x"), "rhos = '1,x'"),
         (("curve", PROMPT, "--rhos", "2,1"), "increasing"),
         (("plan",), "exactly one"),
