@@ -6,8 +6,8 @@ coordinates that have noise.
 Reference: THEORY T8; the proxy radius is that of ANCER (Eiras et al. 2022).
 
 >>> e = Ellipsoid(torch.tensor([3.0, 4.0]), rho=0.5)
->>> e.l2_ball, e.linf_ball, e.proxy_radius
-(1.5, 1.2, 1.7320508075688772)
+>>> e.l2_ball, e.linf_ball, round(e.proxy_radius, 6)
+(1.5, 1.2, 1.732051)
 """
 
 from __future__ import annotations

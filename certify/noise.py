@@ -9,8 +9,8 @@ with ‖δ‖_Σ² = Σ_j δ_j²/σ_j². Every bound of the toolkit reaches the 
 another noise is one more class with these methods.
 
 >>> noise = GaussianNoise(0.5)
->>> noise.norm(torch.tensor([0.3, 0.4]))
-1.0
+>>> noise.norm(torch.tensor([1.5, 2.0]))
+5.0
 >>> GaussianNoise(torch.tensor([1.0, 0.0])).norm(torch.tensor([3.0, 0.1]))
 inf
 """

@@ -2,6 +2,7 @@
 
 A certificate speaks of an ideal smoothed function; what runs is its estimate from a few draws (13 in the paper).
 
+>>> import torch
 >>> from certify import GaussianNoise
 >>> MedianSmoother(torch.abs, GaussianNoise(0.1), n=13)(torch.tensor([2.0]), seed=0).shape
 torch.Size([1])
