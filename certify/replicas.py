@@ -18,6 +18,7 @@ from torch import Tensor
 from certify import _validate
 from certify.bounds.base import Run
 from certify.bounds.deployed import EventBound, StatisticBound, event_interval, statistic_limits
+from certify.bounds.percentile import enough
 from certify.montecarlo import Accumulator, Counts, ExtremeRanks, Function, draw, median
 from certify.noise import GaussianNoise, Noise
 
@@ -78,7 +79,7 @@ def statistic_bound(
     high = float(seen.largest(upper.rank)) if upper and upper.rank else math.inf
     missing = [part.needed for part in (lower, upper) if part and not part.rank]
     known = [needed for needed in missing if needed is not None]
-    enough = f"n >= {max(known)} is needed" if len(known) == len(missing) > 0 else "no number of draws is enough"
+    needed = max(known) if len(known) == len(missing) > 0 else None
     return StatisticBound(
         value=low if side == "lower" else high,
         lower=low if side == "two-sided" else -math.inf,
@@ -89,7 +90,9 @@ def statistic_bound(
         alpha=asked.alpha,
         n=asked.n,
         status="abstained" if missing else "certified",
-        reason=f"n = {n} draws give no limit at q = {q:g}, ρ = {rho:g}, K = {replicas}: {enough}" if missing else "",
+        reason=f"n = {n} draws give no limit at q = {q:g}, ρ = {rho:g}, K = {replicas}: {enough(needed)}"
+        if missing
+        else "",
         run=asked.run,
     )
 

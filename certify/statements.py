@@ -22,7 +22,7 @@ from torch import Tensor
 from certify import _validate
 from certify.bounds import METHODS, Evaluation, Method, Run, Setting
 from certify.bounds.mse import BoundCurve, MSEBound
-from certify.bounds.percentile import PercentileBounds, draws_needed, percentile_box, ranks
+from certify.bounds.percentile import PercentileBounds, draws_needed, enough, percentile_box, ranks
 from certify.bounds.radius import CertifiedRadius, largest_radius
 from certify.ellipsoid import Ellipsoid
 from certify.montecarlo import Accumulator, AllDraws, ExtremeRanks, Function, draw, median, pool
@@ -452,10 +452,9 @@ class _Plan:
         return self.statement.alpha / (2 * self.setting.outputs)
 
     def _too_few(self, rho: float, alpha: float, needed: int | None) -> str:
-        enough = "no number of draws is enough" if needed is None else f"n >= {needed} is needed"
         return (
             f"n = {self.setting.n} draws give no finite joint bound over {self.setting.outputs} outputs at "
-            f"ρ = {rho:.6g}, α = {alpha:.3g}: {enough}, or an a-priori support"
+            f"ρ = {rho:.6g}, α = {alpha:.3g}: {enough(needed)}, or an a-priori support"
         )
 
 

@@ -34,6 +34,7 @@ from certify.adaptive.certification import CertifyOptions, certify_prompt
 from certify.adaptive.concepts import Concept, concept_direction
 from certify.adaptive.problem import QUANTITIES, Problem
 from certify.adaptive.relevance import RelevanceScorer
+from certify.certificate import POLICIES as NOT_COVERED
 from certify.certificate import Certificate
 from certify.models.denoiser import NoisePredictor
 from certify.models.text import PromptEncoder, TokenizedPrompt
@@ -50,7 +51,7 @@ __all__ = [
     "TokenNoise",
 ]
 
-POLICIES = ("frozen",)
+POLICIES = tuple(NOT_COVERED)
 """Covariance policies (T7): what a certificate assumes about Σ. Frozen: Σ is fixed when the certificate is issued."""
 
 SPECIAL_TOKENS = ("none", "tail", "base")

@@ -116,6 +116,11 @@ def draws_needed(tails: Tails, alpha: float) -> int | None:
     return smallest_draws(tail, alpha) if tail > 1e-12 else None
 
 
+def enough(needed: int | None) -> str:
+    """In words, what `draws_needed` found."""
+    return "no number of draws is enough" if needed is None else f"n >= {needed} is needed"
+
+
 def _check_support(seen: ExtremeRanks, floor: Tensor, ceiling: Tensor) -> None:
     if seen.low < 1 or seen.high < 1:
         return

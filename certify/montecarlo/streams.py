@@ -24,7 +24,7 @@ __all__ = ["BLOCK", "STREAMS", "generator", "row_generator"]
 BLOCK = 64
 """Draws in a block."""
 
-STREAMS = ("pilot", "bounding", "checking", "deployment", "relevance")
+STREAMS = ("pilot", "bounding", "checking", "deployment")
 _MASK = 0xFFFFFFFF
 
 

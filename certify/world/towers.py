@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from certify.models import PromptEncoder
 
 __all__ = ["WIDTH", "ImageTower", "as_images", "convolutions"]
 
@@ -48,6 +53,13 @@ class ImageTower(nn.Module):
         tower.folder = folder
         return tower.eval()
 
+    @cached_property
+    def encoder(self) -> PromptEncoder:
+        """The text side, loaded once."""
+        from certify.models import load_text_encoder
+
+        return load_text_encoder(self.folder)
+
     @torch.no_grad()
     def image_text_score(self, images: object, prompts: Sequence[str]) -> Tensor:
         """Cosine of each image with its prompt, (b,): the CLIP score without the customary factor of 100.
@@ -56,14 +68,11 @@ class ImageTower(nn.Module):
             images: (b, 3, 32, 32) in [0, 1], or a list of PIL images.
             prompts: one an image.
         """
-        from certify.models import load_text_encoder
-
         x = as_images(images)
         if len(prompts) != len(x):
             raise ValueError(f"prompts has {len(prompts)} entries for {len(x)} images: must be as many")
-        encoder = load_text_encoder(self.folder)
-        ends = torch.tensor([encoder.tokenize(p).end for p in prompts])
-        h = encoder.plain(list(prompts))[torch.arange(len(x)), ends]
+        ends = torch.tensor([self.encoder.tokenize(p).end for p in prompts])
+        h = self.encoder.plain(list(prompts))[torch.arange(len(x)), ends]
         return (self(x) * F.normalize(self.project(h), dim=1)).sum(dim=1)
 
 

@@ -81,16 +81,33 @@ def relevance_table(
     return {name: relevance(encoder, name, rows, similarity, **options) for name in (*scenes.SHAPES, *scenes.STYLES)}
 
 
-def images(pipe: Any, prompts: Sequence[str], *, seed: int = 0, batch: int = 64, **options: Any) -> torch.Tensor:
-    """Generates an image a prompt, (b, 3, 32, 32) in [0, 1], from initial noise seeded by its place in the list."""
+def images(
+    pipe: Any, prompts: Sequence[str] | torch.Tensor, *, seed: int = 0, batch: int = 64, **options: Any
+) -> torch.Tensor:
+    """Generates an image a prompt, (b, 3, 32, 32) in [0, 1], from initial noise seeded by its place in the list.
+
+    Args:
+        pipe: the embedded pipeline.
+        prompts: texts, or encodings (b, tokens, width).
+        seed: of the initial noise.
+        batch: images at a time.
+        options: for the pipeline, on top of the embedded model's own.
+    """
+    from certify.models import PromptEncoder
     from certify.world import DEFAULTS
 
-    settings = {**DEFAULTS, **options}
-    parts = []
+    encoder = PromptEncoder.from_pipeline(pipe)
+    empty, parts = encoder.plain([""]), []
     for first in range(0, len(prompts), batch):
-        chunk = list(prompts[first : first + batch])
-        sources = [torch.Generator().manual_seed(seed * 1_000_003 + first + i) for i in range(len(chunk))]
-        made = pipe(prompt=chunk, generator=sources, output_type="pt", **settings).images
+        chunk = prompts[first : first + batch]
+        embeds = chunk if isinstance(chunk, torch.Tensor) else encoder.plain(list(chunk))
+        made = pipe(
+            prompt_embeds=embeds,
+            negative_prompt_embeds=empty.expand(len(embeds), -1, -1),
+            generator=[torch.Generator().manual_seed(seed * 1_000_003 + first + i) for i in range(len(embeds))],
+            output_type="pt",
+            **(DEFAULTS | options),
+        ).images
         parts.append(made.float().cpu())
     return torch.cat(parts)
 
@@ -172,7 +189,6 @@ def noise_table(
     import random
 
     from certify.models import PromptEncoder
-    from certify.world import DEFAULTS
 
     encoder = PromptEncoder.from_pipeline(pipe)
     rng, source = random.Random(9), torch.Generator().manual_seed(9)
@@ -181,20 +197,12 @@ def noise_table(
     y = torch.stack([encoder.embed(t) for t in tokenized])
     ids = torch.stack([t.ids for t in tokenized])
     words = torch.tensor([[kind == "word" for kind in t.kinds] for t in tokenized])[..., None]
-    empty = encoder.plain([""]).expand(count, -1, -1)
     print(
         f"token-embedding noise (spread {encoder.embedding_spread:.4f}) on every word, single draw, right shape and colour:"
     )
     for sigma in sigmas:
         z = y + sigma * encoder.embedding_spread * torch.randn(y.shape, generator=source) * words
-        made = pipe(
-            prompt_embeds=encoder.encode_batch(ids, z),
-            negative_prompt_embeds=empty,
-            generator=[torch.Generator().manual_seed(i) for i in range(count)],
-            output_type="pt",
-            **DEFAULTS,
-        ).images
-        seen = judge.judge(made.float()).labels
+        seen = judge.judge(images(pipe, encoder.encode_batch(ids, z))).labels
         right = [sum(a == values[row[i]] for a, row in zip(seen[name], rows, strict=True)) / count
                  for i, (name, values) in enumerate((("shape", scenes.SHAPES), ("colour", scenes.COLOURS)))]  # fmt: skip
         print(f"  σ = {sigma:4.2f} spreads: shape {right[0]:.3f}, colour {right[1]:.3f}", flush=True)
@@ -212,20 +220,10 @@ def tune(concept: str = "circle") -> None:
     mine = [row["prompt"] for row in rows if row["shape"] == concept]
     other = [row for row in rows if row["shape"] not in ("", concept)][:96]
 
-    def seen(embeds: torch.Tensor, empty: torch.Tensor) -> tuple[str, ...]:
-        sources = [torch.Generator().manual_seed(i) for i in range(len(embeds))]
-        made = pipe(
-            prompt_embeds=embeds,
-            negative_prompt_embeds=empty.expand(len(embeds), -1, -1),
-            generator=sources,
-            output_type="pt",
-            **world.DEFAULTS,
-        ).images
-        return judge.judge(made).labels["shape"]
-
-    def line(name: str, encode: Any, empty: torch.Tensor) -> None:
-        shown = sum(label == concept for label in seen(encode(mine), empty)) / len(mine)
-        labels = seen(encode([row["prompt"] for row in other]), empty)
+    def line(name: str, encode: Any) -> None:
+        drawn = judge.judge(images(pipe, encode(mine))).labels["shape"]
+        shown = sum(label == concept for label in drawn) / len(mine)
+        labels = judge.judge(images(pipe, encode([row["prompt"] for row in other]))).labels["shape"]
         right = sum(label == row["shape"] for label, row in zip(labels, other, strict=True)) / len(other)
         print(f"{name:<36} {concept} {shown:.3f} of {len(mine)}   others right {right:.3f} of {len(other)}", flush=True)
 
@@ -234,10 +232,9 @@ def tune(concept: str = "circle") -> None:
             adaptive = AdaptiveMedianSmoother.from_pipeline(
                 pipe, [concept], sigma0_relative=sigma0, k=k, similarity=similarity
             )
-            empty = adaptive.encoder.plain([""])
             if similarity == "end-of-text" and sigma0 == 0.02:
-                line("undefended", adaptive.encoder.plain, empty)
-            line(f"{similarity}, σ₀ = {sigma0:g} spreads, k = {k}", adaptive.encode, empty)
+                line("undefended", adaptive.encoder.plain)
+            line(f"{similarity}, σ₀ = {sigma0:g} spreads, k = {k}", adaptive.encode)
 
 
 def grid(file: Any, columns: int = 12) -> None:
