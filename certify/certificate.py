@@ -27,25 +27,44 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from scipy.stats import binom
 from torch import Tensor
 
 from certify import _validate
-from certify.bounds import METHODS, BoundCurve, CertifiedRadius, MSEBound, PercentileBounds, Run
-from certify.bounds.mse import box_distance
+from certify.bounds import (
+    EVIDENCE,
+    METHODS,
+    ROUTES,
+    BoundCurve,
+    CertifiedRadius,
+    DeployedBound,
+    EventBound,
+    Evidence,
+    MSEBound,
+    PercentileBounds,
+    Run,
+    StatisticBound,
+)
+from certify.bounds.percentile import BoxEvidence
 from certify.ellipsoid import Ellipsoid
-from certify.montecarlo import Function, draw
+from certify.montecarlo import Accumulator, Function, draw
 from certify.noise import GaussianNoise
-from certify.support import Support
 
 __all__ = ["SCHEMA_VERSION", "Certificate", "CheckReport", "Claim", "ClaimedCurve", "Verdict", "tensor_digest"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 POLICIES = {
     "frozen": (
         "Σ is fixed: the claim is about the smoother with this Σ for every input in the ellipsoid. It does not cover a "
         "smoother that computes Σ anew from the perturbed prompt."
+    ),
+    "noise-then-adapt": (
+        "The claim is about the adaptive smoother itself, in the norm of its first noise: it does not cover prompts with "
+        "another number of tokens or other word boundaries, nor perturbations as large as the noise that is added later."
+    ),
+    "memory": (
+        "The claim holds from the moment its region was stored: it does not cover a deployment that answers without this "
+        "memory, nor one whose memory an attacker can add regions to (a small Σ can be planted)."
     ),
 }
 """What each covariance policy does not cover, in one sentence (THEORY T7)."""
@@ -59,12 +78,18 @@ class Claim:
 
     Attributes:
         theorem: label in THEORY ("T1", "T2", …).
-        quantity: "mse" (value bounds a squared ℓ2 distance), "radius" (value is a radius), "percentile" (a box).
+        quantity: "mse" (value bounds a squared ℓ2 distance), "radius" (value is a radius), "percentile" (a box), "deployed"
+            (value bounds an ℓ2 distance, at probability q), "statistic" (value bounds a statistic, at probability q),
+            "event" (value bounds a probability).
+        function: what it is about: "embedding", "noise prediction", "image shows circle", ….
         unit: of `value`.
-        value: the bound or the radius; ∞ or 0 in an abstention; None for a box, which is in the tensors.
+        value: the bound or the radius; ∞, 1 or 0 in an abstention; None for a box, which is in the tensors.
+        lower: the other end of a two-sided statement; else None.
         rho: radius it holds for.
-        p: percentile.
-        replicas: noisy copies K behind one statistic; None for an ideal smoothed function.
+        p: percentile; q: probability over the deployment noise; None where there is none.
+        side: "upper", "lower" or "two-sided".
+        replicas: noisy copies K behind one deployed output; None for an ideal smoothed function.
+        copies: noisy copies that one call of the function sees; None: it is a function of one input.
         tolerance: for a radius, the squared ℓ2 distance it keeps.
         outputs: how many outputs hold jointly.
         smoother, method, reference: as in `MSEBound`.
@@ -73,16 +98,22 @@ class Claim:
         n: bounding draws.
         scope: "single", "pointwise" or "simultaneous".
         status, reason: "certified" or "abstained".
-        tensors: prefix of its tensors in the file, or "".
+        evidence, numbers: kind and numbers of what the value follows from; its tensors have the prefix `tensors`.
+        center: the name of its reference among the tensors, or "".
     """
 
     theorem: str
     quantity: str
+    function: str
     unit: str
     value: float | None
+    lower: float | None
     rho: float
-    p: float
+    p: float | None
+    q: float | None
+    side: str
     replicas: int | None
+    copies: int | None
     tolerance: float | None
     outputs: int
     smoother: str
@@ -95,7 +126,10 @@ class Claim:
     scope: str
     status: str
     reason: str
+    evidence: str
+    numbers: Mapping[str, float | int | str]
     tensors: str
+    center: str
 
     @property
     def not_covered(self) -> str:
@@ -108,20 +142,40 @@ class Claim:
         if self.status == "abstained":
             return f"No claim: {self.reason}."
         to = "the smoothed value at the input itself" if self.reference == "population" else "the reference"
-        sure = f"with confidence 1 − {self.alpha:.3g} over n = {self.n:,} draws"
-        if self.quantity == "radius":
-            return (
-                f"The {self.smoother}-smoothed output stays within squared distance {self.tolerance:.6g} of {to} for every "
-                f"perturbation with ‖δ‖_Σ ≤ {self.rho:.4g}, {sure} ({self.theorem}, {self.method})."
-            )
-        if self.quantity == "mse":
-            return (
-                f"The {self.smoother}-smoothed output stays within squared distance {self.value:.6g} of {to} for every "
-                f"perturbation with ‖δ‖_Σ ≤ {self.rho:.4g}, {sure} ({self.theorem}, {self.method})."
-            )
+        sure = f"with confidence 1 − {self.alpha:.3g} over n = {self.n:,} draws ({self.theorem}, {self.method})"
+        all_of_them = f"for every perturbation with ‖δ‖_Σ ≤ {self.rho:.4g}"
+        copies = "" if self.replicas is None else f"{self.replicas} noisy cop{'y' if self.replicas == 1 else 'ies'}"
+        match self.quantity:
+            case "radius" | "mse":
+                within = self.tolerance if self.quantity == "radius" else self.value
+                return (
+                    f"The {self.smoother}-smoothed {self.function} stays within squared distance {within:.6g} of {to} "
+                    f"{all_of_them}, {sure}."
+                )
+            case "deployed":
+                return (
+                    f"The deployed {self.function}, the {self.smoother} over {copies}, is within distance {self.value:.6g} of "
+                    f"the reference with probability at least {self.q:g}, {all_of_them}, {sure}."
+                )
+            case "statistic":
+                ends = {
+                    "upper": f"at most {self.value:.6g}",
+                    "lower": f"at least {self.value:.6g}",
+                    "two-sided": f"between {self.lower or 0:.6g} and {self.value:.6g}",
+                }
+                return (
+                    f"The {self.function}, with {copies}, is {ends[self.side]} with probability at least {self.q:g}, "
+                    f"{all_of_them}, {sure}."
+                )
+            case "event":
+                least = "" if self.side == "upper" else f"at least {self.lower or 0:.4g} and "
+                return (
+                    f"The probability that the {self.function}, with {copies}, is {least}at most {self.value:.4g} "
+                    f"{all_of_them}, {sure}."
+                )
         return (
-            f"Each of {self.outputs:,} percentile-smoothed outputs (p = {self.p:g}) stays inside its interval for every "
-            f"perturbation with ‖δ‖_Σ ≤ {self.rho:.4g}, {sure}, jointly ({self.theorem})."
+            f"Each of {self.outputs:,} percentile-smoothed outputs (p = {self.p:g}) of {self.function} stays inside its "
+            f"interval {all_of_them}, jointly, {sure}."
         )
 
 
@@ -169,7 +223,9 @@ class ClaimedCurve:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check found about one claim: "refuted", "not refuted", or "nothing claimed"; `p_value` of the test."""
+    """What a check found about one claim: "refuted", "not refuted", "nothing claimed" (an abstention), or "not checked" (its
+    function was not given); `p_value` of the test.
+    """
 
     claim: Claim
     outcome: str
@@ -183,7 +239,7 @@ class CheckReport:
 
     Attributes:
         verdicts: one a claim.
-        n, seed, level: fresh draws, their seed, and the level of the test over all claims together.
+        n, seed, level: fresh draws (most of any function), their seed, and the level of the test over all claims together.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -197,8 +253,11 @@ class CheckReport:
         return any(v.outcome == "refuted" for v in self.verdicts)
 
     def __str__(self) -> str:
-        lines = [f"{v.outcome:>15}  p = {v.p_value:.3g}  {v.claim.quantity} at ρ = {v.claim.rho:.4g}  {v.detail}"
-                 for v in self.verdicts]  # fmt: skip
+        lines = [
+            f"{v.outcome:>15}  p = {v.p_value:.3g}  {v.claim.quantity} of {v.claim.function} at ρ = {v.claim.rho:.4g}  "
+            f"{v.detail}"
+            for v in self.verdicts
+        ]
         head = "REFUTED" if self.refuted else "not refuted"
         return "\n".join([f"{head}: {self.n:,} fresh draws, level {self.level:g}", *lines])
 
@@ -216,8 +275,8 @@ class Certificate:
         """A certificate of results about one input and one noise.
 
         Args:
-            *results: what `percentile_bounds`, `mse_bound`, `certified_radius`, `bound_curve` returned, from one y and
-                one noise.
+            *results: what `percentile_bounds`, `mse_bound`, `certified_radius`, `bound_curve`, `deployed_bound`,
+                `statistic_bound`, `event_bound` returned, from one y and one noise.
             model: the module or pipeline behind f, for a SHA-256 over its named tensors; None: the record says that f was
                 a plain callable.
             keep_input: whether the input y itself is stored; without it only its hash is. σ, the reference and the boxes
@@ -243,16 +302,11 @@ class Certificate:
         tensors: dict[str, Tensor] = {"sigma": _sigma(first)}
         if keep_input:
             tensors["input"] = first.y.detach().cpu().contiguous()
-        for run in runs:
-            if run.support is not None and run.support.gain is not None and run.support.offset is not None:
-                if not torch.equal(run.support.gain, tensors.setdefault("support.gain", run.support.gain)):
-                    raise ValueError("results rest on different supports: one certificate is about one function")
-                tensors["support.offset"] = run.support.offset
         claims = tuple(_claim(part, index, total, tensors) for index, part in enumerate(flat))
         record: dict[str, Any] = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "seed": first.seed,
-            "pilot": first.pilot,
+            "pilot": max(run.pilot for run in runs),
             "dtype": first.dtype,
             "device": first.device,
             "input_sha256": tensor_digest(first.y),
@@ -281,7 +335,8 @@ class Certificate:
     @property
     def center(self) -> Tensor | None:
         """The reference of the claims, shape (*output), if they have a common one."""
-        return self.tensors.get("center")
+        names = {claim.center for claim in self.claims if claim.center}
+        return self.tensors[names.pop()] if len(names) == 1 else None
 
     @property
     def curve(self) -> ClaimedCurve | None:
@@ -365,7 +420,7 @@ class Certificate:
 
     def check(
         self,
-        f: Function,
+        f: Function | Mapping[str, Function],
         y: Tensor,
         *,
         seed: int = 1,
@@ -376,130 +431,121 @@ class Certificate:
     ) -> CheckReport:
         """Draws afresh and looks for evidence against each claim.
 
-        Under a claim a draw of output i exceeds its upper limit with probability at most 1 − p⁺, so the number of
-        exceedances among n fresh draws is at most Bin(n, 1 − p⁺); a claim is refuted if that is rejected for any output
-        and side (Bonferroni over all of them), or if its value does not follow from its own box. Not being refuted is no
-        proof: the certificate is.
+        The numbers that a claim follows from are limits for the law of f(y + G), which fresh draws can contradict: under a
+        box, say, a draw of output i exceeds its upper limit with probability at most 1 − p⁺, so that the number of
+        exceedances is at most Bin(n, 1 − p⁺). A claim is refuted if its limits are rejected by a binomial test (T11's by a
+        Chernoff bound), Bonferroni-corrected, or if its value does not follow from them. Not being refuted is no proof: the
+        certificate is.
 
         Args:
-            f, y: the function and the input the certificate is about.
+            f: the function the certificate is about; where it is about several, a mapping of their names (`Claim.function`)
+                to them. Claims about a name that is not there are not checked. One with `copies` K takes (b, K, *input).
+            y: the input it is about.
             seed: seed of the checking stream, which no certificate draws from.
-            n: fresh draws; None: as many as the claims used.
+            n: fresh draws of each function; None: as many as its claims used.
             level: probability of refuting anything at all in a certificate whose claims are all true.
             batch_size, progress: as in `certify.statements.ask`.
 
         Raises:
-            ValueError: `y` is not the input of this certificate.
+            ValueError: `y` is not the input of this certificate, or `f` is one function and the claims are about several.
         """
         level = _validate.probability("level", level)
         seed = _validate.seed_value(seed)
         y = _validate.finite_tensor("y", y).detach()
         if tensor_digest(y) != self.provenance.get("input_sha256"):
             raise ValueError("y is not the input that this certificate is about: its SHA-256 differs")
-        draws = _validate.count("n", max(claim.n for claim in self.claims) if n is None else n)
-        counters = {c.tensors: _Exceedances(*self._box(c)) for c in self.claims if c.status == "certified"}
-        shapes = {tuple(counter.lower.shape) for counter in counters.values()}
-        if len(shapes) > 1:
-            raise ValueError(f"the claims are about outputs of shapes {sorted(shapes)}: one f can be checked at a time")
-        if counters:
+        n = None if n is None else _validate.count("n", n)
+        functions = self._functions(f)
+        held = {i: self._evidence(c) for i, c in enumerate(self.claims) if c.status == "certified"}
+        held = {i: evidence for i, evidence in held.items() if self.claims[i].function in functions}
+        witnesses = {i: evidence.witness() for i, evidence in held.items()}
+        most = 0
+        for name, function in functions.items():
+            mine = [i for i in held if self.claims[i].function == name]
+            if not mine:
+                continue
+            copies = {self.claims[i].copies for i in mine}
+            if len(copies) > 1:
+                raise ValueError(
+                    f"claims about {name!r} are about different numbers of copies: {sorted(map(str, copies))}"
+                )
+            shared, number = copies.pop(), n or max(self.claims[i].n for i in mine)
+            most = max(most, number)
             draw(
-                f,
-                y,
+                function,
+                y if shared is None else y.expand(shared, *y.shape),
                 self.noise,
-                n=draws,
+                n=number,
                 seed=seed,
                 stream="checking",
-                accumulators=counters.values(),
-                output_shape=shapes.pop(),
+                accumulators=[witnesses[i] for i in mine],
                 batch_size=batch_size,
                 progress=progress,
             )
-        each = level / max(len(counters), 1)
-        verdicts = tuple(self._verdict(claim, counters.get(claim.tensors), draws, each) for claim in self.claims)
-        return CheckReport(verdicts, draws, seed, level)
+        each = level / max(len(held), 1)
+        verdicts = tuple(
+            self._verdict(claim, held.get(i), witnesses.get(i), each) for i, claim in enumerate(self.claims)
+        )
+        return CheckReport(verdicts, most, seed, level)
 
-    def _box(self, claim: Claim) -> tuple[Tensor, Tensor]:
-        names = [f"{claim.tensors}.lower", f"{claim.tensors}.upper"]
-        if claim.quantity != "percentile":
-            names.append("center")
-        for name in names:
-            if name not in self.tensors:
-                raise ValueError(f"certificate holds no tensor {name!r}: the claim cannot be checked")
-        return self.tensors[names[0]], self.tensors[names[1]]
+    def _functions(self, f: Function | Mapping[str, Function]) -> dict[str, Function]:
+        names = list(dict.fromkeys(claim.function for claim in self.claims))
+        if isinstance(f, Mapping):
+            unknown = sorted(set(f) - set(names))
+            if unknown:
+                raise ValueError(f"f names {unknown}: must be among {names}, which this certificate is about")
+            return dict(f)
+        if len(names) > 1:
+            raise ValueError(
+                f"f is one function, the certificate is about {names}: must be a mapping of names to functions"
+            )
+        return {names[0]: f}
 
-    def _verdict(self, claim: Claim, seen: _Exceedances | None, n: int, level: float) -> Verdict:
-        if seen is None:
-            return Verdict(claim, "nothing claimed", 1.0, claim.reason)
-        inconsistent = self._inconsistency(claim, seen.lower, seen.upper)
+    def _evidence(self, claim: Claim) -> Evidence:
+        prefix = f"{claim.tensors}."
+        own = {k.removeprefix(prefix): v for k, v in self.tensors.items() if claim.tensors and k.startswith(prefix)}
+        try:
+            center = self.tensors[claim.center] if claim.center else torch.zeros(())
+            return EVIDENCE[claim.evidence].restored(claim.numbers, own, center)
+        except KeyError as error:
+            raise ValueError(
+                f"certificate holds no {error} for {claim.tensors}: the claim cannot be checked"
+            ) from error
+
+    def _verdict(self, claim: Claim, held: Evidence | None, seen: Accumulator | None, level: float) -> Verdict:
+        if held is None or seen is None:
+            if claim.status == "abstained":
+                return Verdict(claim, "nothing claimed", 1.0, claim.reason)
+            return Verdict(claim, "not checked", 1.0, "its function was not given")
+        inconsistent = self._inconsistency(claim, held)
         if inconsistent:
             return Verdict(claim, "refuted", 0.0, inconsistent)
-        tails = self.noise.tails(claim.p, claim.rho, claim.replicas or 1)
-        # binom.sf(k − 1) is P[Bin ≥ k]; tails are rounded down, so a little is given back before they stand for a maximum.
-        p_low = float(binom.sf(int(seen.below.max()) - 1, n, min(1.0, tails.lower * (1 + 1e-9))))
-        p_high = float(binom.sf(int(seen.above.max()) - 1, n, min(1.0, tails.upper * (1 + 1e-9))))
-        p_value = min(1.0, 2 * seen.lower.numel() * min(p_low, p_high))
-        expected = max(tails) * n
-        detail = f"most exceedances of one output: {int(max(seen.below.max(), seen.above.max()))}, allowed mean {expected:.1f}"
+        p_value, detail = held.verdict(seen, self.noise, claim.rho)
         return Verdict(claim, "refuted" if p_value <= level else "not refuted", p_value, detail)
 
-    def _inconsistency(self, claim: Claim, lower: Tensor, upper: Tensor) -> str:
-        if not bool((lower <= upper).all()):
-            return "its box is empty"
+    def _inconsistency(self, claim: Claim, held: Evidence) -> str:
+        if isinstance(held, BoxEvidence):
+            if not bool((held.lower <= held.upper).all()):
+                return "its box is empty"
+            if claim.outputs != held.lower.numel():
+                return f"it states {claim.outputs} outputs, its box has {held.lower.numel()}"
+        for name, stated in (("q", claim.q), ("replicas", claim.replicas), ("side", claim.side)):
+            kept = held.numbers().get(name, stated)
+            if stated is not None and kept != stated:
+                return f"it states {name} = {stated}, its evidence {kept}"
+        if claim.quantity == "percentile":
+            same = isinstance(held, BoxEvidence) and held.p_low == held.p_high == claim.p
+            return "" if same else f"it states p = {claim.p}, its box is about another percentile"
         if claim.quantity == "radius" and claim.value != claim.rho:
             return f"it states a radius of {claim.value} and holds for {claim.rho}"
-        if claim.outputs != lower.numel():
-            return f"it states {claim.outputs} outputs, its box has {lower.numel()}"
-        stated = claim.tolerance if claim.quantity == "radius" else claim.value
-        if claim.quantity == "percentile" or stated is None:
-            return ""
-        if claim.reference == "population":
-            # The reference lies in the box, so one of its two sides is at least half the box away from it.
-            implied = float(((upper - lower) / 2).square().sum())
-            return (
-                ""
-                if stated >= implied * (1 - 1e-9)
-                else f"it states {stated:.6g}, its box implies {implied:.6g} or more"
-            )
-        implied = box_distance(lower, upper, self.tensors["center"], self.tensors["center"])
-        if "support.gain" in self.tensors:
-            held = Support(lower, upper, self.tensors["support.gain"], self.tensors["support.offset"])
-            implied = min(implied, held.median_cap(self.tensors["center"]))
-        if not stated >= implied * (1 - 1e-9):
-            return f"it states {stated:.6g}, its box implies no less than {implied:.6g}"
+        stated, implied = (
+            claim.tolerance if claim.quantity == "radius" else claim.value,
+            held.implied(self.noise, claim.rho),
+        )
+        slack = 1e-9 * abs(implied)
+        if stated is None or (stated > implied + slack if claim.side == "lower" else not stated >= implied - slack):
+            return f"it states {stated}, its evidence implies {implied:.6g}"
         return ""
-
-
-class _Exceedances:
-    """Counts, for each output, the draws beyond a box by more than the rounding of the arithmetic.
-
-    The same input gives values a few ulp apart in batches of different sizes, which matters where f has atoms. The ulp
-    are those of the values that f works with inside, for which the root mean square of the whole box stands in.
-    """
-
-    key = "exceedances"
-
-    def __init__(self, lower: Tensor, upper: Tensor) -> None:
-        self.lower, self.upper, self.count = lower.to(torch.float64), upper.to(torch.float64), 0
-        sides = torch.cat([self.lower.reshape(-1), self.upper.reshape(-1)])
-        sides = sides[torch.isfinite(sides)]
-        self.scale = float(sides.square().mean().sqrt()) if sides.numel() else 0.0
-        self.below = torch.zeros(lower.shape, dtype=torch.int64)
-        self.above = torch.zeros(lower.shape, dtype=torch.int64)
-
-    def update(self, outputs: Tensor) -> None:
-        values = outputs.to("cpu", torch.float64)
-        slack = 1000 * torch.finfo(outputs.dtype).eps * (self.scale + values.abs())
-        self.count += values.shape[0]
-        self.below += (values < self.lower - slack).sum(dim=0)
-        self.above += (values > self.upper + slack).sum(dim=0)
-
-    def merge(self, other: _Exceedances) -> None:
-        self.count += other.count
-        self.below += other.below
-        self.above += other.above
-
-    def widened(self, other: _Exceedances) -> _Exceedances:
-        raise ValueError("two boxes cannot share one count")
 
 
 def tensor_digest(tensor: Tensor) -> str:
@@ -512,30 +558,34 @@ def tensor_digest(tensor: Tensor) -> str:
 
 def _claim(part: Any, index: int, total: float, tensors: dict[str, Tensor]) -> Claim:
     certified = part.status == "certified"
+    evidence = part.evidence if certified else None
+    if certified and evidence is None:
+        raise ValueError(f"results hold a {type(part).__name__} without evidence: it cannot be tested again")
     name = f"claim{index}" if certified else ""
-    if certified and part.lower is not None:
+    for key, tensor in {} if evidence is None else evidence.tensors().items():
         # float32 draws keep their exact value; a box in float64 stays float64.
-        tensors[f"{name}.lower"], tensors[f"{name}.upper"] = part.lower.contiguous(), part.upper.contiguous()
-    if not isinstance(part, PercentileBounds):
-        held = tensors.get("center")
-        center = part.center.detach().cpu().contiguous()
-        if held is not None and not torch.equal(held, center):
-            raise ValueError("results are about different references: one certificate is about one")
-        tensors["center"] = center
+        tensors[f"{name}.{key}"] = tensor.detach().cpu().contiguous()
     radius, box = isinstance(part, CertifiedRadius), isinstance(part, PercentileBounds)
+    center = getattr(part, "center", None)
+    replicas = getattr(part, "replicas", None)
     return Claim(
         theorem=part.theorem,
-        quantity="percentile" if box else part.quantity,
-        unit="the unit of f's outputs" if box else part.unit,
+        quantity=part.quantity,
+        function=part.run.function,
+        unit=part.unit,
         value=None if box else float(part.rho if radius else part.value),
+        lower=float(part.lower) if getattr(part, "side", "") == "two-sided" else None,
         rho=float(part.rho),
-        p=part.p if box else 0.5,
-        replicas=None,
+        p=part.p if box else 0.5 if getattr(part, "smoother", "") == "median" and replicas is None else None,
+        q=getattr(part, "q", None),
+        side=getattr(part, "side", "upper"),
+        replicas=replicas,
+        copies=part.run.copies,
         tolerance=part.tolerance if radius else None,
-        outputs=int(part.center.numel()),
-        smoother="percentile" if box else part.smoother,
+        outputs=1 if center is None else int(center.numel()),
+        smoother="percentile" if box else getattr(part, "smoother", "none"),
         method="order statistics" if box else part.method,
-        reference="none" if box else part.reference,
+        reference="none" if box else getattr(part, "reference", "none"),
         policy=part.run.policy,
         alpha=part.alpha,
         share=part.alpha / total,
@@ -543,14 +593,28 @@ def _claim(part: Any, index: int, total: float, tensors: dict[str, Tensor]) -> C
         scope=getattr(part, "scope", "single"),
         status=part.status,
         reason=part.reason,
+        evidence="" if evidence is None else evidence.kind,
+        numbers={} if evidence is None else evidence.numbers(),
         tensors=name,
+        center="" if center is None or box else _kept_center(center.detach().cpu().contiguous(), tensors),
     )
+
+
+def _kept_center(center: Tensor, tensors: dict[str, Tensor]) -> str:
+    """The name under which a reference is kept; one that is there already is not kept twice."""
+    number = 0
+    while (name := f"center{number or ''}") in tensors:
+        if torch.equal(tensors[name], center):
+            return name
+        number += 1
+    tensors[name] = center
+    return name
 
 
 def _run(result: Any) -> Run:
     if isinstance(result, BoundCurve):
         return result.points[0].run
-    if isinstance(result, (MSEBound, CertifiedRadius, PercentileBounds)):
+    if isinstance(result, (MSEBound, CertifiedRadius, PercentileBounds, DeployedBound, StatisticBound, EventBound)):
         return result.run
     raise TypeError(f"results hold a {type(result).__name__}: must be what certify's bounds return")
 
@@ -589,55 +653,102 @@ def _model_record(model: Any) -> dict[str, Any]:
     return {"kind": type(model).__name__, "sha256": digests or None}
 
 
-def _encode(claim: dict[str, Any]) -> dict[str, Any]:
-    return {k: ("Infinity" if isinstance(v, float) and math.isinf(v) else v) for k, v in claim.items()}
+def _encode(value: Any) -> Any:
+    """JSON has no infinities: they become words."""
+    if isinstance(value, Mapping):
+        return {k: _encode(v) for k, v in value.items()}
+    return ("Infinity" if value > 0 else "-Infinity") if isinstance(value, float) and math.isinf(value) else value
+
+
+def _words_to_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _words_to_numbers(v) for k, v in value.items()}
+    return {"Infinity": math.inf, "-Infinity": -math.inf}.get(value, value) if isinstance(value, str) else value
 
 
 def _decode(entry: dict[str, Any]) -> Claim:
     names = {f.name for f in fields(Claim)}
     if set(entry) != names:
         raise ValueError(f"a claim has the fields {sorted(entry)}, must have {sorted(names)}")
-    values: dict[str, Any] = {k: (math.inf if v == "Infinity" else v) for k, v in entry.items()}
+    values: dict[str, Any] = {k: _words_to_numbers(v) for k, v in entry.items()}
     if values["policy"] not in POLICIES:
         raise ValueError(f"policy = {values['policy']!r}: must be one of {sorted(POLICIES)}")
-    claim = Claim(**values)
-    for name, least, most in _RANGES:
-        number = values[name]
-        if isinstance(number, bool) or not isinstance(number, (int, float)) or not least <= number <= most:
-            raise ValueError(f"a claim has {name} = {number!r}: must be a number in [{least:g}, {most:g}]")
-    needed = {"mse": {"value"}, "radius": {"value", "tolerance"}}.get(values["quantity"], set())
-    for name in ("value", "tolerance"):
-        number = values[name]
-        if number is None and name not in needed:
-            continue
-        if isinstance(number, bool) or not isinstance(number, (int, float)) or not number >= 0:
-            raise ValueError(
-                f"a claim has {name} = {number!r}: must be a number >= 0 for quantity {values['quantity']!r}"
-            )
-    for name in ("n", "outputs", "replicas"):
-        number = values[name]
-        if (isinstance(number, bool) or not isinstance(number, int) or number < 1) and (name, number) != (
-            "replicas",
-            None,
-        ):
-            raise ValueError(f"a claim has {name} = {number!r}: must be a whole number >= 1")
-    if not values["alpha"] > 0:
-        raise ValueError(f"a claim has alpha = {values['alpha']!r}: must be > 0")
     for name, allowed in _WORDS:
         if values[name] not in allowed:
             raise ValueError(f"a claim has {name} = {values[name]!r}: must be one of {', '.join(map(repr, allowed))}")
-    return claim
+    quantity = values["quantity"]
+    for name, least, most in _RANGES:
+        if name in _OPTIONAL and values[name] is None:
+            continue
+        if not _number(values[name]) or not least <= values[name] <= most:
+            raise ValueError(f"a claim has {name} = {values[name]!r}: must be a number in [{least:g}, {most:g}]")
+    limits = {"event": (0.0, 1.0), "statistic": (-math.inf, math.inf)}.get(quantity, (0.0, math.inf))
+    wanted = {name: name in _NEEDED.get(quantity, ()) for name in ("value", "tolerance", "lower")}
+    wanted["lower"] = values["side"] == "two-sided"
+    for name, needed in wanted.items():
+        number = values[name]
+        if number is None and not needed:
+            continue
+        if not _number(number) or not limits[0] <= number <= limits[1]:
+            raise ValueError(
+                f"a claim has {name} = {number!r}: must be a number in [{limits[0]:g}, {limits[1]:g}] "
+                f"for quantity {quantity!r}"
+            )
+    for name in ("n", "outputs", "replicas", "copies"):
+        number = values[name]
+        optional = name in _OPTIONAL and number is None
+        if not optional and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+            raise ValueError(f"a claim has {name} = {number!r}: must be a whole number >= 1")
+    if quantity in ("deployed", "statistic") and values["q"] is None:
+        raise ValueError(f"a claim has q = None: must be a probability for quantity {quantity!r}")
+    if quantity in ("deployed", "statistic", "event") and values["replicas"] is None:
+        raise ValueError(f"a claim has replicas = None: must be a whole number >= 1 for quantity {quantity!r}")
+    if not values["alpha"] > 0:
+        raise ValueError(f"a claim has alpha = {values['alpha']!r}: must be > 0")
+    if not isinstance(values["numbers"], dict) or not all(
+        _number(v) or isinstance(v, str) for v in values["numbers"].values()
+    ):
+        raise ValueError(f"a claim has numbers = {values['numbers']!r}: must be a mapping to numbers and words")
+    for name in ("function", "unit", "reason", "tensors", "center"):
+        if not isinstance(values[name], str):
+            raise ValueError(f"a claim has {name} = {values[name]!r}: must be a string")
+    if (values["evidence"] == "") != (values["status"] == "abstained"):
+        raise ValueError(f"a claim has evidence = {values['evidence']!r} and status = {values['status']!r}")
+    return Claim(**values)
 
 
-_RANGES = (("rho", 0, math.inf), ("p", 0, 1), ("alpha", 0, 1), ("share", 0, 1), ("n", 1, 1e18), ("outputs", 1, 1e18))
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+_OPTIONAL = ("p", "q", "replicas", "copies")
+_NEEDED = {
+    "mse": ("value",),
+    "radius": ("value", "tolerance"),
+    "deployed": ("value",),
+    "statistic": ("value",),
+    "event": ("value",),
+}
+_RANGES = (
+    ("rho", 0, math.inf),
+    ("p", 0, 1),
+    ("q", 0, 1),
+    ("alpha", 0, 1),
+    ("share", 0, 1),
+    ("n", 1, 1e18),
+    ("outputs", 1, 1e18),
+)
+_BOUNDS = (*METHODS.values(), *ROUTES.values())
 _WORDS = (
-    ("quantity", ("mse", "radius", "percentile")),
+    ("quantity", ("mse", "radius", "percentile", "deployed", "statistic", "event")),
     ("status", ("certified", "abstained")),
     ("scope", ("single", "pointwise", "simultaneous")),
-    ("theorem", ("T1", *(kind.theorem for kind in METHODS.values()))),
-    ("smoother", ("percentile", *(smoother for smoother, _ in METHODS))),
-    ("method", ("order statistics", *(method for _, method in METHODS))),
+    ("side", ("upper", "lower", "two-sided")),
+    ("theorem", ("T1", "T5", *(kind.theorem for kind in _BOUNDS))),
+    ("smoother", ("percentile", "none", *(kind.smoother for kind in _BOUNDS))),
+    ("method", ("order statistics", "replicas", *(kind.method for kind in _BOUNDS))),
     ("reference", ("center", "population", "none")),
+    ("evidence", ("", *EVIDENCE)),
 )
 
 

@@ -40,6 +40,8 @@ def statistic_bound(
     alpha: float = 1e-3,
     seed: int = 0,
     batch_size: int | None = None,
+    policy: str = "frozen",
+    function: str = "statistic",
     progress: Callable[[int, int], None] | None = None,
 ) -> StatisticBound:
     """A limit that a statistic of the deployed smoother keeps with probability q, whatever is done to the input (T5, T3).
@@ -61,6 +63,7 @@ def statistic_bound(
         n: draws of S; each takes K fresh copies.
         alpha: failure probability over these draws.
         seed, batch_size, progress: as in `certify.statements.ask`; `batch_size` counts values of S.
+        policy, function: covariance policy, and what S is called, for the record.
 
     Returns:
         `StatisticBound`.
@@ -69,7 +72,7 @@ def statistic_bound(
         ValueError, TypeError: an argument out of range, or S not a finite function to shape (b,).
     """
     side, q = _validate.choice("side", side, SIDES), _validate.probability("q", q)
-    asked = _Asked(statistic, y, noise, rho, replicas, n, alpha, seed, "statistic")
+    asked = _Asked(statistic, y, noise, rho, replicas, n, alpha, seed, "statistic", policy, function)
     lower, upper = statistic_limits(
         asked.n, asked.noise, q=q, side=side, rho=asked.rho, replicas=asked.replicas, alpha=asked.alpha
     )
@@ -109,6 +112,8 @@ def event_bound(
     alpha: float = 1e-3,
     seed: int = 0,
     batch_size: int | None = None,
+    policy: str = "frozen",
+    function: str = "event happens",
     progress: Callable[[int, int], None] | None = None,
 ) -> EventBound:
     """The probability of an event at the deployed smoother, whatever is done to the input: an attack's success rate (T5).
@@ -121,7 +126,8 @@ def event_bound(
 
     Args:
         event: batch (b, K, *input) → (b,) of 0/1 or booleans: does it happen? May take a `generator` and be random.
-        y, noise, rho, replicas, n, alpha, seed, batch_size, progress: as in `statistic_bound`.
+        y, noise, rho, replicas, n, alpha, seed, batch_size, policy, progress: as in `statistic_bound`.
+        function: what the event is called, for the record: "image shows a circle".
         two_sided: bound the probability from below, too; α is then shared.
 
     Returns:
@@ -130,7 +136,7 @@ def event_bound(
     Raises:
         ValueError, TypeError: as `statistic_bound`, or values other than 0 and 1.
     """
-    asked = _Asked(event, y, noise, rho, replicas, n, alpha, seed, "event")
+    asked = _Asked(event, y, noise, rho, replicas, n, alpha, seed, "event", policy, function)
     seen = Counts()
     asked.draw(seen, batch_size, progress)
     successes = int(seen.ones)
@@ -198,6 +204,8 @@ class _Asked:
         alpha: float,
         seed: int,
         name: str,
+        policy: str,
+        function: str,
     ) -> None:
         if not callable(statistic):
             raise TypeError(f"{name} = {statistic!r}: must be callable on a batch (b, replicas, *input)")
@@ -208,13 +216,24 @@ class _Asked:
             self.noise.sigma_for(self.y.shape)
         self.rho, self.alpha = _validate.positive("rho", rho), _validate.probability("alpha", alpha)
         self.n, self.replicas = _validate.count("n", n), _validate.count("replicas", replicas)
-        self.seed = _validate.seed_value(seed)
+        self.seed, self.policy, self.function = _validate.seed_value(seed), policy, function
 
     @property
     def run(self) -> Run:
         """Where the result comes from."""
         dtype = str(self.y.dtype).removeprefix("torch.")
-        return Run(self.n, self.seed, 0, dtype, str(self.y.device), self.y, self.noise)
+        return Run(
+            self.n,
+            self.seed,
+            0,
+            dtype,
+            str(self.y.device),
+            self.y,
+            self.noise,
+            self.policy,
+            function=self.function,
+            copies=self.replicas,
+        )
 
     def draw(self, seen: Accumulator, batch_size: int | None, progress: Callable[[int, int], None] | None) -> None:
         """n values of the statistic, each of K fresh copies."""

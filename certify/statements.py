@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from certify import _validate
-from certify.bounds import METHODS, Evaluation, Method, Run, Setting
+from certify.bounds import METHODS, ROUTES, DeployedBound, Evaluation, Method, Run, Setting
 from certify.bounds.mse import BoundCurve, MSEBound
 from certify.bounds.percentile import PercentileBounds, draws_needed, enough, percentile_box, ranks
 from certify.bounds.radius import CertifiedRadius, largest_radius
@@ -32,17 +32,20 @@ from certify.support import as_support
 __all__ = [
     "MSE",
     "Curve",
+    "Deployed",
     "Percentile",
     "Radius",
     "Statement",
     "ask",
     "bound_curve",
     "certified_radius",
+    "deployed_bound",
     "mse_bound",
     "percentile_bounds",
 ]
 
 Progress = Callable[[int, int], None]
+SMOOTHERS = ("median", "mean")
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,27 @@ class Curve:
         return self.alpha / len(self.rhos) if self.simultaneous else self.alpha
 
 
-Statement = Percentile | MSE | Radius | Curve
-Answer = PercentileBounds | MSEBound | CertifiedRadius | BoundCurve
+@dataclass(frozen=True)
+class Deployed:
+    """Asks how far the median (or mean) of K draws can be from the reference, with probability q (T5, T6)."""
+
+    rho: float
+    q: float = 0.95
+    alpha: float = 1e-3
+    replicas: int = 13
+    method: str = "best"
+    smoother: str = "median"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rho", _validate.positive("rho", self.rho))
+        object.__setattr__(self, "q", _validate.probability("q", self.q))
+        object.__setattr__(self, "alpha", _validate.probability("alpha", self.alpha))
+        object.__setattr__(self, "replicas", _validate.count("replicas", self.replicas))
+        _check_method(self.smoother, self.method, ROUTES)
+
+
+Statement = Percentile | MSE | Radius | Curve | Deployed
+Answer = PercentileBounds | MSEBound | CertifiedRadius | BoundCurve | DeployedBound
 
 
 def ask(
@@ -123,11 +145,12 @@ def ask(
     n: int = 10_000,
     seed: int = 0,
     center: Tensor | None = None,
-    reference: str = "center",
+    reference: str | None = None,
     support: Any = None,
     pilot: int | None = None,
     batch_size: int | None = None,
     policy: str = "frozen",
+    function: str = "f",
     progress: Progress | None = None,
 ) -> list[Any]:
     """Answers several statements from one pass of n draws.
@@ -142,10 +165,13 @@ def ask(
         center: what distances are measured to, shape (*output); must not depend on the bounding draws. None: the smoothed
             value of separate pilot draws.
         reference: "center", or "population": the distance between the two ideal smoothed values, the paper's statement.
+            None: "center" for the median, "population" for the mean.
         support: a-priori support of f: a `Support` or a pair (lower, upper).
-        pilot: pilot draws; None: a tenth of n, at least 64 and at most 1 000.
+        pilot: pilot draws, which choose the reference, if none is given, and between methods and their parameters; None: a
+            tenth of n, at least 64 and at most 1 000.
         batch_size: inputs in one call of f.
         policy: how Σ came about, for the record.
+        function: what f is called in the record.
         progress: called with (draws done, draws in all), pilot included.
 
     Returns:
@@ -161,29 +187,36 @@ def ask(
     if not callable(f):
         raise TypeError(f"f = {f!r}: must be callable on a batch (b, *input)")
     n, seed = _validate.count("n", n), _validate.seed_value(seed)
-    reference = _validate.choice("reference", reference, ("center", "population"))
+    if reference is not None:
+        _validate.choice("reference", reference, ("center", "population"))
     known = as_support(support)
     if center is not None:
         center = _validate.finite_tensor("center", center).detach()
-    pilot_draws = _pilot_draws(pilot, n) if center is None else 0
+    choosing = any(not isinstance(s, Percentile) and s.method != "coordinatewise" for s in statements)
+    pilot_draws = _pilot_draws(pilot, n) if center is None or choosing else 0
     total, done = n + pilot_draws, 0
 
     def tick(now: int, _: int) -> None:
         if progress is not None:
             progress(done + now, total)
 
-    if center is None:
-        center, percentiles = _pilot(f, y, noise, pilot_draws, seed, statements, batch_size, tick)
-        done = pilot_draws
-    else:
-        percentiles = {}
-    shape = tuple(center.shape)
+    trial = _pilot(f, y, noise, pilot_draws, seed, batch_size, tick) if pilot_draws else None
+    done = pilot_draws
+    shape = tuple(center.shape) if center is not None else tuple(cast(Tensor, trial).shape[1:])
+    if trial is not None and tuple(trial.shape[1:]) != shape:
+        raise ValueError(f"center has shape {shape}: must be {tuple(trial.shape[1:])}, the shape of f's output")
     if known is not None:
         known.box(shape)
-    run = Run(n, seed, pilot_draws, str(y.dtype).removeprefix("torch."), str(y.device), y, noise, policy, known)
-    setting = Setting(noise, n, shape, None if reference == "population" else center, known)
+    run = Run(
+        n, seed, pilot_draws, str(y.dtype).removeprefix("torch."), str(y.device), y, noise, policy, known, function
+    )
+    settings: dict[str, Setting] = {}
+    for smoother in {getattr(s, "smoother", "median") for s in statements}:
+        c = center if center is not None else median(cast(Tensor, trial)) if smoother == "median" else _mean(trial)
+        kind = reference or ("center" if smoother == "median" else "population")
+        settings[smoother] = Setting(noise, n, shape, c, kind, known, trial)
 
-    plans = [_Plan(statement, setting, center, percentiles, run) for statement in statements]
+    plans = [_Plan(s, settings[getattr(s, "smoother", "median")], run) for s in statements]
     seen = pool(accumulator for plan in plans for accumulator in plan.needs())
     draw(
         f,
@@ -250,8 +283,9 @@ def mse_bound(
         f, y, noise: as in `ask`.
         rho: radius > 0 in units of ‖·‖_Σ.
         alpha: failure probability.
-        method: "coordinatewise" (T2), or "best": the best of the methods there are.
-        smoother: "median".
+        method: for the median "coordinatewise" (T2) or "dimension-free" (T4), for the mean "spectral" (T11), or "best": the
+            one that pilot draws let expect the least of; the result says which.
+        smoother: "median" or "mean".
         **options: n, seed, center, reference, support, pilot, batch_size, progress: as in `ask`.
 
     Returns:
@@ -326,69 +360,131 @@ def bound_curve(
     return cast(BoundCurve, ask(f, y, noise, [statement], **options)[0])
 
 
+def deployed_bound(
+    f: Function,
+    y: Tensor,
+    noise: Noise | float,
+    *,
+    rho: float,
+    q: float = 0.95,
+    replicas: int = 13,
+    alpha: float = 1e-3,
+    method: str = "best",
+    smoother: str = "median",
+    **options: Any,
+) -> DeployedBound:
+    """How far the deployed smoother, the median (or mean) of K draws, can be from a reference (T5, T6, T3).
+
+    Equation
+        for all ‖δ‖_Σ ≤ ρ:  P[ ‖median(f(y + δ + G_1), …, f(y + δ + G_K)) − c‖ ≤ value ] ≥ q,  with confidence 1 − α.
+
+    Args:
+        f, y, noise: as in `ask`; the n draws are single ones of f.
+        rho: radius > 0 in units of ‖·‖_Σ.
+        q: probability over the deployment noise.
+        replicas: K; 13 in the paper.
+        alpha: failure probability over the n draws.
+        method: "replicas" (T5), "order statistics" or "dimension-free" (T6, for the median), or "best".
+        smoother: "median" or "mean" of the K draws.
+        **options: n, seed, center, support, pilot, batch_size, progress: as in `ask`.
+
+    Returns:
+        `DeployedBound`; `value` is an ℓ2 distance, not squared.
+
+    Raises:
+        ValueError, TypeError: as `ask`.
+    """
+    statement = Deployed(rho, q, alpha, replicas, method, smoother)
+    return cast(DeployedBound, ask(f, y, noise, [statement], **options)[0])
+
+
 class _Plan:
     """One statement on its way from the setting, through the draws, to an answer."""
 
-    def __init__(
-        self, statement: Statement, setting: Setting, center: Tensor, percentiles: Mapping[float, Tensor], run: Run
-    ) -> None:
-        self.statement, self.setting, self.center, self.run = statement, setting, center, run
-        self.percentiles = percentiles
-        self.method: Method | None = None
-        if not isinstance(statement, Percentile):
-            kind = METHODS[statement.smoother, _best(statement.smoother, statement.method)]
-            self.method = kind(setting, statement.share if isinstance(statement, Curve) else statement.alpha)
+    def __init__(self, statement: Statement, setting: Setting, run: Run) -> None:
+        self.statement, self.setting, self.run = statement, setting, run
+        match statement:
+            case Percentile():
+                self.parts: list[_Choice] = []
+            case Curve(rhos=rhos):
+                self.parts = [_Choice(setting, statement, statement.share, rho) for rho in rhos]
+            case Radius(tolerance=tolerance):
+                self.parts = [_radius_choice(setting, statement, tolerance)]
+            case _:
+                self.parts = [_Choice(setting, statement, statement.alpha, statement.rho)]
 
     def needs(self) -> list[Accumulator]:
         if isinstance(self.statement, Percentile):
             low, high = ranks(self.setting.n, self._tails(), self._side())
             return [ExtremeRanks(max(low, 1), max(high, 1))]
-        match self.statement:
-            case MSE(rho=rho):
-                least = rho
-            case Curve(rhos=rhos):
-                least = rhos[0]
-            case _:
-                least = 0.0
-        return cast(Method, self.method).needs(least)
+        least = 0.0 if isinstance(self.statement, Radius) else None
+        return [part for choice in self.parts for part in choice.method.needs(choice.rho if least is None else least)]
 
     def answer(self, seen: Mapping[str, Accumulator]) -> Answer:
         statement = self.statement
         if isinstance(statement, Percentile):
             return self._percentile(statement, cast(ExtremeRanks, seen[ExtremeRanks.key]))
-        method = cast(Method, self.method)
-        if isinstance(statement, MSE):
-            return self._mse(statement.rho, statement.alpha, method.at(statement.rho, seen), "single")
+        if isinstance(statement, Radius):
+            return self._radius(statement, self.parts[0], seen)
         if isinstance(statement, Curve):
             scope = "simultaneous" if statement.simultaneous else "pointwise"
-            points = tuple(self._mse(rho, statement.share, method.at(rho, seen), scope) for rho in statement.rhos)
+            points = tuple(self._mse(choice, statement.share, seen, scope) for choice in self.parts)
             return BoundCurve(
-                points, statement.simultaneous, statement.alpha, self.setting.n, method.method, method.theorem
+                points,
+                statement.simultaneous,
+                statement.alpha,
+                self.setting.n,
+                ", ".join(dict.fromkeys(point.method for point in points)),
+                ", ".join(dict.fromkeys(point.theorem for point in points)),
             )
-        return self._radius(statement, method, seen)
+        if isinstance(statement, Deployed):
+            return self._deployed(statement, self.parts[0], seen)
+        return self._mse(self.parts[0], statement.alpha, seen, "single")
 
-    def _mse(self, rho: float, alpha: float, evaluation: Evaluation, scope: str) -> MSEBound:
-        method = cast(Method, self.method)
+    def _mse(self, choice: _Choice, alpha: float, seen: Mapping[str, Accumulator], scope: str) -> MSEBound:
+        method, evaluation = choice.method, choice.method.at(choice.rho, seen)
         finite = math.isfinite(evaluation.value)
         return MSEBound(
             value=evaluation.value,
             method=method.method,
             theorem=method.theorem,
-            rho=rho,
+            rho=choice.rho,
             alpha=alpha,
             n=self.setting.n,
-            center=self.center,
+            center=self.setting.center,
             status="certified" if finite else "abstained",
-            reason="" if finite else self._too_few(rho, alpha, evaluation.draws_needed),
+            reason="" if finite else self._too_few(choice.rho, alpha, evaluation),
             smoother=method.smoother,
-            reference="population" if self.setting.center is None else "center",
-            lower=evaluation.lower,
-            upper=evaluation.upper,
+            reference=self.setting.reference,
+            evidence=evaluation.evidence,
             run=self.run,
+            considered=choice.considered,
             scope=scope,
         )
 
-    def _radius(self, statement: Radius, method: Method, seen: Mapping[str, Accumulator]) -> CertifiedRadius:
+    def _deployed(self, statement: Deployed, choice: _Choice, seen: Mapping[str, Accumulator]) -> DeployedBound:
+        method, evaluation = choice.method, choice.method.at(choice.rho, seen)
+        finite = math.isfinite(evaluation.value)
+        return DeployedBound(
+            value=evaluation.value,
+            q=statement.q,
+            replicas=statement.replicas,
+            smoother=method.smoother,
+            method=method.method,
+            theorem=method.theorem,
+            rho=choice.rho,
+            alpha=statement.alpha,
+            n=self.setting.n,
+            center=self.setting.center,
+            status="certified" if finite else "abstained",
+            reason="" if finite else self._too_few(choice.rho, statement.alpha, evaluation),
+            evidence=evaluation.evidence,
+            run=self.run,
+            considered=choice.considered,
+        )
+
+    def _radius(self, statement: Radius, choice: _Choice, seen: Mapping[str, Accumulator]) -> CertifiedRadius:
+        method = choice.method
         rho, evaluation = largest_radius(lambda r: method.at(r, seen), statement.tolerance)
         reason = ""
         if rho == 0 and math.isfinite(evaluation.value):
@@ -397,7 +493,7 @@ class _Plan:
                 f"{evaluation.value:.6g} > tolerance {statement.tolerance:.6g}: take more draws or a larger tolerance"
             )
         elif rho == 0:
-            reason = self._too_few(0.0, statement.alpha, evaluation.draws_needed)
+            reason = self._too_few(0.0, statement.alpha, evaluation)
         return CertifiedRadius(
             rho=rho,
             tolerance=statement.tolerance,
@@ -407,14 +503,14 @@ class _Plan:
             theorem=method.theorem,
             alpha=statement.alpha,
             n=self.setting.n,
-            center=self.center,
+            center=self.setting.center,
             status="certified" if rho > 0 else "abstained",
             reason=reason,
             smoother=method.smoother,
-            reference="population" if self.setting.center is None else "center",
-            lower=evaluation.lower if rho > 0 else None,
-            upper=evaluation.upper if rho > 0 else None,
+            reference=self.setting.reference,
+            evidence=evaluation.evidence if rho > 0 else None,
             run=self.run,
+            considered=choice.considered,
         )
 
     def _percentile(self, statement: Percentile, seen: ExtremeRanks) -> PercentileBounds:
@@ -429,10 +525,13 @@ class _Plan:
         )
         finite = bool(torch.isfinite(box.lower).all() and torch.isfinite(box.upper).all())
         needed = None if finite else draws_needed(self._tails(), self._side())
+        ordered, center = self.setting.ordered, self.setting.center
+        if ordered is not None and statement.p != 0.5:
+            center = ordered[min(len(ordered) - 1, int(statement.p * len(ordered)))]
         return PercentileBounds(
             lower=box.lower,
             upper=box.upper,
-            center=self.percentiles.get(statement.p, self.center),
+            center=center,
             p=statement.p,
             rho=statement.rho,
             alpha=statement.alpha,
@@ -440,7 +539,7 @@ class _Plan:
             lower_rank=box.lower_rank,
             upper_rank=box.upper_rank,
             status="certified" if finite else "abstained",
-            reason="" if finite else self._too_few(statement.rho, statement.alpha, needed),
+            reason="" if finite else self._too_few(statement.rho, statement.alpha, Evaluation(math.inf, None, needed)),
             run=self.run,
         )
 
@@ -451,44 +550,74 @@ class _Plan:
     def _side(self) -> float:
         return self.statement.alpha / (2 * self.setting.outputs)
 
-    def _too_few(self, rho: float, alpha: float, needed: int | None) -> str:
-        return (
+    def _too_few(self, rho: float, alpha: float, evaluation: Evaluation) -> str:
+        return evaluation.reason or (
             f"n = {self.setting.n} draws give no finite joint bound over {self.setting.outputs} outputs at "
-            f"ρ = {rho:.6g}, α = {alpha:.3g}: {enough(needed)}, or an a-priori support"
+            f"ρ = {rho:.6g}, α = {alpha:.3g}: {enough(evaluation.draws_needed)}, or an a-priori support"
         )
 
 
+class _Choice:
+    """The method for one radius: the one asked for, or the one of which pilot draws let expect the least value."""
+
+    def __init__(self, setting: Setting, statement: MSE | Curve | Radius | Deployed, alpha: float, rho: float) -> None:
+        self.rho = rho
+        built = {name: _built(statement, setting, alpha, rho, name) for name in _names(statement)}
+        self.considered = {name: method.guess(rho) for name, method in built.items()} if len(built) > 1 else {}
+        # Where nothing is expected of any of them, the first speaks: it says what n would do.
+        self.method = built[min(built, key=lambda name: self.considered.get(name, 0.0))]
+
+
+def _radius_choice(setting: Setting, statement: Radius, tolerance: float) -> _Choice:
+    """The method whose guessed radius is largest, with its parameters chosen for that radius."""
+    guessed: dict[str, float] = {}
+    for name in _names(statement):
+
+        def guess(rho: float, name: str = name) -> Evaluation:
+            return Evaluation(_built(statement, setting, statement.alpha, rho, name).guess(rho))
+
+        guessed[name] = largest_radius(guess, tolerance, precision=1e-2)[0] if setting.pilot is not None else 0.0
+    name = max(guessed, key=lambda name: guessed[name])
+    aim = guessed[name] if 0 < guessed[name] < math.inf else 1.0
+    one = Radius(statement.tolerance, statement.alpha, name, statement.smoother)
+    choice = _Choice(setting, one, statement.alpha, aim)
+    choice.considered = guessed if len(guessed) > 1 else {}
+    return choice
+
+
+def _names(statement: MSE | Curve | Radius | Deployed) -> list[str]:
+    registry = ROUTES if isinstance(statement, Deployed) else METHODS
+    every = [name for smoother, name in registry if smoother == statement.smoother]
+    return every if statement.method == "best" else [statement.method]
+
+
+def _built(statement: MSE | Curve | Radius | Deployed, setting: Setting, alpha: float, rho: float, name: str) -> Method:
+    if isinstance(statement, Deployed):
+        route = ROUTES[statement.smoother, name]
+        return route(setting, alpha, rho, q=statement.q, replicas=statement.replicas)
+    return METHODS[statement.smoother, name](setting, alpha, rho)
+
+
 def _pilot(
-    f: Function,
-    y: Tensor,
-    noise: Noise,
-    draws: int,
-    seed: int,
-    statements: Sequence[Statement],
-    batch_size: int | None,
-    progress: Progress,
-) -> tuple[Tensor, dict[float, Tensor]]:
+    f: Function, y: Tensor, noise: Noise, draws: int, seed: int, batch_size: int | None, progress: Progress
+) -> Tensor:
     kept = AllDraws()
     draw(f, y, noise, n=draws, seed=seed, stream="pilot", accumulators=[kept], batch_size=batch_size, progress=progress)
-    stacked = kept.stacked()
-    wanted = {s.p for s in statements if isinstance(s, Percentile) and s.p != 0.5}
-    ordered = stacked.sort(dim=0).values if wanted else stacked
-    return median(stacked), {p: ordered[min(draws - 1, int(p * draws))] for p in wanted}
+    return kept.stacked()
+
+
+def _mean(trial: Tensor | None) -> Tensor:
+    draws = cast(Tensor, trial)
+    return draws.double().mean(dim=0).to(draws.dtype)
 
 
 def _pilot_draws(pilot: int | None, n: int) -> int:
     return max(64, min(1000, n // 10)) if pilot is None else _validate.count("pilot", pilot)
 
 
-def _best(smoother: str, method: str) -> str:
-    if method != "best":
-        return method
-    return next(name for kind, name in METHODS if kind == smoother)
-
-
-def _check_method(smoother: str, method: str) -> None:
-    _validate.choice("smoother", smoother, dict.fromkeys(kind for kind, _ in METHODS))
-    _validate.choice("method", method, [*(name for kind, name in METHODS if kind == smoother), "best"])
+def _check_method(smoother: str, method: str, registry: Mapping[tuple[str, str], Any] = METHODS) -> None:
+    _validate.choice("smoother", smoother, SMOOTHERS)
+    _validate.choice("method", method, [*(name for kind, name in registry if kind == smoother), "best"])
 
 
 def _sigma(run: Run) -> Tensor:

@@ -52,6 +52,26 @@ class Support:
             sides.append(side.detach().to("cpu", torch.float64).expand(shape))
         return sides[0], sides[1]
 
+    def reach(self, center: Tensor) -> Tensor:
+        """What ‖h_r − c_r‖ of a row r of f's output never exceeds: (rows,), float64, on the CPU; ∞ where nothing is known (T3).
+
+        The distance to the far corner of the box; where a LayerNorm's ellipsoid is known, h = β + γ∘u with ‖u‖² ≤ w, also
+        at most max|γ| sqrt(w) + ‖β − c‖.
+
+        Args:
+            center: c, shape (*output); a row is an entry of the first axis, where there is more than one axis.
+        """
+        c = center.detach().to("cpu", torch.float64)
+        rows = c.shape[0] if c.ndim > 1 else 1
+        lower, upper = self.box(tuple(c.shape))
+        corner = torch.maximum(upper - c, c - lower).clamp_min(0).square().reshape(rows, -1).sum(dim=1).sqrt()
+        if self.gain is None or self.offset is None:
+            return corner * (1 + 1e-9)
+        width = self.gain.numel()
+        away = (self.offset.detach().to("cpu", torch.float64) - c.reshape(-1, width)).norm(dim=1)
+        within = (float(self.gain.abs().max()) * math.sqrt(width) + away).square().reshape(rows, -1).sum(dim=1).sqrt()
+        return torch.minimum(corner, within) * (1 + 1e-9)
+
     def median_cap(self, center: Tensor) -> float:
         """A number that ‖median − center‖² never exceeds, by the ellipsoid of each row; +∞ without one (T3).
 

@@ -1,21 +1,67 @@
-"""Bounds: one file a theorem. `METHODS` names every method for the squared distance of a smoothed output."""
+"""Bounds: one file a theorem.
 
-from certify.bounds.base import Evaluation, Method, Run, Setting
+`METHODS` names every method for the squared distance of a smoothed output, `ROUTES` every one for the distance of the
+deployed median or mean, `EVIDENCE` every kind of evidence that a certificate can hold.
+"""
+
+from certify.bounds.base import Evaluation, Evidence, Method, Run, Setting
+from certify.bounds.deployed import EventBound, EventEvidence, LimitEvidence, StatisticBound
+from certify.bounds.dimension_free import DimensionFreeMSE, LayersEvidence
 from certify.bounds.mse import BoundCurve, CoordinatewiseMSE, MSEBound
-from certify.bounds.percentile import PercentileBounds
+from certify.bounds.percentile import BoxEvidence, PercentileBounds
 from certify.bounds.radius import CertifiedRadius
+from certify.bounds.routes import (
+    BallEvidence,
+    DeployedBound,
+    DeployedMethod,
+    DimensionFreeRoute,
+    GroupsEvidence,
+    MeanReplicasRoute,
+    OrderStatisticsRoute,
+    RankedBoxEvidence,
+    ReplicasRoute,
+)
 
 __all__ = [
+    "EVIDENCE",
     "METHODS",
+    "ROUTES",
     "BoundCurve",
     "CertifiedRadius",
+    "DeployedBound",
+    "DeployedMethod",
     "Evaluation",
+    "EventBound",
+    "Evidence",
     "MSEBound",
     "Method",
     "PercentileBounds",
     "Run",
     "Setting",
+    "StatisticBound",
 ]
 
-METHODS: dict[tuple[str, str], type[Method]] = {(cls.smoother, cls.method): cls for cls in (CoordinatewiseMSE,)}
+METHODS: dict[tuple[str, str], type[Method]] = {
+    (cls.smoother, cls.method): cls for cls in (CoordinatewiseMSE, DimensionFreeMSE)
+}
 """(smoother, method) → the class that implements it."""
+
+ROUTES: dict[tuple[str, str], type[DeployedMethod]] = {
+    (cls.smoother, cls.method): cls
+    for cls in (ReplicasRoute, OrderStatisticsRoute, DimensionFreeRoute, MeanReplicasRoute)
+}
+"""(smoother, route) → the class that implements it."""
+
+EVIDENCE: dict[str, type[Evidence]] = {
+    cls.kind: cls
+    for cls in (
+        BoxEvidence,
+        LayersEvidence,
+        LimitEvidence,
+        EventEvidence,
+        GroupsEvidence,
+        RankedBoxEvidence,
+        BallEvidence,
+    )
+}
+"""The kind of evidence, as a certificate names it → its class."""

@@ -1,17 +1,21 @@
 """What a bound is: a theorem, what it must see of the draws, and how it turns that into a number.
 
-A method for the squared distance of a smoothed output is a class with the shape of `Method`, in a file of its own, named
-once in `METHODS` (`certify.bounds`). It is built before any draw of its own is taken, from a `Setting`; it says which
-accumulators it `needs`; after the pass it is asked `at(rho)`.
+A method is a class with the shape of `Method`, in a file of its own, named once in a registry (`certify.bounds`). It is
+built before any draw of its own is taken, from a `Setting`; what it has to choose (a truncation, a grid) it chooses then,
+on pilot draws. It says which accumulators it `needs`; after the pass it is asked `at(rho)`.
+
+What it answers with is an `Evaluation`: a value, and the `Evidence` that the value follows from by arithmetic alone, such
+as a box of order statistics. Certificates keep the evidence, so that somebody else can draw afresh and test it.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from torch import Tensor
 
@@ -19,7 +23,7 @@ from certify.montecarlo import Accumulator
 from certify.noise import Noise
 from certify.support import Support
 
-__all__ = ["Evaluation", "Method", "Run", "Setting"]
+__all__ = ["Evaluation", "Evidence", "Method", "Run", "Setting", "pilot_rank"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Run:
         y, noise: the input, shape (*input), and the noise around it.
         policy: how Σ came about (THEORY T7); "frozen": fixed when the certificate was issued.
         support: the a-priori support that the bounds were cut down to, if any.
+        function: what the function is called in records.
+        copies: noisy copies of y that one call of the function sees, (b, copies, *input); None: (b, *input).
     """
 
     n: int
@@ -43,6 +49,8 @@ class Run:
     noise: Noise = field(repr=False)
     policy: str = "frozen"
     support: Support | None = field(default=None, repr=False)
+    function: str = "f"
+    copies: int | None = None
 
 
 @dataclass(frozen=True)
@@ -53,20 +61,63 @@ class Setting:
         noise: the noise.
         n: bounding draws.
         shape: output shape.
-        center: the reference, shape (*output), independent of the bounding draws; None: the population median itself.
+        center: c, shape (*output), independent of the bounding draws.
+        reference: what distances are measured to: "center", or "population": the ideal smoothed value at y itself.
         support: a-priori support of f, if any.
+        pilot: the pilot draws, (N, *output), independent of the bounding draws; None where there are none.
     """
 
     noise: Noise
     n: int
     shape: tuple[int, ...]
-    center: Tensor | None
-    support: Support | None
+    center: Tensor = field(repr=False)
+    reference: str = "center"
+    support: Support | None = field(default=None, repr=False)
+    pilot: Tensor | None = field(default=None, repr=False)
 
     @property
     def outputs(self) -> int:
         """m, the number of outputs."""
         return math.prod(self.shape)
+
+    @functools.cached_property
+    def ordered(self) -> Tensor | None:
+        """The pilot draws, each output sorted by itself."""
+        return None if self.pilot is None else self.pilot.sort(dim=0).values
+
+
+class Evidence(ABC):
+    """The numbers that a value follows from, and how fresh draws speak against them.
+
+    Evidence holds for the law of f(y + G), with no perturbation, so anybody with f and y can test it.
+    """
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def numbers(self) -> dict[str, float | int | str]:
+        """JSON scalars to keep."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Tensors to keep."""
+
+    @classmethod
+    @abstractmethod
+    def restored(cls, numbers: Mapping[str, float | int | str], tensors: Mapping[str, Tensor], center: Tensor) -> Self:
+        """From what was kept. Raises KeyError or ValueError where something is missing or out of range."""
+
+    @abstractmethod
+    def implied(self, noise: Noise, rho: float) -> float:
+        """The least value that follows from these numbers at `rho`: a stated one must not be smaller."""
+
+    @abstractmethod
+    def witness(self) -> Accumulator:
+        """An accumulator for fresh draws of f at y."""
+
+    @abstractmethod
+    def verdict(self, seen: Accumulator, noise: Noise, rho: float) -> tuple[float, str]:
+        """The p-value of "these numbers are true", by a binomial test or a sharper one, and a phrase of detail."""
 
 
 @dataclass(frozen=True)
@@ -75,28 +126,38 @@ class Evaluation:
 
     Attributes:
         value: the bound; +∞ where the draws do not suffice.
-        lower, upper: the box behind it, shape (*output), if the method has one.
-        draws_needed: the smallest n that would have been enough for a finite value, if this was not.
+        evidence: what it follows from; None for an infinite value, or one that follows from the support alone.
+        draws_needed: the smallest n that would have been enough for a finite value, if that was the obstacle.
+        reason: another obstacle, in words.
     """
 
     value: float
-    lower: Tensor | None = field(default=None, repr=False)
-    upper: Tensor | None = field(default=None, repr=False)
+    evidence: Evidence | None = field(default=None, repr=False)
     draws_needed: int | None = None
+    reason: str = ""
 
 
 class Method(ABC):
-    """A bound on ‖smoothed(y + δ) − reference‖² over ‖δ‖_Σ ≤ ρ, valid with probability 1 − α at any one fixed ρ.
+    """A bound that is valid with probability 1 − α at any one fixed ρ.
 
     `at` must not decrease in ρ at fixed draws: the search for a certified radius rests on it (THEORY T3).
+
+    Args:
+        setting: what is known.
+        alpha: failure probability.
+        aim: the radius for which what can be chosen is chosen, on pilot draws alone; the bound is valid at every radius.
     """
 
     method: ClassVar[str]
     theorem: ClassVar[str]
     smoother: ClassVar[str]
 
-    def __init__(self, setting: Setting, alpha: float) -> None:
-        self.setting, self.alpha = setting, alpha
+    def __init__(self, setting: Setting, alpha: float, aim: float) -> None:
+        self.setting, self.alpha, self.aim = setting, alpha, aim
+
+    @abstractmethod
+    def guess(self, rho: float) -> float:
+        """What `at` is roughly going to give, from the pilot draws alone. Chooses between methods; claims nothing."""
 
     @abstractmethod
     def needs(self, rho: float) -> list[Accumulator]:
@@ -105,3 +166,8 @@ class Method(ABC):
     @abstractmethod
     def at(self, rho: float, seen: Mapping[str, Accumulator]) -> Evaluation:
         """The bound at `rho`."""
+
+
+def pilot_rank(rank: int, n: int, pilot: int) -> int:
+    """The rank among `pilot` draws that is about as extreme as `rank` among n, for guesses."""
+    return max(1, min(pilot, round(rank * pilot / n)))

@@ -16,14 +16,21 @@ Reference: THEORY T5; percentiles by T3, probabilities by Clopper and Pearson (1
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar, Self, cast
 
-from certify.bounds.base import Run
-from certify.bounds.percentile import draws_needed
+import torch
+from torch import Tensor
+
+from certify.bounds.base import Evidence, Run
+from certify.bounds.percentile import beyond, draws_needed
 from certify.confidence import clopper_pearson, extreme_rank
+from certify.montecarlo import Accumulator, Counts, Exceedances
 from certify.noise import Noise, Tails
 
-__all__ = ["EventBound", "StatisticBound", "event_interval", "statistic_limits"]
+__all__ = ["EventBound", "EventEvidence", "LimitEvidence", "StatisticBound", "event_interval", "statistic_limits"]
 
 
 @dataclass(frozen=True)
@@ -50,9 +57,19 @@ class StatisticBound:
     reason: str
     run: Run = field(repr=False)
     theorem: str = "T5"
+    method: str = "replicas"
 
     quantity = "statistic"
     unit = "the unit of the statistic"
+
+    @property
+    def evidence(self) -> LimitEvidence | None:
+        """What a certificate keeps."""
+        if self.status != "certified":
+            return None
+        lower = self.value if self.side == "lower" else self.lower
+        upper = math.inf if self.side == "lower" else self.value
+        return LimitEvidence(lower, upper, self.q, self.side, self.replicas)
 
 
 @dataclass(frozen=True)
@@ -79,9 +96,122 @@ class EventBound:
     reason: str
     run: Run = field(repr=False)
     theorem: str = "T5"
+    method: str = "replicas"
 
     quantity = "event"
     unit = "probability"
+
+    @property
+    def side(self) -> str:
+        """ "upper", or "two-sided"."""
+        return "two-sided" if self.two_sided else "upper"
+
+    @property
+    def evidence(self) -> EventEvidence | None:
+        """What a certificate keeps."""
+        return EventEvidence(self.lower, self.value, self.replicas) if self.status == "certified" else None
+
+
+@dataclass(frozen=True, eq=False)
+class LimitEvidence(Evidence):
+    """Limits of a statistic of K copies.
+
+    Attributes:
+        lower, upper: S lies between them with probability ≥ q at every ‖δ‖_Σ ≤ ρ; ±∞ where nothing is said.
+        q, side: as in `StatisticBound`.
+        replicas: K.
+    """
+
+    lower: float
+    upper: float
+    q: float
+    side: str
+    replicas: int
+
+    kind: ClassVar[str] = "limit"
+
+    def numbers(self) -> dict[str, float | int | str]:
+        return {"lower": self.lower, "upper": self.upper, "q": self.q, "side": self.side, "replicas": self.replicas}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    @classmethod
+    def restored(
+        cls, numbers: Mapping[str, float | int | str], tensors: Mapping[str, Tensor], center: Tensor | None
+    ) -> Self:
+        q, replicas, side = float(numbers["q"]), int(numbers["replicas"]), str(numbers["side"])
+        if not 0 < q < 1 or replicas < 1 or side not in ("upper", "lower", "two-sided"):
+            raise ValueError(f"q = {q}, replicas = {replicas}, side = {side!r}: out of range")
+        return cls(float(numbers["lower"]), float(numbers["upper"]), q, side, replicas)
+
+    def implied(self, noise: Noise, rho: float) -> float:
+        return self.lower if self.side == "lower" else self.upper
+
+    def witness(self) -> Exceedances:
+        return Exceedances(*(torch.tensor(v, dtype=torch.float64) for v in (self.lower, self.upper)))
+
+    def verdict(self, seen: Accumulator, noise: Noise, rho: float) -> tuple[float, str]:
+        counts = cast(Exceedances, seen)
+        return limit_verdict(self, int(counts.below), int(counts.above), counts.count, noise, rho)
+
+
+def limit_verdict(held: LimitEvidence, below: int, above: int, n: int, noise: Noise, rho: float) -> tuple[float, str]:
+    """The p-value of limits of S, and a phrase, from how often n draws lay beyond them."""
+    level = (1 + held.q) / 2 if held.side == "two-sided" else held.q
+    low = noise.tails(1 - level, rho, held.replicas).lower if held.side != "upper" else 1.0
+    high = noise.tails(level, rho, held.replicas).upper if held.side != "lower" else 1.0
+    p_value = min(1.0, 2 * min(beyond(below, n, low), beyond(above, n, high)))
+    return (
+        p_value,
+        f"{below + above} of {n:,} beyond, allowed mean {n * min(1.0, low * (low < 1) + high * (high < 1)):.1f}",
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class EventEvidence(Evidence):
+    """Limits of an event's probability at every ‖δ‖_Σ ≤ ρ, and K."""
+
+    lower: float
+    upper: float
+    replicas: int
+
+    kind: ClassVar[str] = "event"
+
+    def numbers(self) -> dict[str, float | int | str]:
+        return {"lower": self.lower, "upper": self.upper, "replicas": self.replicas}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    @classmethod
+    def restored(
+        cls, numbers: Mapping[str, float | int | str], tensors: Mapping[str, Tensor], center: Tensor | None
+    ) -> Self:
+        lower, upper, replicas = float(numbers["lower"]), float(numbers["upper"]), int(numbers["replicas"])
+        if not 0 <= lower <= upper <= 1 or replicas < 1:
+            raise ValueError(f"lower = {lower}, upper = {upper}, replicas = {replicas}: out of range")
+        return cls(lower, upper, replicas)
+
+    def implied(self, noise: Noise, rho: float) -> float:
+        return self.upper
+
+    def witness(self) -> Counts:
+        return Counts()
+
+    def verdict(self, seen: Accumulator, noise: Noise, rho: float) -> tuple[float, str]:
+        counts = cast(Counts, seen)
+        ones, n = int(counts.ones), counts.count
+        # Undone, the shift gives what the claim says about the probability without a perturbation.
+        p_value, phrase = 1.0, f"{ones} of {n:,} at δ = 0"
+        if self.upper < 1:
+            most = noise.tails(self.upper, rho, self.replicas).lower
+            p_value = beyond(ones, n, most)
+            phrase += f", allowed mean {most * n:.1f}"
+        if self.lower > 0:
+            least = noise.tails(self.lower, rho, self.replicas).upper
+            p_value = min(1.0, 2 * min(p_value, beyond(n - ones, n, least)))
+        return p_value, phrase
 
 
 @dataclass(frozen=True)

@@ -19,18 +19,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
-import torch
 from torch import Tensor
 
-from certify.bounds.base import Evaluation, Method, Run
-from certify.bounds.percentile import draws_needed, percentile_box, ranks
+from certify.bounds.base import Evaluation, Evidence, Method, Run, pilot_rank
+from certify.bounds.percentile import BoxEvidence, box_distance, draws_needed, percentile_box, ranks
 from certify.montecarlo import Accumulator, ExtremeRanks
 
-__all__ = ["BoundCurve", "CoordinatewiseMSE", "MSEBound", "box_distance"]
+__all__ = ["BoundCurve", "Boxed", "CoordinatewiseMSE", "MSEBound"]
+
+
+class Boxed:
+    """A result whose evidence may be a box."""
+
+    evidence: Evidence | None
+
+    @property
+    def lower(self) -> Tensor | None:
+        """The box's lower end, shape (*output); None without a box."""
+        return self.evidence.lower if isinstance(self.evidence, BoxEvidence) else None
+
+    @property
+    def upper(self) -> Tensor | None:
+        """The box's upper end, shape (*output); None without a box."""
+        return self.evidence.upper if isinstance(self.evidence, BoxEvidence) else None
 
 
 @dataclass(frozen=True)
-class MSEBound:
+class MSEBound(Boxed):
     """A bound on the squared ℓ2 distance between the smoothed output at y + δ and a reference.
 
     Attributes:
@@ -41,7 +56,8 @@ class MSEBound:
         center: the reference, shape (*output): given, or the smoothed value of pilot draws; for reference
             "population" only an estimate of what the distance is measured to.
         reference: "center" or "population" (the ideal smoothed value at y itself).
-        lower, upper: the box behind the value, shape (*output), for methods that have one.
+        evidence: what the value follows from; `lower`, `upper` are its box, for methods that have one.
+        considered: with method "best", what each method was guessed to give from pilot draws; the least was taken.
         status: "certified" or "abstained", with a `reason` that says what n would do.
         scope: "single", or for a point of a curve "pointwise" or "simultaneous".
     """
@@ -57,9 +73,9 @@ class MSEBound:
     reason: str
     smoother: str
     reference: str
-    lower: Tensor | None = field(repr=False)
-    upper: Tensor | None = field(repr=False)
+    evidence: Evidence | None = field(repr=False)
     run: Run = field(repr=False)
+    considered: Mapping[str, float] = field(default_factory=dict, repr=False)
     scope: str = "single"
 
     quantity = "mse"
@@ -101,44 +117,56 @@ class CoordinatewiseMSE(Method):
     p = 0.5
 
     @property
+    def population(self) -> bool:
+        """Whether the reference is the median at y itself, bracketed from the same draws."""
+        return self.setting.reference == "population"
+
+    @property
     def share(self) -> float:
         """α', the failure probability of one side of one output."""
-        return self.alpha / ((2 if self.setting.center is not None else 4) * self.setting.outputs)
+        return self.alpha / ((4 if self.population else 2) * self.setting.outputs)
+
+    def guess(self, rho: float) -> float:
+        setting, ordered = self.setting, self.setting.ordered
+        if ordered is None:
+            return math.inf
+        low, high = ranks(setting.n, setting.noise.tails(self.p, rho), self.share)
+        if not (low and high):
+            return self._cap()
+        count, c = ordered.shape[0], setting.center
+        lower = ordered[pilot_rank(low, setting.n, count) - 1]
+        upper = ordered[count - pilot_rank(high, setting.n, count)]
+        return min(box_distance(lower.double().cpu(), upper.double().cpu(), c, c), self._cap())
 
     def needs(self, rho: float) -> list[Accumulator]:
-        radius = rho if self.setting.center is not None else 0.0
-        low, high = ranks(self.setting.n, self.setting.noise.tails(self.p, radius), self.share)
+        low, high = ranks(self.setting.n, self.setting.noise.tails(self.p, 0.0 if self.population else rho), self.share)
         return [ExtremeRanks(max(low, 1), max(high, 1))]
 
     def at(self, rho: float, seen: Mapping[str, Accumulator]) -> Evaluation:
-        setting, extremes = self.setting, cast(ExtremeRanks, seen[ExtremeRanks.key])
-
-        def box_at(radius: float) -> tuple[Tensor, Tensor]:
-            box = percentile_box(
-                extremes,
-                setting.noise,
-                p=self.p,
-                rho=radius,
-                alpha=self.share,
-                shape=setting.shape,
-                support=setting.support,
-            )
-            return box.lower, box.upper
-
-        lower, upper = box_at(rho)
-        if setting.center is None:
-            center_low, center_high = box_at(0.0)
-            value, cap = box_distance(lower, upper, center_low, center_high), math.inf
+        extremes = cast(ExtremeRanks, seen[ExtremeRanks.key])
+        lower, upper = self._box(extremes, rho)
+        if self.population:
+            value, cap = box_distance(lower, upper, *self._box(extremes, 0.0)), math.inf
         else:
-            value = box_distance(lower, upper, setting.center, setting.center)
-            cap = math.inf if setting.support is None else setting.support.median_cap(setting.center)
+            value, cap = box_distance(lower, upper, self.setting.center, self.setting.center), self._cap()
+        center = None if self.population else self.setting.center
+        evidence = BoxEvidence(lower, upper, center=center, support=self.setting.support if cap < value else None)
         if math.isfinite(value):
-            return Evaluation(min(value, cap), lower, upper)
-        return Evaluation(cap, lower, upper, draws_needed(setting.noise.tails(self.p, rho), self.share))
+            return Evaluation(min(value, cap), evidence)
+        return Evaluation(cap, evidence, draws_needed(self.setting.noise.tails(self.p, rho), self.share))
 
+    def _box(self, extremes: ExtremeRanks, rho: float) -> tuple[Tensor, Tensor]:
+        box = percentile_box(
+            extremes,
+            self.setting.noise,
+            p=self.p,
+            rho=rho,
+            alpha=self.share,
+            shape=self.setting.shape,
+            support=self.setting.support,
+        )
+        return box.lower, box.upper
 
-def box_distance(lower: Tensor, upper: Tensor, center_low: Tensor, center_high: Tensor) -> float:
-    """Σ_i ζ_i with ζ_i = max{(U_i − c_i)², (c_i − L_i)²} over c_i in [center_low_i, center_high_i], rounded up (T2)."""
-    low, high = center_low.to("cpu", torch.float64), center_high.to("cpu", torch.float64)
-    zeta = torch.maximum((upper - low).abs(), (high - lower).abs()).square()
-    return float(zeta.sum()) * (1 + 4e-16 * max(zeta.numel(), 1))
+    def _cap(self) -> float:
+        support = self.setting.support
+        return math.inf if support is None or self.population else support.median_cap(self.setting.center)

@@ -12,18 +12,32 @@ Reference: THEORY T1, T3; Han et al. (2025), Theorem 3.2; with Σ = σ²I Lemma 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar, Self, cast
 
 import torch
+from scipy.stats import binom
 from torch import Tensor
 
-from certify.bounds.base import Run
+from certify.bounds.base import Evidence, Run
 from certify.confidence import extreme_rank, smallest_draws
-from certify.montecarlo import ExtremeRanks
+from certify.montecarlo import Accumulator, Exceedances, ExtremeRanks
 from certify.noise import Noise, Tails
 from certify.support import Support
 
-__all__ = ["Box", "PercentileBounds", "percentile_box", "ranks"]
+__all__ = [
+    "Box",
+    "BoxEvidence",
+    "PercentileBounds",
+    "beyond",
+    "box_distance",
+    "draws_needed",
+    "enough",
+    "percentile_box",
+    "ranks",
+]
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,65 @@ class Box:
     upper: Tensor
     lower_rank: int
     upper_rank: int
+
+
+@dataclass(frozen=True, eq=False)
+class BoxEvidence(Evidence):
+    """A box that holds percentiles of every output at every ‖δ‖_Σ ≤ ρ.
+
+    Attributes:
+        lower, upper: shape (*output).
+        p_low, p_high: which percentiles: `lower` bounds the p_low-th from below, `upper` the p_high-th from above.
+        center: what distances are measured to, (*output); None: to the population's own percentile, or no distance is.
+        support: rows in an ellipsoid (a LayerNorm's), where that makes the distance smaller than the box does.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    p_low: float = 0.5
+    p_high: float = 0.5
+    center: Tensor | None = None
+    support: Support | None = None
+
+    kind: ClassVar[str] = "box"
+
+    def numbers(self) -> dict[str, float | int | str]:
+        return {"p_low": self.p_low, "p_high": self.p_high, "to_center": int(self.center is not None)}
+
+    def tensors(self) -> dict[str, Tensor]:
+        kept = {"lower": self.lower, "upper": self.upper}
+        if self.support is not None and self.support.gain is not None and self.support.offset is not None:
+            kept |= {"gain": self.support.gain, "offset": self.support.offset}
+        return kept
+
+    @classmethod
+    def restored(cls, numbers: Mapping[str, float | int | str], tensors: Mapping[str, Tensor], center: Tensor) -> Self:
+        lower, upper = tensors["lower"], tensors["upper"]
+        p_low, p_high = float(numbers["p_low"]), float(numbers["p_high"])
+        if not (0 < p_low < 1 and 0 < p_high < 1):
+            raise ValueError(f"p_low = {p_low}, p_high = {p_high}: must be strictly between 0 and 1")
+        held = Support(lower, upper, tensors["gain"], tensors["offset"]) if "gain" in tensors else None
+        return cls(lower, upper, p_low, p_high, center if numbers["to_center"] else None, held)
+
+    def implied(self, noise: Noise, rho: float) -> float:
+        if not bool((self.lower <= self.upper).all()):
+            return math.inf  # nothing lies in it
+        if self.center is None:
+            # The reference lies in the box, so one of its two sides is at least half the box away from it.
+            return float(((self.upper - self.lower) / 2).square().sum())
+        distance = box_distance(self.lower, self.upper, self.center, self.center)
+        return distance if self.support is None else min(distance, self.support.median_cap(self.center))
+
+    def witness(self) -> Exceedances:
+        return Exceedances(self.lower, self.upper)
+
+    def verdict(self, seen: Accumulator, noise: Noise, rho: float) -> tuple[float, str]:
+        counts = cast(Exceedances, seen)
+        low, high = noise.tails(self.p_low, rho).lower, noise.tails(self.p_high, rho).upper
+        below, above = int(counts.below.max()), int(counts.above.max())
+        p_value = 2 * self.lower.numel() * min(beyond(below, counts.count, low), beyond(above, counts.count, high))
+        expected = max(low, high) * counts.count
+        return min(1.0, p_value), f"most exceedances of one output: {max(below, above)}, allowed mean {expected:.1f}"
 
 
 @dataclass(frozen=True)
@@ -68,6 +141,15 @@ class PercentileBounds:
     run: Run = field(repr=False)
     theorem: str = "T1"
 
+    quantity = "percentile"
+    unit = "the unit of f's outputs"
+    scope = "single"
+
+    @property
+    def evidence(self) -> BoxEvidence | None:
+        """The box, as a certificate keeps it."""
+        return BoxEvidence(self.lower, self.upper, self.p, self.p) if self.status == "certified" else None
+
 
 def ranks(n: int, tails: Tails, alpha: float) -> tuple[int, int]:
     """The ranks (from below, from above) that bound a percentile with `tails`, each failing with probability α."""
@@ -83,6 +165,7 @@ def percentile_box(
     alpha: float,
     shape: tuple[int, ...],
     support: Support | None = None,
+    p_high: float | None = None,
 ) -> Box:
     """The box of T1 from n draws, each of its 2m sides failing with probability at most α.
 
@@ -92,11 +175,13 @@ def percentile_box(
         alpha: failure probability of *one* side of one output; the union over outputs is the caller's.
         shape: output shape.
         support: a-priori support; the box is cut down to it.
+        p_high: the percentile that the upper end is about, if it is another one than `p`.
 
     Raises:
         ValueError: a draw lies outside the support, so the support is wrong and anything that rests on it void.
     """
-    low_rank, high_rank = ranks(seen.count, noise.tails(p, rho), alpha)
+    tails = Tails(noise.tails(p, rho).lower, noise.tails(p if p_high is None else p_high, rho).upper)
+    low_rank, high_rank = ranks(seen.count, tails, alpha)
     lower = torch.full(shape, -torch.inf, dtype=torch.float64)
     upper = torch.full(shape, torch.inf, dtype=torch.float64)
     if low_rank:
@@ -119,6 +204,19 @@ def draws_needed(tails: Tails, alpha: float) -> int | None:
 def enough(needed: int | None) -> str:
     """In words, what `draws_needed` found."""
     return "no number of draws is enough" if needed is None else f"n >= {needed} is needed"
+
+
+def beyond(times: int, n: int, tail: float) -> float:
+    """P[Bin(n, tail) ≥ times]: how likely so many draws beyond a limit are, if it leaves at most `tail` beyond it."""
+    # Tails are rounded down; a little is given back before they stand for a maximum.
+    return float(binom.sf(times - 1, n, min(1.0, tail * (1 + 1e-9))))
+
+
+def box_distance(lower: Tensor, upper: Tensor, center_low: Tensor, center_high: Tensor) -> float:
+    """Σ_i ζ_i with ζ_i = max{(U_i − c_i)², (c_i − L_i)²} over c_i in [center_low_i, center_high_i], rounded up (T2)."""
+    low, high = center_low.to("cpu", torch.float64), center_high.to("cpu", torch.float64)
+    zeta = torch.maximum((upper - low).abs(), (high - lower).abs()).square()
+    return float(zeta.sum()) * (1 + 4e-16 * max(zeta.numel(), 1))
 
 
 def _check_support(seen: ExtremeRanks, floor: Tensor, ceiling: Tensor) -> None:

@@ -13,12 +13,13 @@ Reference: THEORY T3 (radius search), T8 (the ellipsoid).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from certify.bounds.base import Evaluation, Run
+from certify.bounds.base import Evaluation, Evidence, Run
+from certify.bounds.mse import Boxed
 from certify.ellipsoid import Ellipsoid
 
 __all__ = ["CertifiedRadius", "largest_radius"]
@@ -28,7 +29,7 @@ _LARGEST, _LEAST = 64.0, 1e-6
 
 
 @dataclass(frozen=True)
-class CertifiedRadius:
+class CertifiedRadius(Boxed):
     """What `certify.certified_radius` returns.
 
     Attributes:
@@ -38,7 +39,8 @@ class CertifiedRadius:
         value: the bound at `rho`, at most the tolerance.
         ellipsoid: the certified set, {δ : ‖δ‖_Σ ≤ rho} (`certify.ellipsoid.Ellipsoid`).
         method, theorem, smoother, alpha, n, center, reference, status, reason: as in `MSEBound`.
-        lower, upper: the box behind the value at `rho`.
+        evidence: as in `MSEBound`, at `rho`.
+        considered: with method "best", the radius that each method was guessed to reach; the largest was taken.
     """
 
     rho: float
@@ -54,15 +56,18 @@ class CertifiedRadius:
     reason: str
     smoother: str
     reference: str
-    lower: Tensor | None = field(repr=False)
-    upper: Tensor | None = field(repr=False)
+    evidence: Evidence | None = field(repr=False)
     run: Run = field(repr=False)
+    considered: Mapping[str, float] = field(default_factory=dict, repr=False)
 
+    scope = "single"
     quantity = "radius"
     unit = "radius in units of the noise, ‖δ‖_Σ"
 
 
-def largest_radius(bound: Callable[[float], Evaluation], tolerance: float) -> tuple[float, Evaluation]:
+def largest_radius(
+    bound: Callable[[float], Evaluation], tolerance: float, precision: float = 1e-6
+) -> tuple[float, Evaluation]:
     """The largest ρ found with bound(ρ) ≤ tolerance, by bisection from the safe side, and the bound there.
 
     Returns:
@@ -79,7 +84,7 @@ def largest_radius(bound: Callable[[float], Evaluation], tolerance: float) -> tu
         low, evaluation, high = high, trial, 2 * high
     else:
         return math.inf, evaluation
-    while high - low > 1e-6 * high:
+    while high - low > precision * high:
         middle = (low + high) / 2
         trial = bound(middle)
         if trial.value <= tolerance:

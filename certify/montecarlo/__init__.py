@@ -1,7 +1,18 @@
 """Monte Carlo: seeded draws in blocks, one pass over them, and what is kept of them."""
 
-from certify.montecarlo.accumulators import Accumulator, AllDraws, Counts, ExtremeRanks, pool
-from certify.montecarlo.engine import Function, draw, median
+from certify.montecarlo.accumulators import (
+    Accumulator,
+    AllDraws,
+    Counts,
+    Distances,
+    Exceedances,
+    ExtremeRanks,
+    Groups,
+    median,
+    pool,
+    row_distances,
+)
+from certify.montecarlo.engine import Function, draw
 from certify.montecarlo.streams import BLOCK, generator
 
 __all__ = [
@@ -9,10 +20,14 @@ __all__ = [
     "Accumulator",
     "AllDraws",
     "Counts",
+    "Distances",
+    "Exceedances",
     "ExtremeRanks",
     "Function",
+    "Groups",
     "draw",
     "generator",
     "median",
     "pool",
+    "row_distances",
 ]

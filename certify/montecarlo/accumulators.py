@@ -18,7 +18,18 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-__all__ = ["Accumulator", "AllDraws", "Counts", "ExtremeRanks", "pool"]
+__all__ = [
+    "Accumulator",
+    "AllDraws",
+    "Counts",
+    "Distances",
+    "Exceedances",
+    "ExtremeRanks",
+    "Groups",
+    "median",
+    "pool",
+    "row_distances",
+]
 
 
 class Accumulator(Protocol):
@@ -161,6 +172,124 @@ class AllDraws:
         """All draws, shape (count, *output)."""
         self._held = [torch.cat(self._held)]
         return self._held[0]
+
+
+class Distances:
+    """The distances ‖f − c‖ of all draws, a row of the output by itself: memory O(n · rows), whatever the width is.
+
+    Args:
+        center: c, shape (*output). A row is an entry of the first axis, where there is more than one axis.
+    """
+
+    def __init__(self, center: Tensor) -> None:
+        self.center, self.count = center, 0
+        self.key = f"distances {id(center)}"
+        self._held: list[Tensor] = []
+
+    def widened(self, other: Distances) -> Distances:
+        return Distances(self.center)
+
+    def update(self, outputs: Tensor) -> None:
+        self.count += outputs.shape[0]
+        self._held.append(row_distances(outputs, self.center))
+
+    def merge(self, other: Distances) -> None:
+        self.count += other.count
+        self._held.extend(other._held)
+
+    def rows(self) -> Tensor:
+        """(count, rows), float64, on the CPU."""
+        self._held = [torch.cat(self._held)]
+        return self._held[0]
+
+
+class Groups:
+    """The draws in groups of K, each reduced to its distance from c: n // K draws of the deployed smoother.
+
+    Args:
+        center: c, shape (*output).
+        copies: K.
+        aggregate: "median" or "mean" over a group.
+    """
+
+    def __init__(self, center: Tensor, copies: int, aggregate: str) -> None:
+        self.center, self.copies, self.aggregate, self.count = center, copies, aggregate, 0
+        self.key = f"groups {id(center)} {copies} {aggregate}"
+        self._values: list[Tensor] = []
+        self._rest: Tensor | None = None
+
+    def widened(self, other: Groups) -> Groups:
+        return Groups(self.center, self.copies, self.aggregate)
+
+    def update(self, outputs: Tensor) -> None:
+        self.count += outputs.shape[0]
+        rows = outputs if self._rest is None else torch.cat([self._rest, outputs])
+        whole = rows.shape[0] // self.copies * self.copies
+        self._rest = rows[whole:] if whole < rows.shape[0] else None
+        if whole:
+            grouped = rows[:whole].reshape(-1, self.copies, *rows.shape[1:]).transpose(0, 1)
+            reduced = median(grouped) if self.aggregate == "median" else grouped.mean(dim=0)
+            self._values.append(row_distances(reduced, self.center).square().sum(dim=1).sqrt())
+
+    def merge(self, other: Groups) -> None:
+        self._values.extend(other._values)
+        self.count += other.count
+        if other._rest is not None:
+            self.count -= other._rest.shape[0]
+            self.update(other._rest)
+
+    def values(self) -> Tensor:
+        """(count // K,), float64, on the CPU."""
+        if not self._values:
+            return torch.zeros(0, dtype=torch.float64)
+        self._values = [torch.cat(self._values)]
+        return self._values[0]
+
+
+class Exceedances:
+    """Counts, for each output, the draws beyond a box by more than the rounding of the arithmetic.
+
+    The same input gives values a few ulp apart in batches of different sizes, which matters where f has atoms. The ulp
+    are those of the values that f works with inside, for which the root mean square of the whole box stands in.
+    """
+
+    def __init__(self, lower: Tensor, upper: Tensor) -> None:
+        self.lower, self.upper, self.count = lower.to(torch.float64), upper.to(torch.float64), 0
+        self.key = f"exceedances {id(lower)} {id(upper)}"
+        sides = torch.cat([self.lower.reshape(-1), self.upper.reshape(-1)])
+        sides = sides[torch.isfinite(sides)]
+        self.scale = float(sides.square().mean().sqrt()) if sides.numel() else 0.0
+        self.below = torch.zeros(lower.shape, dtype=torch.int64)
+        self.above = torch.zeros(lower.shape, dtype=torch.int64)
+
+    def update(self, outputs: Tensor) -> None:
+        values = outputs.to("cpu", torch.float64)
+        slack = 1000 * torch.finfo(outputs.dtype).eps * (self.scale + values.abs())
+        self.count += values.shape[0]
+        self.below += (values < self.lower - slack).sum(dim=0)
+        self.above += (values > self.upper + slack).sum(dim=0)
+
+    def merge(self, other: Exceedances) -> None:
+        self.count += other.count
+        self.below += other.below
+        self.above += other.above
+
+    def widened(self, other: Exceedances) -> Exceedances:
+        raise ValueError("two boxes cannot share one count")
+
+
+def median(draws: Tensor) -> Tensor:
+    """Element-wise median over the first axis; for an even number the average of the two middle draws."""
+    ordered = draws.sort(dim=0).values
+    k = draws.shape[0]
+    return ordered[k // 2] if k % 2 else (ordered[k // 2 - 1] + ordered[k // 2]) / 2
+
+
+def row_distances(outputs: Tensor, center: Tensor) -> Tensor:
+    """‖f_b − c_b‖ of every draw and row b (an entry of the first output axis): (draws, rows), float64, on the CPU."""
+    rows = center.shape[0] if center.ndim > 1 else 1
+    difference = outputs.to(torch.float64) - center.to(outputs.device, torch.float64)
+    return difference.reshape(outputs.shape[0], rows, -1).norm(dim=2).cpu()
 
 
 def pool(wanted: Iterable[Accumulator]) -> dict[str, Accumulator]:

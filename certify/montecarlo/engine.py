@@ -19,7 +19,7 @@ from certify.montecarlo.accumulators import Accumulator
 from certify.montecarlo.streams import BLOCK, generator
 from certify.noise import Noise
 
-__all__ = ["Function", "accepts_generator", "draw", "median"]
+__all__ = ["Function", "accepts_generator", "draw"]
 
 Function = Callable[..., Any]
 """A batch of inputs (b, *input) → a batch of outputs (b, *output); may take a keyword `generator`."""
@@ -90,13 +90,6 @@ def accepts_generator(f: Function) -> bool:
         return "generator" in inspect.signature(target).parameters
     except (TypeError, ValueError):
         return False
-
-
-def median(draws: Tensor) -> Tensor:
-    """Element-wise median over the first axis; for an even number the average of the two middle draws."""
-    ordered = draws.sort(dim=0).values
-    k = draws.shape[0]
-    return ordered[k // 2] if k % 2 else (ordered[k // 2 - 1] + ordered[k // 2]) / 2
 
 
 def _batches(

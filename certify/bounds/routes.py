@@ -1,0 +1,405 @@
+"""T5 and T6: how far the median (or mean) of K draws, the one that is deployed, can be from a reference.
+
+Statement. For every ‖δ‖_Σ ≤ ρ, with confidence 1 − α over the draws: ‖median_K − c‖ ≤ R with probability at least q over
+the deployment noise. Three routes lead to such an R, all from single draws of f at y:
+
+replicas (T5)           The distance itself is a statistic of K copies; n draws are n // K values of it. Its percentile at
+                        Φ(Φ⁻¹(q) + √K ρ). For the median and the mean.
+order statistics (T6)   The k-th of K draws, k = ⌊K/2⌋ + 1, is at most the percentile at u unless a binomial fails, with
+                        probability (1 − q)/(2m) per side of each of m outputs; T1 at percentile u. No √K.
+dimension-free (T6)     s of K draws lie within the R₀ of r = ‖f − c‖'s percentile at Φ(Φ⁻¹(u) + ρ) with probability ≥ q;
+                        then ‖median_K − c‖² ≤ R₀² s / (s − ⌊K/2⌋). No √K, no union over outputs.
+
+At small ρ the first is smallest, at large ρ one of the others. In full: docs/theory/t05-deployed.md and
+docs/theory/t06-deployed-two-routes.md.
+
+Assumes: each δ is chosen independently of the deployment noise, which is fresh and secret; c, u and s are fixed without the
+bounding draws. Safe direction: R may be too large.
+
+Reference: THEORY T5, T6, T3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Self, cast
+
+import torch
+from scipy.stats import binom
+from torch import Tensor
+
+from certify.bounds.base import Evaluation, Evidence, Method, Run, Setting, pilot_rank
+from certify.bounds.deployed import LimitEvidence, limit_verdict, statistic_limits
+from certify.bounds.dimension_free import DistanceExceedances, a_priori_reach
+from certify.bounds.percentile import (
+    BoxEvidence,
+    beyond,
+    box_distance,
+    draws_needed,
+    percentile_box,
+)
+from certify.confidence import extreme_rank
+from certify.montecarlo import Accumulator, Distances, ExtremeRanks, Groups, row_distances
+from certify.noise import Noise, Tails
+
+__all__ = [
+    "BallEvidence",
+    "DeployedBound",
+    "DeployedMethod",
+    "DimensionFreeRoute",
+    "GroupsEvidence",
+    "MeanReplicasRoute",
+    "OrderStatisticsRoute",
+    "RankedBoxEvidence",
+    "ReplicasRoute",
+]
+
+
+@dataclass(frozen=True)
+class DeployedBound:
+    """How far the deployed smoother can be from a reference.
+
+    Attributes:
+        value: with probability ≥ q over the deployment noise, ‖deployed − center‖ ≤ value for every ‖δ‖_Σ ≤ ρ, with
+            confidence 1 − α; an ℓ2 distance, not squared. +∞ in an abstention.
+        q, replicas, smoother: the probability; K; "median" or "mean" of the K draws.
+        method, theorem: the route; considered: what each was guessed to give, with method "best".
+        rho, alpha, n: radius, failure probability, draws of f.
+        center: the reference, shape (*output).
+        status, reason, evidence, run: as in `MSEBound`.
+    """
+
+    value: float
+    q: float
+    replicas: int
+    smoother: str
+    method: str
+    theorem: str
+    rho: float
+    alpha: float
+    n: int
+    center: Tensor = field(repr=False)
+    status: str
+    reason: str
+    evidence: Evidence | None = field(repr=False)
+    run: Run = field(repr=False)
+    considered: Mapping[str, float] = field(default_factory=dict, repr=False)
+
+    quantity = "deployed"
+    unit = "l2 distance"
+    scope = "single"
+    reference = "center"
+
+
+class DeployedMethod(Method):
+    """A route: a `Method` that also knows q and K. Its values are distances, not squared."""
+
+    def __init__(self, setting: Setting, alpha: float, aim: float, *, q: float, replicas: int) -> None:
+        super().__init__(setting, alpha, aim)
+        self.q, self.replicas = q, replicas
+
+
+@dataclass(frozen=True, eq=False)
+class GroupsEvidence(LimitEvidence):
+    """An upper limit of the distance of K draws' median (or mean) from c, tested on draws of f in groups of K."""
+
+    center: Tensor = field(default_factory=lambda: torch.zeros(()))
+    smoother: str = "median"
+
+    kind: ClassVar[str] = "groups"
+
+    def numbers(self) -> dict[str, float | int | str]:
+        return {**super().numbers(), "smoother": self.smoother}
+
+    @classmethod
+    def restored(
+        cls, numbers: Mapping[str, float | int | str], tensors: Mapping[str, Tensor], center: Tensor | None
+    ) -> Self:
+        plain = LimitEvidence.restored(numbers, tensors, center)
+        if center is None or numbers["smoother"] not in ("median", "mean"):
+            raise ValueError("limits of a deployed distance need a center and a smoother")
+        return cls(
+            plain.lower, plain.upper, plain.q, plain.side, plain.replicas, center, smoother=str(numbers["smoother"])
+        )
+
+    def witness(self) -> Groups:  # type: ignore[override]
+        return Groups(self.center, self.replicas, self.smoother)
+
+    def verdict(self, seen: Accumulator, noise: Noise, rho: float) -> tuple[float, str]:
+        values = cast(Groups, seen).values()
+        if not len(values):
+            return 1.0, f"fewer than K = {self.replicas} draws"
+        # float32 is the coarsest arithmetic that an f is kept in.
+        slack = 1000 * torch.finfo(torch.float32).eps * (float(self.center.double().norm()) + values)
+        above = int((values > self.upper + slack).sum())
+        return limit_verdict(self, 0, above, len(values), noise, rho)
+
+
+class ReplicasRoute(DeployedMethod):
+    """T5 on the distance itself: √K ρ, from n // K values."""
+
+    method, theorem, smoother = "replicas", "T5", "median"
+
+    def guess(self, rho: float) -> float:
+        pilot = self.setting.pilot
+        if pilot is None or len(pilot) < self.replicas:
+            return math.inf
+        groups = self._groups()
+        groups.update(pilot)
+        rank = self._rank(rho)
+        values = groups.values().sort().values
+        return float(values[len(values) - pilot_rank(rank, self._values, len(values))]) if rank else math.inf
+
+    def needs(self, rho: float) -> list[Accumulator]:
+        return [self._groups()]
+
+    def at(self, rho: float, seen: Mapping[str, Accumulator]) -> Evaluation:
+        values = cast(Groups, seen[self._groups().key]).values().sort().values
+        rank = self._rank(rho)
+        if not rank:
+            tail = self.setting.noise.tails(self.q, rho, self.replicas).upper
+            needed = draws_needed(Tails(tail, tail), self.alpha)
+            return Evaluation(math.inf, draws_needed=None if needed is None else needed * self.replicas)
+        value = float(values[len(values) - rank]) * (1 + 1e-10)
+        return Evaluation(
+            value,
+            GroupsEvidence(
+                -math.inf, value, self.q, "upper", self.replicas, self.setting.center, smoother=self.smoother
+            ),
+        )
+
+    @property
+    def _values(self) -> int:
+        return self.setting.n // self.replicas
+
+    def _groups(self) -> Groups:
+        return Groups(self.setting.center, self.replicas, self.smoother)
+
+    def _rank(self, rho: float) -> int:
+        if not self._values:
+            return 0
+        _, upper = statistic_limits(
+            self._values,
+            self.setting.noise,
+            q=self.q,
+            side="upper",
+            rho=rho,
+            replicas=self.replicas,
+            alpha=self.alpha,
+        )
+        return upper.rank if upper else 0
+
+
+class MeanReplicasRoute(ReplicasRoute):
+    """The same for the mean of K draws."""
+
+    smoother = "mean"
+
+
+@dataclass(frozen=True, eq=False)
+class RankedBoxEvidence(BoxEvidence):
+    """The box of T1 at two percentiles, between which the median of K draws lies; its distance from c is not squared."""
+
+    q: float = 0.95
+    replicas: int = 13
+
+    kind: ClassVar[str] = "ranked-box"
+
+    def numbers(self) -> dict[str, float | int | str]:
+        return {**super().numbers(), "q": self.q, "replicas": self.replicas}
+
+    @classmethod
+    def restored(cls, numbers: Mapping[str, float | int | str], tensors: Mapping[str, Tensor], center: Tensor) -> Self:
+        box = BoxEvidence.restored(numbers, tensors, center)
+        q, replicas = float(numbers["q"]), int(numbers["replicas"])
+        u = box.p_high
+        needed = (1 - q) / (2 * box.lower.numel())
+        if (
+            not 0 < q < 1
+            or replicas < 1
+            or _fails(replicas, u) > needed * (1 + 1e-6)
+            or box.p_low > (1 - u) * (1 + 1e-9)
+        ):
+            raise ValueError(f"percentile u = {u} does not hold the median of {replicas} draws with probability {q}")
+        return cls(box.lower, box.upper, box.p_low, box.p_high, box.center, box.support, q=q, replicas=replicas)
+
+    def implied(self, noise: Noise, rho: float) -> float:
+        return math.sqrt(super().implied(noise, rho))
+
+
+class OrderStatisticsRoute(DeployedMethod):
+    """T6, first route: every output's K-draw median lies between two percentiles, which T1 bounds."""
+
+    method, theorem, smoother = "order statistics", "T6", "median"
+
+    def __init__(self, setting: Setting, alpha: float, aim: float, *, q: float, replicas: int) -> None:
+        super().__init__(setting, alpha, aim, q=q, replicas=replicas)
+        self.u = least_level(lambda u: _fails(replicas, u), (1 - q) / (2 * setting.outputs))
+
+    def guess(self, rho: float) -> float:
+        ordered, setting = self.setting.ordered, self.setting
+        rank = extreme_rank(setting.n, self._tail(rho), self.alpha / (2 * setting.outputs))
+        if ordered is None or not rank:
+            return self._cap()
+        k, c = pilot_rank(rank, setting.n, len(ordered)), setting.center
+        lower, upper = ordered[k - 1].double().cpu(), ordered[len(ordered) - k].double().cpu()
+        return min(math.sqrt(box_distance(lower, upper, c, c)), self._cap())
+
+    def needs(self, rho: float) -> list[Accumulator]:
+        rank = extreme_rank(self.setting.n, self._tail(rho), self.alpha / (2 * self.setting.outputs))
+        return [ExtremeRanks(max(rank, 1), max(rank, 1))]
+
+    def at(self, rho: float, seen: Mapping[str, Accumulator]) -> Evaluation:
+        setting = self.setting
+        share = self.alpha / (2 * setting.outputs)
+        extremes = cast(ExtremeRanks, seen[ExtremeRanks.key])
+
+        box = percentile_box(
+            extremes,
+            setting.noise,
+            p=1 - self.u,
+            p_high=self.u,
+            rho=rho,
+            alpha=share,
+            shape=setting.shape,
+            support=setting.support,
+        )
+        lower, upper = box.lower, box.upper
+        value, cap = math.sqrt(box_distance(lower, upper, setting.center, setting.center)), self._cap()
+        evidence = RankedBoxEvidence(
+            lower,
+            upper,
+            1 - self.u,
+            self.u,
+            setting.center,
+            setting.support if cap < value else None,
+            q=self.q,
+            replicas=self.replicas,
+        )
+        if math.isfinite(value):
+            return Evaluation(min(value, cap) * (1 + 1e-12), evidence)
+        return Evaluation(cap, evidence, draws_needed(Tails(self._tail(rho), self._tail(rho)), share))
+
+    def _tail(self, rho: float) -> float:
+        return min(self.setting.noise.tails(1 - self.u, rho).lower, self.setting.noise.tails(self.u, rho).upper)
+
+    def _cap(self) -> float:
+        support = self.setting.support
+        return math.inf if support is None else math.sqrt(support.median_cap(self.setting.center))
+
+
+@dataclass(frozen=True, eq=False)
+class BallEvidence(Evidence):
+    """An upper limit R₀ of the percentile of ‖f − c‖ at Φ(Φ⁻¹(u) + ρ), and s of K draws within it.
+
+    Attributes:
+        center: c, (*output).
+        radius: R₀.
+        u, s: percentile, and how many of K draws lie within with probability ≥ q.
+        q, replicas: the probability, and K.
+    """
+
+    center: Tensor
+    radius: float
+    u: float
+    s: int
+    q: float
+    replicas: int
+
+    kind: ClassVar[str] = "ball"
+
+    def numbers(self) -> dict[str, float | int | str]:
+        return {"radius": self.radius, "u": self.u, "s": self.s, "q": self.q, "replicas": self.replicas}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    @classmethod
+    def restored(cls, numbers: Mapping[str, float | int | str], tensors: Mapping[str, Tensor], center: Tensor) -> Self:
+        radius, u, q = (float(numbers[name]) for name in ("radius", "u", "q"))
+        s, replicas = int(numbers["s"]), int(numbers["replicas"])
+        if not (0 < u < 1 and 0 < q < 1 and replicas // 2 < s <= replicas):
+            raise ValueError(f"u = {u}, q = {q}, s = {s}, replicas = {replicas}: out of range")
+        if float(binom.cdf(s - 1, replicas, u)) > (1 - q) * (1 + 1e-6):
+            raise ValueError(f"s = {s} of {replicas} draws do not lie below the percentile at {u} with probability {q}")
+        return cls(center, radius, u, s, q, replicas)
+
+    def implied(self, noise: Noise, rho: float) -> float:
+        return self.radius * math.sqrt(self.s / (self.s - self.replicas // 2))
+
+    def witness(self) -> DistanceExceedances:
+        return DistanceExceedances(self.center, torch.tensor([[self.radius]], dtype=torch.float64), False)
+
+    def verdict(self, seen: Accumulator, noise: Noise, rho: float) -> tuple[float, str]:
+        counts = cast(DistanceExceedances, seen)
+        tail, above = noise.tails(self.u, rho).upper, int(counts.above)
+        return beyond(above, counts.count, tail), f"{above} beyond, allowed mean {tail * counts.count:.1f}"
+
+
+class DimensionFreeRoute(DeployedMethod):
+    """T6, second route: s of K draws within a ball."""
+
+    method, theorem, smoother = "dimension-free", "T6", "median"
+
+    def __init__(self, setting: Setting, alpha: float, aim: float, *, q: float, replicas: int) -> None:
+        super().__init__(setting, alpha, aim, q=q, replicas=replicas)
+        self.reach = float(a_priori_reach(setting.support, setting.center).square().sum().sqrt())
+        self._pilot = (
+            None
+            if setting.pilot is None
+            else row_distances(setting.pilot, setting.center).square().sum(dim=1).sqrt().sort().values
+        )
+        choices = [
+            (least_level(lambda u, s=s: float(binom.cdf(s - 1, replicas, u)), 1 - q), s)  # type: ignore[misc]
+            for s in range(replicas // 2 + 1, replicas + 1)
+        ]
+        middle = choices[len(choices) // 2]
+        self.u, self.s = middle if self._pilot is None else min(choices, key=lambda choice: self._guess(aim, *choice))
+
+    def guess(self, rho: float) -> float:
+        return math.inf if self._pilot is None else self._guess(rho, self.u, self.s)
+
+    def needs(self, rho: float) -> list[Accumulator]:
+        return [Distances(self.setting.center)]
+
+    def at(self, rho: float, seen: Mapping[str, Accumulator]) -> Evaluation:
+        setting = self.setting
+        distances = cast(Distances, seen[f"distances {id(setting.center)}"]).rows()
+        ordered = distances.square().sum(dim=1).sqrt().sort().values
+        rank = extreme_rank(setting.n, self._tail(rho), self.alpha)
+        radius = min(float(ordered[len(ordered) - rank]) * (1 + 1e-10) if rank else math.inf, self.reach)
+        if math.isinf(radius):
+            tail = self._tail(rho)
+            return Evaluation(math.inf, draws_needed=draws_needed(Tails(tail, tail), self.alpha))
+        evidence = BallEvidence(setting.center, radius, self.u, self.s, self.q, self.replicas)
+        return Evaluation(evidence.implied(setting.noise, rho) * (1 + 1e-12), evidence)
+
+    def _tail(self, rho: float) -> float:
+        return self.setting.noise.tails(self.u, rho).upper
+
+    def _guess(self, rho: float, u: float, s: int) -> float:
+        ordered, n = cast(Tensor, self._pilot), self.setting.n
+        rank = extreme_rank(n, self.setting.noise.tails(u, rho).upper, self.alpha)
+        radius = float(ordered[len(ordered) - pilot_rank(rank, n, len(ordered))]) if rank else self.reach
+        return radius * math.sqrt(s / (s - self.replicas // 2))
+
+
+def _fails(replicas: int, u: float) -> float:
+    """P[the (⌊K/2⌋ + 1)-th smallest of K draws is beyond their percentile at u] = P[Bin(K, u) ≤ ⌊K/2⌋]."""
+    return float(binom.cdf(replicas // 2, replicas, u))
+
+
+def least_level(fails: Callable[[float], float], limit: float) -> float:
+    """The least u in (0, 1), rounded up, with fails(u) ≤ limit, for a function that decreases."""
+    low, high = 0.0, 1.0
+    for _ in range(200):
+        middle = (low + high) / 2
+        if not low < middle < high:
+            break
+        if fails(middle) > limit * (1 - 1e-9):
+            low = middle
+        else:
+            high = middle
+    return high
