@@ -480,6 +480,7 @@ class Certificate:
                 stream="checking",
                 accumulators=[witnesses[i] for i in mine],
                 batch_size=batch_size,
+                output_shape=self._shape(self.claims[mine[0]]),
                 progress=progress,
             )
         each = level / max(len(held), 1)
@@ -508,9 +509,16 @@ class Certificate:
             center = self.tensors[claim.center] if claim.center else torch.zeros(())
             return EVIDENCE[claim.evidence].restored(claim.numbers, own, center)
         except KeyError as error:
+            missing = error.args[0] if error.args[0] == claim.center else f"{prefix}{error.args[0]}"
             raise ValueError(
-                f"certificate holds no {error} for {claim.tensors}: the claim cannot be checked"
+                f"certificate holds no tensor or number {missing!r}: the claim cannot be checked"
             ) from error
+
+    def _shape(self, claim: Claim) -> tuple[int, ...]:
+        """The shape of the claim's function's output."""
+        if claim.copies is not None:
+            return ()
+        return tuple(self.tensors[claim.center if claim.center else f"{claim.tensors}.lower"].shape)
 
     def _verdict(self, claim: Claim, held: Evidence | None, seen: Accumulator | None, level: float) -> Verdict:
         if held is None or seen is None:
@@ -524,7 +532,13 @@ class Certificate:
         return Verdict(claim, "refuted" if p_value <= level else "not refuted", p_value, detail)
 
     def _inconsistency(self, claim: Claim, held: Evidence) -> str:
+        if held.kind not in _EVIDENCE_OF[claim.quantity]:
+            return f"its evidence is of the kind {held.kind!r}, from which nothing follows about {claim.quantity!r}"
+        if claim.quantity in ("mse", "radius") and held.reference != claim.reference:
+            return f"it states the reference {claim.reference!r}, its evidence is about {held.reference!r}"
         if isinstance(held, BoxEvidence):
+            if claim.p is not None and not held.p_low == held.p_high == claim.p:
+                return f"it states p = {claim.p}, its box is about the percentiles {held.p_low}, {held.p_high}"
             if not bool((held.lower <= held.upper).all()):
                 return "its box is empty"
             if claim.outputs != held.lower.numel():
@@ -534,8 +548,7 @@ class Certificate:
             if stated is not None and kept != stated:
                 return f"it states {name} = {stated}, its evidence {kept}"
         if claim.quantity == "percentile":
-            same = isinstance(held, BoxEvidence) and held.p_low == held.p_high == claim.p
-            return "" if same else f"it states p = {claim.p}, its box is about another percentile"
+            return ""
         if claim.quantity == "radius" and claim.value != claim.rho:
             return f"it states a radius of {claim.value} and holds for {claim.rho}"
         stated, implied = (
@@ -699,6 +712,8 @@ def _decode(entry: dict[str, Any]) -> Claim:
         optional = name in _OPTIONAL and number is None
         if not optional and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
             raise ValueError(f"a claim has {name} = {number!r}: must be a whole number >= 1")
+    if values["p"] is None and (quantity == "percentile" or values["evidence"] == "box"):
+        raise ValueError(f"a claim has p = None: must be a number in [0, 1] for quantity {quantity!r}")
     if quantity in ("deployed", "statistic") and values["q"] is None:
         raise ValueError(f"a claim has q = None: must be a probability for quantity {quantity!r}")
     if quantity in ("deployed", "statistic", "event") and values["replicas"] is None:
@@ -738,6 +753,14 @@ _RANGES = (
     ("n", 1, 1e18),
     ("outputs", 1, 1e18),
 )
+_EVIDENCE_OF = {
+    "percentile": ("box",),
+    "mse": ("box", "layers", "spectrum", "thresholds"),
+    "radius": ("box", "layers", "spectrum", "thresholds"),
+    "deployed": ("groups", "ranked-box", "ball"),
+    "statistic": ("limit",),
+    "event": ("event",),
+}
 _BOUNDS = (*METHODS.values(), *ROUTES.values())
 _WORDS = (
     ("quantity", ("mse", "radius", "percentile", "deployed", "statistic", "event")),

@@ -163,14 +163,18 @@ BAD = [
     (
         "center of another shape",
         mse(center=torch.zeros(3)),
-        r"outputs of shape \(2,\): must be \(3,\), the shape of the center",
+        r"center has shape \(3,\): must be \(2,\), the shape of f's output",
     ),
     ("center a number", mse(center=0.0), r"center is a float: must be a torch tensor"),
     ("center nan", mse(center=torch.tensor([0.0, NAN])), r"center holds NaN or infinity"),
     ("center whole", mse(center=torch.zeros(2, dtype=torch.int64)), r"center has dtype torch\.int64: must be a real"),
     ("reference unknown", mse(reference="mean"), r"reference = 'mean': must be one of 'center', 'population'"),
     # methods
-    ("method unknown", mse(method="magic"), r"method = 'magic': must be one of 'coordinatewise', 'best'"),
+    (
+        "method unknown",
+        mse(method="magic"),
+        r"method = 'magic': must be one of 'coordinatewise', 'dimension-free', 'best'",
+    ),
     ("smoother unknown", mse(smoother="mode"), r"smoother = 'mode': must be one of 'median'"),
     ("method of a radius", radius(method="magic"), r"method = 'magic': must be one of"),
     ("method of a curve", curve([1.0], method="magic"), r"method = 'magic': must be one of"),

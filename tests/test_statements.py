@@ -63,7 +63,7 @@ def test_no_bounding_draw_enters_the_center():
 
 def test_a_given_center_saves_the_pilot():
     calls = []
-    c = mse_bound(lambda z: calls.append(len(z)) or z, Y, NOISE, rho=1.0, n=640, center=Y)
+    c = mse_bound(lambda z: calls.append(len(z)) or z, Y, NOISE, rho=1.0, n=640, center=Y, method="coordinatewise")
     assert sum(calls) == 640
     assert c.run.pilot == 0
 

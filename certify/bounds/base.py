@@ -94,6 +94,11 @@ class Evidence(ABC):
 
     kind: ClassVar[str]
 
+    @property
+    def reference(self) -> str:
+        """What a distance that follows from it is measured to: "center" or "population"."""
+        return "center"
+
     @abstractmethod
     def numbers(self) -> dict[str, float | int | str]:
         """JSON scalars to keep."""

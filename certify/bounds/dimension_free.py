@@ -102,6 +102,10 @@ class LayersEvidence(Evidence):
 
     kind: ClassVar[str] = "layers"
 
+    @property
+    def reference(self) -> str:
+        return "center" if self.own is None else "population"
+
     def numbers(self) -> dict[str, float | int | str]:
         return {"apart": int(self.apart)}
 

@@ -21,8 +21,8 @@ from typing import cast
 
 from torch import Tensor
 
-from certify.bounds.base import Evaluation, Evidence, Method, Run, pilot_rank
-from certify.bounds.percentile import BoxEvidence, box_distance, draws_needed, percentile_box, ranks
+from certify.bounds.base import Evaluation, Evidence, Method, Run
+from certify.bounds.percentile import BoxEvidence, box_distance, draws_needed, guessed_distance, percentile_box, ranks
 from certify.montecarlo import Accumulator, ExtremeRanks
 
 __all__ = ["BoundCurve", "Boxed", "CoordinatewiseMSE", "MSEBound"]
@@ -131,12 +131,7 @@ class CoordinatewiseMSE(Method):
         if ordered is None:
             return math.inf
         low, high = ranks(setting.n, setting.noise.tails(self.p, rho), self.share)
-        if not (low and high):
-            return self._cap()
-        count, c = ordered.shape[0], setting.center
-        lower = ordered[pilot_rank(low, setting.n, count) - 1]
-        upper = ordered[count - pilot_rank(high, setting.n, count)]
-        return min(box_distance(lower.double().cpu(), upper.double().cpu(), c, c), self._cap())
+        return min(guessed_distance(setting, ordered, low, high), self._cap())
 
     def needs(self, rho: float) -> list[Accumulator]:
         low, high = ranks(self.setting.n, self.setting.noise.tails(self.p, 0.0 if self.population else rho), self.share)

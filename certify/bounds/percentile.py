@@ -21,7 +21,7 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
-from certify.bounds.base import Evidence, Run
+from certify.bounds.base import Evidence, Run, Setting, pilot_rank
 from certify.confidence import extreme_rank, smallest_draws
 from certify.montecarlo import Accumulator, Exceedances, ExtremeRanks
 from certify.noise import Noise, Tails
@@ -35,6 +35,7 @@ __all__ = [
     "box_distance",
     "draws_needed",
     "enough",
+    "guessed_distance",
     "percentile_box",
     "ranks",
 ]
@@ -74,6 +75,10 @@ class BoxEvidence(Evidence):
     support: Support | None = None
 
     kind: ClassVar[str] = "box"
+
+    @property
+    def reference(self) -> str:
+        return "population" if self.center is None else "center"
 
     def numbers(self) -> dict[str, float | int | str]:
         return {"p_low": self.p_low, "p_high": self.p_high, "to_center": int(self.center is not None)}
@@ -217,6 +222,21 @@ def box_distance(lower: Tensor, upper: Tensor, center_low: Tensor, center_high: 
     low, high = center_low.to("cpu", torch.float64), center_high.to("cpu", torch.float64)
     zeta = torch.maximum((upper - low).abs(), (high - lower).abs()).square()
     return float(zeta.sum()) * (1 + 4e-16 * max(zeta.numel(), 1))
+
+
+def guessed_distance(setting: Setting, ordered: Tensor, low_rank: int, high_rank: int) -> float:
+    """What `box_distance` from the center is roughly going to be, from sorted pilot draws; ranks as among n draws."""
+    shape, count = setting.shape, ordered.shape[0]
+    lower = torch.full(shape, -torch.inf, dtype=torch.float64)
+    upper = torch.full(shape, torch.inf, dtype=torch.float64)
+    if low_rank:
+        lower = ordered[pilot_rank(low_rank, setting.n, count) - 1].to("cpu", torch.float64)
+    if high_rank:
+        upper = ordered[count - pilot_rank(high_rank, setting.n, count)].to("cpu", torch.float64)
+    if setting.support is not None:
+        floor, ceiling = setting.support.box(shape)
+        lower, upper = torch.maximum(lower, floor), torch.minimum(upper, ceiling)
+    return box_distance(lower, upper, setting.center, setting.center)
 
 
 def _check_support(seen: ExtremeRanks, floor: Tensor, ceiling: Tensor) -> None:

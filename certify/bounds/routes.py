@@ -38,6 +38,7 @@ from certify.bounds.percentile import (
     beyond,
     box_distance,
     draws_needed,
+    guessed_distance,
     percentile_box,
 )
 from certify.confidence import extreme_rank
@@ -206,6 +207,7 @@ class RankedBoxEvidence(BoxEvidence):
     replicas: int = 13
 
     kind: ClassVar[str] = "ranked-box"
+    reference = "center"
 
     def numbers(self) -> dict[str, float | int | str]:
         return {**super().numbers(), "q": self.q, "replicas": self.replicas}
@@ -240,12 +242,10 @@ class OrderStatisticsRoute(DeployedMethod):
 
     def guess(self, rho: float) -> float:
         ordered, setting = self.setting.ordered, self.setting
-        rank = extreme_rank(setting.n, self._tail(rho), self.alpha / (2 * setting.outputs))
-        if ordered is None or not rank:
+        if ordered is None:
             return self._cap()
-        k, c = pilot_rank(rank, setting.n, len(ordered)), setting.center
-        lower, upper = ordered[k - 1].double().cpu(), ordered[len(ordered) - k].double().cpu()
-        return min(math.sqrt(box_distance(lower, upper, c, c)), self._cap())
+        rank = extreme_rank(setting.n, self._tail(rho), self.alpha / (2 * setting.outputs))
+        return min(math.sqrt(guessed_distance(setting, ordered, rank, rank)), self._cap())
 
     def needs(self, rho: float) -> list[Accumulator]:
         rank = extreme_rank(self.setting.n, self._tail(rho), self.alpha / (2 * self.setting.outputs))
