@@ -149,7 +149,8 @@ class LimitEvidence(Evidence):
         return self.lower if self.side == "lower" else self.upper
 
     def witness(self) -> Exceedances:
-        return Exceedances(*(torch.tensor(v, dtype=torch.float64) for v in (self.lower, self.upper)))
+        lower, upper = (torch.tensor(v, dtype=torch.float64) for v in (self.lower, self.upper))
+        return Exceedances(lower, upper)
 
     def verdict(self, seen: Accumulator, noise: Noise, rho: float) -> tuple[float, str]:
         counts = cast(Exceedances, seen)

@@ -26,19 +26,18 @@ from dataclasses import dataclass
 from typing import ClassVar, Self, cast
 
 import torch
-from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from certify.bounds.base import Evaluation, Evidence, Method, Setting, pilot_rank
-from certify.bounds.percentile import beyond, draws_needed
-from certify.confidence import extreme_rank
-from certify.montecarlo import Accumulator, Distances, row_distances
+from certify.bounds.percentile import beyond, box_distance, draws_needed
+from certify.confidence import clopper_pearson, extreme_rank
+from certify.montecarlo import Accumulator, Distances, Exceedances, median, row_distances
 from certify.noise import Noise, Tails
 from certify.support import Support
 
 __all__ = ["DimensionFreeMSE", "DistanceExceedances", "LayersEvidence", "a_priori_reach", "layer_cake", "upper_limits"]
 
-_LAYERS = (1, 6, 16)
+_LAYERS = (1, 4, 8)
 """Numbers of levels to choose from."""
 
 
@@ -84,64 +83,102 @@ def a_priori_reach(support: Support | None, center: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class LayersEvidence(Evidence):
-    """Upper limits of percentiles of ‖f − c‖.
+    """Upper limits of percentiles of ‖f − c'‖.
 
     Attributes:
-        center: c, (*output).
+        center: c, what the bound is a distance to, (*output).
         levels: q, (J,).
         radii: R, (rows, J), upper limits of the percentiles at Φ(Φ⁻¹(q) + ρ).
-        own: for the population reference the same at ρ = 0; else None.
         apart: whether rows of the output are taken apart.
+        origin: c', (*output), fixed without the bounding draws; c itself, unless c is far from where the draws are.
+        lower, upper: for the population reference a box around the median at y, (*output); else None.
     """
 
     center: Tensor
     levels: Tensor
     radii: Tensor
-    own: Tensor | None
     apart: bool
+    origin: Tensor
+    lower: Tensor | None = None
+    upper: Tensor | None = None
 
     kind: ClassVar[str] = "layers"
 
     @property
     def reference(self) -> str:
-        return "center" if self.own is None else "population"
+        return "center" if self.lower is None else "population"
 
     def numbers(self) -> dict[str, float | int | str]:
         return {"apart": int(self.apart)}
 
     def tensors(self) -> dict[str, Tensor]:
         kept = {"levels": self.levels, "radii": self.radii}
-        return kept if self.own is None else {**kept, "own": self.own}
+        if self.origin is not self.center:
+            kept["origin"] = self.origin
+        return kept if self.lower is None or self.upper is None else {**kept, "lower": self.lower, "upper": self.upper}
 
     @classmethod
     def restored(cls, numbers: Mapping[str, float | int | str], tensors: Mapping[str, Tensor], center: Tensor) -> Self:
-        levels, radii, own = tensors["levels"], tensors["radii"], tensors.get("own")
-        apart = bool(numbers["apart"])
+        levels, radii, apart = tensors["levels"], tensors["radii"], bool(numbers["apart"])
         rows = center.shape[0] if apart and center.ndim > 1 else 1
         increasing = bool((torch.diff(levels, prepend=levels.new_zeros(1)) > 0).all()) and float(levels[-1]) <= 1
-        if not increasing or any(part is not None and part.shape != (rows, len(levels)) for part in (radii, own)):
+        if not increasing or radii.shape != (rows, len(levels)):
             raise ValueError(f"levels {tuple(levels.shape)}, radii {tuple(radii.shape)}: not limits of {rows} rows")
-        return cls(center, levels, radii, own, apart)
+        origin = tensors.get("origin", center)
+        return cls(center, levels, radii, apart, origin, tensors.get("lower"), tensors.get("upper"))
 
     def implied(self, noise: Noise, rho: float) -> float:
         value = layer_cake(self.levels, self.radii)
-        return value if self.own is None else (math.sqrt(value) + math.sqrt(layer_cake(self.levels, self.own))) ** 2
+        if self.lower is not None and self.upper is not None:
+            apart = math.sqrt(box_distance(self.lower, self.upper, self.origin, self.origin))
+        else:
+            apart = 0.0 if self.origin is self.center else _distance(self.origin, self.center)
+        return value if apart == 0 else (math.sqrt(value) + apart) ** 2 * (1 + 1e-12)
 
-    def witness(self) -> DistanceExceedances:
-        limits = self.radii if self.own is None else torch.cat([self.radii, self.own], dim=1)
-        return DistanceExceedances(self.center, limits, self.apart)
+    def witness(self) -> Together:
+        parts: list[Accumulator] = [DistanceExceedances(self.origin, self.radii, self.apart)]
+        if self.lower is not None and self.upper is not None:
+            parts.append(Exceedances(self.lower, self.upper))
+        return Together(parts)
 
     def verdict(self, seen: Accumulator, noise: Noise, rho: float) -> tuple[float, str]:
-        counts = cast(DistanceExceedances, seen)
-        shifts = [rho] if self.own is None else [rho, 0.0]
-        tails = [_upper_tail(noise, float(q), shift) for shift in shifts for q in self.levels]
-        p = min(
+        counts = cast(DistanceExceedances, cast(Together, seen).parts[0])
+        tails = [_upper_tail(noise, float(q), rho) for q in self.levels]
+        p = counts.above.numel() * min(
             beyond(int(times), counts.count, tail)
             for row in counts.above
             for times, tail in zip(row, tails, strict=True)
         )
         most = int(counts.above.max())
-        return min(1.0, counts.above.numel() * p), f"most distances beyond one of {counts.above.numel()} limits: {most}"
+        phrase = f"most distances beyond one of {counts.above.numel()} limits: {most}"
+        if len(cast(Together, seen).parts) > 1:
+            box = cast(Exceedances, cast(Together, seen).parts[1])
+            most = int(max(box.below.max(), box.above.max()))
+            p = 2 * min(p, 2 * box.below.numel() * beyond(most, box.count, 0.5))
+        return min(1.0, p), phrase
+
+
+class Together:
+    """Several accumulators that see the same draws."""
+
+    def __init__(self, parts: list[Accumulator]) -> None:
+        self.parts = parts
+        self.key = " and ".join(part.key for part in parts)
+
+    @property
+    def count(self) -> int:
+        return self.parts[0].count
+
+    def update(self, outputs: Tensor) -> None:
+        for part in self.parts:
+            part.update(outputs)
+
+    def merge(self, other: Together) -> None:
+        for mine, theirs in zip(self.parts, other.parts, strict=True):
+            mine.merge(theirs)
+
+    def widened(self, other: Together) -> Together:
+        return Together([mine.widened(theirs) for mine, theirs in zip(self.parts, other.parts, strict=True)])
 
 
 class DistanceExceedances:
@@ -174,88 +211,142 @@ class DistanceExceedances:
 
 
 class DimensionFreeMSE(Method):
-    """T4 in its layer-cake form. Every level of every row holds at once: α/(rows · levels) each, half of that (and the
-    bounds at ρ and at 0 added as distances) with the population reference.
+    """T4 in its layer-cake form. Every level of every row holds at once: α/(rows · levels) each.
+
+    With the population reference half of α goes to a box around the median at y, which comes from pilot draws and is
+    confirmed by the bounding ones: of each output, less than half lies beyond either side.
     """
 
     method, theorem, smoother = "dimension-free", "T4", "median"
 
     def __init__(self, setting: Setting, alpha: float, aim: float) -> None:
         super().__init__(setting, alpha, aim)
-        self.reach = a_priori_reach(setting.support, setting.center)
-        self._pilot = None if setting.pilot is None else row_distances(setting.pilot, setting.center)
-        shapes = [(apart, j) for apart in ((False, True) if len(self.reach) > 1 else (False,)) for j in _LAYERS]
-        plans = [self._plan(apart, j) for apart, j in shapes]
-        self.apart, self.levels = plans[1]
-        if self._pilot is not None:
-            self.apart, self.levels = min(plans, key=lambda plan: self._guess(aim, *plan))
+        self.around = self._around()
+        rows = setting.shape[0] if len(setting.shape) > 1 else 1
+        shapes = [(apart, j) for apart in ((False, True) if rows > 1 else (False,)) for j in _LAYERS]
+        origins = [setting.center]
+        if setting.pilot is not None and setting.reference == "center":
+            middle = median(setting.pilot).to(setting.center.device, setting.center.dtype)
+            if not torch.equal(middle, setting.center):
+                origins.append(middle)
+        plans = [self._plan(origin, apart, j) for origin in origins for apart, j in shapes]
+        self.plan = plans[1]
+        if setting.pilot is not None:
+            self.plan = min(plans, key=lambda plan: self._guess(aim, plan))
 
     def guess(self, rho: float) -> float:
-        return math.inf if self._pilot is None else self._guess(rho, self.apart, self.levels)
+        return math.inf if self.setting.pilot is None else self._guess(rho, self.plan)
 
     def needs(self, rho: float) -> list[Accumulator]:
-        return [Distances(self.setting.center)]
+        needed: list[Accumulator] = [Distances(self.plan.origin)]
+        return needed if self.around is None else [*needed, Exceedances(*self.around, exact=True)]
 
     def at(self, rho: float, seen: Mapping[str, Accumulator]) -> Evaluation:
-        setting = self.setting
-        distances = cast(Distances, seen[f"distances {id(setting.center)}"]).rows()
-        if bool((distances > self.reach * (1 + 1e-6)).any()):
-            worst = int((distances / self.reach).max(dim=0).values.argmax())
+        setting, plan = self.setting, self.plan
+        distances = cast(Distances, seen[f"distances {id(plan.origin)}"]).rows()
+        if bool((distances > plan.reach * (1 + 1e-6)).any()):
+            worst = int((distances / plan.reach).max(dim=0).values.argmax())
             raise ValueError(
                 f"support: a draw is {float(distances[:, worst].max()):.6g} from the center in row {worst}, where the "
-                f"support allows {float(self.reach[worst]):.6g}; the support must hold every value of f"
+                f"support allows {float(plan.reach[worst]):.6g}; the support must hold every value of f"
             )
-        ordered = _joined(distances, self.apart).sort(dim=0).values
-        radii = self._limits(ordered, setting.n, rho, self.apart, self.levels)
-        own = self._limits(ordered, setting.n, 0.0, self.apart, self.levels) if self._population else None
-        evidence = LayersEvidence(setting.center, self.levels, radii, own, self.apart)
+        ordered = _joined(distances, plan.apart).sort(dim=0).values
+        radii = self._limits(ordered, rho, plan)
+        if setting.reference == "population":
+            box = self._confirmed(seen)
+            if box is None:
+                return Evaluation(
+                    math.inf, reason="the median at the input itself could not be bracketed: take more draws"
+                )
+            evidence = LayersEvidence(setting.center, plan.levels, radii, plan.apart, plan.origin, *box)
+        else:
+            evidence = LayersEvidence(setting.center, plan.levels, radii, plan.apart, plan.origin)
         value = evidence.implied(setting.noise, rho)
         if math.isfinite(value):
             return Evaluation(value, evidence)
         # The lowest level that can stand is one a little above a half.
-        rows = len(self.reach) if self.apart else 1
         tail = _upper_tail(setting.noise, 0.5, rho)
-        return Evaluation(
-            value, draws_needed=draws_needed(Tails(tail, tail), self._share(rows, max(len(self.levels), 1)))
-        )
+        return Evaluation(value, draws_needed=draws_needed(Tails(tail, tail), plan.share))
 
     @property
-    def _population(self) -> bool:
-        return self.setting.reference == "population"
+    def _budget(self) -> float:
+        """α of the limits of the distances."""
+        return self.alpha / 2 if self.setting.reference == "population" else self.alpha
 
-    def _share(self, rows: int, levels: int) -> float:
-        return self.alpha / (rows * levels * (2 if self._population else 1))
+    def _around(self) -> tuple[Tensor, Tensor] | None:
+        """A box about the middle of the pilot draws, wide enough to be confirmed by n draws."""
+        ordered, setting = self.setting.ordered, self.setting
+        if setting.reference == "center" or ordered is None:
+            return None
+        count = len(ordered)
+        union = math.log(8 * setting.outputs / self.alpha)
+        off = 1.2 * (math.sqrt(union / (2 * setting.n)) + math.sqrt(union / (2 * count)))
+        k = max(1, math.ceil(count * (0.5 - off)))
+        return ordered[k - 1].clone(), ordered[count - k].clone()
 
-    def _plan(self, apart: bool, levels: int) -> tuple[bool, Tensor]:
-        # Levels reach as far as a rank qualifies at the radius aimed at, evenly spaced as Gaussian quantiles.
-        rows = len(self.reach) if apart else 1
-        least = -math.expm1(math.log(self._share(rows, levels)) / self.setting.n)
+    def _confirmed(self, seen: Mapping[str, Accumulator]) -> tuple[Tensor, Tensor] | None:
+        if self.around is None:
+            return None
+        counts = cast(Exceedances, seen[Exceedances(*self.around, exact=True).key])
+        share = self.alpha / (4 * self.setting.outputs)
+        most = int(max(counts.below.max(), counts.above.max()))
+        return self.around if clopper_pearson(most, counts.count, share) < 0.5 else None
+
+    def _plan(self, origin: Tensor, apart: bool, levels: int) -> _Layers:
+        # Levels reach as far as a rank qualifies at the radius aimed at, evenly spaced up to there.
+        reach = a_priori_reach(self.setting.support, origin)
+        share = self._budget / ((len(reach) if apart else 1) * levels)
+        least = -math.expm1(math.log(share) / self.setting.n)
         top = _level(self.setting.noise, least * (1 + 1e-6), self.aim)
-        grid: list[float] = []
-        if top > 0:
-            high = float(ndtri(top))
-            grid = (
-                [float(ndtr(high - (high + 2.5) * j / levels)) for j in range(levels)][::-1] if high > -2.5 else [top]
-            )
-        if bool(torch.isfinite(self.reach).all()):
+        grid = [top * (j + 1) / levels for j in range(levels)] if top > 0 else []
+        if bool(torch.isfinite(reach).all()):
             grid.append(1.0)
-        return apart, torch.tensor(grid, dtype=torch.float64)
+        away = 0.0 if origin is self.setting.center else _distance(origin, self.setting.center)
+        return _Layers(origin, away, apart, torch.tensor(grid, dtype=torch.float64), reach, share)
 
-    def _limits(self, ordered: Tensor, n: int, rho: float, apart: bool, levels: Tensor) -> Tensor:
-        reach = self.reach if apart else self.reach.square().sum()[None].sqrt()
-        share = self._share(len(reach), max(int((levels < 1).sum()), 1))
-        ranks = [extreme_rank(n, _upper_tail(self.setting.noise, float(q), rho), share) for q in levels]
+    def _limits(self, ordered: Tensor, rho: float, plan: _Layers) -> Tensor:
+        n = self.setting.n
+        reach = plan.reach if plan.apart else plan.reach.square().sum()[None].sqrt()
+        ranks = [extreme_rank(n, _upper_tail(self.setting.noise, float(q), rho), plan.share) for q in plan.levels]
         if ordered.shape[0] != n:
             ranks = [pilot_rank(rank, n, ordered.shape[0]) if rank else 0 for rank in ranks]
-        return upper_limits(ordered, levels, ranks, reach)
+        return upper_limits(ordered, plan.levels, ranks, reach)
 
-    def _guess(self, rho: float, apart: bool, levels: Tensor) -> float:
-        ordered = _joined(cast(Tensor, self._pilot), apart).sort(dim=0).values
-        value = layer_cake(levels, self._limits(ordered, self.setting.n, rho, apart, levels))
-        if not self._population:
-            return value
-        own = layer_cake(levels, self._limits(ordered, self.setting.n, 0.0, apart, levels))
-        return (math.sqrt(value) + math.sqrt(own)) ** 2
+    def _guess(self, rho: float, plan: _Layers) -> float:
+        distances = row_distances(cast(Tensor, self.setting.pilot), plan.origin)
+        ordered = _joined(distances, plan.apart).sort(dim=0).values
+        value, away = layer_cake(plan.levels, self._limits(ordered, rho, plan)), plan.away
+        if self.setting.reference == "population":
+            away = math.inf
+            if self.around is not None:
+                lower, upper = (side.to("cpu", torch.float64) for side in self.around)
+                away = math.sqrt(box_distance(lower, upper, plan.origin, plan.origin))
+        return (math.sqrt(value) + away) ** 2
+
+
+@dataclass(frozen=True, eq=False)
+class _Layers:
+    """What the distances are taken from, and at which levels.
+
+    Attributes:
+        origin, away: c', and ‖c' − c‖.
+        apart: whether rows are taken apart.
+        levels: (J,).
+        reach: (rows,), what no distance exceeds.
+        share: failure probability of one limit.
+    """
+
+    origin: Tensor
+    away: float
+    apart: bool
+    levels: Tensor
+    reach: Tensor
+    share: float
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    difference = a.detach().to("cpu", torch.float64) - b.detach().to("cpu", torch.float64)
+    return float(difference.norm()) * (1 + 1e-12)
 
 
 def _joined(distances: Tensor, apart: bool) -> Tensor:

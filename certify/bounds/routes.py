@@ -8,7 +8,7 @@ replicas (T5)           The distance itself is a statistic of K copies; n draws 
 order statistics (T6)   The k-th of K draws, k = ⌊K/2⌋ + 1, is at most the percentile at u unless a binomial fails, with
                         probability (1 − q)/(2m) per side of each of m outputs; T1 at percentile u. No √K.
 dimension-free (T6)     s of K draws lie within the R₀ of r = ‖f − c‖'s percentile at Φ(Φ⁻¹(u) + ρ) with probability ≥ q;
-                        then ‖median_K − c‖² ≤ R₀² s / (s − ⌊K/2⌋). No √K, no union over outputs.
+                        then ‖median_K − c‖² ≤ R₀² s / (s − ⌈K/2⌉ + 1). No √K, no union over outputs.
 
 At small ρ the first is smallest, at large ρ one of the others. In full: docs/theory/t05-deployed.md and
 docs/theory/t06-deployed-two-routes.md.
@@ -327,7 +327,7 @@ class BallEvidence(Evidence):
         return cls(center, radius, u, s, q, replicas)
 
     def implied(self, noise: Noise, rho: float) -> float:
-        return self.radius * math.sqrt(self.s / (self.s - self.replicas // 2))
+        return self.radius * math.sqrt(self.s / _majority(self.s, self.replicas))
 
     def witness(self) -> DistanceExceedances:
         return DistanceExceedances(self.center, torch.tensor([[self.radius]], dtype=torch.float64), False)
@@ -383,12 +383,19 @@ class DimensionFreeRoute(DeployedMethod):
         ordered, n = cast(Tensor, self._pilot), self.setting.n
         rank = extreme_rank(n, self.setting.noise.tails(u, rho).upper, self.alpha)
         radius = float(ordered[len(ordered) - pilot_rank(rank, n, len(ordered))]) if rank else self.reach
-        return radius * math.sqrt(s / (s - self.replicas // 2))
+        return radius * math.sqrt(s / _majority(s, self.replicas))
 
 
 def _fails(replicas: int, u: float) -> float:
     """P[the (⌊K/2⌋ + 1)-th smallest of K draws is beyond their percentile at u] = P[Bin(K, u) ≤ ⌊K/2⌋]."""
     return float(binom.cdf(replicas // 2, replicas, u))
+
+
+def _majority(s: int, replicas: int) -> int:
+    """How many of s draws in a ball are at or beyond each coordinate of the median of K: s − (K − 1)/2, for an even K, whose
+    median averages the two middle draws, s − K/2 + 1.
+    """
+    return s - (replicas + 1) // 2 + 1
 
 
 def least_level(fails: Callable[[float], float], limit: float) -> float:

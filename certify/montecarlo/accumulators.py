@@ -251,11 +251,16 @@ class Exceedances:
 
     The same input gives values a few ulp apart in batches of different sizes, which matters where f has atoms. The ulp
     are those of the values that f works with inside, for which the root mean square of the whole box stands in.
+
+    Args:
+        lower, upper: the box, shape (*output).
+        exact: count every draw beyond, whatever the rounding.
     """
 
-    def __init__(self, lower: Tensor, upper: Tensor) -> None:
-        self.lower, self.upper, self.count = lower.to(torch.float64), upper.to(torch.float64), 0
-        self.key = f"exceedances {id(lower)} {id(upper)}"
+    def __init__(self, lower: Tensor, upper: Tensor, exact: bool = False) -> None:
+        self.lower, self.upper, self.count = lower.to("cpu", torch.float64), upper.to("cpu", torch.float64), 0
+        self.ulps = 0 if exact else 1000
+        self.key = f"exceedances {id(lower)} {id(upper)} {exact}"
         sides = torch.cat([self.lower.reshape(-1), self.upper.reshape(-1)])
         sides = sides[torch.isfinite(sides)]
         self.scale = float(sides.square().mean().sqrt()) if sides.numel() else 0.0
@@ -264,7 +269,7 @@ class Exceedances:
 
     def update(self, outputs: Tensor) -> None:
         values = outputs.to("cpu", torch.float64)
-        slack = 1000 * torch.finfo(outputs.dtype).eps * (self.scale + values.abs())
+        slack = self.ulps * torch.finfo(outputs.dtype).eps * (self.scale + values.abs())
         self.count += values.shape[0]
         self.below += (values < self.lower - slack).sum(dim=0)
         self.above += (values > self.upper + slack).sum(dim=0)
@@ -275,7 +280,7 @@ class Exceedances:
         self.above += other.above
 
     def widened(self, other: Exceedances) -> Exceedances:
-        raise ValueError("two boxes cannot share one count")
+        return Exceedances(self.lower, self.upper, self.ulps == 0)
 
 
 def median(draws: Tensor) -> Tensor:
