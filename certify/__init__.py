@@ -15,7 +15,7 @@ from certify.ellipsoid import Ellipsoid
 from certify.noise import GaussianNoise
 from certify.replicas import deployed_distance, event_bound, statistic_bound
 from certify.smoothers import MeanSmoother, MedianSmoother
-from certify.statements import bound_curve, certified_radius, mse_bound, percentile_bounds
+from certify.statements import bound_curve, certified_radius, deployed_bound, mse_bound, percentile_bounds
 from certify.support import Support, layer_norm_support
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ __all__ = [
     "Support",
     "bound_curve",
     "certified_radius",
+    "deployed_bound",
     "deployed_distance",
     "event_bound",
     "layer_norm_support",

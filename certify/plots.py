@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from certify.bounds import BoundCurve
+from certify.bounds import BoundCurve, EventBound
 from certify.certificate import ClaimedCurve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_curve", "plot_token_noise"]
+__all__ = ["plot_curve", "plot_event_rates", "plot_token_noise"]
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#5F5F5F"
 _STYLES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), ("#CC79A7", "D"))
@@ -101,6 +101,60 @@ def plot_curve(
     axes.set_xlim(left=0)
     axes.set_xlabel("radius ρ of the perturbation, ‖δ‖$_Σ$")
     axes.set_ylabel("certified squared distance")
+    figure.legend(frameon=False, fontsize=9, loc="outside lower left")
+    if title:
+        axes.set_title(_shortened(title, 70), fontsize=10, loc="left")
+    return figure
+
+
+def plot_event_rates(
+    *bounds: EventBound,
+    largest: float = 1.0,
+    attacks: Sequence[Sequence[tuple[float, float, float, float]]] = (),
+    undefended: float | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Certified probability of an event (an attack's success rate) against the radius, a line for each number of copies.
+
+    Args:
+        *bounds: what `event_bound` returned; each gives the whole line, which holds at once with probability 1 − α.
+        largest: where the horizontal axis ends.
+        attacks: for each of the bounds, what was measured under attack: (ρ, rate, lower, upper) with its confidence limits.
+        undefended: the measured rate without the defence, a level line.
+        title: above the picture.
+
+    Raises:
+        ValueError: no bounds, or attacks for another number of them.
+    """
+    if not bounds:
+        raise ValueError("bounds = (): must be at least one EventBound")
+    if attacks and len(attacks) != len(bounds):
+        raise ValueError(f"attacks has {len(attacks)} entries: must be {len(bounds)}, one a bound")
+    figure, axes = _axes(6.4, 4.0 + 0.25 * len(bounds))
+    rhos = [largest * i / 200 for i in range(201)]
+    for i, bound in enumerate(bounds):
+        colour, marker = _STYLES[i % len(_STYLES)]
+        copies = "1 noisy copy" if bound.replicas == 1 else f"{bound.replicas} noisy copies"
+        seen = f"{bound.successes} of {bound.n:,} at ρ = 0, α = {bound.alpha:.2g}"
+        axes.plot(rhos, [bound.at(r) for r in rhos], color=colour, label=f"certified, {copies} ({seen})")
+        for j, (rho, rate, low, high) in enumerate(attacks[i] if attacks else ()):
+            axes.errorbar(
+                rho,
+                rate,
+                yerr=[[max(rate - low, 0)], [max(high - rate, 0)]],
+                color=colour,
+                marker=marker,
+                markersize=5,
+                capsize=3,
+                linestyle="",
+                label=f"strongest attack found, {copies}" if j == 0 else None,
+            )
+    if undefended is not None:
+        axes.axhline(undefended, color=GREY, linestyle="--", linewidth=1.2, label="measured without the defence")
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlim(0, largest)
+    axes.set_xlabel("radius ρ of the perturbation, ‖δ‖$_Σ$")
+    axes.set_ylabel("probability of the event")
     figure.legend(frameon=False, fontsize=9, loc="outside lower left")
     if title:
         axes.set_title(_shortened(title, 70), fontsize=10, loc="left")

@@ -106,6 +106,27 @@ class EventBound:
         """ "upper", or "two-sided"."""
         return "two-sided" if self.two_sided else "upper"
 
+    def at(self, rho: float) -> float:
+        """The upper bound at another radius, `rho` ≥ 0.
+
+        It needs no confidence of its own: all radii rest on one limit of P[event] at y, so they hold at once with
+        probability 1 − α.
+        """
+        limits = {"rho": rho, "replicas": self.replicas, "alpha": self.alpha, "two_sided": self.two_sided}
+        return event_interval(self.successes, self.n, self.run.noise, **limits)[1]  # type: ignore[arg-type]
+
+    def radius(self, rate: float) -> float:
+        """The largest radius, rounded down, up to which P[event] ≤ rate (0 if there is none), like `at` at no further cost."""
+        if self.at(0.0) > rate:
+            return 0.0
+        low, high = 0.0, 1.0
+        while self.at(high) <= rate and high < 64:
+            low, high = high, 2 * high
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.at(middle) <= rate else (low, middle)
+        return low
+
     @property
     def evidence(self) -> EventEvidence | None:
         """What a certificate keeps."""
