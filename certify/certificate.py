@@ -44,12 +44,22 @@ from certify.bounds import (
     Run,
     StatisticBound,
 )
+from certify.bounds.deployed import event_at, event_radius
 from certify.bounds.percentile import BoxEvidence
 from certify.ellipsoid import Ellipsoid
 from certify.montecarlo import Accumulator, Function, draw
-from certify.noise import GaussianNoise
+from certify.noise import GaussianNoise, Noise
 
-__all__ = ["SCHEMA_VERSION", "Certificate", "CheckReport", "Claim", "ClaimedCurve", "Verdict", "tensor_digest"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "Certificate",
+    "CheckReport",
+    "Claim",
+    "ClaimedCurve",
+    "ClaimedEvent",
+    "Verdict",
+    "tensor_digest",
+]
 
 SCHEMA_VERSION = 2
 
@@ -222,6 +232,42 @@ class ClaimedCurve:
 
 
 @dataclass(frozen=True)
+class ClaimedEvent:
+    """The claim about an event, with what an `EventBound` knows of other radii."""
+
+    claim: Claim
+    noise: Noise
+
+    @property
+    def replicas(self) -> int:
+        """Noisy copies."""
+        return self.claim.replicas or 1
+
+    @property
+    def successes(self) -> int:
+        """How often the event was seen in `n` draws."""
+        return int(self.claim.numbers["successes"])
+
+    @property
+    def n(self) -> int:
+        """Bounding draws."""
+        return self.claim.n
+
+    @property
+    def alpha(self) -> float:
+        """Failure probability, of all radii together."""
+        return self.claim.alpha
+
+    def at(self, rho: float) -> float:
+        """As `EventBound.at`."""
+        return event_at(self, self.noise, rho, self.claim.side == "two-sided")
+
+    def radius(self, rate: float) -> float:
+        """As `EventBound.radius`."""
+        return event_radius(self.at, rate)
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What a check found about one claim: "refuted", "not refuted", "nothing claimed" (an abstention), or "not checked" (its
     function was not given); `p_value` of the test.
@@ -271,7 +317,14 @@ class Certificate:
     tensors: Mapping[str, Tensor] = field(repr=False)
 
     @classmethod
-    def of(cls, *results: Any, model: Any = None, keep_input: bool = True, **provenance: Any) -> Certificate:
+    def of(
+        cls,
+        *results: Any,
+        model: Any = None,
+        keep_input: bool = True,
+        keep: Mapping[str, Tensor] | None = None,
+        **provenance: Any,
+    ) -> Certificate:
         """A certificate of results about one input and one noise.
 
         Args:
@@ -281,6 +334,7 @@ class Certificate:
                 a plain callable.
             keep_input: whether the input y itself is stored; without it only its hash is. σ, the reference and the boxes
                 stay: who has the model can test guesses of a prompt against them.
+            keep: more tensors to keep, under names of their own.
             **provenance: anything else worth recording, as JSON values.
 
         Raises:
@@ -303,6 +357,10 @@ class Certificate:
         if keep_input:
             tensors["input"] = first.y.detach().cpu().contiguous()
         claims = tuple(_claim(part, index, total, tensors) for index, part in enumerate(flat))
+        for key, tensor in (keep or {}).items():
+            if key in tensors:
+                raise ValueError(f"keep names {key!r}: must be a name that the certificate does not use itself")
+            tensors[key] = tensor.detach().cpu().contiguous()
         record: dict[str, Any] = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "seed": first.seed,
@@ -343,6 +401,16 @@ class Certificate:
         """The claims of a bound curve, together; None without one."""
         points = tuple(claim for claim in self.claims if claim.scope != "single")
         return ClaimedCurve(points) if points else None
+
+    def event(self, claim: Claim) -> ClaimedEvent:
+        """A certified claim about an event, at every radius.
+
+        Raises:
+            ValueError: the claim is of another kind, or an abstention.
+        """
+        if claim.quantity != "event" or claim.status != "certified":
+            raise ValueError(f"claim is a {claim.status} {claim.quantity}: must be a certified event")
+        return ClaimedEvent(claim, self.noise)
 
     def ellipsoid(self, claim: Claim) -> Ellipsoid:
         """The certified set of a claim."""
@@ -549,6 +617,10 @@ class Certificate:
                 return f"it states {name} = {stated}, its evidence {kept}"
         if claim.quantity == "percentile":
             return ""
+        if claim.quantity == "event":
+            follows = self.event(claim).at(claim.rho)
+            if not (claim.value or 0.0) >= follows * (1 - 1e-9):
+                return f"it states {claim.value}, {held.numbers()['successes']} of {claim.n} imply {follows:.6g}"
         if claim.quantity == "radius" and claim.value != claim.rho:
             return f"it states a radius of {claim.value} and holds for {claim.rho}"
         stated, implied = (

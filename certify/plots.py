@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from certify.bounds import BoundCurve, EventBound
-from certify.certificate import ClaimedCurve
+from certify.certificate import ClaimedCurve, ClaimedEvent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,7 +108,7 @@ def plot_curve(
 
 
 def plot_event_rates(
-    *bounds: EventBound,
+    *bounds: EventBound | ClaimedEvent,
     largest: float = 1.0,
     attacks: Sequence[Sequence[tuple[float, float, float, float]]] = (),
     undefended: float | None = None,
@@ -117,7 +117,7 @@ def plot_event_rates(
     """Certified probability of an event (an attack's success rate) against the radius, a line for each number of copies.
 
     Args:
-        *bounds: what `event_bound` returned; each gives the whole line, which holds at once with probability 1 − α.
+        *bounds: what `event_bound` returned, or `Certificate.event`; each gives the whole line, which holds at once with probability 1 − α.
         largest: where the horizontal axis ends.
         attacks: for each of the bounds, what was measured under attack: (ρ, rate, lower, upper) with its confidence limits.
         undefended: the measured rate without the defence, a level line.

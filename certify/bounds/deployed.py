@@ -17,9 +17,9 @@ Reference: THEORY T5; percentiles by T3, probabilities by Clopper and Pearson (1
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Self, cast
+from typing import ClassVar, Protocol, Self, cast
 
 import torch
 from torch import Tensor
@@ -112,25 +112,57 @@ class EventBound:
         It needs no confidence of its own: all radii rest on one limit of P[event] at y, so they hold at once with
         probability 1 − α.
         """
-        limits = {"rho": rho, "replicas": self.replicas, "alpha": self.alpha, "two_sided": self.two_sided}
-        return event_interval(self.successes, self.n, self.run.noise, **limits)[1]  # type: ignore[arg-type]
+        return event_at(self, self.run.noise, rho, self.two_sided)
 
     def radius(self, rate: float) -> float:
         """The largest radius, rounded down, up to which P[event] ≤ rate (0 if there is none), like `at` at no further cost."""
-        if self.at(0.0) > rate:
-            return 0.0
-        low, high = 0.0, 1.0
-        while self.at(high) <= rate and high < 64:
-            low, high = high, 2 * high
-        for _ in range(50):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self.at(middle) <= rate else (low, middle)
-        return low
+        return event_radius(self.at, rate)
 
     @property
     def evidence(self) -> EventEvidence | None:
         """What a certificate keeps."""
-        return EventEvidence(self.lower, self.value, self.replicas) if self.status == "certified" else None
+        if self.status != "certified":
+            return None
+        return EventEvidence(self.lower, self.value, self.replicas, self.successes)
+
+
+class _Counted(Protocol):
+    """What the bound of an event at another radius needs to know."""
+
+    @property
+    def successes(self) -> int: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def replicas(self) -> int: ...
+    @property
+    def alpha(self) -> float: ...
+
+
+def event_at(counted: _Counted, noise: Noise, rho: float, two_sided: bool) -> float:
+    """The upper bound of P[event] at any radius, from how often the event was seen."""
+    return event_interval(
+        counted.successes,
+        counted.n,
+        noise,
+        rho=rho,
+        replicas=counted.replicas,
+        alpha=counted.alpha,
+        two_sided=two_sided,
+    )[1]
+
+
+def event_radius(at: Callable[[float], float], rate: float) -> float:
+    """The largest radius, rounded down, up to which an increasing bound stays within `rate`; 0 if there is none."""
+    if at(0.0) > rate:
+        return 0.0
+    low, high = 0.0, 1.0
+    while at(high) <= rate and high < 64:
+        low, high = high, 2 * high
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if at(middle) <= rate else (low, middle)
+    return low
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,16 +224,22 @@ def limit_verdict(held: LimitEvidence, below: int, above: int, n: int, noise: No
 
 @dataclass(frozen=True, eq=False)
 class EventEvidence(Evidence):
-    """Limits of an event's probability at every ‖δ‖_Σ ≤ ρ, and K."""
+    """Limits of an event's probability at every ‖δ‖_Σ ≤ ρ, K, and how often the event was seen at y."""
 
     lower: float
     upper: float
     replicas: int
+    successes: int
 
     kind: ClassVar[str] = "event"
 
     def numbers(self) -> dict[str, float | int | str]:
-        return {"lower": self.lower, "upper": self.upper, "replicas": self.replicas}
+        return {
+            "lower": self.lower,
+            "upper": self.upper,
+            "replicas": self.replicas,
+            "successes": self.successes,
+        }
 
     def tensors(self) -> dict[str, Tensor]:
         return {}
@@ -210,10 +248,13 @@ class EventEvidence(Evidence):
     def restored(
         cls, numbers: Mapping[str, float | int | str], tensors: Mapping[str, Tensor], center: Tensor | None
     ) -> Self:
-        lower, upper, replicas = float(numbers["lower"]), float(numbers["upper"]), int(numbers["replicas"])
-        if not 0 <= lower <= upper <= 1 or replicas < 1:
-            raise ValueError(f"lower = {lower}, upper = {upper}, replicas = {replicas}: out of range")
-        return cls(lower, upper, replicas)
+        lower, upper = float(numbers["lower"]), float(numbers["upper"])
+        replicas, successes = int(numbers["replicas"]), int(numbers["successes"])
+        if not 0 <= lower <= upper <= 1 or replicas < 1 or successes < 0:
+            raise ValueError(
+                f"lower = {lower}, upper = {upper}, replicas = {replicas}, successes = {successes}: out of range"
+            )
+        return cls(lower, upper, replicas, successes)
 
     def implied(self, noise: Noise, rho: float) -> float:
         return self.upper
