@@ -19,7 +19,7 @@ from certify.models.text import TokenizedPrompt
 from certify.noise import GaussianNoise
 
 if TYPE_CHECKING:
-    from certify.adaptive.smoother import TokenNoise
+    from certify.adaptive.token_noise import TokenNoise
 
 __all__ = ["QUANTITIES", "Problem"]
 
@@ -29,25 +29,28 @@ QUANTITIES = ("embedding", "noise-prediction")
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """One prompt as function, input, noise and support. Σ is that of the prompt, and fixed (policy "frozen", T7).
+    """One prompt as function, input, noise and support. What a bound for it claims depends on the policy (T7).
 
     Attributes:
-        f: batch (b, tokens, width) of token embeddings → (b, *output): the quantity.
+        f: batch (b, tokens, width) of token embeddings → (b, *output): the quantity. Under "noise-then-adapt" it takes a
+            `generator`, for the noise beyond `noise`.
         y: (tokens, width), the prompt's token embeddings before positions.
-        noise: Gaussian, one σ a token.
+        noise: Gaussian, one σ a token: Σ of the prompt, Σ of the region that it is in, or σ_min, by policy.
         support: the a-priori box and ellipsoid of f's outputs, where one is known.
         quantity: one of `QUANTITIES`.
         tokenized: the prompt's positions.
-        token_noise: relevance and σ of every position.
+        token_noise: relevance and σ of every position. Under "noise-then-adapt" this σ is σ(y), what a draw next to y gets.
+        policy: covariance policy.
     """
 
-    f: Callable[[Tensor], Tensor]
+    f: Callable[..., Tensor]
     y: Tensor
     noise: GaussianNoise
     support: Any
     quantity: str
     tokenized: TokenizedPrompt
     token_noise: TokenNoise
+    policy: str = "frozen"
 
     @property
     def prompt(self) -> str:

@@ -16,12 +16,17 @@ Words repeat between prompts and their local scores do not depend on the prompt,
 rounded to four decimals: an encoder's last bits depend on what else was in the batch, and Σ must not.
 
 Begin, end and padding have no score (NaN).
+
+An adaptive noise that is to be certified without assumption reads embeddings, not words (T7): `scores_at` is the same
+algorithm on rows of a matrix z ∈ R^(tokens × width). A text is then begin, some rows of z, end, padding, with begin, end and
+padding from the encoder's own table.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -86,6 +91,13 @@ class RelevanceScorer:
         self._local = _Remembered(_validate.count("cache_size", cache_size))
         self._global = _Remembered(cache_size)
 
+    @property
+    def directions(self) -> Tensor:
+        """The concepts' directions at unit length, (concepts, tokens, width) or (concepts, width), float64."""
+        if self.similarity == "end-of-text":
+            return self._unit
+        return self._unit.unflatten(1, (self.encoder.context_length, self.encoder.width))
+
     def scores(self, prompts: Sequence[TokenizedPrompt]) -> list[Tensor]:
         """The scores of every prompt.
 
@@ -99,6 +111,64 @@ class RelevanceScorer:
         local = self._looked_up(words, self._local)
         whole = self._looked_up({p.content: None for p in prompts if p.words}, self._global) if self.use_global else {}
         return [self._combined(p, local, whole) for p in prompts]
+
+    def scores_at(self, z: Tensor, side: TokenizedPrompt) -> Tensor:
+        """The scores at token embeddings that no prompt need have: Algorithm 1 with rows of z in place of tokens.
+
+        Equation
+            `scores([prompt])` at z = y, up to the rounding of the encoder.
+
+        Reference
+            Han et al. (2025), Algorithm 1; THEORY T7.2.
+
+        Args:
+            z: (b, tokens, width). Rows at begin, end and padding are not looked at.
+            side: positions and words; its token ids are not looked at.
+
+        Returns:
+            (b, tokens, concepts), float64 on the encoder's device, rounded to `SCORE_DECIMALS`; NaN outside of words. Nothing
+            is remembered. A prompt of one-token words costs an encoding a word, with the global flag two and one more.
+
+        Raises:
+            ValueError: `z` has another shape.
+        """
+        encoder = self.encoder
+        expected = (encoder.context_length, encoder.width)
+        if z.ndim != 3 or tuple(z.shape[1:]) != expected:
+            raise ValueError(f"z has shape {tuple(z.shape)}: must be (batch, {expected[0]}, {expected[1]})")
+        z = z.to(encoder.device, encoder.dtype)
+        result = torch.full((*z.shape[:2], len(self._unit)), torch.nan, dtype=torch.float64, device=z.device)
+        if not side.words or not len(z):
+            return result
+        texts = _Texts(encoder, side, self.use_global)
+        empty = features(encoder, [encoder.assemble(())], self.similarity, 1).flatten(1).to(z.device)
+        group = max(1, self.batch_size // len(texts.rows))
+        for start in range(0, len(z), group):
+            encoded = self._encoded(z[start : start + group], texts)
+            encoded = torch.cat([encoded, empty.expand(len(encoded), 1, -1)], dim=1)
+            for context in texts.contexts:
+                whole = encoded[:, context.whole, None]
+                cosine = self._cosine(whole - encoded[:, context.without], whole.norm(dim=-1, keepdim=True))
+                target = result[start : start + group, context.positions]
+                if context.glob:
+                    cosine = torch.maximum(target, (target + cosine) / 2)
+                result[start : start + group, context.positions] = cosine
+        return result.round(decimals=SCORE_DECIMALS)
+
+    def _encoded(self, z: Tensor, texts: _Texts) -> Tensor:
+        """What is compared of every text made from every row of the batch: (b, texts, features), float64."""
+        rows, ends = texts.rows.to(z.device), texts.ends.to(z.device)
+        source = torch.cat([z, texts.table.expand(len(z), -1, -1)], dim=1)
+        which = torch.arange(len(z) * len(rows), device=z.device)
+        parts = []
+        for chunk in which.split(self.batch_size):
+            sample, text = chunk // len(rows), chunk % len(rows)
+            mask = None if texts.masks is None else texts.masks[text.cpu()]
+            out = self.encoder.encode_batch(texts.ids[text.cpu()], source[sample[:, None], rows[text]], mask)
+            if self.similarity == "end-of-text":
+                out = out[torch.arange(len(out), device=out.device), ends[text]]
+            parts.append(out.double().flatten(1))
+        return torch.cat(parts).unflatten(0, (len(z), len(rows)))
 
     def _combined(
         self, prompt: TokenizedPrompt, local: dict[_Content, Tensor], whole: dict[_Content, Tensor]
@@ -144,13 +214,66 @@ class RelevanceScorer:
         result = {}
         for c in contents:
             whole = encoded[index[c]]
-            result[c] = self._cosine(whole - encoded[[index[text] for text in without[c]]], float(whole.norm()))
+            result[c] = self._cosine(whole - encoded[[index[text] for text in without[c]]], whole.norm())
         return result
 
-    def _cosine(self, difference: Tensor, scale: float) -> Tensor:
-        norm = difference.norm(dim=1, keepdim=True)
-        cosine = difference @ self._unit.T / norm.clamp_min(torch.finfo(torch.float64).tiny)
+    def _cosine(self, difference: Tensor, scale: Tensor) -> Tensor:
+        """(…, features) and the size of the encodings behind them → (…, concepts)."""
+        norm = difference.norm(dim=-1, keepdim=True)
+        unit = self._unit.to(difference.device)
+        cosine = difference @ unit.T / norm.clamp_min(torch.finfo(torch.float64).tiny)
         return torch.where(norm > _NOTHING * scale, cosine.clamp(-1, 1), 0.0)
+
+
+@dataclass(frozen=True)
+class _Context:
+    """A word, or the whole prompt: its positions, which text it is, and which texts are it without each of its tokens."""
+
+    positions: slice
+    whole: int
+    without: list[int]
+    glob: bool
+
+
+class _Texts:
+    """All texts that Algorithm 1 encodes for a prompt, as positions: which row of z, or of `table`, stands where.
+
+    The empty text is the same for every z: it has no row and the index −1.
+
+    Attributes:
+        rows: (texts, tokens), indices into the rows of z followed by those of `table`.
+        ids, masks, ends: of the texts, as far as their lengths determine them.
+        table: (3, width), the embeddings of begin, end and padding.
+        contexts: what to compare.
+    """
+
+    def __init__(self, encoder: PromptEncoder, side: TokenizedPrompt, use_global: bool) -> None:
+        tokens = len(side.kinds)
+        begin, end, padding = tokens, tokens + 1, tokens + 2
+        index: dict[tuple[int, ...], int] = {}
+
+        def text(positions: tuple[int, ...]) -> int:
+            return index.setdefault(positions, len(index)) if positions else -1
+
+        def context(start: int, stop: int, glob: bool) -> _Context:
+            inside = tuple(range(start, stop))
+            without = [text(tuple(i for i in inside if i != j)) for j in inside]
+            return _Context(slice(start, stop), text(inside), without, glob)
+
+        self.contexts = [context(start, stop, False) for start, stop in side.words]
+        if use_global:
+            self.contexts.append(context(side.words[0][0], side.words[-1][1], True))
+        blank = [encoder.assemble((0,) * len(positions)) for positions in index]
+        self.rows = torch.tensor(
+            [[begin, *positions, end, *[padding] * (tokens - 2 - len(positions))] for positions in index]
+        )
+        self.ids = torch.stack([t.ids for t in blank])
+        masks = [t.attention_mask for t in blank if t.attention_mask is not None]
+        self.masks = torch.stack(masks) if masks else None
+        self.ends = torch.tensor([t.end for t in blank])
+        # The empty prompt is begin, end, padding; where the context holds no more than two tokens there is no padding.
+        empty = encoder.embed(encoder.assemble(()))
+        self.table = empty[[0, 1, min(2, tokens - 1)]]
 
 
 class _Remembered:

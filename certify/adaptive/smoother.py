@@ -1,15 +1,17 @@
-"""Adaptive median smoother: noise where the concept is, none to speak of elsewhere, and the median of what comes out.
+"""Adaptive smoother: noise where the concept is, none to speak of elsewhere, and the median of what comes out.
 
 A token's noise grows exponentially with its relevance to what is to be suppressed, and the conditioning of the U-Net is
 the element-wise median over n noisy encodings (Han et al. 2025, section 3.4):
 
     σ_j = min( σ₀ exp(k · sim_j), σ_max ),        h = median( T(y + G_1), …, T(y + G_n) ),   G_i ~ N(0, diag σ²).
 
-Tokens that carry the concept drown; the others keep their meaning. n is 13 in the paper.
+Tokens that carry the concept drown; the others keep their meaning. n is 13 in the paper. With `aggregate="mean"` it is the
+mean, for which the spectral bound (T11) is tighter.
 
-Two objects, because a theorem speaks about one of them only (THEORY T7). `AdaptiveMedianSmoother` computes Σ from the
-prompt it receives; an adversary who moves the prompt moves Σ with it, and no bound of this toolkit covers that.
-`FrozenSmoother` is the smoother with Σ fixed at one prompt: certificates are about this one.
+What may be claimed depends on where Σ comes from (THEORY T7, `certify.adaptive.policies`). Under "frozen", the paper's smoother
+and the default, Σ is computed from the prompt received; an adversary who moves the prompt moves Σ with it, and certificates are
+about `freeze(prompt)`, the smoother with Σ fixed. Under "noise-then-adapt" and "memory" they are about the adaptive smoother
+itself. `deployment(prompt)` is what runs, under any policy, as a function of the noisy copies of the prompt that it sees.
 
 A bound on what is deployed (T5) is about deployment noise that is fresh and secret. With a published seed the outputs
 can be reproduced, by an adversary too; `seed=None` draws a secret one from the operating system.
@@ -17,29 +19,30 @@ can be reproduced, by an adversary too; `seed=None` draws a secret one from the 
 
 from __future__ import annotations
 
-import json
+import functools
+import inspect
 import math
-import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from certify import _validate
 from certify.adaptive.certification import CertifyOptions, certify_prompt
 from certify.adaptive.concepts import Concept, concept_direction
+from certify.adaptive.deployment import Deployment, deployed, side_information, stream_name
+from certify.adaptive.frozen import DEFAULT_DRAWS, FrozenSmoother
+from certify.adaptive.memory import CovarianceMemory, Issued
+from certify.adaptive.policies import AGGREGATES, POLICIES, SHARING, noise_then_adapt
 from certify.adaptive.problem import QUANTITIES, Problem
 from certify.adaptive.relevance import RelevanceScorer
-from certify.certificate import POLICIES as NOT_COVERED
+from certify.adaptive.token_noise import TokenNoise
 from certify.certificate import Certificate
 from certify.models.denoiser import NoisePredictor
 from certify.models.text import PromptEncoder, TokenizedPrompt
-from certify.montecarlo import median
-from certify.montecarlo.streams import row_generator
 from certify.noise import GaussianNoise
 
 __all__ = [
@@ -51,9 +54,6 @@ __all__ = [
     "TokenNoise",
 ]
 
-POLICIES = tuple(NOT_COVERED)
-"""Covariance policies (T7): what a certificate assumes about Σ. Frozen: Σ is fixed when the certificate is issued."""
-
 SPECIAL_TOKENS = ("none", "tail", "base")
 """Noise at tokens without a relevance: nowhere; σ₀ at the end token and the padding; σ₀ at the begin token, too."""
 
@@ -63,10 +63,7 @@ DEFAULT_SIGMA0_RELATIVE = 0.45
 DEFAULT_K = 9.0
 """The paper's scaling factor."""
 
-DEFAULT_DRAWS = 13
-"""The paper's n."""
-
-_SCHEMA = 1
+_CERTIFY_DEFAULTS = {name: p.default for name, p in inspect.signature(certify_prompt).parameters.items()}
 
 
 class AdaptiveOptions(TypedDict, total=False):
@@ -76,8 +73,13 @@ class AdaptiveOptions(TypedDict, total=False):
     sigma0_relative: float | None
     k: float
     n: int
+    aggregate: str
     use_global: bool
     policy: str
+    sigma_min: float | None
+    sigma_min_relative: float | None
+    sharing: str
+    memory: str | Path | CovarianceMemory | None
     similarity: str
     special_tokens: str
     sigma_max: float | None
@@ -86,47 +88,18 @@ class AdaptiveOptions(TypedDict, total=False):
     batch_size: int
 
 
-@dataclass(frozen=True)
-class TokenNoise:
-    """What every position of a prompt gets. All tuples have one entry a position.
-
-    Attributes:
-        tokens: the vocabulary's spelling.
-        kinds: "begin", "word", "end" or "padding".
-        relevance: the largest similarity to any of the concepts; None at positions that are not words.
-        concept: the concept that it is the similarity to; None likewise.
-        sigma: standard deviation of the noise, in the unit of the token embeddings.
-    """
-
-    tokens: tuple[str, ...]
-    kinds: tuple[str, ...]
-    relevance: tuple[float | None, ...]
-    concept: tuple[str | None, ...]
-    sigma: tuple[float, ...]
-
-    def __str__(self) -> str:
-        rows = [
-            (token, kind, "" if score is None else f"{score:+.4f}", name or "", f"{sigma:.4g}")
-            for token, kind, score, name, sigma in zip(
-                self.tokens, self.kinds, self.relevance, self.concept, self.sigma, strict=True
-            )
-            if kind != "padding"
-        ]
-        if "padding" in self.kinds:
-            first = self.kinds.index("padding")
-            rows.append((f"{len(self.kinds) - first} more", "padding", "", "", f"{self.sigma[first]:.4g}"))
-        head = ("token", "kind", "relevance", "concept", "σ")
-        widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-        return "\n".join(
-            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
-        )
-
-
 class AdaptiveMedianSmoother:
-    """The defence: relevance → Σ → median of n noisy encodings.
+    """The defence: relevance → Σ → median (or mean) of n noisy encodings.
 
     Equation
-        σ_j = min( σ₀ exp(k · sim_j), σ_max ),  h = median_i T(y + G_i),  G_i ~ N(0, diag σ²).
+        σ_j(y) = min( σ₀ exp(k · sim_j(y)), σ_max ),  h = median_i T(x_i),
+
+        policy              x_i                                               claims are about (T7)
+        "frozen"            y + G_i, G_i ~ N(0, Σ(y))                         `freeze(prompt)`, ‖δ‖_Σ ≤ ρ for Σ = Σ(prompt)
+        "noise-then-adapt"  z_i + extra noise of variance σ²(z_i) − σ_min²,   this smoother, ‖δ‖₂ ≤ ρ σ_min over the words,
+                            z_i = y + σ_min ξ_i                               at equal length and word boundaries
+        "memory"            y + G_i, Σ of the stored region that y is in,     this smoother, ‖δ‖_Σ ≤ ρ for the region's Σ,
+                            else Σ(y)                                         once it is stored (`remember`)
 
     Reference
         Han et al. (2025), section 3.4 and Algorithm 1; THEORY T7 for what may be claimed.
@@ -140,8 +113,15 @@ class AdaptiveMedianSmoother:
             the two; neither: 0.45 spreads, the paper's .006 for Stable Diffusion v1.4.
         k: how fast noise grows with relevance, ≥ 0. The paper's 9 makes a relevance of 0.5 ninety σ₀.
         n: noisy encodings a prompt.
+        aggregate: "median" or "mean" of them, element by element.
         use_global: Algorithm 1's global flag, for models that are easier to restore.
-        policy: the covariance policy of certificates; "frozen" is the one there is.
+        policy: covariance policy, one of `POLICIES`.
+        sigma_min: for "noise-then-adapt": standard deviation of the first noise at words, absolute. A word's noise is no
+            less, whatever its relevance. (Positions that `special_tokens` gives noise have σ₀, all of it in the first.)
+        sigma_min_relative: the same in spreads. At most one of the two; neither: σ₀.
+        sharing: for "noise-then-adapt": what the n draws share. "none": nothing, an n-fold cost of computing σ(z);
+            "sigma": σ, from one more noisy copy; "input": one noisy copy of y and its σ. T5 charges √n, √(n+1) and 1.
+        memory: for "memory": a folder, or a `CovarianceMemory`; deployments that share claims share it.
         similarity: cosine over the "flattened" encoding or over the vector at "end-of-text".
         special_tokens: noise at begin, end and padding, which have no relevance; the paper does not say. "none" (the
             default): a certificate then covers replacing tokens at equal length. Noise of size σ₀ there could not widen
@@ -171,8 +151,13 @@ class AdaptiveMedianSmoother:
         sigma0_relative: float | None = None,
         k: float = DEFAULT_K,
         n: int = DEFAULT_DRAWS,
+        aggregate: str = "median",
         use_global: bool = False,
         policy: str = "frozen",
+        sigma_min: float | None = None,
+        sigma_min_relative: float | None = None,
+        sharing: str = "none",
+        memory: str | Path | CovarianceMemory | None = None,
         similarity: str = "flattened",
         special_tokens: str = "none",
         sigma_max: float | None = None,
@@ -183,15 +168,11 @@ class AdaptiveMedianSmoother:
     ) -> None:
         if not isinstance(encoder, PromptEncoder):
             raise TypeError(f"encoder is a {type(encoder).__name__}: must be a PromptEncoder")
-        if policy not in POLICIES:
-            available = ", ".join(repr(p) for p in POLICIES)
-            raise ValueError(
-                f"policy = {policy!r}: must be one of {available}; other covariance policies do not exist yet"
-            )
         self.encoder = encoder
-        self.policy = policy
+        self.policy = _validate.choice("policy", policy, POLICIES)
         self.k = _at_least_zero("k", k)
         self.n = _validate.count("n", n)
+        self.aggregate = _validate.choice("aggregate", aggregate, AGGREGATES)
         self.special_tokens = _validate.choice("special_tokens", special_tokens, SPECIAL_TOKENS)
         self.smooth_unconditional = bool(smooth_unconditional)
         self.batch_size = _validate.count("batch_size", batch_size)
@@ -202,6 +183,9 @@ class AdaptiveMedianSmoother:
         self.sigma_max = _absolute("sigma_max", sigma_max, sigma_max_relative, spread, default_cap, infinite=True)
         if self.sigma_max < self.sigma0:
             raise ValueError(f"sigma_max = {self.sigma_max!r}: must be at least sigma0 = {self.sigma0!r}")
+        self.sharing = _validate.choice("sharing", sharing, SHARING)
+        self.sigma_min = self._first_noise(sigma_min, sigma_min_relative)
+        self.memory = self._shared_memory(memory)
         self.concepts = _loaded(concepts)
         directions = [
             concept_direction(encoder, c, similarity=similarity, batch_size=batch_size) for c in self.concepts
@@ -241,18 +225,23 @@ class AdaptiveMedianSmoother:
     def __repr__(self) -> str:
         names = ", ".join(concept.name for concept in self.concepts)
         return (
-            f"AdaptiveMedianSmoother([{names}], σ₀={self.sigma0:.4g}, k={self.k:g}, n={self.n}, policy={self.policy!r})"
+            f"AdaptiveMedianSmoother([{names}], {self.aggregate}, σ₀={self.sigma0:.4g}, k={self.k:g}, n={self.n}, "
+            f"policy={self.policy!r})"
         )
 
     def settings(self) -> dict[str, Any]:
-        """Everything that determines Σ and the median, for a record: plain JSON values."""
+        """Everything that determines Σ and the encoding, for a record: plain JSON values."""
         return {
             "concepts": [{"name": c.name, "pairs": len(c.pairs), "sha256": c.sha256} for c in self.concepts],
             "sigma0": self.sigma0,
             "k": self.k,
             "n": self.n,
+            "aggregate": self.aggregate,
             "use_global": self.scorer.use_global,
             "policy": self.policy,
+            "sigma_min": self.sigma_min,
+            "sharing": self.sharing if self.policy == "noise-then-adapt" else None,
+            "memory_sha256": None if self.memory is None else self.memory.digest(),
             "similarity": self.scorer.similarity,
             "special_tokens": self.special_tokens,
             "sigma_max": self.sigma_max if math.isfinite(self.sigma_max) else None,
@@ -270,11 +259,14 @@ class AdaptiveMedianSmoother:
         return self._token_noise([self._tokenize(prompt)])[0]
 
     def sigma(self, prompt: str) -> Tensor:
-        """σ of every position, (tokens, 1), float64 on the CPU. Errors as for `relevance`."""
-        return _column(self.relevance(prompt))
+        """σ(y) of every position, (tokens, 1), float64 on the CPU. Errors as for `relevance`."""
+        return self.relevance(prompt).column
 
     def noise(self, prompt: str) -> GaussianNoise:
-        """N(0, Σ(y)) of a prompt, one σ a token over the whole width. Errors as for `relevance`."""
+        """N(0, Σ(y)) of a prompt, one σ a token over the whole width. Errors as for `relevance`.
+
+        What a claim is about is the noise of `deployment(prompt)` and `problem(prompt)`. Under "frozen" it is this one.
+        """
         return GaussianNoise(self.sigma(prompt))
 
     def _token_noise(self, prompts: Sequence[TokenizedPrompt]) -> list[TokenNoise]:
@@ -303,6 +295,81 @@ class AdaptiveMedianSmoother:
         noised = {"none": (), "tail": ("end", "padding"), "base": ("begin", "end", "padding")}[self.special_tokens]
         return self.sigma0 if kind in noised else 0.0
 
+    def _first_noise(self, absolute: float | None, relative: float | None) -> float | None:
+        if self.policy != "noise-then-adapt":
+            for name, value in (("sigma_min", absolute), ("sigma_min_relative", relative)):
+                if value is not None:
+                    raise ValueError(f"{name} = {value!r}: is for policy = 'noise-then-adapt', got {self.policy!r}")
+            if self.sharing != "none":
+                raise ValueError(f"sharing = {self.sharing!r}: is for policy = 'noise-then-adapt', got {self.policy!r}")
+            return None
+        spread = self.encoder.embedding_spread
+        value = _absolute("sigma_min", absolute, relative, spread, self.sigma0 / spread)
+        if value > self.sigma_max:
+            raise ValueError(f"sigma_min = {value!r}: must be at most sigma_max = {self.sigma_max!r}")
+        return value
+
+    def _shared_memory(self, memory: str | Path | CovarianceMemory | None) -> CovarianceMemory | None:
+        if (memory is None) is (self.policy == "memory"):
+            raise ValueError(
+                f"memory = {memory!r}, policy = {self.policy!r}: policy 'memory' must have one, and no other policy may"
+            )
+        return CovarianceMemory(memory) if isinstance(memory, (str, Path)) else memory
+
+    # σ as a function of embeddings: all that noise-then-adapt reads
+
+    def _sigma_at(self, z: Tensor, side: TokenizedPrompt) -> Tensor:
+        """σ(z): (b, tokens, width) → (b, tokens, 1), float64."""
+        best = self.scorer.scores_at(z, side).amax(dim=2, keepdim=True)
+        # NaN outside of words, where all of the noise is in the first step.
+        sigma = (self.sigma0 * (self.k * best).clamp_max(700).exp()).clamp_max(self.sigma_max)
+        return torch.where(best.isnan(), 0.0, sigma)
+
+    def _first_step(self, side: TokenizedPrompt) -> GaussianNoise:
+        sigma = [self.sigma_min if kind == "word" else self._special(kind) for kind in side.kinds]
+        return GaussianNoise(torch.tensor(sigma, dtype=torch.float64)[:, None])
+
+    # Prompts inside stored regions
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
+        return self.encoder.fingerprint()
+
+    def _context(self, tokenized: TokenizedPrompt) -> dict[str, int | str]:
+        """What a prompt must share with a stored region: side information, text encoder, and what is aggregated how."""
+        return {
+            "length": tokenized.length,
+            "attention_mask": int(tokenized.attention_mask is not None),
+            "text_encoder": self._fingerprint,
+            "aggregate": self.aggregate,
+        }
+
+    def _settled(self, tokenized: TokenizedPrompt, y: Tensor, record: TokenNoise) -> TokenNoise:
+        """The noise that a prompt gets, given the one that Algorithm 1 gives it: that of its region, if it is in one."""
+        region = None if self.memory is None else self.memory.find(y, self._context(tokenized))
+        if region is None:
+            return record
+        return replace(record, sigma=tuple(region.noise.sigma_for((len(record.sigma), 1))[:, 0].tolist()))
+
+    def remember(self, prompt: str, rho: float) -> Issued:
+        """Stores a region around a prompt, so that claims about it hold for this smoother (policy "memory", T7).
+
+        Args:
+            prompt: not empty.
+            rho: the largest radius that is to be claimed.
+
+        Returns:
+            `Issued`: claims may go up to its `rho`, for its `noise` (which `problem` and `deployment` use from now on).
+
+        Raises:
+            ValueError: the policy is another one, the prompt is empty or too long, or rho is out of range.
+        """
+        if self.memory is None:
+            raise ValueError(f"policy = {self.policy!r}: must be 'memory' for regions to be stored")
+        tokenized = self._tokenize(prompt)
+        noise = GaussianNoise(self._token_noise([tokenized])[0].column)
+        return self.memory.store(self.encoder.embed(tokenized), noise, rho, self._context(tokenized))
+
     def _tokenize(self, prompt: str) -> TokenizedPrompt:
         tokenized = self.encoder.tokenize(prompt)
         if tokenized.empty:
@@ -315,7 +382,8 @@ class AdaptiveMedianSmoother:
         """Smoothed encodings, as the pipeline's `prompt_embeds`.
 
         Equation
-            h = median( T(y + G_1), …, T(y + G_n) ), element by element; for even n the average of the two middle values.
+            h = median( T(x_1), …, T(x_n) ), element by element, or their mean; x_i as the policy says (above). For even n the
+            median is the average of the two middle values.
 
         Reference
             Han et al. (2025), section 3.4, "Efficiency Improvement".
@@ -335,9 +403,9 @@ class AdaptiveMedianSmoother:
         tokenized = [self._tokenize(p) for p in ([prompts] if isinstance(prompts, str) else prompts)]
         if not tokenized:
             raise ValueError("prompts is empty: must hold at least one prompt")
-        noises = [GaussianNoise(_column(record)) for record in self._token_noise(tokenized)]
-        rows = [_Row(t, self.encoder.embed(t), noise, _key(t)) for t, noise in zip(tokenized, noises, strict=True)]
-        return _smoothed(self.encoder, rows, self.n, seed, self.batch_size)
+        records = self._records(tokenized)
+        rows = [(self._deployment(t, record), stream_name(t)) for t, record in zip(tokenized, records, strict=True)]
+        return deployed(self.encoder, rows, seed, self.batch_size)
 
     def encode_unconditional(self, negative_prompt: str = "", seed: int | None = 0) -> Tensor:
         """The branch without the prompt, as the pipeline's `negative_prompt_embeds`: (1, tokens, width).
@@ -349,10 +417,9 @@ class AdaptiveMedianSmoother:
         if not self.smooth_unconditional:
             return self.encoder.plain([tokenized])
         sigma = torch.tensor([0.0 if kind == "begin" else self.sigma0 for kind in tokenized.kinds], dtype=torch.float64)
-        row = _Row(
-            tokenized, self.encoder.embed(tokenized), GaussianNoise(sigma[:, None]), "unconditional " + _key(tokenized)
-        )
-        return _smoothed(self.encoder, [row], self.n, seed, self.batch_size)
+        y, noise = self.encoder.embed(tokenized), GaussianNoise(sigma[:, None])
+        row = self._fixed(tokenized, y, noise), "unconditional " + stream_name(tokenized)
+        return deployed(self.encoder, [row], seed, self.batch_size)
 
     def pipeline_inputs(
         self, prompts: str | Sequence[str], negative_prompt: str = "", seed: int | None = 0
@@ -367,7 +434,11 @@ class AdaptiveMedianSmoother:
     def problem(
         self, prompt: str, quantity: str = "embedding", *, x_t: Tensor | None = None, t: int | None = None
     ) -> Problem:
-        """A prompt as the function, input, noise and support that a bound takes. Σ is fixed at this prompt's (T7).
+        """A prompt as the function, input, noise and support that a bound takes (T7).
+
+        Under "frozen" and "memory" f = T, with Σ fixed at this prompt's, or at that of the region it is in. Under
+        "noise-then-adapt" f is T behind the adaptive noise, a random function of one copy z = y + σ_min ξ that takes a
+        generator, and the noise is σ_min; what the deployed draws share is not in it (`deployment` has that).
 
         Args:
             prompt: the prompt.
@@ -381,21 +452,23 @@ class AdaptiveMedianSmoother:
         """
         _validate.choice("quantity", quantity, QUANTITIES)
         tokenized = self._tokenize(prompt)
-        record = self._token_noise([tokenized])[0]
-        encoder = self.encoder
+        record = self._records([tokenized])[0]
+        encoder, side = self.encoder, side_information(self.encoder, tokenized)
 
         def embedding(z: Tensor) -> Tensor:
-            return encoder.encode(z, tokenized)
+            return encoder.encode(z, side)
 
-        f: Callable[[Tensor], Tensor] = embedding
+        f: Callable[..., Tensor] = embedding
         support: Any = None
         if quantity == "embedding":
             support = _support(encoder)
         else:
             f = self._noise_prediction(embedding, x_t, t)
-        return Problem(
-            f, encoder.embed(tokenized), GaussianNoise(_column(record)), support, quantity, tokenized, record
-        )
+        noise = GaussianNoise(record.column)
+        if self.policy == "noise-then-adapt":
+            noise = self._first_step(side)
+            f = noise_then_adapt(f, lambda z: self._sigma_at(z, side), noise.sigma)
+        return Problem(f, encoder.embed(tokenized), noise, support, quantity, tokenized, record, self.policy)
 
     def _noise_prediction(
         self, embedding: Callable[[Tensor], Tensor], x_t: Tensor | None, t: int | None
@@ -415,243 +488,75 @@ class AdaptiveMedianSmoother:
 
         return noise_prediction
 
+    def deployment(self, prompt: str) -> Deployment:
+        """What runs for a prompt, as a function of the noisy copies of it that it sees: what T5 is about.
+
+        `encode` draws these copies and applies it. Under "frozen" Σ is this prompt's: the deployment is that of
+        `freeze(prompt)`, and a bound for it is a frozen claim.
+
+        Raises:
+            ValueError: the prompt is empty or does not fit into the context.
+        """
+        tokenized = self._tokenize(prompt)
+        return self._deployment(tokenized, self._records([tokenized])[0])
+
+    def _deployment(self, tokenized: TokenizedPrompt, record: TokenNoise) -> Deployment:
+        fixed = self._fixed(tokenized, self.encoder.embed(tokenized), GaussianNoise(record.column))
+        if self.policy != "noise-then-adapt":
+            return fixed
+        side = fixed.side
+        return replace(
+            fixed, noise=self._first_step(side), sharing=self.sharing, sigma_of=lambda z: self._sigma_at(z, side)
+        )
+
+    def _fixed(self, tokenized: TokenizedPrompt, y: Tensor, noise: GaussianNoise) -> Deployment:
+        side = side_information(self.encoder, tokenized)
+        return Deployment(y, noise, self.n, self.aggregate, self.policy, self.encoder, side, batch_size=self.batch_size)
+
+    def _records(self, prompts: Sequence[TokenizedPrompt]) -> list[TokenNoise]:
+        return [
+            record if self.memory is None else self._settled(prompt, self.encoder.embed(prompt), record)
+            for prompt, record in zip(prompts, self._token_noise(prompts), strict=True)
+        ]
+
     def certify(self, prompt: str, **options: Unpack[CertifyOptions]) -> Certificate:
-        """The certificate of a prompt: bound at ρ, curve and radius for its smoothed encoding, Σ fixed at this prompt's.
+        """The certificate of a prompt: what may be claimed for its smoothed encoding under the policy (T7).
+
+        Under "memory" a region is stored first, as large as the largest radius asked for; a certified radius is then not
+        searched for, since it could exceed the region.
 
         Args:
             prompt: not empty.
             options: rho, n, alpha, seed, …: those of `certify.adaptive.certification.certify_prompt`, which explains them.
+
+        Raises:
+            ValueError: as for `certify_prompt`, or the memory has no room for the radii asked for.
         """
+        if self.policy == "memory":
+            if options.get("tolerance"):
+                raise ValueError(f"tolerance = {options['tolerance']!r}: must be 0 or None under policy 'memory'")
+            options = {**options, "tolerance": 0.0}
+            asked = {**_CERTIFY_DEFAULTS, **options}
+            radii = [v for name, v in asked.items() if name.startswith("rho") and isinstance(v, (int, float))]
+            largest = max([*radii, *(asked.get("rhos") or ())])
+            issued = self.remember(prompt, largest)
+            if issued.rho < largest:
+                raise ValueError(
+                    f"rho = {largest!r}: the memory has room for {issued.rho!r} around this prompt; no radius may exceed it"
+                )
         return certify_prompt(self, prompt, **options)
 
     def freeze(self, prompt: str) -> FrozenSmoother:
-        """The smoother with Σ fixed at this prompt's: what a frozen certificate is about, as an object to deploy."""
+        """The smoother with Σ fixed at this prompt's: what a frozen certificate is about, as an object to deploy.
+
+        Under "memory" it is the Σ of the region that the prompt is in, if any; under "noise-then-adapt" it is Σ(y), and what
+        this returns is not what claims about the adaptive smoother are about.
+        """
         tokenized = self._tokenize(prompt)
-        record = self._token_noise([tokenized])[0]
-        return FrozenSmoother(self.encoder, tokenized, record, n=self.n, batch_size=self.batch_size)
-
-
-class FrozenSmoother:
-    """The median smoother with Σ fixed: the object of a certificate under the policy "frozen" (T7).
-
-    It accepts any prompt, or any token embeddings, that share the anchor's side information: the number of tokens, and
-    with it the end-of-text position, the padding and the attention mask. Σ stays the anchor's whatever it is given; the
-    words may differ in number. At the anchor it gives what the adaptive smoother gives there with the same seed.
-
-    Args:
-        encoder: T.
-        tokenized: the anchor, the prompt at which Σ was computed.
-        token_noise: relevance and σ of its positions.
-        n: noisy encodings an input.
-        batch_size: sequences in one call of the text encoder.
-        key: names the noise stream; None: the anchor's own.
-        anchored: whether `tokenized` is the anchor itself; False: it only has its length (saved with `private=True`).
-    """
-
-    def __init__(
-        self,
-        encoder: PromptEncoder,
-        tokenized: TokenizedPrompt,
-        token_noise: TokenNoise,
-        *,
-        n: int = DEFAULT_DRAWS,
-        batch_size: int = 64,
-        key: str | None = None,
-        anchored: bool = True,
-    ) -> None:
-        self.encoder = encoder
-        self.tokenized = tokenized
-        self.token_noise = token_noise
-        self.n = _validate.count("n", n)
-        self.batch_size = _validate.count("batch_size", batch_size)
-        self.noise = GaussianNoise(_column(token_noise))
-        self._key = _key(tokenized) if key is None else key
-        self.anchored = anchored
-
-    def __repr__(self) -> str:
-        return f"FrozenSmoother(n={self.n}, length={self.tokenized.length}, noise={self.noise!r})"
-
-    def encode(self, inputs: str | Sequence[str] | Tensor, seed: int | None = 0) -> Tensor:
-        """Smoothed encodings under the frozen Σ: (b, tokens, width).
-
-        Args:
-            inputs: a prompt, several, or token embeddings, (tokens, width) or (b, tokens, width).
-            seed: as for `AdaptiveMedianSmoother.encode`; all inputs of one call see the same noise.
-
-        Raises:
-            ValueError: a prompt has another length than the anchor, or embeddings another shape or a NaN.
-        """
-        ys = self._embedded(inputs)
-        rows = [_Row(self.tokenized, y, self.noise, self._key) for y in ys]
-        return _smoothed(self.encoder, rows, self.n, seed, self.batch_size)
-
-    def __call__(self, y: Tensor, seed: int | None = 0) -> Tensor:
-        """One input, (tokens, width) → (tokens, width): the shape of `certify.MedianSmoother`."""
-        if not isinstance(y, Tensor) or y.ndim != 2:
-            raise ValueError(
-                f"y is {tuple(y.shape) if isinstance(y, Tensor) else y!r}: must have shape (tokens, width)"
-            )
-        return self.encode(y, seed)[0]
-
-    def distance(self, prompt: str) -> float:
-        """‖δ‖_Σ from the anchor to another prompt: covered by a certificate at ρ where it is at most ρ (T9).
-
-        Raises:
-            ValueError: the prompt has another length, or the smoother was saved without its prompt.
-        """
-        if not self.anchored:
-            raise ValueError("the anchor's tokens are not known: this smoother was saved with private=True")
-        return self.noise.norm(self._embedded(prompt)[0].double() - self.encoder.embed(self.tokenized).double())
-
-    def save(self, folder: str | Path, *, private: bool = False) -> Path:
-        """Writes `smoother.json` and `smoother.safetensors`.
-
-        Args:
-            folder: made if it is not there.
-            private: leave out the prompt, its tokens and everything that names them. σ stays: how many tokens the
-                prompt has and which of them are relevant can be read from it, and guesses of its words tested.
-        """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        record = asdict(self.token_noise)
-        del record["sigma"]
-        tensors = {"sigma": _column(self.token_noise)}
-        if private or not self.anchored:
-            del record["tokens"]
-        else:
-            tensors["ids"] = self.tokenized.ids
-        content = {
-            "format": "certify frozen smoother",
-            "schema_version": _SCHEMA,
-            "policy": "frozen",
-            "prompt": None if private or not self.anchored else self.tokenized.prompt,
-            "length": self.tokenized.length,
-            "n": self.n,
-            "key": secrets.token_hex(16) if private and self.anchored else self._key,
-            "token_noise": record,
-            "text_encoder_sha256": self.encoder.fingerprint(),
-        }
-        text = json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False)
-        (folder / "smoother.json").write_text(text + "\n", encoding="utf-8")
-        save_file(tensors, folder / "smoother.safetensors")
-        return folder
-
-    @classmethod
-    def load(cls, folder: str | Path, encoder: PromptEncoder, *, batch_size: int = 64) -> FrozenSmoother:
-        """Reads what `save` wrote.
-
-        Args:
-            folder: where it is.
-            encoder: the text encoder that it was made with; its weights are compared.
-
-        Raises:
-            FileNotFoundError: there is nothing of the kind in `folder`.
-            ValueError: another format or version, or another text encoder.
-        """
-        path = Path(folder) / "smoother.json"
-        if not path.is_file():
-            raise FileNotFoundError(f"folder = {str(folder)!r}: no frozen smoother in it; looked for {path.absolute()}")
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("format") != "certify frozen smoother" or content.get("schema_version") != _SCHEMA:
-            raise ValueError(
-                f"folder = {str(folder)!r}: format {content.get('format')!r}, version {content.get('schema_version')!r}; "
-                f"must be 'certify frozen smoother', version {_SCHEMA}"
-            )
-        if content["text_encoder_sha256"] != encoder.fingerprint():
-            raise ValueError(
-                f"folder = {str(folder)!r}: made with another text encoder, or another dtype of it "
-                f"(SHA-256 {content['text_encoder_sha256'][:12]}…); must be the one given"
-            )
-        tensors = load_file(path.with_suffix(".safetensors"))
-        record = content["token_noise"]
-        anchored = "ids" in tensors
-        if anchored:
-            ids = [int(i) for i in tensors["ids"]]
-            tokenized = encoder.assemble(ids[1 : content["length"] - 1], content["prompt"])
-            if not torch.equal(tokenized.ids, tensors["ids"]):
-                raise ValueError(
-                    f"folder = {str(folder)!r}: its token ids are {ids}, must be a prompt of this tokenizer"
-                )
-        else:
-            tokenized = encoder.assemble([0] * (content["length"] - 2))
-        noise = TokenNoise(
-            tokens=tuple(record.get("tokens", [""] * len(record["kinds"]))),
-            kinds=tuple(record["kinds"]),
-            relevance=tuple(record["relevance"]),
-            concept=tuple(record["concept"]),
-            sigma=tuple(float(s) for s in tensors["sigma"][:, 0]),
+        record = self._records([tokenized])[0]
+        return FrozenSmoother(
+            self.encoder, tokenized, record, n=self.n, aggregate=self.aggregate, batch_size=self.batch_size
         )
-        return cls(
-            encoder, tokenized, noise, n=content["n"], batch_size=batch_size, key=content["key"], anchored=anchored
-        )
-
-    def _embedded(self, inputs: str | Sequence[str] | Tensor) -> list[Tensor]:
-        if isinstance(inputs, Tensor):
-            expected = (self.encoder.context_length, self.encoder.width)
-            if inputs.ndim not in (2, 3) or tuple(inputs.shape[-2:]) != expected:
-                raise ValueError(
-                    f"inputs has shape {tuple(inputs.shape)}: must be (batch, {expected[0]}, {expected[1]})"
-                )
-            ys = _validate.finite_tensor("inputs", inputs).to(self.encoder.device, self.encoder.dtype)
-            return list(ys if ys.ndim == 3 else ys[None])
-        ys_ = []
-        for prompt in [inputs] if isinstance(inputs, str) else inputs:
-            tokenized = self.encoder.tokenize(prompt)
-            if tokenized.length != self.tokenized.length:
-                raise ValueError(
-                    f"prompt = {prompt!r}: has {tokenized.length} tokens with begin and end, must have "
-                    f"{self.tokenized.length} as the prompt at which Σ was frozen: length is side information (T7)"
-                )
-            ys_.append(self.encoder.embed(tokenized))
-        if not ys_:
-            raise ValueError("inputs is empty: must hold at least one prompt")
-        return ys_
-
-
-@dataclass(frozen=True, eq=False)
-class _Row:
-    tokenized: TokenizedPrompt
-    y: Tensor
-    noise: GaussianNoise
-    key: str
-
-
-def _smoothed(encoder: PromptEncoder, rows: Sequence[_Row], n: int, seed: int | None, batch_size: int) -> Tensor:
-    """The median over n noisy encodings of every row. As many rows share a batch as fit into it whole."""
-    seed = secrets.randbits(63) if seed is None else _validate.seed_value(seed)
-    together = max(1, batch_size // n)
-    medians: list[Tensor] = []
-    for start in range(0, len(rows), together):
-        chunk = rows[start : start + together]
-        z = torch.cat([r.noise.draw(r.y, n, row_generator(seed, r.key, r.y.device)) for r in chunk])
-        ids = torch.stack([r.tokenized.ids for r in chunk]).repeat_interleave(n, dim=0)
-        masks = [r.tokenized.attention_mask for r in chunk if r.tokenized.attention_mask is not None]
-        mask = torch.stack(masks).repeat_interleave(n, dim=0) if masks else None
-        encoded = torch.cat(
-            [
-                encoder.encode_batch(
-                    ids[i : i + batch_size], z[i : i + batch_size], None if mask is None else mask[i : i + batch_size]
-                )
-                for i in range(0, len(z), batch_size)
-            ]
-        )
-        medians.extend(median(draws) for draws in encoded.split(n))
-    smoothed = torch.stack(medians)
-    if not bool(torch.isfinite(smoothed).all()):
-        raise ValueError(
-            f"encoding holds NaN or infinity: must be finite; in {encoder.dtype} the largest σ, "
-            f"{max(float(r.noise.sigma.max()) for r in rows):.4g}, may be too large, or the text encoder's weights are broken"
-        )
-    return smoothed
-
-
-def _column(record: TokenNoise) -> Tensor:
-    return torch.tensor(record.sigma, dtype=torch.float64)[:, None]
-
-
-def _key(tokenized: TokenizedPrompt) -> str:
-    """Names a prompt's noise stream: by its tokens, not by its text."""
-    return "prompt " + " ".join(str(i) for i in tokenized.content)
 
 
 def _support(encoder: PromptEncoder) -> Any:

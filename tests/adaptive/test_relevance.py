@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from certify.adaptive import RelevanceScorer, concept_direction
+from certify.adaptive.deployment import side_information
 from certify.adaptive.relevance import SCORE_DECIMALS
 from certify.models import PromptEncoder, TokenizedPrompt
 from tests.adaptive.conftest import CIRCLE, FISH
@@ -92,6 +93,76 @@ def test_a_zero_direction_and_a_zero_difference_have_similarity_zero(
     assert not constant[1 : prompt.end].any()
 
 
+@pytest.mark.parametrize("similarity", ["flattened", "end-of-text"])
+@pytest.mark.parametrize("use_global", [False, True])
+def test_scores_at_a_prompts_own_embeddings_are_its_scores(
+    encoder: PromptEncoder, similarity: str, use_global: bool
+) -> None:
+    target = directions(encoder, similarity)
+    scorer = RelevanceScorer(encoder, target, similarity=similarity, use_global=use_global, batch_size=7)
+    cut = encoder.assemble(encoder.tokenize("a sunflower").content[:-1])
+    for prompt in [*map(encoder.tokenize, PROMPTS), cut, encoder.tokenize("")]:
+        (expected,) = scorer.scores([prompt])
+        got = scorer.scores_at(encoder.embed(prompt).expand(3, -1, -1), side_information(encoder, prompt))
+        assert got.shape == (3, 16, 2)
+        for row in got:
+            torch.testing.assert_close(row, expected, rtol=0, atol=1.1 * 10**-SCORE_DECIMALS, equal_nan=True)
+
+
+@pytest.mark.parametrize("similarity", ["flattened", "end-of-text"])
+@pytest.mark.parametrize("use_global", [False, True])
+def test_scores_at_noisy_embeddings_are_algorithm_1_on_rows(
+    encoder: PromptEncoder, similarity: str, use_global: bool
+) -> None:
+    prompt = encoder.tokenize("a sunflower, wheel")
+    target = directions(encoder, similarity)
+    scorer = RelevanceScorer(encoder, target, similarity=similarity, use_global=use_global)
+    source = torch.Generator().manual_seed(0)
+    z = encoder.embed(prompt) + 0.05 * torch.randn(2, 16, 32, generator=source)
+    scores = scorer.scores_at(z, side_information(encoder, prompt))
+    own = encoder.embed(encoder.tokenize(""))
+
+    def encode(rows: Tensor, positions: list[int]) -> Tensor:
+        y = torch.cat([own[:1], rows[positions], own[1:2], own[2:]])[:16]
+        encoded = encoder.encode(y[None], prompt)[0].double()
+        return encoded.flatten() if similarity == "flattened" else encoded[len(positions) + 1]
+
+    def cosine(rows: Tensor, positions: list[int], j: int, c: int) -> float:
+        without = [i for i in positions if i != j]
+        difference = encode(rows, positions) - encode(rows, without)
+        return float(torch.nn.functional.cosine_similarity(difference, target[c].flatten(), dim=0))
+
+    everything = [i for word in prompt.words for i in range(*word)]
+    for rows, got in zip(z, scores, strict=True):
+        for start, stop in prompt.words:
+            for j in range(start, stop):
+                for c in range(2):
+                    expected = cosine(rows, list(range(start, stop)), j, c)
+                    if use_global:
+                        expected = max(expected, (expected + cosine(rows, everything, j, c)) / 2)
+                    assert float(got[j, c]) == pytest.approx(expected, abs=HALF)
+
+
+def test_scores_at_depend_on_each_row_alone_and_not_on_the_batch(encoder: PromptEncoder) -> None:
+    prompt = side_information(encoder, encoder.tokenize("a red starfish"))
+    scorer = RelevanceScorer(encoder, directions(encoder), use_global=True)
+    z = 0.1 * torch.randn(5, 16, 32, generator=torch.Generator().manual_seed(1))
+    together = scorer.scores_at(z, prompt)
+    alone = torch.cat([scorer.scores_at(row[None], prompt) for row in z])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1.1 * 10**-SCORE_DECIMALS, equal_nan=True)
+    other = z.clone()
+    other[:, [0, *range(prompt.end, 16)]] += 1  # begin, end and padding are not read
+    assert torch.equal(scorer.scores_at(other, prompt).nan_to_num(), together.nan_to_num())
+
+
+def test_scores_at_a_full_context(encoder: PromptEncoder) -> None:
+    prompt = encoder.tokenize("red " * 14)
+    assert prompt.length == 16
+    scorer = RelevanceScorer(encoder, directions(encoder), use_global=True)
+    got = scorer.scores_at(encoder.embed(prompt)[None], side_information(encoder, prompt))[0]
+    torch.testing.assert_close(got, scorer.scores([prompt])[0], rtol=0, atol=1.1 * 10**-SCORE_DECIMALS, equal_nan=True)
+
+
 class _Counted:
     """Counts the sequences and batches that go through an encoder."""
 
@@ -120,6 +191,21 @@ def test_all_words_go_in_one_batch_and_are_remembered(encoder: PromptEncoder, mo
     counted.batches.clear()
     fresh = RelevanceScorer(encoder, directions(encoder)).scores([encoder.tokenize("starfish and a wheel")])
     assert torch.equal(again[0].nan_to_num(), fresh[0].nan_to_num())
+
+
+def test_scores_at_encode_a_word_once_and_nothing_twice(
+    encoder: PromptEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = RelevanceScorer(encoder, directions(encoder), batch_size=1000)
+    counted = _Counted(encoder, monkeypatch)
+    prompt = side_information(encoder, encoder.tokenize("a red starfish"))
+    scorer.scores_at(torch.zeros(10, 16, 32), prompt)
+    # the empty prompt once; for each of ten: a, red, starfish, star, fish
+    assert counted.batches == [1, 50]
+    small = RelevanceScorer(encoder, directions(encoder), batch_size=4)
+    counted.batches.clear()
+    small.scores_at(torch.zeros(2, 16, 32), prompt)
+    assert counted.batches == [1, 4, 1, 4, 1]
 
 
 def test_global_scores_of_a_prompt_are_remembered(encoder: PromptEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,3 +263,9 @@ def test_bad_calls(encoder: PromptEncoder, options: dict[str, Any], message: str
     arguments = {"directions": directions(encoder), **options}
     with pytest.raises(ValueError, match=message):
         RelevanceScorer(encoder, **arguments)
+
+
+def test_scores_at_another_shape(encoder: PromptEncoder) -> None:
+    scorer = RelevanceScorer(encoder, directions(encoder))
+    with pytest.raises(ValueError, match=r"z has shape \(16, 32\): must be \(batch, 16, 32\)"):
+        scorer.scores_at(torch.zeros(16, 32), encoder.tokenize("red"))

@@ -105,6 +105,16 @@ class TestEncode:
         middle = ordered[n // 2] if n % 2 else (ordered[n // 2 - 1] + ordered[n // 2]) / 2
         assert torch.equal(adaptive.encode(prompt, seed=3)[0], middle)
 
+    @pytest.mark.parametrize("n", [1, 4])
+    def test_or_their_mean(self, encoder: PromptEncoder, n: int) -> None:
+        adaptive = build(encoder, n=n, aggregate="mean")
+        prompt = PROMPTS[0]
+        t = encoder.tokenize(prompt)
+        source = row_generator(3, "prompt " + " ".join(str(i) for i in t.content))
+        draws = encoder.encode(adaptive.noise(prompt).draw(encoder.embed(t), n, source), t)
+        torch.testing.assert_close(adaptive.encode(prompt, seed=3)[0], draws.mean(dim=0), rtol=1e-6, atol=1e-6)
+        assert adaptive.settings()["aggregate"] == "mean"
+
     def test_no_noise_gives_the_plain_encoding(self, encoder: PromptEncoder) -> None:
         torch.testing.assert_close(build(encoder, sigma0=1e-12, k=0).encode(PROMPTS), encoder.plain(PROMPTS))
 
@@ -261,6 +271,21 @@ class TestFrozen:
         assert loaded.distance(PROMPTS[0]) == 0
         assert {p.name for p in (tmp_path / "new" / "folder").iterdir()} == {"smoother.json", "smoother.safetensors"}
 
+    def test_the_mean_is_kept_too(self, encoder: PromptEncoder, tmp_path: Path) -> None:
+        adaptive = build(encoder, aggregate="mean")
+        frozen = adaptive.freeze(PROMPTS[0])
+        assert torch.equal(frozen.encode(PROMPTS[0], seed=4), adaptive.encode(PROMPTS[0], seed=4))
+        loaded = FrozenSmoother.load(frozen.save(tmp_path), encoder)
+        assert loaded.aggregate == "mean"
+        assert torch.equal(loaded.encode(PROMPTS[0], seed=4), frozen.encode(PROMPTS[0], seed=4))
+
+    def test_a_file_of_version_1_is_a_median(
+        self, adaptive: AdaptiveMedianSmoother, encoder: PromptEncoder, tmp_path: Path
+    ) -> None:
+        adaptive.freeze(PROMPTS[0]).save(tmp_path)
+        loaded = FrozenSmoother.load(_edited(tmp_path, "aggregate", schema_version=1), encoder)
+        assert torch.equal(loaded.encode(PROMPTS[0]), adaptive.encode(PROMPTS[0]))
+
     def test_private_files_do_not_hold_the_prompt(
         self, adaptive: AdaptiveMedianSmoother, encoder: PromptEncoder, tmp_path: Path
     ) -> None:
@@ -300,6 +325,15 @@ def test_everything_that_determines_sigma_is_on_record(adaptive: AdaptiveMedianS
 def test_a_text_encoder_alone_agrees_with_the_pipeline(adaptive: AdaptiveMedianSmoother, pipeline_folder: Path) -> None:
     alone = build(load_text_encoder(pipeline_folder))
     assert torch.equal(alone.encode(PROMPTS[0], seed=1), adaptive.encode(PROMPTS[0], seed=1))
+
+
+def _edited(folder: Path, drop: str, **changes: Any) -> Path:
+    """A saved smoother with a field less, or other values."""
+    file = folder / "smoother.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    del content[drop]
+    file.write_text(json.dumps({**content, **changes}), encoding="utf-8")
+    return folder
 
 
 def _nan(shape: tuple[int, ...]) -> Tensor:
@@ -363,9 +397,64 @@ BAD_CALLS: dict[str, tuple[Call, type[Exception], str]] = {
     "no draws": (lambda e, a, d: build(e, n=0), ValueError, r"n = 0: must be a whole number >= 1"),
     "half a draw": (lambda e, a, d: build(e, n=1.5), TypeError, r"n = 1\.5: must be a whole number >= 1"),
     "policy": (
+        lambda e, a, d: build(e, policy="adaptive"),
+        ValueError,
+        r"policy = 'adaptive': must be one of 'frozen', 'noise-then-adapt', 'memory'",
+    ),
+    "aggregate": (
+        lambda e, a, d: build(e, aggregate="mode"),
+        ValueError,
+        r"aggregate = 'mode': must be one of 'median', 'mean'",
+    ),
+    "first noise without its policy": (
+        lambda e, a, d: build(e, sigma_min=0.1),
+        ValueError,
+        r"sigma_min = 0\.1: is for policy = 'noise-then-adapt', got 'frozen'",
+    ),
+    "relative first noise without its policy": (
+        lambda e, a, d: build(e, sigma_min_relative=0.1),
+        ValueError,
+        r"sigma_min_relative = 0\.1: is for policy",
+    ),
+    "sharing without its policy": (
+        lambda e, a, d: build(e, sharing="input"),
+        ValueError,
+        r"sharing = 'input': is for policy = 'noise-then-adapt', got 'frozen'",
+    ),
+    "sharing": (
+        lambda e, a, d: build(e, policy="noise-then-adapt", sharing="all"),
+        ValueError,
+        r"sharing = 'all': must be one of 'none', 'sigma', 'input'",
+    ),
+    "no first noise": (
+        lambda e, a, d: build(e, policy="noise-then-adapt", sigma_min=0.0),
+        ValueError,
+        r"sigma_min = 0\.0: must be a finite number > 0",
+    ),
+    "both first noises": (
+        lambda e, a, d: build(e, policy="noise-then-adapt", sigma_min=0.1, sigma_min_relative=1.0),
+        ValueError,
+        r"sigma_min = 0\.1 and sigma_min_relative = 1\.0: must be only one of the two",
+    ),
+    "first noise above the cap": (
+        lambda e, a, d: build(e, policy="noise-then-adapt", sigma_min=0.1, sigma0=0.01, sigma_max=0.05),
+        ValueError,
+        r"sigma_min = 0\.1: must be at most sigma_max = 0\.05",
+    ),
+    "no memory": (
         lambda e, a, d: build(e, policy="memory"),
         ValueError,
-        r"policy = 'memory': must be one of 'frozen'; other covariance policies do not exist yet",
+        r"memory = None, policy = 'memory': policy 'memory' must have one, and no other policy may",
+    ),
+    "memory without its policy": (
+        lambda e, a, d: build(e, memory=d),
+        ValueError,
+        r"policy = 'frozen': policy 'memory' must have one, and no other policy may",
+    ),
+    "remembering without a memory": (
+        lambda e, a, d: a.remember("a coin", 1.0),
+        ValueError,
+        r"policy = 'frozen': must be 'memory' for regions to be stored",
     ),
     "similarity": (
         lambda e, a, d: build(e, similarity="cosine"),
@@ -443,6 +532,16 @@ BAD_CALLS: dict[str, tuple[Call, type[Exception], str]] = {
         ValueError,
         r"y is 'a coin': must have shape \(tokens, width\)",
     ),
+    "deployment of several": (
+        lambda e, a, d: a.freeze("a coin").deployment(torch.zeros(2, 16, 32)),
+        ValueError,
+        r"y is \(2, 16, 32\): must have shape \(tokens, width\)",
+    ),
+    "no aggregate on record": (
+        lambda e, a, d: _edited(a.freeze("a coin").save(d), "aggregate") and FrozenSmoother.load(d, e),
+        ValueError,
+        r"says nothing of its aggregate",
+    ),
     "nothing to load": (
         lambda e, a, d: FrozenSmoother.load(d / "nothing", e),
         FileNotFoundError,
@@ -451,7 +550,7 @@ BAD_CALLS: dict[str, tuple[Call, type[Exception], str]] = {
     "another format": (
         lambda e, a, d: (d / "smoother.json").write_text('{"schema_version": 99}') and FrozenSmoother.load(d, e),
         ValueError,
-        r"format None, version 99; must be 'certify frozen smoother', version 1",
+        r"format None, version 99; must be 'certify frozen smoother', version 1 or 2",
     ),
 }
 

@@ -1,0 +1,51 @@
+"""Token noise: what every position of a prompt gets, as a record and as a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["TokenNoise"]
+
+
+@dataclass(frozen=True)
+class TokenNoise:
+    """What every position of a prompt gets. All tuples have one entry a position.
+
+    Attributes:
+        tokens: the vocabulary's spelling.
+        kinds: "begin", "word", "end" or "padding".
+        relevance: the largest similarity to any of the concepts; None at positions that are not words.
+        concept: the concept that it is the similarity to; None likewise.
+        sigma: standard deviation of the noise, in the unit of the token embeddings.
+    """
+
+    tokens: tuple[str, ...]
+    kinds: tuple[str, ...]
+    relevance: tuple[float | None, ...]
+    concept: tuple[str | None, ...]
+    sigma: tuple[float, ...]
+
+    @property
+    def column(self) -> Tensor:
+        """σ as a tensor that broadcasts to the prompt's embeddings: (tokens, 1), float64 on the CPU."""
+        return torch.tensor(self.sigma, dtype=torch.float64)[:, None]
+
+    def __str__(self) -> str:
+        rows = [
+            (token, kind, "" if score is None else f"{score:+.4f}", name or "", f"{sigma:.4g}")
+            for token, kind, score, name, sigma in zip(
+                self.tokens, self.kinds, self.relevance, self.concept, self.sigma, strict=True
+            )
+            if kind != "padding"
+        ]
+        if "padding" in self.kinds:
+            first = self.kinds.index("padding")
+            rows.append((f"{len(self.kinds) - first} more", "padding", "", "", f"{self.sigma[first]:.4g}"))
+        head = ("token", "kind", "relevance", "concept", "σ")
+        widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+        return "\n".join(
+            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
+        )
