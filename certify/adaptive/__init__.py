@@ -1,26 +1,55 @@
 """The adaptive smoother: how much noise each token of a prompt gets, and the median over noisy encodings.
 
     prompt pairs → concept direction Δ_tgt          concepts.py
-    prompt → relevance of every token               relevance.py   (Algorithm 1)
-    relevance → σ of every token → median of n      smoother.py    (section 3.4)
+    prompt → relevance of every token               relevance.py    (Algorithm 1)
+    relevance → σ of every token → median of n      smoother.py     (section 3.4)
+
+    where Σ comes from, and what may be claimed     policies.py, frozen.py, memory.py   (THEORY T7)
+    what runs, as a function of its noisy copies    deployment.py   (T5)
+    what an ellipsoid means in prompts              coverage.py     (T9)
 
 Reference: Han et al. (2025), "Adaptive Median Smoothing: Adversarial Defense for Unlearned Text-to-Image Diffusion
 Models at Inference Time".
 """
 
 from certify.adaptive.concepts import Concept, available_concepts, concept_direction
+from certify.adaptive.coverage import (
+    Neighbour,
+    PositionCoverage,
+    PromptCoverage,
+    covered_prompts,
+    covered_substitutions,
+    washed_out,
+)
+from certify.adaptive.deployment import Deployment
+from certify.adaptive.frozen import FrozenSmoother
+from certify.adaptive.memory import CovarianceMemory, Issued, Region
+from certify.adaptive.policies import POLICIES, noise_then_adapt
 from certify.adaptive.problem import Problem
 from certify.adaptive.relevance import RelevanceScorer
-from certify.adaptive.smoother import AdaptiveMedianSmoother, AdaptiveOptions, FrozenSmoother, TokenNoise
+from certify.adaptive.smoother import AdaptiveMedianSmoother, AdaptiveOptions
+from certify.adaptive.token_noise import TokenNoise
 
 __all__ = [
+    "POLICIES",
     "AdaptiveMedianSmoother",
     "AdaptiveOptions",
     "Concept",
+    "CovarianceMemory",
+    "Deployment",
     "FrozenSmoother",
+    "Issued",
+    "Neighbour",
+    "PositionCoverage",
     "Problem",
+    "PromptCoverage",
+    "Region",
     "RelevanceScorer",
     "TokenNoise",
     "available_concepts",
     "concept_direction",
+    "covered_prompts",
+    "covered_substitutions",
+    "noise_then_adapt",
+    "washed_out",
 ]
