@@ -13,21 +13,19 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
+from certify import terminal
+
 if TYPE_CHECKING:
-    from certify.adaptive import AdaptiveMedianSmoother, TokenNoise
+    from certify.adaptive import AdaptiveMedianSmoother
     from certify.certificate import Certificate
 
 __all__ = ["app", "main"]
@@ -39,9 +37,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="What a smoothed text-to-image model is proven to withstand.",
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
-
 DEFAULT_CONCEPT = "circle"
 
 Prompt = Annotated[str, typer.Argument(help="The prompt.", show_default=False)]
@@ -49,6 +44,8 @@ Model = Annotated[str | None, typer.Option(help="Hub id or folder of a Stable Di
 UNet = Annotated[str | None, typer.Option(help="State dict or folder of an unlearned U-Net, put on top of --model.")]
 Draws = Annotated[int, typer.Option("--n", help="Monte Carlo draws.")]
 Alpha = Annotated[float, typer.Option(help="Failure probability of the certificate as a whole.")]
+Steps = Annotated[int | None, typer.Option(help="Sampler steps. [default: 50; embedded model: 8]")]
+Guidance = Annotated[float | None, typer.Option(help="Guidance scale. [default: 7.5; embedded model: 2]")]
 Seed = Annotated[int, typer.Option(help="Seed of all draws.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, …; default: cuda where there is one.")]
 Batch = Annotated[int | None, typer.Option("--batch-size", help="Encodings in one call of the text encoder.")]
@@ -69,6 +66,16 @@ class Settings:
     use_global: Annotated[bool, typer.Option("--global", help="Use global relevance, too (Algorithm 1's flag).")] = (
         False
     )
+    policy: Annotated[
+        str, typer.Option(help="How Σ comes about: frozen, noise-then-adapt or memory (what may be claimed: T7).")
+    ] = "frozen"
+    sigma_min: Annotated[
+        float | None, typer.Option(help="First noise of noise-then-adapt, absolute. [default: σ₀]", show_default=False)
+    ] = None
+    sharing: Annotated[str, typer.Option(help="What its draws share: none, sigma or input.")] = "none"
+    memory: Annotated[Path | None, typer.Option(help="Folder of the regions of policy memory.")] = None
+    aggregate: Annotated[str, typer.Option(help="median or mean of the noisy encodings.")] = "median"
+    replicas: Annotated[int, typer.Option(help="Noisy encodings K of the deployed smoother.")] = 13
     similarity: Annotated[str | None, typer.Option(help="Cosine over the encoding: flattened or end-of-text.")] = None
     seed: Seed = 0
     device: Device = None
@@ -84,12 +91,23 @@ class Settings:
         """Options of the adaptive smoother; the embedded model has settings of its own."""
         from certify import world
 
-        names = ("sigma0", "sigma0_relative", "k", "similarity", "batch_size")
+        names = ("sigma0", "sigma0_relative", "k", "similarity", "batch_size", "sigma_min", "memory")
         chosen = {name: value for name in names if (value := getattr(self, name)) is not None}
         tuned = dict(world.SMOOTHING) if self.model is None else {}
         if self.sigma0 is not None:
             tuned.pop("sigma0_relative", None)
-        return tuned | chosen | {"use_global": self.use_global}
+        fixed = {"policy": self.policy, "sharing": self.sharing, "aggregate": self.aggregate, "n": self.replicas}
+        return tuned | chosen | fixed | {"use_global": self.use_global}
+
+    def sampler(self, steps: int | None, guidance: float | None) -> dict[str, Any]:
+        """Steps and guidance: those given, or the model's own."""
+        from certify import world
+
+        own = world.DEFAULTS if self.model is None else {"num_inference_steps": 50, "guidance_scale": 7.5}
+        return {
+            "steps": own["num_inference_steps"] if steps is None else steps,
+            "guidance": own["guidance_scale"] if guidance is None else guidance,
+        }
 
     def draws(self, n: int, progress: Callable[[int, int], None]) -> dict[str, Any]:
         """How to draw, for `certify.statements.ask` and what is built on it."""
@@ -100,7 +118,7 @@ class Settings:
         from certify.adaptive import AdaptiveMedianSmoother
         from certify.models import load_text_encoder
 
-        with out.status("loading the text encoder"):
+        with terminal.out.status("loading the text encoder"):
             encoder = load_text_encoder(self.model, device=_device(self.device), dtype=self.dtype)
             return AdaptiveMedianSmoother.from_encoder(encoder, self.concepts, **self.smoothing())
 
@@ -109,7 +127,7 @@ class Settings:
         from certify.adaptive import AdaptiveMedianSmoother
         from certify.models import load_pipeline
 
-        with out.status("loading the pipeline"):
+        with terminal.out.status("loading the pipeline"):
             pipe = load_pipeline(self.model, unet=unet, device=_device(self.device), dtype=self.dtype)
             return AdaptiveMedianSmoother.from_pipeline(pipe, self.concepts, **self.smoothing()), pipe
 
@@ -140,7 +158,7 @@ def main() -> None:
     except (ValueError, TypeError, OSError) as error:
         if os.environ.get("CERTIFY_TRACEBACK"):
             raise
-        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        terminal.err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(2)
 
 
@@ -150,51 +168,78 @@ def prompt(
     settings: Settings,
     text: Prompt,
     unet: UNet = None,
-    rho: Annotated[float, typer.Option(help="Radius of the statement, in units of the noise.")] = 1.0,
-    n: Draws = 10_000,
+    rho: Annotated[float, typer.Option(help="Radius for ideal smoothed values, in units of the noise.")] = 1.0,
+    rho_deployed: Annotated[
+        float, typer.Option(help="Radius for what is deployed; T5 multiplies it by the root of the noisy copies.")
+    ] = 0.25,
+    q: Annotated[float, typer.Option("--q", help="Probability over the noise of what is deployed.")] = 0.9,
+    n: Annotated[int | None, typer.Option("--n", help="Draws of the encoding. [default: 10000]")] = None,
+    statistics: Annotated[
+        int | None, typer.Option(help="Draws of statistics of the deployed encoding. [default: 1000]")
+    ] = None,
+    images: Annotated[int | None, typer.Option(help="Images for the attack success rate. [default: 400]")] = None,
+    thorough: Annotated[bool, typer.Option("--thorough", help="Ten times as many draws of everything.")] = False,
+    text_only: Annotated[bool, typer.Option("--text-only", help="Only statements about the text encoding.")] = False,
+    detector: Annotated[
+        str | None,
+        typer.Option(help="What an attack wants to see: judge:LABEL, nudenet. [default: embedded model: the concept]"),
+    ] = None,
+    attacks: Annotated[
+        Path | None, typer.Option(help="File of attack prompts, one a line: which of them does the radius cover?")
+    ] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
     alpha: Alpha = 1e-3,
     out_dir: Annotated[Path | None, typer.Option("--out", help="Folder for the results.", show_default=False)] = None,
     private: Annotated[bool, typer.Option("--private", help="Leave the prompt's text out of every file.")] = False,
 ) -> None:
-    """Certify a prompt: how far can its smoothed encoding move, whatever is done to it inside the ellipsoid?"""
-    from certify import plots
-    from certify.adaptive.certification import certify_prompt
-
+    """Certify a prompt: how far can its encoding, the noise prediction and the image move inside the ellipsoid?"""
+    factor = 10 if thorough else 1
+    n, statistics, images = (
+        factor * default if given is None else given
+        for given, default in ((n, 10_000), (statistics, 1_000), (images, 400))
+    )
     _check_numbers(rho=rho, alpha=alpha, n=n)
+    prompts = [] if attacks is None else _lines(attacks)
     folder = _fresh(out_dir, text, private)
-    edited = _unet_record(settings.model, unet)
-    adaptive = settings.text_only()
-    _show_tokens(text, adaptive)
-    with _progress(adaptive, text, n) as tick:
-        certificate = certify_prompt(
-            adaptive,
+    if text_only:
+        adaptive, pipe, detector = settings.text_only(), None, None
+    else:
+        adaptive, pipe = settings.whole(unet)
+        detector = detector or _own_detector(settings)
+    terminal.show_tokens(text, adaptive)
+    sampler = settings.sampler(steps, guidance)
+    counts: dict[str, Any] = {"statistics": 0 if text_only else statistics, "images": 0 if detector is None else images}
+    terminal.out.print(f"[dim]{_work(adaptive, pipe, text, n, sampler['steps'], **counts)}[/]")
+    with terminal.bar("drawing") as tick:
+        certificate = adaptive.certify(
             text,
             rho=rho,
+            rho_deployed=rho_deployed,
+            q=q,
+            n=n,
             alpha=alpha,
+            seed=settings.seed,
+            pipe=pipe,
+            detector=detector,
+            prompts=prompts,
             private=private,
-            unet=edited,
-            source={"model": settings.model, "concepts": settings.concepts},
-            **settings.draws(n, tick),
+            batch_size=settings.batch_size,
+            progress=tick,
+            source={"model": settings.model, "unet": unet, "concepts": settings.concepts},
+            **counts,
+            **sampler,
         )
-    _show_certificate(certificate)
+    terminal.show_certificate(certificate)
+    if detector is None and not text_only:
+        terminal.out.print("[dim]No detector: nothing is said about images (--detector).[/]")
     certificate.save(folder)
-    title = None if private else text
-    noise = certificate.provenance["token_noise"]
-    shown = [i for i, kind in enumerate(noise["kinds"]) if kind != "padding"]
-    names = noise.get("tokens") or [f"#{i}" for i in range(len(noise["kinds"]))]
-    _draw(
-        plots.plot_token_noise(
-            [_plain(names[i]) for i in shown],
-            [noise["sigma"][i] for i in shown],
-            [noise["relevance"][i] for i in shown],
-            spread=certificate.provenance["token_spread"],
-            title=title,
-        ),
-        folder / "noise.png",
+    _draw_pictures(certificate, folder, None if private else text)
+    written = ", ".join(name for name in _FILES if (folder / name).exists())
+    terminal.out.print(Text(f"written: {folder}/ ({written})"), soft_wrap=True)
+    terminal.out.print(
+        Text(f"check it again: certify check {folder}{' --prompt …' if private else ''}"), soft_wrap=True
     )
-    _draw(_curve_picture(certificate, title), folder / "curve.png")
-    out.print(Text(f"written: {folder}/ ({', '.join(_FILES)})"), soft_wrap=True)
-    out.print(Text(f"check it again: certify check {folder}{' --prompt …' if private else ''}"), soft_wrap=True)
 
 
 @app.command()
@@ -215,7 +260,8 @@ def radius(
     _check_numbers(alpha=alpha, n=n)
     adaptive = settings.text_only()
     problem, stick = adaptive.problem(text), yardstick(adaptive, text)
-    with _progress(adaptive, text, n) as tick:
+    terminal.out.print(f"[dim]{_work(adaptive, None, text, n, 0, 0, 0)}[/]")
+    with terminal.bar("drawing") as tick:
         within = stick.distance if tolerance is None else tolerance
         r = certified_radius(
             problem.f,
@@ -227,13 +273,13 @@ def radius(
             **settings.draws(n, tick),
         )
     if r.status == "abstained":
-        out.print(f"[bold]No radius is certified[/]: {escape(r.reason)}.")
+        terminal.out.print(f"[bold]No radius is certified[/]: {escape(r.reason)}.")
         return
-    out.print(
+    terminal.out.print(
         f"[bold]ρ = {r.rho:.4f}[/]: for every ‖δ‖_Σ ≤ ρ the smoothed encoding stays within squared distance "
         f"{r.tolerance:.5g}, with confidence 1 − {alpha:g} (n = {n:,}, {r.theorem})."
     )
-    table = _table("certified set", "")
+    table = terminal.table("certified set", "")
     for name, value in (
         ("coordinates with noise", f"{r.ellipsoid.dimensions:,} of {r.ellipsoid.sigma.numel():,}"),
         ("semi-axes", f"{_noised(r.ellipsoid.semi_axes):.4g} … {float(r.ellipsoid.semi_axes.max()):.4g}"),
@@ -243,8 +289,8 @@ def radius(
         ("proxy radius (equal volume)", f"{r.ellipsoid.proxy_radius:.4g}"),
     ):
         table.add_row(name, value)
-    out.print(table)
-    _not_covered(r.run.policy)
+    terminal.out.print(table)
+    terminal.show_not_covered(r.run.policy, deployed=False)
 
 
 @app.command()
@@ -271,7 +317,8 @@ def curve(
         raise ValueError(f"rhos = {rhos!r}: must be numbers separated by commas") from None
     adaptive = settings.text_only()
     problem, stick = adaptive.problem(text), yardstick(adaptive, text)
-    with _progress(adaptive, text, n) as tick:
+    terminal.out.print(f"[dim]{_work(adaptive, None, text, n, 0, 0, 0)}[/]")
+    with terminal.bar("drawing") as tick:
         k_ = bound_curve(
             problem.f,
             problem.y,
@@ -282,17 +329,17 @@ def curve(
             simultaneous=not pointwise,
             **settings.draws(n, tick),
         )
-    _show_curve(k_.rhos, k_.values, stick.distance)
-    out.print(
+    terminal.show_curve(k_.rhos, k_.values, stick.distance)
+    terminal.out.print(
         f"[dim]{'each point by itself' if pointwise else 'all points at once'} with confidence 1 − {alpha:g}, "
         f"n = {n:,}; yardstick: the prompt without “{escape(stick.word)}” is {stick.distance:.5g} away.[/]"
     )
-    _not_covered(adaptive.policy)
+    terminal.show_not_covered(adaptive.policy, deployed=False)
     if picture is not None:
         _draw(
             plots.plot_curve(k_, yardstick=stick.distance, yardstick_label="without the concept", title=text), picture
         )
-        out.print(f"written: {picture}", soft_wrap=True)
+        terminal.out.print(f"written: {picture}", soft_wrap=True)
 
 
 @app.command()
@@ -308,7 +355,9 @@ def plan(
     """How many draws a statement needs, or how far a number of draws reaches."""
     import certify
 
-    out.print(str(certify.plan(rho=rho, n=n, outputs=outputs, alpha=alpha, p=p, replicas=replicas, target=target)))
+    terminal.out.print(
+        str(certify.plan(rho=rho, n=n, outputs=outputs, alpha=alpha, p=p, replicas=replicas, target=target))
+    )
 
 
 @app.command()
@@ -320,52 +369,55 @@ def check(
     text: Annotated[
         str | None, typer.Option("--prompt", help="The prompt, for a certificate that leaves it out.")
     ] = None,
+    text_only: Annotated[bool, typer.Option("--text-only", help="Only claims about the text encoding.")] = False,
     model: Model = None,
+    unet: UNet = None,
     device: Device = None,
     batch_size: Batch = None,
 ) -> None:
     """Draw afresh and look for evidence against a certificate. Exits with 1 if it is refuted."""
     from certify import Certificate
-    from certify.models import fingerprint, load_text_encoder
+    from certify.adaptive.certification import EMBEDDING, certified_functions, rebuilt
+    from certify.models import fingerprint, load_pipeline, load_text_encoder
 
     certificate = Certificate.load(folder)
     source = certificate.provenance.get("source") or {}
     text = text or certificate.provenance.get("prompt")
     if text is None:
         raise ValueError("the certificate leaves its prompt out: give it with --prompt")
-    if certificate.provenance.get("quantity", "embedding") != "embedding":
-        raise ValueError("the certificate is not about a text encoding: check it from Python, with Certificate.check")
-    dtype = certificate.provenance.get("dtype")
-    encoder = load_text_encoder(model or source.get("model"), device=_device(device), dtype=dtype)
+    if certificate.provenance.get("quantity") != "embedding" or "smoother" not in certificate.provenance:
+        raise ValueError("the certificate is not one of a prompt: check it from Python, with Certificate.check")
+    dtype, where = certificate.provenance.get("dtype"), _device(device)
     digests = (certificate.provenance.get("model") or {}).get("sha256") or {}
-    if fingerprint(encoder.text_encoder) not in (digests.get("module"), digests.get("text_encoder")):
-        raise ValueError("the text encoder is not the one that this certificate is about: its SHA-256 differs")
-    tokenized = encoder.tokenize(text)
+    whole = not text_only and any(claim.function != EMBEDDING for claim in certificate.claims)
+    with terminal.out.status("loading the model"):
+        pipe = None
+        if whole:
+            pipe = load_pipeline(
+                model or source.get("model"), unet=unet or source.get("unet"), device=where, dtype=dtype
+            )
+            found = {name: fingerprint(part) for name, part in pipe.components.items() if name in digests}
+        else:
+            encoder = load_text_encoder(model or source.get("model"), device=where, dtype=dtype)
+            found = {"module" if "module" in digests else "text_encoder": fingerprint(encoder.text_encoder)}
+        for name, digest in found.items():
+            if digest != digests.get(name):
+                part = "text encoder" if name == "module" else name.replace("_", " ")
+                raise ValueError(f"the {part} is not the one that this certificate is about: its SHA-256 differs")
+        adaptive = rebuilt(certificate, encoder if pipe is None else pipe, source.get("concepts"))
+        functions = certified_functions(certificate, adaptive, text, pipe)
+        if text_only:
+            functions = {EMBEDDING: functions[EMBEDDING]}
+        y = adaptive.problem(text).y
     started = time.perf_counter()
-    with _bar("drawing afresh") as tick:
-        report = certificate.check(
-            lambda z: encoder.encode(z, tokenized),
-            encoder.embed(tokenized),
-            seed=seed,
-            n=n,
-            level=level,
-            batch_size=batch_size,
-            progress=tick,
-        )
-    table = _table("claim", "ρ", "p-value", "outcome")
-    for verdict in report.verdicts:
-        name = f"{verdict.claim.quantity} ({verdict.claim.theorem})"
-        colour = {"refuted": "bold red", "not refuted": "green"}.get(verdict.outcome, "dim")
-        table.add_row(name, f"{verdict.claim.rho:.4g}", f"{verdict.p_value:.3g}", f"[{colour}]{verdict.outcome}[/]")
-    out.print(table)
-    for verdict in report.verdicts:
-        if verdict.outcome == "refuted":
-            out.print(f"[red]{verdict.claim.quantity} at ρ = {verdict.claim.rho:.4g}: {escape(verdict.detail)}[/]")
+    with terminal.bar("drawing afresh") as tick:
+        report = certificate.check(functions, y, seed=seed, n=n, level=level, batch_size=batch_size, progress=tick)
+    terminal.show_checks(report)
     seconds = time.perf_counter() - started
     if report.refuted:
-        out.print(f"[bold red]Refuted[/] by {report.n:,} fresh draws at level {level:g} ({seconds:.1f} s).")
+        terminal.out.print(f"[bold red]Refuted[/] by {report.n:,} fresh draws at level {level:g} ({seconds:.1f} s).")
         raise typer.Exit(1)
-    out.print(f"[bold]Not refuted[/] by {report.n:,} fresh draws at level {level:g} ({seconds:.1f} s).")
+    terminal.out.print(f"[bold]Not refuted[/] by {report.n:,} fresh draws at level {level:g} ({seconds:.1f} s).")
 
 
 @app.command()
@@ -374,35 +426,27 @@ def generate(
     settings: Settings,
     text: Prompt,
     unet: UNet = None,
-    steps: Annotated[int | None, typer.Option(help="Sampler steps. [default: 50; embedded model: 8]")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale. [default: 7.5; embedded model: 2]")] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
     images: Annotated[int, typer.Option(help="Pairs of images.")] = 4,
     out_dir: Annotated[Path | None, typer.Option("--out", help="Picture to write. [default: runs/…]")] = None,
 ) -> None:
     """Generate undefended and defended images side by side, from the same initial noise."""
-    from certify import world
     from certify.generate import side_by_side
 
     path = (
         _unused(Path("runs") / f"{_slug(text)}.png") if out_dir is None else _picture("out", out_dir, (".png", ".jpg"))
     )
     adaptive, pipe = settings.whole(unet)
-    _show_tokens(text, adaptive)
-    with out.status("generating"):
-        own = world.DEFAULTS if settings.model is None else {"num_inference_steps": 50, "guidance_scale": 7.5}
+    terminal.show_tokens(text, adaptive)
+    with terminal.out.status("generating"):
         pipe.set_progress_bar_config(disable=settings.model is None)
         picture = side_by_side(
-            pipe,
-            adaptive,
-            text,
-            images=images,
-            seed=settings.seed,
-            steps=own["num_inference_steps"] if steps is None else steps,
-            guidance=own["guidance_scale"] if guidance is None else guidance,
+            pipe, adaptive, text, images=images, seed=settings.seed, **settings.sampler(steps, guidance)
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
-    out.print(f"above: undefended; below: defended, same initial noise\nwritten: {path}", soft_wrap=True)
+    terminal.out.print(f"above: undefended; below: defended, same initial noise\nwritten: {path}", soft_wrap=True)
 
 
 @app.command()
@@ -415,17 +459,17 @@ def concepts(
     from certify.adaptive import Concept, available_concepts
 
     if name is None:
-        table = _table("concept", "pairs")
+        table = terminal.table("concept", "pairs")
         for entry in available_concepts():
             table.add_row(entry, str(len(Concept.load(entry).pairs)))
-        out.print(table)
+        terminal.out.print(table)
         return
     loaded, pairs = Concept.load(name), _validate.count("pairs", pairs)
-    table = _table("positive", "negative")
+    table = terminal.table("positive", "negative")
     for positive, negative in list(loaded.pairs)[:pairs]:
         table.add_row(escape(positive), escape(negative))
-    out.print(table)
-    out.print(f"[dim]{min(pairs, len(loaded.pairs))} of {len(loaded.pairs)} pairs of {escape(loaded.name)}[/]")
+    terminal.out.print(table)
+    terminal.out.print(f"[dim]{min(pairs, len(loaded.pairs))} of {len(loaded.pairs)} pairs of {escape(loaded.name)}[/]")
 
 
 def _device(device: str | None) -> str:
@@ -434,156 +478,89 @@ def _device(device: str | None) -> str:
     return device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _unet_record(model: str | None, unet: str | None) -> dict[str, Any] | None:
-    if unet is None:
-        return None
-    from certify.models import fingerprint, load_pipeline
+def _own_detector(settings: Settings) -> str | None:
+    """The embedded model's judge, where it knows the concept."""
+    from certify.world.judge import LABELS
 
-    with out.status("reading the U-Net"):
-        digest = fingerprint(load_pipeline(model, unet=unet).unet)
-    out.print(
-        "[dim]The statement is about the text encoding, which this U-Net receives; the U-Net is no part of it.[/]"
-    )
-    return {"source": unet, "sha256": digest}
+    known = [label for labels in LABELS.values() for label in labels]
+    return f"judge:{settings.concepts[0]}" if settings.model is None and settings.concepts[0] in known else None
 
 
-def _show_tokens(text: str, adaptive: AdaptiveMedianSmoother) -> None:
-    record: TokenNoise = adaptive.relevance(text)
-    spread = adaptive.encoder.embedding_spread
-    table = _table("token", "relevance", "noise σ", "σ / spread", "")
-    top = max(record.sigma)
-    rest = []
-    for token, kind, score, sigma in zip(record.tokens, record.kinds, record.relevance, record.sigma, strict=True):
-        if score is None:
-            rest.append((kind, sigma))
-            continue
-        bar = "█" * max(1, round(14 * sigma / top)) if top else ""
-        table.add_row(
-            escape(_plain(token)), f"{score:+.3f}", f"{sigma:.4g}", f"{sigma / spread:.2f}", f"[cyan]{bar}[/]"
-        )
-    out.print(table)
-    silent = sum(sigma == 0 for _, sigma in rest)
-    names = ", ".join(concept.name for concept in adaptive.concepts)
-    out.print(
-        f"[dim]relevance to {escape(names)}; σ₀ = {adaptive.sigma0:.4g}, k = {adaptive.k:g}; "
-        f"{silent} of {len(rest)} begin, end and padding positions carry no noise[/]"
-    )
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty."""
+    try:
+        found = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"attacks = {str(path)!r}: must be a UTF-8 text file ({error})") from error
+    return [line for line in found if line]
 
 
-def _show_certificate(certificate: Certificate) -> None:
-    stick = certificate.provenance["yardstick"]
-    distance = stick["distance"]
-    single = next(claim for claim in certificate.claims if claim.scope == "single" and claim.quantity == "mse")
-    out.print()
-    out.rule("[bold]certificate[/]", align="left", style="dim")
-    if single.status == "abstained":
-        out.print(f"[bold]No bound.[/] {escape(single.reason)}.")
-    else:
-        value = float(single.value or 0.0)
-        out.print(
-            f"For [bold]every[/] perturbation δ of the token embeddings with [bold]‖δ‖_Σ ≤ {single.rho:g}[/], the "
-            f"median-smoothed encoding stays within squared distance [bold]{value:.5g}[/] of its reference."
-        )
-        out.print(_against(value, distance, stick))
-    searched = [claim for claim in certificate.claims if claim.quantity == "radius"]
-    for claim in searched:
-        if claim.status == "abstained":
-            out.print(f"No radius keeps it within that distance: {escape(claim.reason)}.")
-        else:
-            out.print(f"It stays within {claim.tolerance:.5g} for every ‖δ‖_Σ ≤ [bold]{claim.rho:.4f}[/].")
-    points = certificate.curve
-    if points is not None:
-        _show_curve(points.rhos, points.values, distance)
-    out.print(
-        f"[bold]Confidence[/] 1 − {certificate.alpha:.3g} for all of it together, over n = {single.n:,} draws "
-        f"(seed {certificate.provenance['seed']}); {single.theorem}, {single.method}, {single.outputs:,} outputs jointly."
-    )
-    out.print(
-        f"[bold]Distance[/] is the squared ℓ2 distance, a sum over outputs, to the median of "
-        f"{certificate.provenance['pilot']:,} separate pilot draws."
-    )
-    _not_covered(single.policy)
+def _work(
+    adaptive: AdaptiveMedianSmoother, pipe: Any, text: str, n: int, steps: int, statistics: int, images: int
+) -> str:
+    """What is going to be drawn, and about how long it takes: one batch is timed first."""
+    import torch
+
+    deployment = adaptive.deployment(text)
+    z = deployment.draw(torch.Generator(deployment.y.device).manual_seed(0), 4)
+    source = torch.Generator(deployment.y.device).manual_seed(0)
+
+    def timed(run: Callable[[], object]) -> float:
+        run()
+        started = time.perf_counter()
+        run()
+        return time.perf_counter() - started
+
+    each = timed(lambda: deployment(z, source)) / 4  # one deployed encoding
+    seconds = each * (n * 1.2 / deployment.replicas + (2 if pipe is not None else 1) * statistics + images)
+    said = f"{n:,} draws of {math.prod(deployment.y.shape):,} inputs"
+    if pipe is not None and adaptive.denoiser is not None:
+        denoiser = adaptive.denoiser
+        x, h = torch.zeros(16, *denoiser.latent_shape, device=z.device), adaptive.encoder.plain([text] * 16)
+        one = timed(lambda: denoiser(x, 1, h)) / 16
+        seconds += one * (8 * statistics + 1.5 * images * (2 * steps + 4))
+        said += f", {statistics:,} statistics" + (f", {images:,} images" if images else "")
+    return f"{said}: about {terminal.duration(seconds)}"
 
 
-def _not_covered(policy: str) -> None:
-    from certify.certificate import POLICIES
-
-    out.print(
-        f"[bold yellow]Not covered.[/] {POLICIES[policy]} Nor does it cover another number of tokens, positions without "
-        "noise, the 13-draw median that is deployed in place of the ideal one, or the image."
-    )
-
-
-def _against(value: float, distance: float, stick: dict[str, Any]) -> str:
-    word = f" “{escape(stick['word'])}”" if stick.get("word") else " its most relevant word"
-    share = value / distance if distance > 0 else math.inf
-    said = (
-        f"[bold red]vacuous[/]: {share:.3g} × the yardstick"
-        if share > 1
-        else f"[bold green]{share:.3g} × the yardstick[/]"
-    )
-    return f"Yardstick: without{word} the encoding is {distance:.5g} away. The bound is {said}."
-
-
-def _show_curve(rhos: tuple[float, ...], values: tuple[float, ...], distance: float) -> None:
-    table = _table("ρ", "bound", "× yardstick", "")
-    for rho, value in zip(rhos, values, strict=True):
-        if not math.isfinite(value):
-            table.add_row(f"{rho:g}", "none", "", "[dim]too few draws[/]")
-            continue
-        share = value / distance if distance > 0 else math.inf
-        table.add_row(f"{rho:g}", f"{value:.5g}", f"{share:.3g}", "[red]vacuous[/]" if share > 1 else "")
-    out.print(table)
-
-
-def _curve_picture(certificate: Certificate, title: str | None) -> Any:
+def _draw_pictures(certificate: Certificate, folder: Path, title: str | None) -> None:
     from certify import plots
 
-    curve_ = certificate.curve
-    if curve_ is None:
-        raise ValueError("the certificate holds no curve")
-    return plots.plot_curve(
-        curve_,
-        yardstick=certificate.provenance["yardstick"]["distance"],
-        yardstick_label="prompt without the concept",
-        title=title,
+    record, coverage = certificate.provenance["token_noise"], certificate.provenance["coverage"]
+    shown = [i for i, kind in enumerate(record["kinds"]) if kind != "padding"]
+    names = record.get("tokens") or [f"#{i}" for i in range(len(record["kinds"]))]
+    shares = {p["position"]: p["share"] for p in coverage}
+    _draw(
+        plots.plot_token_noise(
+            [terminal.plain_token(names[i]) for i in shown],
+            [record["sigma"][i] for i in shown],
+            [record["relevance"][i] for i in shown],
+            spread=certificate.provenance["token_spread"],
+            covered=[shares.get(i) for i in shown],
+            rho=coverage[0]["rho"] if coverage else None,
+            title=title,
+        ),
+        folder / "noise.png",
     )
+    curve_ = certificate.curve
+    if curve_ is not None:
+        picture = plots.plot_curve(
+            curve_,
+            yardstick=certificate.provenance["yardstick"]["distance"],
+            yardstick_label="prompt without the concept",
+            title=title,
+        )
+        _draw(picture, folder / "curve.png")
+    events = [c for c in certificate.claims if c.quantity == "event" and c.status == "certified"]
+    if events:
+        measured = certificate.provenance.get("undefended") or {}
+        picture = plots.plot_event_rates(
+            *(certificate.event(c) for c in events), undefended=measured.get("rate"), title=title
+        )
+        _draw(picture, folder / "rate.png")
 
 
-@contextmanager
-def _progress(adaptive: AdaptiveMedianSmoother, text: str, n: int) -> Iterator[Callable[[int, int], None]]:
-    # One batch is timed first, so that the wait is known before it begins.
-    problem = adaptive.problem(text)
-    z = problem.y[None].expand(64, -1, -1)
-    problem.f(z)
-    started = time.perf_counter()
-    problem.f(z)
-    seconds = (time.perf_counter() - started) / 64 * n * 1.2
-    out.print(f"[dim]{n:,} draws of {math.prod(problem.y.shape):,} inputs: about {_duration(seconds)}[/]")
-    with _bar("drawing") as tick:
-        yield tick
-
-
-@contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    columns = (TextColumn(what), BarColumn(bar_width=28), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=out, transient=True) as progress:
-        task = progress.add_task(what, total=None)
-
-        def tick(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
-        yield tick
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold dim")
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 or column == "" else "right", no_wrap=column == "")
-    return table
-
-
-_FILES = ("certificate.json", "tensors.safetensors", "noise.png", "curve.png")
+_FILES = ("certificate.json", "tensors.safetensors", "noise.png", "curve.png", "rate.png")
 
 
 def _fresh(folder: Path | None, text: str, private: bool) -> Path:
@@ -634,17 +611,5 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "prompt"
 
 
-def _plain(token: str) -> str:
-    return {"<|startoftext|>": "begin", "<|endoftext|>": "end"}.get(token, token.replace("</w>", ""))
-
-
 def _noised(axes: Any) -> float:
     return float(axes[axes > 0].min()) if bool((axes > 0).any()) else 0.0
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 1:
-        return "a second"
-    if seconds < 90:
-        return f"{math.ceil(seconds)} s"
-    return f"{math.ceil(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -117,7 +117,8 @@ def plot_event_rates(
     """Certified probability of an event (an attack's success rate) against the radius, a line for each number of copies.
 
     Args:
-        *bounds: what `event_bound` returned, or `Certificate.event`; each gives the whole line, which holds at once with probability 1 − α.
+        *bounds: what `event_bound` returned, or `Certificate.event`; each gives a whole line, which holds at once with
+            probability 1 − α.
         largest: where the horizontal axis ends.
         attacks: for each of the bounds, what was measured under attack: (ρ, rate, lower, upper) with its confidence limits.
         undefended: the measured rate without the defence, a level line.
@@ -167,6 +168,8 @@ def plot_token_noise(
     relevance: Sequence[float | None],
     *,
     spread: float | None = None,
+    covered: Sequence[float | None] | None = None,
+    rho: float | None = None,
     title: str | None = None,
 ) -> Figure:
     """The noise σ of every token on a logarithmic scale, and the relevance it comes from.
@@ -176,6 +179,8 @@ def plot_token_noise(
         sigma: σ a token, in the unit of the token embeddings; 0: no noise.
         relevance: similarity to the concept a token; None: not scored.
         spread: standard deviation of the token embeddings, drawn as a level line.
+        covered: share of the vocabulary that a radius covers as a substitution, a token; None: not to be shown.
+        rho: that radius.
         title: above the picture.
 
     Raises:
@@ -214,9 +219,20 @@ def plot_token_noise(
         list(places), [_shortened(str(t), 14) for t in tokens], rotation=45 if len(tokens) > 6 else 0, ha="center"
     )
     axes.set_ylabel("noise σ (relevance)")
+    if covered is not None and rho is not None:
+        below = [
+            f"{_shortened(str(token), 14)}\n{'–' if share is None else _percent(share)}"
+            for token, share in zip(tokens, covered, strict=True)
+        ]
+        axes.set_xticks(list(places), below, rotation=45 if len(tokens) > 12 else 0, ha="center")
+        axes.set_xlabel(f"token, and the share of the vocabulary that ρ = {rho:g} covers in its place", fontsize=9)
     if title:
         axes.set_title(_shortened(title, 60), fontsize=10, loc="left")
     return figure
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share in (0, 1) or 0.01 <= share <= 0.99 else f"{100 * share:.2g} %"
 
 
 def _shortened(text: str, limit: int) -> str:

@@ -1,10 +1,17 @@
 """From a prompt to its certificate: which statements are made, against which yardstick, and what is put on record.
 
-A certificate for a prompt holds, from one pass of draws and with α shared between them,
+A certificate for a prompt holds, with α shared between them,
 
-- a bound on how far the ideal smoothed encoding can move at the radius asked for (T2),
+- a bound on how far the ideal smoothed encoding can move at the radius asked for (T2, T4, T11: the best),
 - the same at several radii, simultaneously,
-- the largest radius at which it stays within a tolerance (T3, T8); by default the *yardstick*.
+- the largest radius at which it stays within a tolerance (T3, T8); by default the *yardstick*,
+- how far the deployed encoding, the median of K draws, can be from the reference with probability q (T5, T6),
+
+and with a pipeline, at points (x_t, t) that a sampler visits,
+
+- a bound for the smoother that takes the median over noise predictions (T2, T4),
+- what the deployed encoding changes in the noise prediction (T5), and its concept score (T5),
+- with a detector the attack success rate: the probability that an image shows what it looks for (T5).
 
 The yardstick is a distance to hold every bound against: how far apart are the plain encodings of this prompt and of the
 same prompt without the concept, that is, without its most relevant word. A bound above it is *vacuous*: it would allow
@@ -13,20 +20,46 @@ the output to move as far as taking the concept out, or putting it in, moves it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from torch import Tensor
 
 from certify import _validate
+from certify.adaptive.coverage import PositionCoverage, covered_prompts, covered_substitutions
+from certify.adaptive.deployment import Deployment
 from certify.certificate import Certificate
-from certify.statements import MSE, Curve, Radius, Statement, ask
+from certify.detectors import Detector
+from certify.downstream import (
+    attack_succeeds,
+    concept_score,
+    embedding_distance,
+    noise_prediction,
+    noise_prediction_distance,
+    undefended_rate,
+)
+from certify.models import NoisePredictor, PromptEncoder
+from certify.models.trajectory import Trajectory
+from certify.replicas import event_bound, statistic_bound
+from certify.statements import MSE, Curve, Deployed, Radius, Statement, ask
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from certify.adaptive.concepts import Concept
     from certify.adaptive.smoother import AdaptiveMedianSmoother
 
-__all__ = ["DEFAULT_RHOS", "CertifyOptions", "Yardstick", "certify_prompt", "yardstick"]
+__all__ = [
+    "DEFAULT_RHOS",
+    "CertifyOptions",
+    "Yardstick",
+    "certified_functions",
+    "certify_prompt",
+    "event_name",
+    "yardstick",
+]
 
 DEFAULT_RHOS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Radii of the curve of a prompt's certificate."""
@@ -36,15 +69,26 @@ class CertifyOptions(TypedDict, total=False):
     """The options of `certify_prompt`, which explains them."""
 
     rho: float
+    rho_deployed: float
+    q: float
     n: int
     alpha: float
     seed: int
     rhos: Sequence[float] | None
     tolerance: float | None
     center: Tensor | None
+    pipe: Any
+    detector: str | Detector | None
+    statistics: int
+    images: int
+    points: int
+    steps: int
+    guidance: float
+    prompts: Sequence[str]
     private: bool
     batch_size: int | None
     progress: Callable[[int, int], None] | None
+    source: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -68,6 +112,13 @@ def yardstick(adaptive: AdaptiveMedianSmoother, prompt: str) -> Yardstick:
     Raises:
         ValueError: the prompt is empty, holds no word, or does not fit into the context.
     """
+    encodings, text, start = _with_and_without(adaptive, prompt)
+    with_word, without = encodings.double()
+    return Yardstick(float((with_word - without).square().sum()), text, start)
+
+
+def _with_and_without(adaptive: AdaptiveMedianSmoother, prompt: str) -> tuple[Tensor, str, int]:
+    """Plain encodings of the prompt and of it without its most relevant word, (2, tokens, width), the word and where it is."""
     encoder, record = adaptive.encoder, adaptive.relevance(prompt)
     tokenized = encoder.tokenize(prompt)
 
@@ -77,9 +128,8 @@ def yardstick(adaptive: AdaptiveMedianSmoother, prompt: str) -> Yardstick:
     start, stop = max(tokenized.words, key=relevance)
     content = tokenized.content
     rest = [*content[: start - 1], *content[stop - 1 :]]  # position 0 is the begin token
-    with_word, without = encoder.plain([tokenized, encoder.assemble(rest)]).double()
     text = "".join(tokenized.tokens[start:stop]).replace("</w>", "")
-    return Yardstick(float((with_word - without).square().sum()), text, start)
+    return encoder.plain([tokenized, encoder.assemble(rest)]), text, start
 
 
 def certify_prompt(
@@ -87,88 +137,408 @@ def certify_prompt(
     prompt: str,
     *,
     rho: float = 1.0,
+    rho_deployed: float = 0.25,
+    q: float = 0.9,
     n: int = 10_000,
     alpha: float = 1e-3,
     seed: int = 0,
     rhos: Sequence[float] | None = DEFAULT_RHOS,
     tolerance: float | None = None,
     center: Tensor | None = None,
+    pipe: Any = None,
+    detector: str | Detector | None = None,
+    statistics: int = 1_000,
+    images: int = 400,
+    points: int = 4,
+    steps: int = 50,
+    guidance: float = 7.5,
+    prompts: Sequence[str] = (),
     private: bool = False,
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     **provenance: Any,
 ) -> Certificate:
-    """The certificate of one prompt, under the policy "frozen": about the smoother with Σ = Σ(prompt) fixed (T7).
+    """The certificate of one prompt, under the smoother's covariance policy (T7).
 
     Args:
         adaptive: the smoother.
         prompt: not empty.
-        rho: radius of the single statement, in units of ‖·‖_Σ.
-        n: bounding draws, shared by all statements.
+        rho: radius of the statements about ideal smoothed values, and of one about the deployed encoding, in units of ‖·‖_Σ.
+        rho_deployed: radius of the statements about what is deployed, which see K noisy copies: T5 multiplies it by √K.
+        q: probability over the deployment noise, for statements about what is deployed.
+        n: bounding draws of the encoding, shared by the statements about it.
         alpha: failure probability of the certificate as a whole, shared equally by the statements.
         seed: of the draws.
         rhos: radii of the curve (`rho` is added); None: no curve.
         tolerance: squared distance for the certified radius; None: the yardstick; 0: no radius is asked for.
         center: what distances are measured to, (tokens, width), for instance a deployed encoding; None: the smoothed
             value of pilot draws.
+        pipe: the pipeline that the smoother is built on, for statements about noise predictions and images; None: none.
+        detector: what an attack wants to see in an image (`certify.detectors.load_detector`); None: nothing about images.
+        statistics: draws of each statistic of the deployed encoding, of K noisy copies each; 0: no such statements. Noise
+            predictions of the smoother that takes the median of them are drawn as often.
+        images: images for the attack success rate, and half as many without the defence; 0: nothing about images.
+        points: points (x_t, t) of the sampler's trajectory at which noise predictions are compared.
+        steps, guidance: sampler settings. The trajectory and the images are made with them.
+        prompts: attack prompts, of which the certificate records whether `rho` covers them (T9).
         private: leave out the prompt, its tokens and its embeddings. σ stays: how many tokens the prompt has and which of
             them are relevant can be read from it. Relevance, σ, the reference and the boxes are those of the words: who has the
             model can test guesses of a prompt against them. Private is not secret.
-        batch_size, progress: as in `certify.statements.ask`.
+        batch_size, progress: as in `certify.statements.ask`; progress counts encodings.
         **provenance: more to put on record.
 
     Returns:
-        A `Certificate`; its provenance holds the smoother's settings, the tokens and the yardstick.
+        A `Certificate`; its provenance holds the smoother's settings, the tokens, yardsticks, what the radius covers and the
+        measured rate without the defence.
 
     Raises:
         ValueError: the prompt is empty or too long, or an argument is out of range.
     """
-    alpha = _validate.probability("alpha", alpha)
-    problem = adaptive.problem(prompt)
-    reference = yardstick(adaptive, prompt)
-    if tolerance is None:
-        tolerance = reference.distance
-    kinds: list[Callable[[float], Statement]] = [lambda share: MSE(rho, share)]
-    if rhos is not None:
-        radii = tuple(sorted({*map(float, rhos), float(rho)}))
-        kinds.append(lambda share: Curve(radii, share))
-    if tolerance > 0:
-        within = tolerance
-        kinds.append(lambda share: Radius(within, share))
-    answers = ask(
+    alpha, rho = _validate.probability("alpha", alpha), _validate.positive("rho", rho)
+    rho_deployed, q = _validate.positive("rho_deployed", rho_deployed), _validate.probability("q", q)
+    statistics = _validate.count("statistics", statistics, minimum=0)
+    images = _validate.count("images", images, minimum=0)
+    problem, stick = adaptive.problem(prompt), yardstick(adaptive, prompt)
+    deployment = adaptive.deployment(prompt)
+    within = stick.distance if tolerance is None else tolerance
+    work = _Work(adaptive, pipe, deployment, n, statistics, images if detector else 0, points, steps, progress)
+
+    kinds = _about_encoding(adaptive, deployment, rho, rho_deployed, q, rhos, within)
+    share = alpha / (len(kinds) + work.statements)
+    settings: dict[str, Any] = {"seed": seed, "policy": adaptive.policy}
+    answers: list[Any] = ask(
         problem.f,
         problem.y,
         problem.noise,
-        [kind(alpha / len(kinds)) for kind in kinds],
+        [kind(share) for kind in kinds],
         n=n,
-        seed=seed,
         center=center,
         support=problem.support,
         batch_size=batch_size,
-        policy=adaptive.policy,
-        progress=progress,
+        function=EMBEDDING,
+        progress=work.tick(n),
+        **settings,
     )
-    record = problem.token_noise
+    reference = answers[0].center
+    record: dict[str, Any] = {}
+    keep: dict[str, Tensor] = {}
+    if work.statistics:
+        trajectory = None
+        if pipe is not None:
+            trajectory = Trajectory.of(
+                pipe, reference, steps=steps, seed=seed, guidance=guidance, points=min(points, steps)
+            )
+            keep = {f"trajectory.{name}": tensor for name, tensor in trajectory.tensors().items()}
+            record["trajectory"] = trajectory.record()
+            record["noise_prediction_yardstick"] = _prediction_yardstick(adaptive, prompt, trajectory)
+        functions = _functions(adaptive, prompt, deployment, reference, trajectory, pipe, None, steps, guidance)
+        if NOISE_PREDICTION in functions and adaptive.aggregate == "median":
+            answers += ask(
+                functions[NOISE_PREDICTION],
+                problem.y,
+                problem.noise,
+                [MSE(rho, share)],
+                n=work.statistics,
+                pilot=max(64, work.statistics // 10),
+                function=NOISE_PREDICTION,
+                progress=work.tick(work.statistics * points),
+                **settings,
+            )
+        for name in (DEPLOYED_DISTANCE, NOISE_PREDICTION_DISTANCE, CONCEPT_SCORE):
+            if name in functions and (name != DEPLOYED_DISTANCE or work.shares_copies):
+                answers.append(
+                    statistic_bound(
+                        functions[name],
+                        deployment.y,
+                        deployment.noise,
+                        rho=rho_deployed,
+                        q=q,
+                        replicas=deployment.copies,
+                        n=work.statistics,
+                        alpha=share,
+                        batch_size=64,
+                        function=name,
+                        progress=work.tick(work.statistics * deployment.replicas),
+                        **settings,
+                    )
+                )
+        record["concept_score_plain"] = _plain_score(adaptive, prompt)
+    if work.images and detector is not None:
+        name = event_name(detector)
+        functions = _functions(adaptive, prompt, deployment, reference, None, pipe, detector, steps, guidance)
+        answers.append(
+            event_bound(
+                functions[name],
+                deployment.y,
+                deployment.noise,
+                rho=rho_deployed,
+                replicas=deployment.copies,
+                n=work.images,
+                alpha=share,
+                function=name,
+                progress=work.tick(work.images * steps * 2),
+                **settings,
+            )
+        )
+        count = max(1, work.images // 2)
+        measured = undefended_rate(
+            pipe,
+            prompt,
+            detector,
+            count,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            progress=work.tick(count * steps * 2),
+        )
+        record["undefended"] = asdict(measured)
+        record["images"] = {
+            "detector": detector if isinstance(detector, str) else repr(detector),
+            "steps": steps,
+            "guidance": guidance,
+        }
+    noise = problem.token_noise
     tokens = {
-        "kinds": list(record.kinds),
-        "relevance": list(record.relevance),
-        "concept": list(record.concept),
-        "sigma": list(record.sigma),
+        "kinds": list(noise.kinds),
+        "relevance": list(noise.relevance),
+        "concept": list(noise.concept),
+        "sigma": list(noise.sigma),
     }
-    words = {} if private else {"tokens": list(record.tokens)}
+    words = {} if private else {"tokens": list(noise.tokens)}
     return Certificate.of(
         *answers,
-        model=adaptive.encoder.text_encoder,
+        model=adaptive.encoder.text_encoder if pipe is None else pipe,
         keep_input=not private,
+        keep=keep,
         prompt=None if private else prompt,
         quantity=problem.quantity,
         smoother=adaptive.settings(),
         token_noise={**words, **tokens},
         token_spread=adaptive.encoder.embedding_spread,
-        yardstick={
-            "distance": reference.distance,
-            "word": None if private else reference.word,
-            "position": reference.position,
-        },
+        yardstick={"distance": stick.distance, "word": None if private else stick.word, "position": stick.position},
+        coverage=[_position(c, private) for c in covered_substitutions(adaptive, prompt, rho)],
+        covered_prompts=[c.to_dict() for c in covered_prompts(adaptive, prompt, prompts, rho)] if prompts else [],
+        **record,
         **provenance,
     )
+
+
+EMBEDDING, NOISE_PREDICTION = "text encoding", "noise prediction"
+DEPLOYED_DISTANCE = "deployed distance"
+NOISE_PREDICTION_DISTANCE, CONCEPT_SCORE = "noise-prediction distance", "concept score"
+"""What the claims of a prompt's certificate are about (`Claim.function`)."""
+
+
+def event_name(detector: str | Detector) -> str:
+    """What the event of a detector is called in claims."""
+    if isinstance(detector, str):
+        return f"image shows {detector.partition(':')[2] or detector}"
+    return "image sets off the detector"
+
+
+def certified_functions(
+    certificate: Certificate, adaptive: AdaptiveMedianSmoother, prompt: str, pipe: Any = None
+) -> dict[str, Callable[..., Any]]:
+    """The functions that a prompt's certificate is about, for `Certificate.check`.
+
+    Args:
+        certificate: what `certify_prompt` returned.
+        adaptive: the smoother, with the settings on record (`rebuilt`).
+        prompt: its prompt.
+        pipe: the pipeline; None: claims that need one are left out.
+
+    Raises:
+        ValueError: the smoother has other settings than those on record.
+    """
+    stated, found = certificate.provenance["smoother"], adaptive.settings()
+    different = [k for k, v in stated.items() if found.get(k) != v and k not in ("memory_sha256", "policy")]
+    if different:
+        raise ValueError(f"adaptive has other settings than the certificate's smoother: {', '.join(different)}")
+    deployment = adaptive.deployment(prompt)
+    if certificate.claims[0].policy != "noise-then-adapt":
+        deployment = replace(deployment, noise=certificate.noise, policy=certificate.claims[0].policy)
+    claim = next(c for c in certificate.claims if c.function == EMBEDDING and c.center)
+    made, trajectory = certificate.provenance.get("images") or {}, None
+    if pipe is not None and certificate.provenance.get("trajectory"):
+        prefix = "trajectory."
+        tensors = {k.removeprefix(prefix): v for k, v in certificate.tensors.items() if k.startswith(prefix)}
+        trajectory = Trajectory.restored(certificate.provenance["trajectory"], tensors)
+    functions = _functions(
+        adaptive,
+        prompt,
+        deployment,
+        certificate.tensors[claim.center],
+        trajectory,
+        pipe,
+        made.get("detector"),
+        made.get("steps", 50),
+        made.get("guidance", 7.5),
+    )
+    return {name: f for name, f in functions.items() if any(c.function == name for c in certificate.claims)}
+
+
+def rebuilt(
+    certificate: Certificate, model: Any, concepts: Sequence[str | Path | Concept] | None = None
+) -> AdaptiveMedianSmoother:
+    """The smoother that a prompt's certificate is about, from the settings on record.
+
+    Args:
+        certificate: what `certify_prompt` returned.
+        model: the pipeline, or a `PromptEncoder`.
+        concepts: where they do not ship with the package; None: by the names on record. Their SHA-256 is compared.
+
+    Raises:
+        ValueError: a concept has other pairs than on record, or is not known by its name.
+    """
+    from certify.adaptive.smoother import AdaptiveMedianSmoother
+
+    stated = certificate.provenance["smoother"]
+    names = ("sigma0", "k", "n", "aggregate", "use_global", "similarity", "special_tokens", "smooth_unconditional")
+    options = {name: stated[name] for name in names}
+    options["sigma_max"] = math.inf if stated["sigma_max"] is None else stated["sigma_max"]
+    if stated["policy"] == "noise-then-adapt":
+        options |= {name: stated[name] for name in ("policy", "sigma_min", "sharing")}
+    wanted = list(concepts) if concepts else [concept["name"] for concept in stated["concepts"]]
+    build = (
+        AdaptiveMedianSmoother.from_encoder
+        if isinstance(model, PromptEncoder)
+        else AdaptiveMedianSmoother.from_pipeline
+    )
+    adaptive = build(model, wanted, **options)
+    if [c.sha256 for c in adaptive.concepts] != [c["sha256"] for c in stated["concepts"]]:
+        raise ValueError(f"concepts = {wanted}: their prompt pairs are not those on record")
+    return adaptive
+
+
+def _functions(
+    adaptive: AdaptiveMedianSmoother,
+    prompt: str,
+    deployment: Deployment,
+    center: Tensor,
+    trajectory: Trajectory | None,
+    pipe: Any,
+    detector: str | Detector | None,
+    steps: int,
+    guidance: float,
+) -> dict[str, Callable[..., Any]]:
+    """Claims' functions by name: those that can be evaluated with what is given."""
+    problem = adaptive.problem(prompt)
+    found: dict[str, Callable[..., Any]] = {
+        EMBEDDING: problem.f,
+        DEPLOYED_DISTANCE: embedding_distance(deployment, center),
+    }
+    denoiser = adaptive.denoiser
+    if trajectory is not None and denoiser is not None:
+        predictions = noise_prediction(denoiser, lambda h: h, trajectory)
+        if adaptive.policy == "noise-then-adapt":
+            found[NOISE_PREDICTION] = lambda z, generator: predictions(problem.f(z, generator))
+        else:
+            found[NOISE_PREDICTION] = lambda z: predictions(problem.f(z))
+        found[NOISE_PREDICTION_DISTANCE] = noise_prediction_distance(deployment, denoiser, trajectory, center)
+    found[CONCEPT_SCORE] = concept_score(deployment, _direction(adaptive, prompt), end=problem.tokenized.end)
+    if detector is not None and pipe is not None:
+        found[event_name(detector)] = attack_succeeds(deployment, pipe, detector, steps=steps, guidance=guidance)
+    return found
+
+
+def _about_encoding(
+    adaptive: AdaptiveMedianSmoother,
+    deployment: Deployment,
+    rho: float,
+    rho_deployed: float,
+    q: float,
+    rhos: Sequence[float] | None,
+    tolerance: float,
+) -> list[Callable[[float], Statement]]:
+    smoother = adaptive.aggregate
+    kinds: list[Callable[[float], Statement]] = [lambda share: MSE(rho, share, smoother=smoother)]
+    if rhos is not None:
+        radii = tuple(sorted({*map(float, rhos), float(rho)}))
+        kinds.append(lambda share: Curve(radii, share, smoother=smoother))
+    if tolerance > 0:
+        kinds.append(lambda share: Radius(tolerance, share, smoother=smoother))
+    if (
+        deployment.copies == deployment.replicas
+    ):  # K independent draws of f; else draws share something, and T6 does not apply
+        for radius in sorted({rho, rho_deployed}):
+            kinds.append(
+                lambda share, radius=radius: Deployed(radius, q, share, deployment.replicas, smoother=smoother)  # type: ignore[misc]
+            )
+    return kinds
+
+
+class _Work:
+    """What there is to do beside the encodings, how many statements that makes, and progress over all of it."""
+
+    def __init__(
+        self,
+        adaptive: AdaptiveMedianSmoother,
+        pipe: Any,
+        deployment: Deployment,
+        n: int,
+        statistics: int,
+        images: int,
+        points: int,
+        steps: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        if images and pipe is None:
+            raise ValueError("pipe is None: must be the pipeline for statements about images")
+        self.statistics, self.images, self.progress = statistics, images, progress
+        predictions = pipe is not None and statistics > 0
+        self.shares_copies = deployment.copies != deployment.replicas
+        self.statements = sum(
+            (
+                statistics > 0,  # the concept score
+                statistics > 0 and self.shares_copies,  # the deployed distance, where T6 does not apply
+                predictions,
+                predictions and adaptive.aggregate == "median",
+                images > 0,
+            )
+        )
+        copies = deployment.replicas
+        self.total = n + statistics * (copies + predictions * (copies + points)) + images * steps * 3
+        self.done = 0
+
+    def tick(self, weight: int) -> Callable[[int, int], None]:
+        """A progress function for the next part, which is `weight` encodings' worth."""
+        before = self.done
+        self.done += weight
+
+        def report(now: int, total: int) -> None:
+            if self.progress is not None:
+                self.progress(min(self.total, before + weight * now // max(total, 1)), self.total)
+
+        return report
+
+
+def _prediction_yardstick(adaptive: AdaptiveMedianSmoother, prompt: str, trajectory: Trajectory) -> float:
+    """Σ_j w_j ‖ε(x_j, T(prompt), t_j) − ε(x_j, T(prompt without its most relevant word), t_j)‖²."""
+    denoiser = cast(NoisePredictor, adaptive.denoiser)
+    predicted = denoiser.along(trajectory, _with_and_without(adaptive, prompt)[0]).double()
+    difference = (predicted[0] - predicted[1]).flatten(1).square().sum(dim=1)
+    return float(difference.cpu() @ trajectory.weights)
+
+
+def _direction(adaptive: AdaptiveMedianSmoother, prompt: str) -> Tensor:
+    """The direction of the concept that the prompt is most relevant to."""
+    record = adaptive.relevance(prompt)
+    best = max(range(len(record.relevance)), key=lambda i: -math.inf if (r := record.relevance[i]) is None else r)
+    names = [concept.name for concept in adaptive.concepts]
+    return adaptive.scorer.directions[names.index(str(record.concept[best]))]
+
+
+def _plain_score(adaptive: AdaptiveMedianSmoother, prompt: str) -> float:
+    """The concept score of the prompt's plain encoding."""
+    v, tokenized = _direction(adaptive, prompt), adaptive.encoder.tokenize(prompt)
+    h = adaptive.encoder.plain([tokenized])[0].double().cpu()
+    return float((h if v.ndim == 2 else h[tokenized.end]).flatten() @ v.flatten() / v.norm())
+
+
+def _position(coverage: PositionCoverage, private: bool) -> dict[str, Any]:
+    """What a radius covers at one position; a private record names no token."""
+    kept = coverage.to_dict()
+    if private:
+        for name in ("token", "nearest", "uncovered"):
+            del kept[name]
+    return kept
