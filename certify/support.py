@@ -55,8 +55,12 @@ class Support:
     def reach(self, center: Tensor) -> Tensor:
         """What ‖h_r − c_r‖ of a row r of f's output never exceeds: (rows,), float64, on the CPU; ∞ where nothing is known (T3).
 
-        The distance to the far corner of the box; where a LayerNorm's ellipsoid is known, h = β + γ∘u with ‖u‖² ≤ w, also
-        at most max|γ| sqrt(w) + ‖β − c‖.
+        Equation
+            max over t in the box with Σ_i ((t_i − β_i)/γ_i)² ≤ w of ‖t − c‖²
+                ≤  τ w + Σ_i max over lower_i ≤ t_i ≤ upper_i of { (t_i − c_i)² − τ ((t_i − β_i)/γ_i)² }   for every τ ≥ 0,
+
+        with the best τ for each row (Lagrange's, and exact where the box does not cut into the ellipsoid; τ = 0 is the far
+        corner of the box, all there is without a LayerNorm).
 
         Args:
             center: c, shape (*output); a row is an entry of the first axis, where there is more than one axis.
@@ -64,13 +68,13 @@ class Support:
         c = center.detach().to("cpu", torch.float64)
         rows = c.shape[0] if c.ndim > 1 else 1
         lower, upper = self.box(tuple(c.shape))
-        corner = torch.maximum(upper - c, c - lower).clamp_min(0).square().reshape(rows, -1).sum(dim=1).sqrt()
-        if self.gain is None or self.offset is None:
-            return corner * (1 + 1e-9)
-        width = self.gain.numel()
-        away = (self.offset.detach().to("cpu", torch.float64) - c.reshape(-1, width)).norm(dim=1)
-        within = (float(self.gain.abs().max()) * math.sqrt(width) + away).square().reshape(rows, -1).sum(dim=1).sqrt()
-        return torch.minimum(corner, within) * (1 + 1e-9)
+        squares = torch.maximum(upper - c, c - lower).clamp_min(0).square()
+        if self.gain is not None and self.offset is not None:
+            width = self.gain.numel()
+            box = lower.reshape(-1, width), upper.reshape(-1, width)
+            gain, offset = self.gain.to("cpu"), self.offset.to("cpu", torch.float64)
+            squares = _furthest(*box, gain, offset, c.reshape(-1, width))
+        return squares.reshape(rows, -1).sum(dim=1).sqrt() * (1 + 1e-9)
 
     def median_cap(self, center: Tensor) -> float:
         """A number that ‖median − center‖² never exceeds, by the ellipsoid of each row; +∞ without one (T3).
@@ -84,6 +88,36 @@ class Support:
         reach = float(self.gain.abs().max()) * math.sqrt(2 * width)
         distance = (self.offset.detach().to("cpu", torch.float64) - rows).norm(dim=1)
         return float(((reach + distance) ** 2).sum()) * (1 + 1e-9)
+
+
+def _furthest(lower: Tensor, upper: Tensor, gain: Tensor, offset: Tensor, c: Tensor) -> Tensor:
+    """The display of `Support.reach`, minimised over τ: squares, shape (rows,). All arguments (rows, width) or (width,)."""
+    # The gain holds a row's share of the rounding of β for the row as a whole. Written entry by entry, with ulp ε and the
+    # slack s ≥ 64 ε, that is Σ ((t − β)/γ)² ≤ w (1 + 2 (ε/s)²): the square is convex in what the two shares explain.
+    w = gain.numel() * (1 + 2 / 64**2)
+    precision = torch.where(gain > 0, gain.clamp_min(1e-150) ** -2, 0.0)  # without gain the box is a point
+    steepest = float(gain.max())
+    low = torch.zeros(c.shape[0], dtype=torch.float64)
+    high = (steepest**2 + steepest * (offset - c).norm(dim=1) / math.sqrt(w)) * (1 + 1e-9)
+
+    def at(tau: Tensor) -> tuple[Tensor, Tensor]:
+        """The display at τ and its slope: w less what the entries found spend of it."""
+        pull = tau[:, None] * precision
+        bend = 1 - pull
+        flattest = (c - pull * offset) / torch.where(bend < 0, bend, -1.0)
+        inside = torch.minimum(torch.maximum(flattest, lower), upper)
+        ends = [torch.where(bend < 0, inside, end) for end in (lower, upper)]
+        values = [((t - c).square() - pull * (t - offset).square()).nan_to_num(nan=math.inf) for t in ends]
+        t = torch.where(values[0] > values[1], ends[0], ends[1])
+        return tau * w + torch.maximum(*values).sum(dim=1), w - (precision * (t - offset).square()).sum(dim=1)
+
+    best = torch.minimum(at(low)[0], at(high)[0])
+    for _ in range(30):  # every value is a bound, and the least of a convex function is where its slope changes sign
+        middle = (low + high) / 2
+        value, slope = at(middle)
+        best = torch.minimum(best, value)
+        low, high = torch.where(slope < 0, middle, low), torch.where(slope < 0, high, middle)
+    return best
 
 
 def layer_norm_support(module: nn.LayerNorm, *, relative_slack: float | None = None) -> Support:

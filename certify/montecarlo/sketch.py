@@ -65,7 +65,7 @@ class Spectrum:
         self._sum: Tensor | None = None
         self._kept: Tensor | None = None  # (2ℓ, m), the buffer B; or (m, m), the matrix itself
         self._filled = 0
-        self._limits: tuple[int, float] | None = None
+        self._top: float | None = None  # λ_max(BᵀB), once it was asked for
 
     def widened(self, other: Spectrum) -> Spectrum:
         return Spectrum(self.center, self.radius, self.rows)
@@ -96,13 +96,12 @@ class Spectrum:
         self._removed += other._removed
         self._energy += other._energy
         self._rounding += other._rounding
-        total = other._sum if self._sum is None else self._sum + other._sum.to(self._sum.device)
-        self._sum = total
+        self._sum = other._sum.clone() if self._sum is None else self._sum + other._sum.to(self._sum.device)
         if other._exact:
             if self._kept is None:
                 self._kept = torch.zeros_like(other._kept)
             self._kept += other._kept.to(self._kept.device)
-            self._limits = None
+            self._top = None
         else:
             self._take(other._kept[: other._filled])
 
@@ -116,10 +115,9 @@ class Spectrum:
         """λ_max(n⁻¹ Σ x xᵀ) is at least this, up to rounding."""
         if self._kept is None:
             return 0.0
-        if self._limits is None:
-            top = float(torch.linalg.eigvalsh(self._gram())[-1])
-            self._limits = self.count, max(top, 0.0)
-        return self._limits[1] / self.count
+        if self._top is None:
+            self._top = max(float(torch.linalg.eigvalsh(self._gram(self._kept))[-1]), 0.0)
+        return self._top / self.count
 
     @property
     def error(self) -> float:
@@ -141,7 +139,7 @@ class Spectrum:
         """A unit vector along which n⁻¹ Σ x xᵀ is (nearly) largest, shape (outputs,), float64, on the CPU."""
         if self._kept is None:
             raise ValueError("no draws were seen: there is no direction yet")
-        vector = torch.linalg.eigh(self._gram()).eigenvectors[:, -1]
+        vector = torch.linalg.eigh(self._gram(self._kept)).eigenvectors[:, -1]
         if not self._exact:
             vector = vector.to(self._kept.device) @ self._kept[: self._filled]
         vector = vector.cpu()
@@ -153,7 +151,7 @@ class Spectrum:
         return self.center.numel() <= 2 * self.rows
 
     def _take(self, x: Tensor) -> None:
-        self._limits = None
+        self._top = None
         m = x.shape[1]
         if self._kept is None:
             self._kept = x.new_zeros((m if self._exact else 2 * self.rows, m))
@@ -168,27 +166,23 @@ class Spectrum:
             self._kept[self._filled : self._filled + part.shape[0]] = part
             self._filled += part.shape[0]
             if self._filled == self._kept.shape[0]:
-                self._shrink()
+                self._shrink(self._kept)
 
-    def _shrink(self) -> None:
-        if self._kept is None:  # pragma: no cover - only a full buffer shrinks
-            return
-        values, vectors = torch.linalg.eigh(self._gram())
+    def _shrink(self, kept: Tensor) -> None:
+        values, vectors = torch.linalg.eigh(self._gram(kept))
         squares, left = values.flip(0).clamp_min(0), vectors.flip(1)[:, : self.rows]
         delta = float(squares[self.rows])
         top = squares[: self.rows]
         scale = torch.where(top > delta, ((top - delta) / top.clamp_min(1e-300)).sqrt(), 0.0)
-        self._kept[: self.rows] = (left * scale).T.to(self._kept.device) @ self._kept
+        kept[: self.rows] = (left * scale).T.to(kept.device) @ kept
         self._removed += delta
         self._rounding += self._step()
         self._filled = self.rows
 
-    def _gram(self) -> Tensor:
+    def _gram(self, kept: Tensor) -> Tensor:
         """B Bᵀ, or the matrix itself: what has the eigenvalues. On the CPU, where small ones are decomposed fastest."""
-        if self._kept is None:
-            return torch.zeros((1, 1), dtype=torch.float64)
-        rows = self._kept[: self._filled]
-        return (self._kept if self._exact else rows @ rows.T).cpu()
+        rows = kept[: self._filled]
+        return (kept if self._exact else rows @ rows.T).cpu()
 
     def _step(self) -> float:
         """An allowance for the rounding of one product and one decomposition.

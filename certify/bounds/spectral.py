@@ -1,0 +1,582 @@
+"""T11: the spectral certificate. How far a smoothed mean can move is a matter of its largest variance, not of their sum.
+
+Let h(y) = E f(y + G), P the law at y, Q the law at y + δ, L = dQ/dP, and ‖f − c‖ ≤ D almost surely.
+
+Statement 1 (population). ‖h(y+δ) − h(y)‖² ≤ λ_max(Cov_P f) · χ²(ρ) for every ‖δ‖_Σ ≤ ρ; Gaussian noise has χ² = e^{ρ²} − 1.
+*Proof.* For a unit u, uᵀ(E_Q f − E_P f) = E_P[(L − 1) uᵀ(f − E_P f)]; Cauchy–Schwarz; the supremum over u. ∎
+
+Statement 2 (about a center). ‖h(y+δ) − c‖² ≤ λ_max(E_P (f−c)(f−c)ᵀ) · (1 + χ²(ρ)).
+*Proof.* uᵀ(E_Q f − c) = E_P[L · uᵀ(f − c)] and E_P L² = 1 + χ². ∎
+
+The factor e^{ρ²} of both comes from rare, huge values of L, where a bounded f cannot follow. So they are sharpened:
+
+Statement 3. Let x be f − b pulled back to a ball, x = (f − b) min(1, R/‖f − b‖), with any fixed b, λ ≥ λ_max(E_P x xᵀ),
+p̄ ≥ P[‖f − b‖ > R], D ≥ sup‖f − b‖, and m ≥ ‖E_P x + b − c‖. Then for every ‖δ‖_Σ ≤ ρ
+
+    ‖h(y+δ) − h(y)‖ ≤ S_1 + (D − R) τ(p̄),           ‖h(y+δ) − c‖ ≤ min_{0≤θ≤1} {S_θ + θ m + (1−θ)‖b − c‖} + (D − R) T(p̄),
+
+    S_θ = inf_{μ>0} { μ λ + E_P ψ_μ(L − θ) },      ψ_μ(t) = t²/4μ where |t| ≤ 2μR, R|t| − μR² beyond,
+
+with T(p) the largest Q-probability of an event of P-probability p (T1), τ(p) ≥ E_P[|L − 1|; A] for every P(A) ≤ p.
+
+*Proof.* Take a unit u, v = uᵀx, so |v| ≤ R and E_P v² ≤ λ. For all μ > 0 and θ, E_P[(L−θ) v] ≤ μ λ + E_P[(L−θ) v − μ v²], and
+(L−θ) v − μ v² ≤ ψ_μ(L−θ) for |v| ≤ R: so E_P[(L−θ) v] ≤ S_θ. Further f = b + x + e with ‖e‖ ≤ (D − R) 1[‖f − b‖ > R]. For the
+first, uᵀ(E_Q f − E_P f) = E_P[(L−1) v] + E_P[(L−1) uᵀe]. For the second,
+E_Q f − c = E_P[(L−θ) x] + θ (E_P x + b − c) + (1−θ)(b − c) + E_Q e. ∎
+
+Without the bound |v| ≤ R, S_θ is sqrt(λ (χ² + (1−θ)²)): θ = 1 is Statement 1, θ = 0 with b = c is Statement 2. In between lies
+what is known of the mean: with c the mean of N pilot draws, m is about sqrt(tr Cov/N), and at small ρ the second moment about c
+alone (θ = 0) would leave sqrt(λ) whatever ρ is. With R = 8 sqrt(λ) the sharpened S_1² is 5 % below λ χ² at ρ = 1, 73 % below
+at ρ = 2. L enters through E ψ(L) with ψ convex only, and over such functions the law of L is dominated by its Neyman–Pearson
+curve T (Blackwell); T is read off `Noise.tails` on a grid, from above, and must be concave (Gaussian noise's is).
+
+*A cap.* With ‖f − β‖ ≤ B also ‖h(y+δ) − h(y)‖ ≤ B E_P|L − 1|, which for Gaussian noise is 2B (2Φ(ρ/2) − 1) (Pautov et al.), and
+‖h(y+δ) − c‖ ≤ ‖h(y) − c‖ + that, and ≤ sup‖f − c‖. β is the center of the smallest ball that is known to hold f.
+
+*From draws* (R, b chosen on pilot draws; α shared by the limits that are needed). p̄: Clopper–Pearson. λ: for the true top
+eigenvector w, fixed though unknown, the (wᵀx)² are independent, lie in [0, R²] and average at most λ̂ = λ_max(n⁻¹ Σ xxᵀ), so
+Chernoff's bound gives λ = R² max{v : n KL(λ̂/R² ‖ v) ≤ ln 1/α'}, whatever the dimension. m: for w along E_P x + b − c likewise,
+by Bernstein's inequality with E (wᵀx)² ≤ λ and |wᵀx| ≤ R: m = ‖x̄ + b − c‖ + sqrt(2λ t/n) + R t/3n with t = ln 1/α'.
+
+Assumes: an a-priori D; without one the mean has no finite bound from draws, and the method abstains.
+
+Reference: THEORY T11 (with x clipped to the ball instead of cut to 0, which leaves D − R of D; the clipped S, θ and b are new
+here). f-divergence certificates: Dvijotham et al. (2020). Sketch: `certify.montecarlo.sketch`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Self, cast
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from scipy.special import ndtr
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from certify.bounds.base import Evaluation, Evidence, Method, Setting
+from certify.bounds.percentile import beyond
+from certify.confidence import clopper_pearson
+from certify.montecarlo import Accumulator
+from certify.montecarlo.sketch import Spectrum
+from certify.noise import Noise
+
+__all__ = ["LikelihoodRatio", "SpectralMSE", "SpectrumEvidence", "SpectrumWitness", "chernoff_limit"]
+
+_SAFE = 1e-9
+"""What the sums below are rounded up by, relatively; their own error is a few hundred ulp."""
+
+
+def chernoff_limit(mean: float, n: int, alpha: float) -> float:
+    """The largest v with n KL(mean ‖ v) ≤ ln 1/α, rounded up: an upper limit of the mean of variables in [0, 1].
+
+    Independent (or, given the past, of mean at most v) variables average `mean` or less with probability at most
+    exp(−n KL(mean ‖ v)) if their mean is v > `mean` (Chernoff; Hoeffding 1963).
+
+    Args:
+        mean: the observed mean, in [0, 1].
+        n: variables.
+        alpha: failure probability.
+    """
+    mean = min(max(mean, 0.0), 1.0)
+    allowed, low, high = -math.log(alpha) / n, mean, 1.0
+    for _ in range(200):
+        middle = (low + high) / 2
+        if not low < middle < high:
+            break
+        low, high = (middle, high) if _divergence(mean, middle) <= allowed else (low, middle)
+    return min(1.0, high * (1 + 1e-12))
+
+
+def _divergence(p: float, q: float) -> float:
+    """KL(p ‖ q) of two coins. Written so that nothing cancels where p is close to q."""
+    if q >= 1 or q <= 0:
+        return 0.0 if p == q else math.inf
+    first = -p * math.log1p((q - p) / p) if p > 0 else 0.0
+    second = -(1 - p) * math.log1p((p - q) / (1 - p)) if p < 1 else 0.0
+    return max(first + second, 0.0)
+
+
+class LikelihoodRatio:
+    """The law of L = dQ/dP at radius ρ, replaced by one on finitely many values with larger E ψ(L) for every convex ψ.
+
+    The curve T (the largest Q-probability for a P-probability) has slope L. Between two of its points L has a known mean
+    and lies between the slopes of the neighbouring pieces; all of it is put on these two values, in the shares that keep
+    the mean.
+
+    Args:
+        noise: its `tails`, at ρ, are points of the curve.
+        rho: radius > 0.
+    """
+
+    def __init__(self, noise: Noise, rho: float) -> None:
+        top = [
+            (noise.tails(q, rho).lower, q) for q in _GRID
+        ]  # an event of Q-probability q has a P-probability of at least
+        for q in 1 - _GRID[::-1][1:]:
+            if top[-1][0] >= 0.5 or q >= 1 - 1e-13:
+                break
+            top.append((noise.tails(q, rho).lower, float(q)))
+        top = [point for point in top if point[0] > 1e-290] or [(0.5, 1.0)]
+        rest = [(b, noise.tails(b, rho).lower) for b in _GRID[::-1] if b < 1 - top[-1][0]]
+        p, q = np.array(top).T
+        b, low = np.array([*rest, (0.0, 0.0)]).T
+        width = np.concatenate([np.diff(p), [1 - p[-1] - b[0]], -np.diff(b)])
+        rise = np.concatenate([np.diff(q), [1 - q[-1] - low[0]], -np.diff(low)])
+        rise, width = rise[width > 0].clip(0), width[width > 0]
+        slope = rise / width
+        self._first = float(p[0]), float(q[0])  # the steepest piece: L has no bound there
+        above = np.maximum.accumulate(np.concatenate([[q[0] / p[0]], slope[:-1]])[::-1])[::-1]
+        below = np.concatenate([np.minimum.accumulate(slope)[1:], [0.0]])
+        above, below = np.maximum(above, slope), np.minimum(below, slope)
+        spread = above - below
+        share = np.where(spread > 0, (slope - below) / np.where(spread > 0, spread, 1.0), 1.0)
+        self.weights = np.concatenate([width * share, width * (1 - share)])
+        self.values = np.concatenate([above, below])
+
+    def variation(self) -> float:
+        """E|L − 1|, rounded up."""
+        return min(2.0, self._mean(np.abs(self.values - 1), 0.0, 1.0))
+
+    def clipped(self, second: float, theta: float, chi2: float) -> float:
+        """S_θ for R = 1 and λ = `second`, rounded up: the least value found of a convex function of μ."""
+        distance = np.abs(self.values - theta)
+
+        def dual(log_mu: float) -> float:
+            mu = math.exp(log_mu)
+            return mu * second + self._mean(distance, mu, theta)
+
+        # Where nothing is clipped the best is 2μ = sqrt(E(L − θ)²/λ), which is larger than any other.
+        high = 0.5 * math.log(max(min(chi2 + (1 - theta) ** 2, 1e30) / second / 4, 1e-60))
+        found = minimize_scalar(dual, bounds=(high - 30, high + 0.1), method="bounded", options={"xatol": 1e-7})
+        return min(float(found.fun), self._mean(distance, 0.0, theta))
+
+    def _mean(self, distance: np.ndarray, mu: float, theta: float) -> float:
+        """E ψ_μ(L − θ) with R = 1; E|L − θ| for μ = 0."""
+        # (min: L itself overflows when squared)
+        near = np.minimum(distance, 2 * mu)
+        psi = distance if mu == 0 else np.where(distance <= 2 * mu, near * near / (4 * mu), distance - mu)
+        return (float(self.weights @ psi) + self._first[1] + theta * self._first[0]) * (1 + _SAFE)
+
+
+@functools.lru_cache(maxsize=16)
+def _ratio(noise: Hashable, rho: float) -> LikelihoodRatio:
+    return LikelihoodRatio(cast(Noise, noise), rho)
+
+
+_GRID = ndtr(np.linspace(-9.0, 0.0, 451))
+"""Probabilities at which a curve is read: half of them, mirrored for the other half."""
+
+
+@dataclass(frozen=True, eq=False)
+class SpectrumEvidence(Evidence):
+    """Limits of what f does at y, without a perturbation, from which Statement 3 follows by arithmetic.
+
+    Attributes:
+        center: c, (*output), what distances are measured to if the reference is "center".
+        origin: b, (*output), what x is measured from.
+        second: λ, upper limit of λ_max(E x xᵀ).
+        radius: R.
+        outside: p̄, upper limit of P[‖f − b‖ > R]; 0 where R = D.
+        reach: D, what ‖f − b‖ never exceeds.
+        ball: B, the radius of a ball that holds f.
+        drift: m, upper limit of ‖E x + b − c‖; None for the reference "population".
+        farthest: what ‖f − c‖ never exceeds.
+    """
+
+    center: Tensor
+    origin: Tensor
+    second: float
+    radius: float
+    outside: float
+    reach: float
+    ball: float
+    drift: float | None
+    farthest: float
+
+    kind: ClassVar[str] = "spectrum"
+
+    @property
+    def reference(self) -> str:
+        return "population" if self.drift is None else "center"
+
+    @property
+    def offset(self) -> float:
+        """‖b − c‖."""
+        return float((_flat(self.origin) - _flat(self.center)).norm()) * (1 + _SAFE)
+
+    def numbers(self) -> dict[str, float | int | str]:
+        kept: dict[str, float | int | str] = {
+            "second": self.second,
+            "radius": self.radius,
+            "outside": self.outside,
+            "reach": self.reach,
+            "ball": self.ball,
+            "farthest": self.farthest,
+        }
+        return kept if self.drift is None else {**kept, "drift": self.drift}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {} if self.origin is self.center else {"origin": self.origin}
+
+    @classmethod
+    def restored(cls, numbers: Mapping[str, float | int | str], tensors: Mapping[str, Tensor], center: Tensor) -> Self:
+        values = {name: float(numbers[name]) for name in ("second", "radius", "outside", "reach", "ball", "farthest")}
+        drift = float(numbers["drift"]) if "drift" in numbers else None
+        every = [*values.values(), *([] if drift is None else [drift])]
+        if not all(math.isfinite(v) and v >= 0 for v in every):
+            raise ValueError(f"numbers {values}, drift {drift}: must be finite and >= 0")
+        if not (0 < values["radius"] <= values["reach"] and values["outside"] <= 1 and values["second"] > 0):
+            raise ValueError(f"numbers {values}: need 0 < radius <= reach, outside <= 1 and second > 0")
+        origin = tensors.get("origin", center)
+        if origin.shape != center.shape:
+            raise ValueError(f"origin has shape {tuple(origin.shape)}: must be the center's, {tuple(center.shape)}")
+        return cls(center, origin, drift=drift, **values)
+
+    def implied(self, noise: Noise, rho: float) -> float:
+        return self.distance(noise, rho) ** 2 * (1 + _SAFE)
+
+    def distance(self, noise: Noise, rho: float) -> float:
+        """The bound at ρ, not squared."""
+        chi2 = noise.chi2(rho)
+        # In units of R.
+        second, drift, offset = (
+            self.second / self.radius**2,
+            (self.drift or 0.0) / self.radius,
+            self.offset / self.radius,
+        )
+        if self.drift is None:
+            drift = offset = 0.0
+        ratio = _ratio(cast(Hashable, noise), rho) if rho > 0 else None
+        moved = 0.0 if ratio is None else ratio.variation()
+
+        def at(fall: float) -> float:
+            """S_θ and what it leaves of the mean, θ = 1 − fall."""
+            plain = math.sqrt(second * (chi2 + fall**2))
+            clipped = math.inf if ratio is None or chi2 == 0 else ratio.clipped(second, 1 - fall, chi2)
+            return min(plain, clipped) + (1 - fall) * drift + fall * offset
+
+        least = at(0.0)
+        gain = drift - offset
+        if gain > 0:
+            # Any θ is valid; the sum is convex in it.
+            found = minimize_scalar(at, bounds=(0.0, 1.0), method="bounded", options={"xatol": 1e-5})
+            least = min(least, at(1.0), float(found.fun))
+        far = self.reach - self.radius
+        if self.drift is None:
+            value = least * self.radius + far * _moved(noise, self.outside, rho)
+            return min(value, self.ball * moved)
+        value = least * self.radius + far * _largest(noise, self.outside, rho)
+        return min(value, self.drift + far * self.outside + self.ball * moved, self.farthest)
+
+    def witness(self) -> SpectrumWitness:
+        return SpectrumWitness(self)
+
+    def verdict(self, seen: Accumulator, noise: Noise, rho: float) -> tuple[float, str]:
+        return cast(SpectrumWitness, seen).verdict()
+
+
+class SpectrumWitness:
+    """What fresh draws say about the limits of a `SpectrumEvidence`, in memory that does not grow with their number.
+
+    A direction must not be chosen by the draw that it is tested on. So it is chosen anew whenever the number of draws has
+    doubled, from all draws so far, and tested on the following ones. Given the past these have a mean of (wᵀx)² of at most
+    λ, and Chernoff's bound holds for such a sequence as it does for independent draws; Bennett's for the drift.
+    """
+
+    def __init__(self, held: SpectrumEvidence) -> None:
+        self.held, self.count = held, 0
+        self.key = f"spectrum witness {id(held)}"
+        self.past = Spectrum(held.origin, held.radius, rows=32)
+        self.outside, self.beyond_reach = 0, 0
+        self.tested, self.squares, self.pushes = 0, 0.0, 0.0
+        self._next = _FIRST_DIRECTION
+        self._top: Tensor | None = None
+        self._push: Tensor | None = None
+
+    def widened(self, other: SpectrumWitness) -> SpectrumWitness:
+        raise ValueError("two sets of limits cannot share one witness")
+
+    def update(self, outputs: Tensor) -> None:
+        while outputs.shape[0]:
+            part, outputs = outputs[: self._next - self.past.count], outputs[self._next - self.past.count :]
+            self._test(part)
+            self.past.update(part)
+            if self.past.count == self._next:
+                self._aim()
+        self.count = self.past.count
+
+    def merge(self, other: SpectrumWitness) -> None:
+        self.past.merge(other.past)
+        self.count = self.past.count
+        self.outside += other.outside
+        self.beyond_reach += other.beyond_reach
+        self.tested += other.tested
+        self.squares += other.squares
+        self.pushes += other.pushes
+        while self._next <= self.past.count:
+            self._next *= 2
+        if self.count:
+            self._aim(double=False)
+
+    def verdict(self) -> tuple[float, str]:
+        """The p-value of the limits, and a phrase of detail."""
+        held = self.held
+        found = {"second moment": 1.0}
+        if self.tested:
+            mean = self.squares / self.tested / held.radius**2
+            allowed = min(1.0, held.second / held.radius**2 * (1 + _SAFE))
+            if mean > allowed:
+                found["second moment"] = math.exp(-self.tested * _divergence(mean, allowed))
+        if held.radius < held.reach:
+            found["outside"] = beyond(self.outside, self.count, held.outside)
+        if held.drift is not None:
+            found["drift"] = self._drift()
+        worst = min(found, key=lambda name: found[name])
+        if self.beyond_reach:
+            return 0.0, f"{self.beyond_reach} of {self.count} draws are farther from the origin than f can be"
+        detail = (
+            f"largest mean square along a direction {self.squares / max(self.tested, 1):.4g}, allowed {held.second:.4g}"
+        )
+        if worst == "outside":
+            detail = f"{self.outside} draws outside the ball, allowed mean {held.outside * self.count:.1f}"
+        if worst == "drift":
+            detail = f"mean along a direction {self.pushes / max(self.tested, 1):.4g} above the drift allowed"
+        return min(1.0, len(found) * found[worst]), detail
+
+    def _drift(self) -> float:
+        # Bennett: E exp(sW) ≤ exp(s E W + λ φ(sR)/R²) for W ≤ R, E W² ≤ λ, with φ(t) = e^t − 1 − t.
+        excess = self.pushes / max(self.tested, 1)
+        if excess <= 0:
+            return 1.0
+        held = self.held
+        t = held.radius * excess / held.second
+        return math.exp(-self.tested * held.second / held.radius**2 * ((1 + t) * math.log1p(t) - t))
+
+    def _test(self, outputs: Tensor) -> None:
+        held, x = self.held, outputs.to(torch.float64) - self.held.origin.to(outputs.device, torch.float64)
+        x = x.reshape(outputs.shape[0], -1)
+        distance = x.norm(dim=1)
+        # The same input gives values a few ulp apart in batches of different sizes; these ulp are f's, not the distance's.
+        slack = 1000 * torch.finfo(outputs.dtype).eps * (distance + float(_flat(held.origin).norm()))
+        self.outside += int((distance > held.radius + slack).sum())
+        self.beyond_reach += int((distance > held.reach + slack).sum())
+        if self._top is None or self._push is None:
+            return
+        x *= torch.where(distance > held.radius, held.radius / distance, 1.0)[:, None]
+        self.tested += x.shape[0]
+        self.squares += float((x @ self._top.to(x.device)).square().sum())
+        if held.drift is not None:
+            ahead = float(self._push @ (_flat(held.origin) - _flat(held.center))) - held.drift * (1 + _SAFE)
+            self.pushes += float((x @ self._push.to(x.device)).sum()) + ahead * x.shape[0]
+
+    def _aim(self, double: bool = True) -> None:
+        self._top = self.past.direction()
+        push = _flat(self.past.mean) + _flat(self.held.origin) - _flat(self.held.center)
+        size = float(push.norm())
+        self._push = push / size if size > 0 else self._top
+        if double:
+            self._next *= 2
+
+
+_FIRST_DIRECTION = 128
+
+
+class SpectralMSE(Method):
+    """T11 in the form of Statement 3. α is shared equally by the limits that a value needs: λ; p̄ where R < D; m where the
+    reference is the center.
+    """
+
+    method, theorem, smoother = "spectral", "T11", "mean"
+
+    def __init__(self, setting: Setting, alpha: float, aim: float) -> None:
+        super().__init__(setting, alpha, aim)
+        self.origin, self.radius, self._expected = setting.center, math.inf, None
+        self._population = setting.reference == "population"
+        if setting.support is None:
+            return
+        pilot = None if setting.pilot is None else _PilotSpectrum.of(setting.pilot)
+        if pilot is not None and pilot.away(setting.center):
+            self.origin = pilot.mean
+        total = [_norm(setting.support.reach(c)) for c in (self.origin, setting.center)]
+        self.reach, self.farthest = max(total[0], 1e-100), total[1]  # (a support of one point)
+        self.ball = min(_norm(setting.support.reach(c)) for c in _middles(setting))
+        self.radius = self.reach
+        if pilot is None or not math.isfinite(self.reach):
+            return
+        options = [self._predicted(pilot, radius) for radius in pilot.radii(self.reach, setting.n)]
+        self._expected = min(options, key=lambda option: option.implied(setting.noise, aim if aim > 0 else 1.0))
+        self.radius = self._expected.radius
+
+    def guess(self, rho: float) -> float:
+        return math.inf if self._expected is None else self._expected.implied(self.setting.noise, rho)
+
+    def needs(self, rho: float) -> list[Accumulator]:
+        return [Spectrum(self.origin, self.radius)] if math.isfinite(self.radius) else []
+
+    def at(self, rho: float, seen: Mapping[str, Accumulator]) -> Evaluation:
+        if not math.isfinite(self.radius):
+            return Evaluation(
+                math.inf,
+                reason="nothing is known about the range of f, and the mean of an unbounded function has no finite bound from "
+                "draws: give support= (a finite box, or layer_norm_support of a final LayerNorm)",
+            )
+        spectrum = cast(Spectrum, seen[Spectrum(self.origin, self.radius).key])
+        if spectrum.furthest > self.reach * (1 + 1e-6):
+            raise ValueError(
+                f"support: a draw is {spectrum.furthest:.6g} from the center, where the support allows {self.reach:.6g}; "
+                "the support must hold every value of f"
+            )
+        evidence = self._evidence(
+            spectrum.largest,
+            spectrum.outside,
+            float((_flat(spectrum.mean) + _flat(self.origin) - _flat(self.setting.center)).norm()),
+            self.radius,
+        )
+        return Evaluation(evidence.implied(self.setting.noise, rho), evidence)
+
+    def _evidence(self, largest: float, outside: float, drift: float, radius: float) -> SpectrumEvidence:
+        """The limits that follow from λ̂, the draws outside, ‖x̄ + b − c‖ and R."""
+        n, cut = self.setting.n, radius < self.reach
+        share = self.alpha / (1 + int(cut) + int(not self._population))
+        square = radius**2 * (1 + 1e-12)
+        second = square * chernoff_limit(largest / square, n, share)
+        t = -math.log(share) / n
+        return SpectrumEvidence(
+            self.setting.center,
+            self.origin,
+            second,
+            radius,
+            clopper_pearson(math.ceil(outside), n, share) if cut else 0.0,
+            self.reach,
+            self.ball,
+            None if self._population else drift * (1 + _SAFE) + math.sqrt(2 * second * t) + radius * t / 3,
+            self.farthest,
+        )
+
+    def _predicted(self, pilot: _PilotSpectrum, radius: float) -> SpectrumEvidence:
+        n, center = self.setting.n, _flat(self.setting.center)
+        noisy = pilot.energy * (1 / n + (0 if self.origin is pilot.mean else 1 / pilot.count))
+        drift = math.sqrt(noisy + float((_flat(self.origin) - center).square().sum()))
+        return self._evidence(pilot.top(radius), min(n, n * pilot.outside(radius)), drift, radius)
+
+
+class _PilotSpectrum:
+    """What pilot draws let expect: of the lengths of x, and of λ for every R. Kept for as long as the draws are."""
+
+    _known: ClassVar[WeakIdKeyDictionary] = WeakIdKeyDictionary()
+
+    def __init__(self, pilot: Tensor) -> None:
+        self.mean = pilot.to(torch.float64).mean(dim=0).cpu()
+        x = pilot.reshape(pilot.shape[0], -1).to(torch.float64)
+        x = x - x.mean(dim=0)
+        gram = (x @ x.T).cpu()
+        self.count, self.lengths = pilot.shape[0], gram.diagonal().clamp_min(0).sqrt()
+        self._gram = gram
+        self.energy = float(self.lengths.square().mean())
+        # Above its upper decile a length is taken to have an exponential tail.
+        self._decile = float(self.lengths.quantile(0.9))
+        over = self.lengths[self.lengths > self._decile] - self._decile
+        self._scale = float(over.mean()) if over.numel() else 0.0
+        self._tops: dict[float, float] = {}
+
+    @classmethod
+    def of(cls, pilot: Tensor) -> _PilotSpectrum:
+        if pilot not in cls._known:
+            cls._known[pilot] = cls(pilot)
+        return cast(_PilotSpectrum, cls._known[pilot])
+
+    def away(self, center: Tensor) -> bool:
+        """Whether the pilot mean is a better origin than `center`: one that is not itself it, but for rounding."""
+        distance = float((_flat(self.mean) - _flat(center)).norm())
+        return distance > 0.01 * math.sqrt(self.energy / self.count) + 1e-6 * float(_flat(center).norm())
+
+    def outside(self, radius: float) -> float:
+        """The expected share of draws beyond `radius`."""
+        share = float((self.lengths > radius).double().mean())
+        if share > 0 or self._scale == 0:
+            return share
+        return min(0.1 * math.exp(-(radius - self._decile) / self._scale), 1 / self.count)
+
+    def radii(self, reach: float, n: int) -> list[float]:
+        """Radii to choose from: beyond which about so many of n draws are expected, and no cut at all."""
+        least = 1e-3 * reach
+        expected = [n * share for share in (0.03, 0.003)] + [30.0, 10.0, 3.0, 1.0, 0.3, 0.1]
+        found = [self._decile + self._scale * math.log(0.1 * n / count) for count in expected if count < 0.1 * n]
+        found += [1.001 * float(self.lengths.max())]
+        return sorted({min(max(radius, least), reach) for radius in found} | {reach})
+
+    def top(self, radius: float) -> float:
+        """λ_max(E x xᵀ) for R = `radius`: midway between what pilot draws have along their own best direction, which is
+        too much, and what half of them have along the best of the other half, which is too little.
+        """
+        if radius not in self._tops:
+            scale = (radius / self.lengths.clamp_min(1e-300)).clamp_max(1.0)
+            gram = self._gram * scale[:, None] * scale
+            half = self.count // 2
+            own, _ = _power(gram)
+            if half < 2:
+                return own / self.count
+            value, vector = _power(gram[:half, :half])
+            other = float((gram[half:, :half] @ vector).square().mean()) / value if value > 0 else 0.0
+            self._tops[radius] = (own / self.count + other) / 2
+        return self._tops[radius]
+
+
+def _power(gram: Tensor) -> tuple[float, Tensor]:
+    """The largest eigenvalue and vector, roughly: enough to choose by."""
+    vector = gram.diagonal().clone()
+    value = 0.0
+    for _ in range(40):
+        vector = gram @ vector
+        value = float(vector.norm())
+        if value == 0:
+            break
+        vector = vector / value
+    return value, vector
+
+
+def _largest(noise: Noise, p: float, rho: float) -> float:
+    """T(p): the largest Q-probability of an event of P-probability at most p (T1)."""
+    return 0.0 if p <= 0 else 1 - noise.tails(min(p, 1.0), rho).upper if p < 1 else 1.0
+
+
+def _moved(noise: Noise, p: float, rho: float) -> float:
+    """τ(p), an upper limit of E_P[|L − 1|; A] for P(A) ≤ p.
+
+    With A split where L passes 1 it is at most max_{a≤p} {T(a) − a} + max_{b≤p} {b − l(b)}, l the least Q-probability. T
+    is concave, so the first is largest at p if the curve still rises by p or more from p to 2p; l is convex, and so on.
+    """
+    if p <= 0 or rho <= 0:
+        return 0.0
+    most, least = _largest(noise, p, rho), noise.tails(min(p, 1.0), rho).lower
+    if 2 * p < 1:
+        double = _largest(noise, 2 * p, rho), noise.tails(2 * p, rho).lower
+        if double[0] - most >= p and double[1] - least <= p:
+            return most - least
+    return min(most + p, 2.0)
+
+
+def _middles(setting: Setting) -> list[Tensor]:
+    """Centers of balls that may be the smallest that holds f: the middle of the box, and the LayerNorm's offset."""
+    support = setting.support
+    if support is None:
+        return []
+    lower, upper = support.box(setting.shape)
+    found = [setting.center] if bool(torch.isinf(lower).any() | torch.isinf(upper).any()) else [(lower + upper) / 2]
+    if support.offset is not None:
+        found.append(support.offset.to("cpu", torch.float64).expand(setting.shape))
+    return found
+
+
+def _norm(rows: Tensor) -> float:
+    return float(rows.norm()) * (1 + _SAFE)
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", torch.float64).reshape(-1)
