@@ -303,8 +303,9 @@ class AdaptiveMedianSmoother:
             if self.sharing != "none":
                 raise ValueError(f"sharing = {self.sharing!r}: is for policy = 'noise-then-adapt', got {self.policy!r}")
             return None
-        spread = self.encoder.embedding_spread
-        value = _absolute("sigma_min", absolute, relative, spread, self.sigma0 / spread)
+        value = self.sigma0
+        if absolute is not None or relative is not None:
+            value = _absolute("sigma_min", absolute, relative, self.encoder.embedding_spread, 0.0)
         if value > self.sigma_max:
             raise ValueError(f"sigma_min = {value!r}: must be at most sigma_max = {self.sigma_max!r}")
         return value
@@ -314,6 +315,8 @@ class AdaptiveMedianSmoother:
             raise ValueError(
                 f"memory = {memory!r}, policy = {self.policy!r}: policy 'memory' must have one, and no other policy may"
             )
+        if memory is not None and not isinstance(memory, (str, Path, CovarianceMemory)):
+            raise TypeError(f"memory is a {type(memory).__name__}: must be a folder or a CovarianceMemory")
         return CovarianceMemory(memory) if isinstance(memory, (str, Path)) else memory
 
     # σ as a function of embeddings: all that noise-then-adapt reads
@@ -336,12 +339,16 @@ class AdaptiveMedianSmoother:
         return self.encoder.fingerprint()
 
     def _context(self, tokenized: TokenizedPrompt) -> dict[str, int | str]:
-        """What a prompt must share with a stored region: side information, text encoder, and what is aggregated how."""
+        """What a prompt must share with a stored region: side information, text encoder, aggregate.
+
+        And the concepts: a region's Σ drowns those that it was made for, and must not be given to a smoother of others.
+        """
         return {
             "length": tokenized.length,
             "attention_mask": int(tokenized.attention_mask is not None),
             "text_encoder": self._fingerprint,
             "aggregate": self.aggregate,
+            "concepts": " ".join(sorted(c.sha256 for c in self.concepts)),
         }
 
     def _settled(self, tokenized: TokenizedPrompt, y: Tensor, record: TokenNoise) -> TokenNoise:

@@ -21,7 +21,7 @@ from certify import GaussianNoise
 from certify.adaptive import AdaptiveMedianSmoother, CovarianceMemory
 from certify.adaptive.memory import disjoint
 from certify.models import PromptEncoder
-from tests.adaptive.conftest import CIRCLE
+from tests.adaptive.conftest import CIRCLE, FISH
 
 CONTEXT = {"length": 4, "text_encoder": "abc"}
 
@@ -343,6 +343,8 @@ class TestAdaptiveSmoother:
         assert torch.equal(adaptive.deployment(longer).noise.sigma, adaptive.sigma(longer))
         mean = self.build(encoder, CovarianceMemory(tmp_path), aggregate="mean")
         assert torch.equal(mean.deployment(other).noise.sigma, own)
+        fish = AdaptiveMedianSmoother.from_encoder(encoder, [FISH], policy="memory", memory=tmp_path)
+        assert torch.equal(fish.deployment(other).noise.sigma, fish.sigma(other))
         shared = self.build(encoder, CovarianceMemory(tmp_path))
         assert torch.equal(shared.deployment(other).noise.sigma, sigma)
         assert shared.settings()["memory_sha256"] == adaptive.settings()["memory_sha256"] is not None

@@ -451,6 +451,11 @@ BAD_CALLS: dict[str, tuple[Call, type[Exception], str]] = {
         ValueError,
         r"policy = 'frozen': policy 'memory' must have one, and no other policy may",
     ),
+    "not a memory": (
+        lambda e, a, d: build(e, policy="memory", memory=7),
+        TypeError,
+        r"memory is a int: must be a folder or a CovarianceMemory",
+    ),
     "remembering without a memory": (
         lambda e, a, d: a.remember("a coin", 1.0),
         ValueError,
