@@ -17,9 +17,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
+import torch
 from torch import Tensor
 
-from certify.montecarlo import Accumulator
+from certify.montecarlo import Accumulator, row_distances
 from certify.noise import Noise
 from certify.support import Support
 
@@ -84,6 +85,28 @@ class Setting:
     def ordered(self) -> Tensor | None:
         """The pilot draws, each output sorted by itself."""
         return None if self.pilot is None else self.pilot.sort(dim=0).values
+
+    @functools.cached_property
+    def middle(self) -> Tensor | None:
+        """The median of the pilot draws; the center itself, if that is what it is."""
+        if self.ordered is None:
+            return None
+        k = len(self.ordered)
+        found = self.ordered[k // 2] if k % 2 else (self.ordered[k // 2 - 1] + self.ordered[k // 2]) / 2
+        found = found.to(self.center.device, self.center.dtype)
+        return self.center if torch.equal(found, self.center) else found
+
+    def distances(self, origin: Tensor) -> Tensor:
+        """How far the pilot draws are from `origin`, a row of the output by itself: (N, rows); kept for the next time."""
+        if self.pilot is None:
+            raise ValueError("pilot = None: there are no draws to measure from")
+        if id(origin) not in self._distances:
+            self._distances[id(origin)] = (origin, row_distances(self.pilot, origin))
+        return self._distances[id(origin)][1]
+
+    @functools.cached_property
+    def _distances(self) -> dict[int, tuple[Tensor, Tensor]]:
+        return {}  # with the origin itself, so that its id stays its own
 
 
 class Evidence(ABC):

@@ -31,7 +31,7 @@ from torch import Tensor
 from certify.bounds.base import Evaluation, Evidence, Method, Setting, pilot_rank
 from certify.bounds.percentile import beyond, box_distance, draws_needed
 from certify.confidence import clopper_pearson, extreme_rank
-from certify.montecarlo import Accumulator, Distances, Exceedances, median, row_distances
+from certify.montecarlo import Accumulator, Distances, Exceedances, row_distances
 from certify.noise import Noise, Tails
 from certify.support import Support
 
@@ -81,6 +81,23 @@ def a_priori_reach(support: Support | None, center: Tensor) -> Tensor:
     return support.reach(center)
 
 
+def check_reach(distances: Tensor, reach: Tensor) -> None:
+    """Refuses a support that draws leave: what rests on it would be void.
+
+    Args:
+        distances: (n, rows).
+        reach: (rows,), what the support allows.
+    """
+    furthest = distances.max(dim=0).values
+    outside = furthest > reach * (1 + 1e-6)
+    if bool(outside.any()):
+        row = int(outside.nonzero()[0])
+        raise ValueError(
+            f"support: a draw is {float(furthest[row]):.6g} from the center in row {row}, where the support allows "
+            f"{float(reach[row]):.6g}; the support must hold every value of f"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class LayersEvidence(Evidence):
     """Upper limits of percentiles of ‖f − c'‖.
@@ -121,11 +138,17 @@ class LayersEvidence(Evidence):
     def restored(cls, numbers: Mapping[str, float | int | str], tensors: Mapping[str, Tensor], center: Tensor) -> Self:
         levels, radii, apart = tensors["levels"], tensors["radii"], bool(numbers["apart"])
         rows = center.shape[0] if apart and center.ndim > 1 else 1
-        increasing = bool((torch.diff(levels, prepend=levels.new_zeros(1)) > 0).all()) and float(levels[-1]) <= 1
-        if not increasing or radii.shape != (rows, len(levels)):
+        if levels.ndim != 1 or not levels.numel() or radii.shape != (rows, len(levels)):
             raise ValueError(f"levels {tuple(levels.shape)}, radii {tuple(radii.shape)}: not limits of {rows} rows")
+        if not bool((torch.diff(levels, prepend=levels.new_zeros(1)) > 0).all()) or float(levels[-1]) > 1:
+            raise ValueError("levels: must increase from 0 to 1 at most")
+        box = [tensors.get(name) for name in ("lower", "upper")]
         origin = tensors.get("origin", center)
-        return cls(center, levels, radii, apart, origin, tensors.get("lower"), tensors.get("upper"))
+        if any(part is not None and part.shape != center.shape for part in (origin, *box)):
+            raise ValueError(f"origin or box: must have the shape of the center, {tuple(center.shape)}")
+        if (box[0] is None) != (box[1] is None):
+            raise KeyError("lower" if box[0] is None else "upper")
+        return cls(center, levels, radii, apart, origin, *box)
 
     def implied(self, noise: Noise, rho: float) -> float:
         value = layer_cake(self.levels, self.radii)
@@ -225,10 +248,8 @@ class DimensionFreeMSE(Method):
         rows = setting.shape[0] if len(setting.shape) > 1 else 1
         shapes = [(apart, j) for apart in ((False, True) if rows > 1 else (False,)) for j in _LAYERS]
         origins = [setting.center]
-        if setting.pilot is not None and setting.reference == "center":
-            middle = median(setting.pilot).to(setting.center.device, setting.center.dtype)
-            if not torch.equal(middle, setting.center):
-                origins.append(middle)
+        if setting.middle is not None and setting.reference == "center" and setting.middle is not setting.center:
+            origins.append(setting.middle)
         plans = [self._plan(origin, apart, j) for origin in origins for apart, j in shapes]
         self.plan = plans[1]
         if setting.pilot is not None:
@@ -244,12 +265,7 @@ class DimensionFreeMSE(Method):
     def at(self, rho: float, seen: Mapping[str, Accumulator]) -> Evaluation:
         setting, plan = self.setting, self.plan
         distances = cast(Distances, seen[f"distances {id(plan.origin)}"]).rows()
-        if bool((distances > plan.reach * (1 + 1e-6)).any()):
-            worst = int((distances / plan.reach).max(dim=0).values.argmax())
-            raise ValueError(
-                f"support: a draw is {float(distances[:, worst].max()):.6g} from the center in row {worst}, where the "
-                f"support allows {float(plan.reach[worst]):.6g}; the support must hold every value of f"
-            )
+        check_reach(distances, plan.reach)
         ordered = _joined(distances, plan.apart).sort(dim=0).values
         radii = self._limits(ordered, rho, plan)
         if setting.reference == "population":
@@ -313,8 +329,7 @@ class DimensionFreeMSE(Method):
         return upper_limits(ordered, plan.levels, ranks, reach)
 
     def _guess(self, rho: float, plan: _Layers) -> float:
-        distances = row_distances(cast(Tensor, self.setting.pilot), plan.origin)
-        ordered = _joined(distances, plan.apart).sort(dim=0).values
+        ordered = _joined(self.setting.distances(plan.origin), plan.apart).sort(dim=0).values
         value, away = layer_cake(plan.levels, self._limits(ordered, rho, plan)), plan.away
         if self.setting.reference == "population":
             away = math.inf

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from certify.bounds.base import Evaluation, Evidence, Method, Run, Setting, pilot_rank
 from certify.bounds.deployed import LimitEvidence, limit_verdict, statistic_limits
-from certify.bounds.dimension_free import DistanceExceedances, a_priori_reach
+from certify.bounds.dimension_free import DistanceExceedances, a_priori_reach, check_reach
 from certify.bounds.percentile import (
     BoxEvidence,
     beyond,
@@ -42,7 +42,7 @@ from certify.bounds.percentile import (
     percentile_box,
 )
 from certify.confidence import extreme_rank
-from certify.montecarlo import Accumulator, Distances, ExtremeRanks, Groups, row_distances
+from certify.montecarlo import Accumulator, Distances, ExtremeRanks, Groups
 from certify.noise import Noise, Tails
 
 __all__ = [
@@ -146,30 +146,38 @@ class ReplicasRoute(DeployedMethod):
     def guess(self, rho: float) -> float:
         pilot = self.setting.pilot
         if pilot is None or len(pilot) < self.replicas:
-            return math.inf
+            return self._cap()
         groups = self._groups()
         groups.update(pilot)
         rank = self._rank(rho)
         values = groups.values().sort().values
-        return float(values[len(values) - pilot_rank(rank, self._values, len(values))]) if rank else math.inf
+        if not rank:
+            return self._cap()
+        return min(float(values[len(values) - pilot_rank(rank, self._values, len(values))]), self._cap())
 
     def needs(self, rho: float) -> list[Accumulator]:
         return [self._groups()]
 
     def at(self, rho: float, seen: Mapping[str, Accumulator]) -> Evaluation:
         values = cast(Groups, seen[self._groups().key]).values().sort().values
-        rank = self._rank(rho)
-        if not rank:
+        rank, cap = self._rank(rho), self._cap()
+        if len(values):
+            check_reach(values[:, None], torch.tensor([cap], dtype=torch.float64))
+        value = min(float(values[len(values) - rank]) * (1 + 1e-10) if rank else math.inf, cap)
+        if math.isinf(value):
             tail = self.setting.noise.tails(self.q, rho, self.replicas).upper
             needed = draws_needed(Tails(tail, tail), self.alpha)
             return Evaluation(math.inf, draws_needed=None if needed is None else needed * self.replicas)
-        value = float(values[len(values) - rank]) * (1 + 1e-10)
         return Evaluation(
             value,
             GroupsEvidence(
                 -math.inf, value, self.q, "upper", self.replicas, self.setting.center, smoother=self.smoother
             ),
         )
+
+    def _cap(self) -> float:
+        """What the distance of a deployed output never exceeds, by the support; ∞ without one."""
+        return _median_reach(self.setting)
 
     @property
     def _values(self) -> int:
@@ -198,6 +206,10 @@ class MeanReplicasRoute(ReplicasRoute):
 
     smoother = "mean"
 
+    def _cap(self) -> float:
+        # No row of a mean is further away than the furthest of what it is a mean of.
+        return float(a_priori_reach(self.setting.support, self.setting.center).square().sum().sqrt())
+
 
 @dataclass(frozen=True, eq=False)
 class RankedBoxEvidence(BoxEvidence):
@@ -217,6 +229,8 @@ class RankedBoxEvidence(BoxEvidence):
         box = BoxEvidence.restored(numbers, tensors, center)
         q, replicas = float(numbers["q"]), int(numbers["replicas"])
         u = box.p_high
+        if box.center is None:
+            raise ValueError("to_center = 0: the distance of a deployed output is one from a center")
         needed = (1 - q) / (2 * box.lower.numel())
         if (
             not 0 < q < 1
@@ -345,11 +359,12 @@ class DimensionFreeRoute(DeployedMethod):
 
     def __init__(self, setting: Setting, alpha: float, aim: float, *, q: float, replicas: int) -> None:
         super().__init__(setting, alpha, aim, q=q, replicas=replicas)
-        self.reach = float(a_priori_reach(setting.support, setting.center).square().sum().sqrt())
+        self._reach = a_priori_reach(setting.support, setting.center)
+        self.reach = float(self._reach.square().sum().sqrt())
         self._pilot = (
             None
             if setting.pilot is None
-            else row_distances(setting.pilot, setting.center).square().sum(dim=1).sqrt().sort().values
+            else setting.distances(setting.center).square().sum(dim=1).sqrt().sort().values
         )
         choices = [
             (least_level(lambda u, s=s: float(binom.cdf(s - 1, replicas, u)), 1 - q), s)  # type: ignore[misc]
@@ -367,6 +382,7 @@ class DimensionFreeRoute(DeployedMethod):
     def at(self, rho: float, seen: Mapping[str, Accumulator]) -> Evaluation:
         setting = self.setting
         distances = cast(Distances, seen[f"distances {id(setting.center)}"]).rows()
+        check_reach(distances, self._reach)
         ordered = distances.square().sum(dim=1).sqrt().sort().values
         rank = extreme_rank(setting.n, self._tail(rho), self.alpha)
         radius = min(float(ordered[len(ordered) - rank]) * (1 + 1e-10) if rank else math.inf, self.reach)
@@ -384,6 +400,14 @@ class DimensionFreeRoute(DeployedMethod):
         rank = extreme_rank(n, self.setting.noise.tails(u, rho).upper, self.alpha)
         radius = float(ordered[len(ordered) - pilot_rank(rank, n, len(ordered))]) if rank else self.reach
         return radius * math.sqrt(s / _majority(s, self.replicas))
+
+
+def _median_reach(setting: Setting) -> float:
+    """What the distance of a median from the center never exceeds, by the support's box and its rows; ∞ without one."""
+    if setting.support is None:
+        return math.inf
+    box = box_distance(*setting.support.box(setting.shape), setting.center, setting.center)
+    return math.sqrt(min(box, setting.support.median_cap(setting.center)))
 
 
 def _fails(replicas: int, u: float) -> float:
