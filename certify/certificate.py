@@ -44,10 +44,10 @@ from certify.bounds import (
     Run,
     StatisticBound,
 )
-from certify.bounds.deployed import event_at, event_radius
+from certify.bounds.deployed import event_at, event_interval, event_radius
 from certify.bounds.percentile import BoxEvidence
 from certify.ellipsoid import Ellipsoid
-from certify.montecarlo import Accumulator, Function, draw
+from certify.montecarlo import Function, draw
 from certify.noise import GaussianNoise, Noise
 
 __all__ = [
@@ -222,13 +222,13 @@ class ClaimedCurve:
 
     @property
     def method(self) -> str:
-        """As in `MSEBound`."""
-        return self.points[0].method
+        """The methods of its points, each once."""
+        return ", ".join(dict.fromkeys(point.method for point in self.points))
 
     @property
     def theorem(self) -> str:
-        """As in `MSEBound`."""
-        return self.points[0].theorem
+        """Their theorems."""
+        return ", ".join(dict.fromkeys(point.theorem for point in self.points))
 
 
 @dataclass(frozen=True)
@@ -524,12 +524,14 @@ class Certificate:
             raise ValueError("y is not the input that this certificate is about: its SHA-256 differs")
         n = None if n is None else _validate.count("n", n)
         functions = self._functions(f)
-        held = {i: self._evidence(c) for i, c in enumerate(self.claims) if c.status == "certified"}
-        held = {i: evidence for i, evidence in held.items() if self.claims[i].function in functions}
-        witnesses = {i: evidence.witness() for i, evidence in held.items()}
+        asked = [i for i, c in enumerate(self.claims) if c.status == "certified" and c.function in functions]
+        held = {i: self._evidence(self.claims[i]) for i in asked}
+        wrong = {i: e if isinstance(e, str) else self._inconsistency(self.claims[i], e) for i, e in held.items()}
+        tested = {i: e for i, e in held.items() if isinstance(e, Evidence) and not wrong[i]}
+        witnesses = {i: evidence.witness() for i, evidence in tested.items()}
         most = 0
         for name, function in functions.items():
-            mine = [i for i in held if self.claims[i].function == name]
+            mine = [i for i in tested if self.claims[i].function == name]
             if not mine:
                 continue
             copies = {self.claims[i].copies for i in mine}
@@ -552,10 +554,18 @@ class Certificate:
                 progress=progress,
             )
         each = level / max(len(held), 1)
-        verdicts = tuple(
-            self._verdict(claim, held.get(i), witnesses.get(i), each) for i, claim in enumerate(self.claims)
-        )
-        return CheckReport(verdicts, most, seed, level)
+
+        def verdict(i: int, claim: Claim) -> Verdict:
+            if claim.status == "abstained":
+                return Verdict(claim, "nothing claimed", 1.0, claim.reason)
+            if i not in held:
+                return Verdict(claim, "not checked", 1.0, "its function was not given")
+            if wrong[i]:
+                return Verdict(claim, "refuted", 0.0, wrong[i])
+            p_value, detail = tested[i].verdict(witnesses[i], self.noise, claim.rho)
+            return Verdict(claim, "refuted" if p_value <= each else "not refuted", p_value, detail)
+
+        return CheckReport(tuple(verdict(i, claim) for i, claim in enumerate(self.claims)), most, seed, level)
 
     def _functions(self, f: Function | Mapping[str, Function]) -> dict[str, Function]:
         names = list(dict.fromkeys(claim.function for claim in self.claims))
@@ -570,17 +580,22 @@ class Certificate:
             )
         return {names[0]: f}
 
-    def _evidence(self, claim: Claim) -> Evidence:
+    def _evidence(self, claim: Claim) -> Evidence | str:
+        """What the claim rests on, or in words why it can rest on nothing."""
         prefix = f"{claim.tensors}."
         own = {k.removeprefix(prefix): v for k, v in self.tensors.items() if claim.tensors and k.startswith(prefix)}
         try:
             center = self.tensors[claim.center] if claim.center else torch.zeros(())
+            if any(bool(tensor.isnan().any()) for tensor in (center, *own.values())):
+                return "its tensors hold NaN"
             return EVIDENCE[claim.evidence].restored(claim.numbers, own, center)
         except KeyError as error:
             missing = error.args[0] if error.args[0] == claim.center else f"{prefix}{error.args[0]}"
             raise ValueError(
                 f"certificate holds no tensor or number {missing!r}: the claim cannot be checked"
             ) from error
+        except ValueError as error:
+            return f"its evidence is none: {error}"
 
     def _shape(self, claim: Claim) -> tuple[int, ...]:
         """The shape of the claim's function's output."""
@@ -588,48 +603,65 @@ class Certificate:
             return ()
         return tuple(self.tensors[claim.center if claim.center else f"{claim.tensors}.lower"].shape)
 
-    def _verdict(self, claim: Claim, held: Evidence | None, seen: Accumulator | None, level: float) -> Verdict:
-        if held is None or seen is None:
-            if claim.status == "abstained":
-                return Verdict(claim, "nothing claimed", 1.0, claim.reason)
-            return Verdict(claim, "not checked", 1.0, "its function was not given")
-        inconsistent = self._inconsistency(claim, held)
-        if inconsistent:
-            return Verdict(claim, "refuted", 0.0, inconsistent)
-        p_value, detail = held.verdict(seen, self.noise, claim.rho)
-        return Verdict(claim, "refuted" if p_value <= level else "not refuted", p_value, detail)
-
     def _inconsistency(self, claim: Claim, held: Evidence) -> str:
-        if held.kind not in _EVIDENCE_OF[claim.quantity]:
-            return f"its evidence is of the kind {held.kind!r}, from which nothing follows about {claim.quantity!r}"
-        if claim.quantity in ("mse", "radius") and held.reference != claim.reference:
+        """In words what the claim states that its evidence is not about; "" if there is nothing."""
+        kind = (_LIKE.get(claim.quantity, claim.quantity), claim.smoother, claim.method)
+        if _EVIDENCE_OF.get(kind) != (claim.theorem, held.kind):
+            return f"it is about {', '.join(map(repr, kind))}, of which {claim.theorem} with {held.kind!r} says nothing"
+        if claim.reference != (held.reference if claim.center else "none"):
             return f"it states the reference {claim.reference!r}, its evidence is about {held.reference!r}"
+        if claim.center and claim.outputs != self.tensors[claim.center].numel():
+            return f"it states {claim.outputs} outputs, its reference has {self.tensors[claim.center].numel()}"
+        kept = held.numbers()
+        p = {"percentile": kept.get("p_high"), "mse": 0.5 if claim.smoother == "median" else None}
+        stated: dict[str, Any] = {
+            "p": (claim.p, p.get(kind[0])),
+            "q": (claim.q, kept.get("q")),
+            "replicas": (claim.replicas, kept.get("replicas")),
+            "copies": (claim.copies, None if claim.center else kept.get("replicas")),
+            "side": (claim.side, kept.get("side", claim.side if claim.quantity == "event" else "upper")),
+            "smoother": (claim.smoother, kept.get("smoother", claim.smoother)),
+        }
+        for name, (said, meant) in stated.items():
+            if said != meant:
+                return f"it states {name} = {said}, its evidence {meant}"
         if isinstance(held, BoxEvidence):
-            if claim.p is not None and not held.p_low == held.p_high == claim.p:
+            if claim.quantity != "deployed" and not held.p_low == held.p_high == claim.p:
                 return f"it states p = {claim.p}, its box is about the percentiles {held.p_low}, {held.p_high}"
             if not bool((held.lower <= held.upper).all()):
                 return "its box is empty"
             if claim.outputs != held.lower.numel():
                 return f"it states {claim.outputs} outputs, its box has {held.lower.numel()}"
-        for name, stated in (("q", claim.q), ("replicas", claim.replicas), ("side", claim.side)):
-            kept = held.numbers().get(name, stated)
-            if stated is not None and kept != stated:
-                return f"it states {name} = {stated}, its evidence {kept}"
-        if claim.quantity == "percentile":
-            return ""
-        if claim.quantity == "event":
-            follows = self.event(claim).at(claim.rho)
-            if not (claim.value or 0.0) >= follows * (1 - 1e-9):
-                return f"it states {claim.value}, {held.numbers()['successes']} of {claim.n} imply {follows:.6g}"
+        return "" if claim.quantity == "percentile" else self._shortfall(claim, held)
+
+    def _shortfall(self, claim: Claim, held: Evidence) -> str:
+        """In words which number of a claim does not follow from its evidence; "" if all do."""
         if claim.quantity == "radius" and claim.value != claim.rho:
             return f"it states a radius of {claim.value} and holds for {claim.rho}"
-        stated, implied = (
-            claim.tolerance if claim.quantity == "radius" else claim.value,
-            held.implied(self.noise, claim.rho),
-        )
-        slack = 1e-9 * abs(implied)
-        if stated is None or (stated > implied + slack if claim.side == "lower" else not stated >= implied - slack):
+        stated = claim.tolerance if claim.quantity == "radius" else claim.value
+        implied = held.implied(self.noise, claim.rho)
+        if not (_at_most(stated, implied) if claim.side == "lower" else _at_most(implied, stated)):
             return f"it states {stated}, its evidence implies {implied:.6g}"
+        kept = held.numbers()
+        if claim.side == "two-sided" and not _at_most(claim.lower, kept["lower"]):
+            return f"it states at least {claim.lower}, its evidence implies {kept['lower']}"
+        if claim.quantity == "event":
+            # Its count speaks about every radius, so the limits that are tested must not be weaker than what it says.
+            seen, draws = int(kept["successes"]), claim.n
+            if seen > draws:
+                return f"it states {draws} draws, its evidence {seen} of them"
+            low, high = event_interval(
+                seen,
+                draws,
+                self.noise,
+                rho=claim.rho,
+                replicas=claim.replicas or 1,
+                alpha=claim.alpha,
+                two_sided=claim.side == "two-sided",
+            )
+            above = _at_most(high, claim.value) and _at_most(kept["upper"], high)
+            if not (above and _at_most(claim.lower or 0.0, low) and _at_most(low, kept["lower"])):
+                return f"{seen} of {draws} draws imply [{low:.6g}, {high:.6g}], its evidence says {kept}"
         return ""
 
 
@@ -804,6 +836,11 @@ def _decode(entry: dict[str, Any]) -> Claim:
     return Claim(**values)
 
 
+def _at_most(a: Any, b: Any) -> bool:
+    """a ≤ b up to rounding; False where either is missing or NaN."""
+    return _number(a) and _number(b) and (a == b or a <= b + 1e-9 * min(abs(a), abs(b)))
+
+
 def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -825,14 +862,20 @@ _RANGES = (
     ("n", 1, 1e18),
     ("outputs", 1, 1e18),
 )
+_LIKE = {"radius": "mse"}
 _EVIDENCE_OF = {
-    "percentile": ("box",),
-    "mse": ("box", "layers", "spectrum", "thresholds"),
-    "radius": ("box", "layers", "spectrum", "thresholds"),
-    "deployed": ("groups", "ranked-box", "ball"),
-    "statistic": ("limit",),
-    "event": ("event",),
+    ("percentile", "percentile", "order statistics"): ("T1", "box"),
+    ("mse", "median", "coordinatewise"): ("T2", "box"),
+    ("mse", "median", "dimension-free"): ("T4", "layers"),
+    ("mse", "mean", "spectral"): ("T11", "spectrum"),
+    ("deployed", "median", "replicas"): ("T5", "groups"),
+    ("deployed", "mean", "replicas"): ("T5", "groups"),
+    ("deployed", "median", "order statistics"): ("T6", "ranked-box"),
+    ("deployed", "median", "dimension-free"): ("T6", "ball"),
+    ("statistic", "none", "replicas"): ("T5", "limit"),
+    ("event", "none", "replicas"): ("T5", "event"),
 }
+"""(quantity, smoother, method) → the theorem and the kind of evidence from which something follows about it."""
 _BOUNDS = (*METHODS.values(), *ROUTES.values())
 _WORDS = (
     ("quantity", ("mse", "radius", "percentile", "deployed", "statistic", "event")),

@@ -95,7 +95,16 @@ class BoxEvidence(Evidence):
         p_low, p_high = float(numbers["p_low"]), float(numbers["p_high"])
         if not (0 < p_low < 1 and 0 < p_high < 1):
             raise ValueError(f"p_low = {p_low}, p_high = {p_high}: must be strictly between 0 and 1")
-        held = Support(lower, upper, tensors["gain"], tensors["offset"]) if "gain" in tensors else None
+        if lower.shape != upper.shape or (numbers["to_center"] and lower.shape != center.shape):
+            raise ValueError(
+                f"lower {tuple(lower.shape)}, upper {tuple(upper.shape)}: must have one shape, that of the center"
+            )
+        held = None
+        if "gain" in tensors:
+            gain, offset = tensors["gain"], tensors["offset"]
+            if gain.shape != lower.shape[-1:] or offset.shape != gain.shape or bool((gain < 0).any()):
+                raise ValueError(f"gain {tuple(gain.shape)}, offset {tuple(offset.shape)}: must be those of a row")
+            held = Support(torch.minimum(lower, upper), torch.maximum(lower, upper), gain, offset)
         return cls(lower, upper, p_low, p_high, center if numbers["to_center"] else None, held)
 
     def implied(self, noise: Noise, rho: float) -> float:
@@ -108,15 +117,44 @@ class BoxEvidence(Evidence):
         return distance if self.support is None else min(distance, self.support.median_cap(self.center))
 
     def witness(self) -> Exceedances:
-        return Exceedances(self.lower, self.upper)
+        return (
+            Exceedances(self.lower, self.upper)
+            if self.support is None
+            else _Within(self.lower, self.upper, self.support)
+        )
 
     def verdict(self, seen: Accumulator, noise: Noise, rho: float) -> tuple[float, str]:
         counts = cast(Exceedances, seen)
+        if isinstance(counts, _Within) and counts.outside:
+            return 0.0, f"{counts.outside} of {counts.count:,} draws outside the ellipsoid that all lie in"
         low, high = noise.tails(self.p_low, rho).lower, noise.tails(self.p_high, rho).upper
         below, above = int(counts.below.max()), int(counts.above.max())
         p_value = 2 * self.lower.numel() * min(beyond(below, counts.count, low), beyond(above, counts.count, high))
         expected = max(low, high) * counts.count
         return min(1.0, p_value), f"most exceedances of one output: {max(below, above)}, allowed mean {expected:.1f}"
+
+
+class _Within(Exceedances):
+    """Counts, besides, the draws with a row outside the support's ellipsoid by more than rounding."""
+
+    def __init__(self, lower: Tensor, upper: Tensor, support: Support) -> None:
+        super().__init__(lower, upper)
+        self.support, self.outside = support, 0
+
+    def update(self, outputs: Tensor) -> None:
+        super().update(outputs)
+        gain, offset = (cast(Tensor, t).to("cpu", torch.float64) for t in (self.support.gain, self.support.offset))
+        away = (outputs.to("cpu", torch.float64) - offset) / gain
+        squares = torch.where(away.isnan(), 0.0, away).square().sum(dim=-1)  # without gain: 0/0
+        most = gain.numel() * (1 + self.ulps * torch.finfo(torch.float32).eps)
+        self.outside += int((squares > most).reshape(len(outputs), -1).any(dim=1).sum())
+
+    def merge(self, other: Exceedances) -> None:
+        super().merge(other)
+        self.outside += cast(_Within, other).outside
+
+    def widened(self, other: Exceedances) -> Exceedances:
+        return _Within(self.lower, self.upper, self.support)
 
 
 @dataclass(frozen=True)
