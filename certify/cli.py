@@ -385,11 +385,13 @@ def check(
     text = text or certificate.provenance.get("prompt")
     if text is None:
         raise ValueError("the certificate leaves its prompt out: give it with --prompt")
-    if certificate.provenance.get("quantity") != "embedding" or "smoother" not in certificate.provenance:
+    names = {claim.function for claim in certificate.claims}
+    of_prompt = "smoother" in certificate.provenance
+    if not of_prompt and len(names) > 1:
         raise ValueError("the certificate is not one of a prompt: check it from Python, with Certificate.check")
     dtype, where = certificate.provenance.get("dtype"), _device(device)
     digests = (certificate.provenance.get("model") or {}).get("sha256") or {}
-    whole = not text_only and any(claim.function != EMBEDDING for claim in certificate.claims)
+    whole = of_prompt and not text_only and names != {EMBEDDING}
     with terminal.out.status("loading the model"):
         pipe = None
         if whole:
@@ -404,11 +406,15 @@ def check(
             if digest != digests.get(name):
                 part = "text encoder" if name == "module" else name.replace("_", " ")
                 raise ValueError(f"the {part} is not the one that this certificate is about: its SHA-256 differs")
-        adaptive = rebuilt(certificate, encoder if pipe is None else pipe, source.get("concepts"))
-        functions = certified_functions(certificate, adaptive, text, pipe)
-        if text_only:
-            functions = {EMBEDDING: functions[EMBEDDING]}
-        y = adaptive.problem(text).y
+        if of_prompt:
+            adaptive = rebuilt(certificate, encoder if pipe is None else pipe, source.get("concepts"))
+            functions = certified_functions(certificate, adaptive, text, pipe)
+            if text_only:
+                functions = {EMBEDDING: functions[EMBEDDING]}
+            y = adaptive.problem(text).y
+        else:  # bounds of `problem(…).f`, put together by hand
+            tokenized = encoder.tokenize(text)
+            functions, y = {names.pop(): lambda z: encoder.encode(z, tokenized)}, encoder.embed(tokenized)
     started = time.perf_counter()
     with terminal.bar("drawing afresh") as tick:
         report = certificate.check(functions, y, seed=seed, n=n, level=level, batch_size=batch_size, progress=tick)

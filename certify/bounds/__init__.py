@@ -21,6 +21,7 @@ from certify.bounds.routes import (
     RankedBoxEvidence,
     ReplicasRoute,
 )
+from certify.bounds.spectral import SpectralMSE, SpectrumEvidence
 
 __all__ = [
     "EVIDENCE",
@@ -42,7 +43,7 @@ __all__ = [
 ]
 
 METHODS: dict[tuple[str, str], type[Method]] = {
-    (cls.smoother, cls.method): cls for cls in (CoordinatewiseMSE, DimensionFreeMSE)
+    (cls.smoother, cls.method): cls for cls in (CoordinatewiseMSE, DimensionFreeMSE, SpectralMSE)
 }
 """(smoother, method) → the class that implements it."""
 
@@ -57,6 +58,7 @@ EVIDENCE: dict[str, type[Evidence]] = {
     for cls in (
         BoxEvidence,
         LayersEvidence,
+        SpectrumEvidence,
         LimitEvidence,
         EventEvidence,
         GroupsEvidence,

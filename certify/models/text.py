@@ -229,7 +229,8 @@ class PromptEncoder:
             raise TypeError(f"prompt = {prompt!r}: must be a string")
         text = prompt if self._prepare is None else self._prepare(prompt)
         limit = self.context_length
-        ids = self.tokenizer(text, truncation=False, padding=False, verbose=False)["input_ids"]
+        with _no_advice(self.tokenizer):
+            ids = self.tokenizer(text, truncation=False, padding=False, verbose=False)["input_ids"]
         if len(ids) > limit:
             raise ValueError(
                 f"prompt = {_shortened(prompt)!r}: has {len(ids)} tokens with begin and end, must have at most {limit}"
@@ -398,6 +399,22 @@ def _evaluation(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
+
+
+@contextmanager
+def _no_advice(tokenizer: Any) -> Iterator[None]:
+    """Without transformers' own remark on prompts that are too long, which it makes whatever `verbose` says."""
+    said = getattr(tokenizer, "deprecation_warnings", {})
+    key = "sequence-length-is-longer-than-the-specified-maximum"
+    before = said.get(key)
+    said[key] = True
+    try:
+        yield
+    finally:
+        if before is None:
+            said.pop(key, None)
+        else:
+            said[key] = before
 
 
 def _words(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import certify
 from certify import Certificate
 from certify.adaptive import AdaptiveMedianSmoother
-from certify.adaptive.certification import certify_prompt, yardstick
+from certify.adaptive.certification import certified_functions, certify_prompt, yardstick
+from certify.downstream import attack_succeeds
 from certify.models import PromptEncoder
 from tests.adaptive.conftest import CIRCLE
 
@@ -23,7 +26,7 @@ def adaptive(encoder: PromptEncoder) -> AdaptiveMedianSmoother:
 
 @pytest.fixture(scope="module")
 def certificate(adaptive: AdaptiveMedianSmoother) -> Certificate:
-    return adaptive.certify(PROMPT, rho=0.5, n=600, alpha=0.01, seed=3)
+    return adaptive.certify(PROMPT, rho=0.5, n=600, statistics=200, alpha=0.01, seed=3)
 
 
 def test_claims_share_alpha(certificate: Certificate) -> None:
@@ -33,9 +36,9 @@ def test_claims_share_alpha(certificate: Certificate) -> None:
     assert curve is not None
     assert curve.simultaneous
     assert 0.5 in curve.rhos
-    assert curve.alpha == pytest.approx(0.01 / 3)
+    assert curve.alpha == pytest.approx(0.01 / 6)
     assert list(curve.values) == sorted(curve.values)
-    assert {claim.quantity for claim in certificate.claims} == {"mse", "radius"}
+    assert {claim.quantity for claim in certificate.claims} == {"mse", "radius", "deployed", "statistic"}
 
 
 def test_every_claim_names_its_policy_and_what_that_leaves_out(certificate: Certificate) -> None:
@@ -45,8 +48,8 @@ def test_every_claim_names_its_policy_and_what_that_leaves_out(certificate: Cert
 
 
 def test_same_seed_same_claims(adaptive: AdaptiveMedianSmoother, certificate: Certificate) -> None:
-    again = adaptive.certify(PROMPT, rho=0.5, n=600, alpha=0.01, seed=3)
-    other = adaptive.certify(PROMPT, rho=0.5, n=600, alpha=0.01, seed=4)
+    again = adaptive.certify(PROMPT, rho=0.5, n=600, statistics=200, alpha=0.01, seed=3)
+    other = adaptive.certify(PROMPT, rho=0.5, n=600, statistics=200, alpha=0.01, seed=4)
     assert again.claims == certificate.claims
     assert other.claims != certificate.claims
 
@@ -55,10 +58,10 @@ def test_the_radius_keeps_the_yardstick(adaptive: AdaptiveMedianSmoother, certif
     (claim,) = [claim for claim in certificate.claims if claim.quantity == "radius"]
     stick = yardstick(adaptive, PROMPT)
     assert claim.tolerance == stick.distance == certificate.provenance["yardstick"]["distance"]
-    given = adaptive.certify(PROMPT, n=600, tolerance=1.5, rhos=None)
+    given = adaptive.certify(PROMPT, n=600, tolerance=1.5, rhos=None, statistics=0)
     assert [c.tolerance for c in given.claims if c.quantity == "radius"] == [1.5]
-    none = adaptive.certify(PROMPT, n=600, tolerance=0, rhos=None)
-    assert [c.quantity for c in none.claims] == ["mse"]
+    none = adaptive.certify(PROMPT, n=600, tolerance=0, rhos=None, statistics=0)
+    assert [c.quantity for c in none.claims] == ["mse", "deployed", "deployed"]
 
 
 def test_yardstick_leaves_out_the_most_relevant_word(adaptive: AdaptiveMedianSmoother, encoder: PromptEncoder) -> None:
@@ -82,16 +85,15 @@ def test_yardstick_of_one_word_is_the_distance_to_the_empty_prompt(
 
 def test_center_may_be_a_deployed_encoding(adaptive: AdaptiveMedianSmoother) -> None:
     deployed = adaptive.encode(PROMPT, seed=9)[0]
-    certificate = adaptive.certify(PROMPT, n=600, center=deployed, rhos=None)
+    certificate = adaptive.certify(PROMPT, n=600, center=deployed, rhos=None, statistics=0)
     assert certificate.center is not None
     assert torch.equal(certificate.center, deployed)
-    assert certificate.provenance["pilot"] == 0
 
 
 def test_private_leaves_the_prompt_out_of_every_file(adaptive: AdaptiveMedianSmoother, tmp_path: Path) -> None:
     for private in (False, True):
         folder = tmp_path / str(private)
-        adaptive.certify(PROMPT, n=600, private=private).save(folder)
+        adaptive.certify(PROMPT, n=600, statistics=0, private=private).save(folder)
         text = b"".join(file.read_bytes() for file in folder.iterdir())
         assert (b"wheel" in text) is not private
         assert (b"photo" in text) is not private
@@ -102,10 +104,14 @@ def test_check_accepts_it_and_refuses_another_prompt(
     adaptive: AdaptiveMedianSmoother, certificate: Certificate
 ) -> None:
     problem = adaptive.problem(PROMPT)
-    assert not certificate.check(problem.f, problem.y, seed=1).refuted
+    functions = certified_functions(certificate, adaptive, PROMPT)
+    report = certificate.check(functions, problem.y, seed=1)
+    assert not report.refuted
+    for verdict in report.verdicts:
+        assert verdict.outcome == ("not refuted" if verdict.claim.status == "certified" else "nothing claimed")
     other = adaptive.problem("a photo of the red coin")
     with pytest.raises(ValueError, match="not the input"):
-        certificate.check(other.f, other.y)
+        certificate.check(functions, other.y)
 
 
 @pytest.mark.parametrize(
@@ -126,3 +132,57 @@ def test_bad_calls(adaptive: AdaptiveMedianSmoother, options: dict[str, object],
 def test_empty_prompt_is_refused(adaptive: AdaptiveMedianSmoother) -> None:
     with pytest.raises(ValueError, match="must not be empty"):
         adaptive.certify("")
+
+
+@pytest.fixture(scope="module")
+def whole() -> tuple[Any, AdaptiveMedianSmoother]:
+    pipe = certify.load_pipeline()
+    return pipe, AdaptiveMedianSmoother.from_pipeline(pipe, ["circle"], n=3, **certify.world.SMOOTHING)
+
+
+SMALL = {"n": 400, "statistics": 150, "images": 96, "steps": 2, "guidance": 2.0, "q": 0.5, "rho_deployed": 0.1}
+
+
+def test_a_whole_certificate_speaks_of_every_stage(whole: tuple[Any, AdaptiveMedianSmoother]) -> None:
+    pipe, adaptive = whole
+    prompt = "a photo of a red circle"
+    made = adaptive.certify(prompt, pipe=pipe, detector="judge:circle", **SMALL)
+    functions = [claim.function for claim in made.claims]
+    for name in (
+        "text encoding",
+        "noise prediction",
+        "noise-prediction distance",
+        "concept score",
+        "image shows circle",
+    ):
+        assert name in functions
+    assert made.alpha == pytest.approx(1e-3)
+    assert made.provenance["undefended"]["n"] == 48
+    assert made.provenance["noise_prediction_yardstick"] > 0
+    assert all(claim.status == "certified" for claim in made.claims), [c.reason for c in made.claims]
+    report = made.check(certified_functions(made, adaptive, prompt, pipe), adaptive.problem(prompt).y)
+    assert {v.outcome for v in report.verdicts} == {"not refuted"}
+    event = next(claim for claim in made.claims if claim.quantity == "event")
+    assert event.value == pytest.approx(made.event(event).at(event.rho))
+    assert event.copies == event.replicas == 3
+
+
+def test_what_an_erased_claim_says_is_refuted_by_the_whole_model(whole: tuple[Any, AdaptiveMedianSmoother]) -> None:
+    """The rate of a detector that never fires, read as the circle's."""
+    pipe, adaptive = whole
+    prompt = "a photo of a red circle"
+
+    def never(images: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(images), dtype=torch.bool)
+
+    made = adaptive.certify(prompt, pipe=pipe, detector=never, **(SMALL | {"statistics": 0, "images": 256}))
+    (event,) = [claim for claim in made.claims if claim.quantity == "event"]
+    deployment = adaptive.deployment(prompt)
+    truly = attack_succeeds(deployment, pipe, "judge:circle", steps=2, guidance=2.0)
+    verdict = next(v for v in made.check({event.function: truly}, deployment.y).verdicts if v.claim == event)
+    assert verdict.outcome == "refuted"
+
+
+def test_detectors_need_a_pipeline(adaptive: AdaptiveMedianSmoother) -> None:
+    with pytest.raises(ValueError, match="pipe is None: must be the pipeline"):
+        adaptive.certify(PROMPT, n=300, detector="judge:circle")

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from certify import Certificate, cli
+from certify import Certificate, cli, terminal
 
 PROMPT = "a photo of a red circle"
+SMALL = ("--n", "1500", "--statistics", "300", "--images", "64", "--steps", "2", "--q", "0.5", "--rho-deployed", "0.1")
+TEXT = ("--n", "500", "--text-only")
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def run(monkeypatch, tmp_path, capsys):
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["certify", *arguments])
         for name, stream in (("out", "stdout"), ("err", "stderr")):
-            monkeypatch.setattr(cli, name, cli.Console(file=getattr(sys, stream), width=80, highlight=False))
+            monkeypatch.setattr(terminal, name, terminal.Console(file=getattr(sys, stream), width=80, highlight=False))
         code = 0
         try:
             cli.main()
@@ -39,7 +41,7 @@ def certified(tmp_path_factory):
     """A folder with a certificate of the embedded model, and what the command printed."""
     folder = tmp_path_factory.mktemp("cli") / "a"
     done = subprocess.run(
-        [sys.executable, "-m", "certify", "prompt", PROMPT, "--n", "1500", "--out", str(folder)],
+        [sys.executable, "-m", "certify", "prompt", PROMPT, *SMALL, "--out", str(folder)],
         capture_output=True,
         text=True,
         env={"COLUMNS": "80", "PATH": "", "HOME": str(folder.parent), "PYTHONWARNINGS": "error"},
@@ -51,7 +53,13 @@ def certified(tmp_path_factory):
 
 def test_prompt_writes_a_certificate_and_pictures(certified):
     folder, _ = certified
-    assert {f.name for f in folder.iterdir()} == {"certificate.json", "tensors.safetensors", "noise.png", "curve.png"}
+    assert {f.name for f in folder.iterdir()} == {
+        "certificate.json",
+        "tensors.safetensors",
+        "noise.png",
+        "curve.png",
+        "rate.png",
+    }
     certificate = Certificate.load(folder)
     assert certificate.provenance["prompt"] == PROMPT
     assert certificate.alpha == pytest.approx(1e-3)
@@ -62,7 +70,20 @@ def test_prompt_prints_its_claim_within_80_columns(certified):
     value = next(c.value for c in Certificate.load(folder).claims if c.quantity == "mse" and c.scope == "single")
     text = " ".join(printed.split())
     assert f"within squared distance {value:.5g}" in text
-    for piece in ("Yardstick", "Not covered", "circle", "n = 1,500", "pilot"):
+    for piece in (
+        "Yardstick",
+        "Not covered",
+        "n = 1,500 text encodings",
+        "n = 64 images",
+        "pilot",
+        "deployed: the median of 13 draws",
+        "noise prediction",
+        "concept score",
+        "attack success rate: “image shows circle”",
+        "measured, not certified: 1.000 (32 of 32 images)",
+        "“circle” is provably washed out",
+        "no substitution is covered",
+    ):
         assert piece in text
     assert max(len(line) for line in printed.splitlines() if "written" not in line and "check it" not in line) <= 80
 
@@ -70,27 +91,53 @@ def test_prompt_prints_its_claim_within_80_columns(certified):
 def test_check_accepts_and_refutes(certified, run, tmp_path):
     folder, _ = certified
     code, out, _ = run("check", str(folder))
-    assert (code, "Not refuted" in out) == (0, True)
+    assert (code, "Not refuted" in out, "not checked" in out) == (0, True, False)
+    code, out, _ = run("check", str(folder), "--text-only")
+    assert (code, "Not refuted" in out, "not checked" in out) == (0, True, True)
     record = json.loads((folder / "certificate.json").read_text())
     record["claims"][0]["rho"] *= 3
     other = tmp_path / "tampered"
     other.mkdir()
     (other / "certificate.json").write_text(json.dumps(record))
     (other / "tensors.safetensors").write_bytes((folder / "tensors.safetensors").read_bytes())
-    code, out, _ = run("check", str(other))
+    code, out, _ = run("check", str(other), "--text-only")
     assert (code, "Refuted" in out) == (1, True)
+
+
+def test_attack_prompts_are_told_apart(run, tmp_path):
+    (tmp_path / "attacks.txt").write_text("a photo of a red wheel\n\na photo of a circle\n")
+    code, out, _ = run("prompt", PROMPT, *TEXT, "--attacks", "attacks.txt", "--out", "a")
+    text = " ".join(out.split())
+    assert (code, "Of 2 attack prompts given 1 is covered" in text, "another length" in text) == (0, True, True)
+    assert [p["covered"] for p in Certificate.load("a").provenance["covered_prompts"]] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--policy", "noise-then-adapt", "--sharing", "input"),
+        ("--policy", "memory", "--memory", "regions"),
+        ("--aggregate", "mean"),
+    ],
+)
+def test_other_policies_and_the_mean(run, options):
+    small = ("--n", "300", "--statistics", "80", "--images", "64", "--steps", "2", "--replicas", "3")
+    code, out, err = run("prompt", PROMPT, *small, *options, "--out", "a")
+    assert code == 0, err
+    code, out, _ = run("check", "a")
+    assert (code, "Not refuted" in out) == (0, True)
 
 
 def test_nothing_is_overwritten(certified, run):
     folder, _ = certified
     before = (folder / "certificate.json").read_bytes()
-    code, _, err = run("prompt", PROMPT, "--n", "500", "--out", str(folder))
+    code, _, err = run("prompt", PROMPT, *TEXT, "--out", str(folder))
     assert (code, "already" in err) == (2, True)
     assert (folder / "certificate.json").read_bytes() == before
 
 
 def test_private_writes_no_word_of_the_prompt(run, tmp_path):
-    code, out, _ = run("prompt", "a drawing of a teal pinwheel", "--private", "--n", "500")
+    code, out, _ = run("prompt", "a drawing of a teal pinwheel", "--private", *TEXT)
     assert code == 0
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name == "private"
@@ -143,7 +190,7 @@ def test_a_certificate_of_a_whole_pipeline_is_checked_too(run, tmp_path):
 
 
 def test_letters_the_font_does_not_have(run):
-    code, _, err = run("prompt", "圆 😀 circle", "--n", "400")
+    code, _, err = run("prompt", "圆 😀 circle", *TEXT)
     assert (code, "Warning" in err) == (0, False)
 
 
@@ -210,6 +257,6 @@ def test_interrupt(run, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli.Settings, "text_only", stopped)
-    code, _, err = run("prompt", PROMPT)
+    code, _, err = run("prompt", PROMPT, "--text-only")
     assert (code, "Traceback" in err) == (130, False)
     assert not Path("runs").exists()
