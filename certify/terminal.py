@@ -109,7 +109,12 @@ def show_certificate(certificate: Certificate) -> None:
     _show_predictions(certificate)
     _show_event(certificate)
     _show_coverage(certificate)
-    claims = certificate.claims
+    claims, smoother = certificate.claims, certificate.provenance["smoother"]
+    if smoother["sharing"] in ("sigma", "input"):
+        out.print(
+            "[dim]Ideal smoothed values are those of draws that share nothing; the deployed ones share "
+            f"{'σ' if smoother['sharing'] == 'sigma' else 'one noisy copy of the prompt'}.[/]"
+        )
     draws = dict.fromkeys(f"n = {claim.n:,} {_object(claim)}" for claim in claims)
     out.print()
     out.print(

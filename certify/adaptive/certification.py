@@ -486,7 +486,7 @@ class _Work:
             raise ValueError("pipe is None: must be the pipeline for statements about images")
         self.statistics, self.images, self.progress = statistics, images, progress
         predictions = pipe is not None and statistics > 0
-        self.shares_copies = deployment.copies != deployment.replicas
+        self.shares_copies = not deployment.independent
         self.statements = sum(
             (
                 statistics > 0,  # the concept score

@@ -227,9 +227,9 @@ class PromptEncoder:
         """
         if not isinstance(prompt, str):
             raise TypeError(f"prompt = {prompt!r}: must be a string")
-        text = prompt if self._prepare is None else self._prepare(prompt)
         limit = self.context_length
         with _no_advice(self.tokenizer):
+            text = prompt if self._prepare is None else self._prepare(prompt)
             ids = self.tokenizer(text, truncation=False, padding=False, verbose=False)["input_ids"]
         if len(ids) > limit:
             raise ValueError(
