@@ -1,7 +1,9 @@
 """`python -m experiments unlearn METHOD --concept WORD --out DIR`: takes a concept out of a model.
+`python -m experiments soundness {encoding,images}`: attacks on certified bounds (docs/guide/soundness.md).
 
     python -m experiments unlearn uce --concept circle --guide square --out runs/uce-circle
     certify generate "a photo of a red circle" --unet runs/uce-circle/unet.safetensors
+    python -m experiments soundness encoding --workers 2
 
 On the embedded model a concept is erased inside two hundred captions at once, and a measured table follows: how often prompts
 that name it, prompts that mean it by another word, and prompts about other shapes still show what they ask for.
@@ -15,6 +17,7 @@ import time
 from typing import Any
 
 from experiments import unlearning
+from experiments.soundness import report as soundness
 from experiments.unlearning import uce
 
 
@@ -31,9 +34,10 @@ def main() -> int:
     unlearn.add_argument("--preserve", action="append", default=None, help="what must stay; repeat for several")
     unlearn.add_argument("--model", default=None, help="hub id or folder (default: the embedded model)")
     unlearn.add_argument("--out", required=True, help="folder for the edited U-Net")
+    soundness.add_arguments(commands.add_parser("soundness", help="attack certified bounds"))
     a = parser.parse_args()
     try:
-        return run(a)
+        return soundness.main(a) if a.command == "soundness" else run(a)
     except (ValueError, TypeError, FileNotFoundError, FileExistsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
