@@ -1,7 +1,8 @@
-"""`python -m experiments soundness {encoding,images}`: attacks on every certified bound, and what came of them.
+"""`python -m experiments soundness {encoding,images,sentence}`: attacks on certified bounds, and what came of them.
 
     python -m experiments soundness encoding --workers 2 --out runs/soundness
     python -m experiments soundness images --unet runs/uce-circle/unet.safetensors --workers 2 --out runs/soundness
+    python -m experiments soundness sentence --model FOLDER --draws 100000
 
 Prints a Markdown table; with --out also every verdict as CSV. Returns 1 where a bound was violated.
 """
@@ -19,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from certify import _validate
-from experiments.soundness import images, suite
+from experiments.soundness import images, sentence, suite
 
 __all__ = ["add_arguments", "encoding_table", "image_table", "main"]
 
 QUICK = suite.Plan(prompts=2, rhos=(0.5, 1.0), n=2000, verify=650, percentiles=(0.5,), steps=4, draws=16)
+SENTENCE = suite.Plan(prompts=1, rhos=(0.5, 1.0, 2.0), n=10_000, percentiles=(0.5,), verify=1300)
 QUICK_IMAGES = images.ImagePlan(prompts=1, replicas=(1,), rhos=(0.5,), n=128, verify=128, ascent=2, images=4)
 
 
@@ -36,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts", type=int, default=None, help="how many prompts")
     parser.add_argument("--draws", type=int, default=None, help="n, draws behind every bound")
     parser.add_argument("--unet", default=None, help="images: the erased U-Net (default: the embedded model's own)")
+    parser.add_argument("--model", default=None, help="sentence: folder of a BERT (no default)")
     parser.add_argument("--concept", default="circle", help="images: the shape that must not appear")
     parser.add_argument("--workers", type=int, default=1, help="processes, with one thread each")
     parser.add_argument("--seed", type=int, default=0)
@@ -59,6 +62,10 @@ def main(a: Any) -> int:
         plan = suite.Plan(**(asdict(QUICK if a.quick else suite.Plan()) | changed))
         rows = suite.run(plan, a.workers, _progress)
         text = encoding_table(plan, rows)
+    elif a.what == "sentence":
+        plan = suite.Plan(**(asdict(QUICK if a.quick else SENTENCE) | changed))
+        rows = _sentences(plan, a.model)
+        text = encoding_table(plan, rows)
     else:
         start = asdict(QUICK_IMAGES if a.quick else images.ImagePlan())
         picture_plan = images.ImagePlan(**(start | changed | {"unet": a.unet, "concept": a.concept}))
@@ -74,6 +81,20 @@ def main(a: Any) -> int:
             writer.writerows(asdict(row) for row in rows)
         print(f"written: {file}")
     return 1 if any(row.violated for row in rows) else 0
+
+
+def _sentences(plan: suite.Plan, model: str | None) -> list[suite.Row]:
+    if model is None:
+        raise ValueError("model = None: must be the folder of a BERT")
+    if plan.prompts > len(sentence.SENTENCES):
+        raise ValueError(
+            f"prompts = {plan.prompts}: must be at most {len(sentence.SENTENCES)}, the sentences there are"
+        )
+    rows: list[suite.Row] = []
+    for i, text in enumerate(sentence.SENTENCES[: plan.prompts]):
+        rows += suite.attack(sentence.sentence(model, text), plan, i)
+        _progress(i + 1, plan.prompts)
+    return rows
 
 
 def _progress(done: int, total: int) -> None:
