@@ -122,7 +122,7 @@ class LikelihoodRatio:
             if top[-1][0] >= 0.5 or q >= 1 - 1e-13:
                 break
             top.append((noise.tails(q, rho).lower, float(q)))
-        top = [point for point in top if point[0] > 1e-290] or [(0.5, 1.0)]
+        top = [point for point in top if point[0] > 1e-290] or [(1e-290, 1.0)]
         rest = [(b, noise.tails(b, rho).lower) for b in _GRID[::-1] if b < 1 - top[-1][0]]
         p, q = np.array(top).T
         b, low = np.array([*rest, (0.0, 0.0)]).T
@@ -143,18 +143,20 @@ class LikelihoodRatio:
         """E|L − 1|, rounded up."""
         return min(2.0, self._mean(np.abs(self.values - 1), 0.0, 1.0))
 
-    def clipped(self, second: float, theta: float, chi2: float) -> float:
-        """S_θ for R = 1 and λ = `second`, rounded up: the least value found of a convex function of μ."""
+    def clipped(self, second: float, theta: float) -> float:
+        """S_θ for R = 1 and λ = `second`, rounded up.
+
+        The best μ is the one for which v = clip((L − θ)/2μ) has E v² = λ. (Any other gives a valid bound, too.)
+        """
         distance = np.abs(self.values - theta)
-
-        def dual(log_mu: float) -> float:
-            mu = math.exp(log_mu)
-            return mu * second + self._mean(distance, mu, theta)
-
-        # Where nothing is clipped the best is 2μ = sqrt(E(L − θ)²/λ), which is larger than any other.
-        high = 0.5 * math.log(max(min(chi2 + (1 - theta) ** 2, 1e30) / second / 4, 1e-60))
-        found = minimize_scalar(dual, bounds=(high - 30, high + 0.1), method="bounded", options={"xatol": 1e-7})
-        return min(float(found.fun), self._mean(distance, 0.0, theta))
+        order = distance.argsort()
+        steps, weights = distance[order].clip(1e-150, 1e150), self.weights[order]
+        inside = np.cumsum(weights * steps**2)
+        beyond_it = weights.sum() - np.cumsum(weights) + self._first[0]
+        # E v² for 2μ at each value in turn: it falls, and where it passes λ all up to there are not clipped.
+        k = int((inside / steps**2 + beyond_it > second).sum())
+        mu = math.sqrt(inside[k - 1] / max(second - beyond_it[k - 1], 1e-300)) / 2 if k else 0.0
+        return min(mu * second + self._mean(distance, mu, theta), self._mean(distance, 0.0, theta))
 
     def _mean(self, distance: np.ndarray, mu: float, theta: float) -> float:
         """E ψ_μ(L − θ) with R = 1; E|L − θ| for μ = 0."""
@@ -258,14 +260,14 @@ class SpectrumEvidence(Evidence):
         def at(fall: float) -> float:
             """S_θ and what it leaves of the mean, θ = 1 − fall."""
             plain = math.sqrt(second * (chi2 + fall**2))
-            clipped = math.inf if ratio is None or chi2 == 0 else ratio.clipped(second, 1 - fall, chi2)
+            clipped = math.inf if ratio is None or chi2 == 0 else ratio.clipped(second, 1 - fall)
             return min(plain, clipped) + (1 - fall) * drift + fall * offset
 
         least = at(0.0)
         gain = drift - offset
         if gain > 0:
             # Any θ is valid; the sum is convex in it.
-            found = minimize_scalar(at, bounds=(0.0, 1.0), method="bounded", options={"xatol": 1e-5})
+            found = minimize_scalar(at, bounds=(0.0, 1.0), method="bounded", options={"xatol": 1e-4})
             least = min(least, at(1.0), float(found.fun))
         far = self.reach - self.radius
         if self.drift is None:
@@ -506,7 +508,7 @@ class _PilotSpectrum:
     def radii(self, reach: float, n: int) -> list[float]:
         """Radii to choose from: beyond which about so many of n draws are expected, and no cut at all."""
         least = 1e-3 * reach
-        expected = [n * share for share in (0.03, 0.003)] + [30.0, 10.0, 3.0, 1.0, 0.3, 0.1]
+        expected = 0.03 * n, 0.003 * n, 10.0, 1.0, 0.1
         found = [self._decile + self._scale * math.log(0.1 * n / count) for count in expected if count < 0.1 * n]
         found += [1.001 * float(self.lengths.max())]
         return sorted({min(max(radius, least), reach) for radius in found} | {reach})
