@@ -5,7 +5,8 @@ x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε and v = √ᾱ_t ε − √(1−ᾱ_t) x_
 
     ε = √ᾱ_t v + √(1−ᾱ_t) x_t,            ε = (x_t − √ᾱ_t x_0)/√(1−ᾱ_t).
 
-Everything written for ε goes through here.
+Everything written for ε goes through here. Where ᾱ_t is close to 0, at the first steps of a sampler, ε is close to x_t whatever
+a v-predicting model says: two predictions of noise cannot differ there by more than √ᾱ_t times what the velocities do.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from certify import _validate
+from certify.models.trajectory import Trajectory
 
 __all__ = ["NoisePredictor"]
 
@@ -59,19 +63,75 @@ class NoisePredictor:
         Raises:
             ValueError: `t` is outside the schedule, or `x_t` has the wrong shape.
         """
-        steps = len(self.alphas_cumprod)
-        if not 0 <= t < steps:
-            raise ValueError(f"t = {t!r}: must be a whole number in 0 … {steps - 1}")
         if x_t.ndim != 4 or x_t.shape[1] != self.latent_shape[0] or len(x_t) not in (1, len(embeds)):
             raise ValueError(
                 f"x_t has shape {tuple(x_t.shape)}: must be (1 or {len(embeds)}, {self.latent_shape[0]}, height, width)"
             )
+        rows, alpha_bar = len(embeds), self.alpha_bar(t)
+        times, levels = torch.full((rows,), float(t)), torch.full((rows,), alpha_bar)
+        return self._predict(x_t.expand(rows, -1, -1, -1), times, levels, embeds, grad)
+
+    def alpha_bar(self, t: int) -> float:
+        """ᾱ_t of the training schedule.
+
+        Raises:
+            ValueError: `t` is outside it.
+        """
+        steps = len(self.alphas_cumprod)
+        if int(t) != t or not 0 <= t < steps:
+            raise ValueError(f"t = {t!r}: must be a whole number in 0 … {steps - 1}")
+        return float(self.alphas_cumprod[int(t)])
+
+    def at(self, x_t: Tensor, t: int) -> Trajectory:
+        """One (x_t, t) as a trajectory of a single point.
+
+        Args:
+            x_t: (channels, height, width).
+            t: as above.
+        """
+        latent = _validate.finite_tensor("x_t", x_t)
+        if latent.ndim != 3:
+            raise ValueError(f"x_t has shape {tuple(latent.shape)}: must be ({self.latent_shape[0]}, height, width)")
+        return Trajectory(latent[None], torch.tensor([float(t)]), torch.tensor([self.alpha_bar(t)]))
+
+    def along(self, trajectory: Trajectory, embeds: Tensor, *, batch: int = 64, grad: bool = False) -> Tensor:
+        """The noise predicted at every point of a trajectory under every encoding: ε(x_j, c_i, t_j).
+
+        Args:
+            trajectory: the fixed (x_j, t_j).
+            embeds: (b, tokens, width), encodings c_i.
+            batch: rows in one call of the U-Net; a row is one pair of an encoding and a point.
+            grad: keep the graph.
+
+        Returns:
+            (b, points, channels, height, width), the U-Net's dtype. Not weighted.
+
+        Raises:
+            ValueError: the latents or the encodings have another shape than the U-Net's.
+        """
+        if embeds.ndim != 3:
+            raise ValueError(f"embeds has shape {tuple(embeds.shape)}: must be (b, tokens, width)")
+        if trajectory.x.shape[1] != self.latent_shape[0]:
+            raise ValueError(
+                f"trajectory's x has shape {tuple(trajectory.x.shape)}: must be "
+                f"(points, {self.latent_shape[0]}, height, width)"
+            )
+        b, points = len(embeds), len(trajectory)
+        row, point = torch.arange(b).repeat_interleave(points), torch.arange(points).repeat(b)
+        parts = [
+            self._predict(trajectory.x[j], trajectory.t[j], trajectory.alpha_bar[j], embeds[i.to(embeds.device)], grad)
+            for i, j in zip(row.split(batch), point.split(batch), strict=True)
+        ]
+        return torch.cat(parts).unflatten(0, (b, points))
+
+    def _predict(self, x: Tensor, t: Tensor, alpha_bar: Tensor, embeds: Tensor, grad: bool) -> Tensor:
         weight = next(self.unet.parameters())
-        x = x_t.to(weight.device, weight.dtype).expand(len(embeds), -1, -1, -1)
-        a = self.alphas_cumprod[t].to(weight.device, torch.float32)
+        x = x.to(weight.device, weight.dtype)
+        times, a = (column.to(torch.float32).to(weight.device) for column in (t, alpha_bar))
+        a = a[:, None, None, None]
         signal, noise = a.sqrt().to(x.dtype), (1 - a).sqrt().to(x.dtype)
         with torch.set_grad_enabled(grad):
-            out: Tensor = self.unet(x, t, encoder_hidden_states=embeds.to(weight.device, weight.dtype)).sample
+            out: Tensor = self.unet(x, times, encoder_hidden_states=embeds.to(weight.device, weight.dtype)).sample
             if self.prediction_type == "v_prediction":
                 return signal * out + noise * x
             if self.prediction_type == "sample":
