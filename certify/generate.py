@@ -1,19 +1,86 @@
-"""Images with and without the defence, from the same initial noise."""
+"""Images from encodings, in batches; and images with and without the defence, from the same initial noise.
+
+`images` is the pipeline's own computation without what stands around it: no PIL images, progress bars or checks of the
+pipeline's, and the pipeline is left as it was. Detectors, statements about success rates and pictures all use it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from certify import _validate
+from certify.models import PromptEncoder
+from certify.models.sampling import Source, decode, image_seed, initial_noise, sample
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from certify.adaptive import AdaptiveMedianSmoother
 
-__all__ = ["pair", "side_by_side"]
+__all__ = ["images", "pair", "pictures", "side_by_side"]
+
+
+def images(
+    pipe: Any,
+    prompt_embeds: Tensor,
+    *,
+    negative: Tensor | None = None,
+    seed: int | Sequence[int] = 0,
+    generator: torch.Generator | None = None,
+    steps: int = 50,
+    guidance: float = 7.5,
+    batch: int = 64,
+) -> Tensor:
+    """One image of every encoding.
+
+    Args:
+        pipe: a Stable Diffusion pipeline. It is not changed; images have its own size.
+        prompt_embeds: (b, tokens, width), encodings.
+        negative: (1 or b, tokens, width), the branch without the prompt; None: the plain encoding of "". Not used where
+            guidance ≤ 1.
+        seed: of the initial noise. Image i has a generator of its own, seeded by seed · 1 000 003 + i, so that it is the
+            same in any batch (up to rounding). A list: one seed an image, used as they are.
+        generator: draws the initial noise of all images instead, one after the other, and whatever noise the scheduler adds.
+        steps, guidance: sampler settings; the defaults are Stable Diffusion's, `certify.world.DEFAULTS` the embedded model's.
+        batch: images at a time.
+
+    Returns:
+        (b, 3, height, width) in [0, 1], float32, where the pipeline is.
+
+    Raises:
+        ValueError, TypeError: an argument out of range, or an image that is not finite.
+    """
+    steps, batch = _validate.count("steps", steps), _validate.count("batch", batch)
+    guidance = _validate.positive("guidance", guidance)
+    embeds = _encodings("prompt_embeds", prompt_embeds)
+    count = len(embeds)
+    without = PromptEncoder.from_pipeline(pipe).plain([""]) if negative is None else _encodings("negative", negative)
+    if without.shape[1:] != embeds.shape[1:] or len(without) not in (1, count):
+        raise ValueError(
+            f"negative has shape {tuple(without.shape)}: must be (1 or {count}, {', '.join(map(str, embeds.shape[1:]))})"
+        )
+    without = without.to(embeds.device, embeds.dtype).expand(count, -1, -1)
+    sources = [] if generator is not None else _sources(seed, count)
+    parts = []
+    for first in range(0, count, batch):
+        here = slice(first, first + batch)
+        source: Source = sources[here] if generator is None else generator
+        noise = initial_noise(pipe, len(embeds[here]), source)
+        latents = sample(pipe, embeds[here], without[here], noise, steps=steps, guidance=guidance, source=source)
+        parts.append(decode(pipe, latents))
+    return torch.cat(parts)
+
+
+def pictures(made: Tensor) -> list[Image]:
+    """Images (b, 3, height, width) in [0, 1] as PIL images."""
+    from PIL import Image as Pillow
+
+    rows = (255 * made.permute(0, 2, 3, 1)).round().byte().cpu().numpy()
+    return [Pillow.fromarray(row) for row in rows]
 
 
 def pair(
@@ -34,25 +101,18 @@ def pair(
         prompt: not empty.
         images: how many of each.
         seed: of the initial noise and of the smoothing noise.
-        steps, guidance: sampler settings; the defaults are Stable Diffusion's, `certify.world.DEFAULTS` the embedded model's.
+        steps, guidance: sampler settings, as for `certify.generate.images`.
 
     Returns:
         (undefended, defended), lists of PIL images.
     """
     count, seed = _validate.count("images", images), _validate.seed_value(seed)
-    settings = {
-        "num_inference_steps": _validate.count("steps", steps),
-        "guidance_scale": _validate.positive("guidance", guidance),
-    }
     smoothed = adaptive.pipeline_inputs([prompt] * count, seed=seed)
-    plain = {"prompt_embeds": adaptive.encoder.plain([prompt] * count)}
-    plain["negative_prompt_embeds"] = adaptive.encoder.plain([""] * count)
-    made = []
-    for inputs in (plain, smoothed):
-        sources = [torch.Generator().manual_seed(seed * 1_000_003 + i) for i in range(count)]
-        with torch.no_grad():
-            made.append(list(pipe(**inputs, generator=sources, **settings).images))
-    return made[0], made[1]
+    plain = adaptive.encoder.plain([prompt]).expand(count, -1, -1)
+    settings: dict[str, Any] = {"seed": seed, "steps": steps, "guidance": guidance}
+    undefended = _images(pipe, plain, negative=adaptive.encoder.plain([""]), **settings)
+    defended = _images(pipe, smoothed["prompt_embeds"], negative=smoothed["negative_prompt_embeds"], **settings)
+    return pictures(undefended), pictures(defended)
 
 
 def side_by_side(pipe: Any, adaptive: AdaptiveMedianSmoother, prompt: str, *, images: int = 4, **options: Any) -> Image:
@@ -68,3 +128,22 @@ def side_by_side(pipe: Any, adaptive: AdaptiveMedianSmoother, prompt: str, *, im
             place = (gap + j * (width * scale + gap), gap + i * (height * scale + gap))
             sheet.paste(image.resize((width * scale, height * scale), Pillow.Resampling.NEAREST), place)
     return sheet
+
+
+_images = images  # `pair` has an argument of that name
+
+
+def _sources(seed: int | Sequence[int], count: int) -> list[torch.Generator]:
+    if isinstance(seed, (list, tuple, range)):
+        if len(seed) != count:
+            raise ValueError(f"seed has {len(seed)} entries for {count} encodings: must be one an image")
+        return [torch.Generator().manual_seed(_validate.seed_value(s)) for s in seed]
+    number = _validate.seed_value(seed)
+    return [torch.Generator().manual_seed(image_seed(number, i)) for i in range(count)]
+
+
+def _encodings(name: str, value: Tensor) -> Tensor:
+    encodings = _validate.finite_tensor(name, value).detach()
+    if encodings.ndim != 3 or not len(encodings):
+        raise ValueError(f"{name} has shape {tuple(encodings.shape)}: must be (b, tokens, width)")
+    return encodings

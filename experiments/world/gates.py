@@ -84,32 +84,23 @@ def relevance_table(
 def images(
     pipe: Any, prompts: Sequence[str] | torch.Tensor, *, seed: int = 0, batch: int = 64, **options: Any
 ) -> torch.Tensor:
-    """Generates an image a prompt, (b, 3, 32, 32) in [0, 1], from initial noise seeded by its place in the list.
+    """`certify.generate.images` for prompts, or encodings (b, tokens, width), with the embedded model's own settings.
 
     Args:
         pipe: the embedded pipeline.
-        prompts: texts, or encodings (b, tokens, width).
-        seed: of the initial noise.
+        prompts: texts, or encodings.
+        seed: of the initial noise; each image has its own, by its place in the list.
         batch: images at a time.
-        options: for the pipeline, on top of the embedded model's own.
+        options: `steps` or `guidance`, in place of the embedded model's own.
     """
+    from certify import generate
     from certify.models import PromptEncoder
     from certify.world import DEFAULTS
 
     encoder = PromptEncoder.from_pipeline(pipe)
-    empty, parts = encoder.plain([""]), []
-    for first in range(0, len(prompts), batch):
-        chunk = prompts[first : first + batch]
-        embeds = chunk if isinstance(chunk, torch.Tensor) else encoder.plain(list(chunk))
-        made = pipe(
-            prompt_embeds=embeds,
-            negative_prompt_embeds=empty.expand(len(embeds), -1, -1),
-            generator=[torch.Generator().manual_seed(seed * 1_000_003 + first + i) for i in range(len(embeds))],
-            output_type="pt",
-            **(DEFAULTS | options),
-        ).images
-        parts.append(made.float().cpu())
-    return torch.cat(parts)
+    embeds = prompts if isinstance(prompts, torch.Tensor) else encoder.plain(list(prompts))
+    settings = {"steps": DEFAULTS["num_inference_steps"], "guidance": DEFAULTS["guidance_scale"]} | options
+    return generate.images(pipe, embeds, negative=encoder.plain([""]), seed=seed, batch=batch, **settings).cpu()
 
 
 def generate(
@@ -144,7 +135,6 @@ def show() -> None:
     from experiments.world import judging
 
     pipe, judge = load_pipeline(), world.load_judge()
-    pipe.set_progress_bar_config(disable=True)
     encoder = PromptEncoder.from_pipeline(pipe)
 
     def line(name: str, value: float, goal: str, reached: bool) -> None:
@@ -215,7 +205,6 @@ def tune(concept: str = "circle") -> None:
     from certify.models import load_pipeline
 
     pipe, judge = load_pipeline(), world.load_judge()
-    pipe.set_progress_bar_config(disable=True)
     rows = world.prompts("tune")
     mine = [row["prompt"] for row in rows if row["shape"] == concept]
     other = [row for row in rows if row["shape"] not in ("", concept)][:96]
@@ -246,7 +235,6 @@ def grid(file: Any, columns: int = 12) -> None:
     from certify.models import load_pipeline
 
     pipe = load_pipeline()
-    pipe.set_progress_bar_config(disable=True)
     rng, source = random.Random(1), torch.Generator().manual_seed(1)
     texts = []
     for shape in range(len(scenes.SHAPES)):
