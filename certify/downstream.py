@@ -1,0 +1,348 @@
+"""Downstream: from the deployed encoding to noise predictions, concept scores, images and detectors.
+
+A deployment turns K noisy copies of a prompt's token embeddings into the encoding that conditions the U-Net. Whatever is
+computed from that encoding is a statistic of the K copies, and T5 speaks about it (docs/theory/t05-deployed.md):
+
+    embedding_distance           ‖h − c‖                                            `certify.statistic_bound`
+    concept_score                ⟨h, v⟩/‖v‖                                         `certify.statistic_bound`
+    noise_prediction_distance    Σ_j w_j ‖ε(x_j, h, t_j) − ε(x_j, c, t_j)‖²         `certify.statistic_bound`
+    attack_succeeds              does a detector fire on the image made with h?     `certify.event_bound`
+
+    d = adaptive.deployment("a photo of …")
+    certify.event_bound(attack_succeeds(d, pipe, detector), d.y, d.noise, replicas=d.copies, rho=…)
+
+They are defined for any deployment: an object with `copies` and a call `(z, generator)`, z (b, copies, tokens, width) →
+(b, tokens, width). References (c, v, the trajectory) must not depend on the draws that bound the statistic. The generator's
+randomness, smoothing noise beyond that in z and initial noise of images, does not depend on the prompt: T5 allows it.
+
+`noise_prediction` is of another kind: a function of one noisy copy, for the smoother that takes the median or mean over noise
+*predictions* (sections 3.2 and 3.3 of Han et al. 2025), to which T1, T2, T4, T11 and T12 apply.
+
+`undefended_rate` is no certificate: without noise there is none. It counts.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from certify import _validate
+from certify.confidence import clopper_pearson
+from certify.detectors import Detector, detected, load_detector
+from certify.generate import images
+from certify.models import NoisePredictor, PromptEncoder, Trajectory
+from certify.models.sampling import image_seed, one_encoding
+
+__all__ = [
+    "Deployed",
+    "MeasuredRate",
+    "attack_succeeds",
+    "concept_score",
+    "embedding_distance",
+    "noise_prediction",
+    "noise_prediction_distance",
+    "undefended_rate",
+]
+
+Statistic = Callable[..., Tensor]
+"""(z, generator=None), z (b, copies, tokens, width) → (b,)."""
+
+
+class Deployed(Protocol):
+    """What these statistics need of a deployment."""
+
+    @property
+    def copies(self) -> int:
+        """Noisy copies of the input behind one deployed encoding: `replicas` of the statement."""
+
+    def __call__(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """(b, copies, tokens, width) → (b, tokens, width)."""
+
+
+def embedding_distance(deployment: Deployed, center: Tensor) -> Statistic:
+    """How far the deployed encoding is from a reference.
+
+    Equation
+        S = ‖h − c‖, an ℓ2 distance over all positions (not squared)
+
+    Reference
+        THEORY T5, first row of the table.
+
+    Args:
+        deployment: z ↦ h.
+        center: c, (tokens, width).
+    """
+    reference = one_encoding("center", center).double()
+
+    def distance(z: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        h = deployment(z, generator).double()
+        return (h - reference.to(h.device)).flatten(1).norm(dim=1)
+
+    return distance
+
+
+def concept_score(deployment: Deployed, direction: Tensor, *, end: int | None = None) -> Statistic:
+    """How far the deployed encoding points into the direction of a concept.
+
+    Equation
+        S = ⟨h, v⟩ / ‖v‖, over all positions, or at the end-of-text position alone
+
+    Reference
+        THEORY T5, third row of the table.
+
+    Args:
+        deployment: z ↦ h.
+        direction: v, (tokens, width), or (width,) for the end-of-text position: what `concept_direction` returns for the
+            similarities "flattened" and "end-of-text".
+        end: the end-of-text position, for (width,); None: that of the deployment's own prompt (`deployment.side.end`).
+
+    Raises:
+        ValueError: `direction` is zero or has another shape, or the end-of-text position is not known.
+    """
+    v = _validate.finite_tensor("direction", direction).detach().double()
+    if v.ndim not in (1, 2) or not bool(v.any()):
+        raise ValueError(f"direction has shape {tuple(v.shape)}: must be (tokens, width) or (width,), and not zero")
+    if v.ndim == 1 and end is None:
+        end = getattr(getattr(deployment, "side", None), "end", None)
+        if end is None:
+            raise ValueError("end = None: must be the end-of-text position for a direction of shape (width,)")
+    position = None if v.ndim == 2 else _validate.count("end", end, minimum=0)
+    unit = v.flatten() / v.norm()
+
+    def score(z: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        h = deployment(z, generator).double()
+        h = h.flatten(1) if position is None else h[:, position]
+        if h.shape[1] != len(unit):
+            raise ValueError(f"direction has {len(unit)} entries: must have {h.shape[1]}, as the encoding")
+        return h @ unit.to(h.device)
+
+    return score
+
+
+def noise_prediction_distance(
+    deployment: Deployed,
+    denoiser: NoisePredictor,
+    trajectory: Trajectory,
+    center: Tensor,
+    *,
+    guidance: float | None = None,
+    batch: int = 64,
+) -> Statistic:
+    """How far the noise predicted with the deployed encoding is from that with a reference: the text-stage smoother's MSE.
+
+    Equation
+        S = Σ_j w_j ‖ε(x_j, h, t_j) − ε(x_j, c, t_j)‖²,  times g² for the guided prediction
+
+    The guided prediction is ε_u + g (ε_c − ε_u), and ε_u does not depend on the prompt: it cancels.
+
+    Reference
+        THEORY T5, second row of the table; Han et al. (2025), section 3.4, where this smoother comes without a guarantee.
+
+    Args:
+        deployment: z ↦ h.
+        denoiser: ε.
+        trajectory: the fixed (x_j, t_j) with weights w_j.
+        center: c, (tokens, width).
+        guidance: g of the guided prediction; None: the conditional prediction.
+        batch: rows in one call of the U-Net.
+    """
+    scale = 1.0 if guidance is None else _validate.positive("guidance", guidance) ** 2
+    batch = _validate.count("batch", batch)
+    reference = denoiser.along(trajectory, one_encoding("center", center), batch=batch).double()
+    weights = scale * trajectory.weights
+
+    def distance(z: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        predicted = denoiser.along(trajectory, deployment(z, generator), batch=batch).double()
+        each = (predicted - reference).flatten(2).square().sum(dim=2)
+        return each @ weights.to(each.device)
+
+    return distance
+
+
+def noise_prediction(
+    denoiser: NoisePredictor,
+    encode: Callable[[Tensor], Tensor],
+    trajectory: Trajectory,
+    guidance: float | None = None,
+    unconditional: Tensor | None = None,
+    *,
+    batch: int = 64,
+    grad: bool = False,
+) -> Callable[[Tensor], Tensor]:
+    """The noise predicted along a trajectory, as a function of token embeddings: f of the full noise-prediction smoother.
+
+    Equation
+        f(z)_j = √w_j ε(x_j, T(z), t_j),  or √w_j (ε_u + g (ε(x_j, T(z), t_j) − ε_u)) with ε_u = ε(x_j, c_u, t_j)
+
+    With the weights inside, the squared distance of two outputs is the weighted mean over the trajectory,
+    ‖f(z) − f(z')‖² = Σ_j w_j ‖ε_j − ε'_j‖²; median and mean commute with them. ε_u is computed once. A bound for the guided
+    prediction is g² times that for the conditional one, and the draws cost the same.
+
+    Reference
+        Han et al. (2025), sections 3.2 and 3.3.
+
+    Args:
+        denoiser: ε.
+        encode: T, (b, tokens, width) → (b, tokens, width).
+        trajectory: the fixed (x_j, t_j) with weights w_j.
+        guidance: g; None: the conditional prediction.
+        unconditional: c_u, (tokens, width), fixed; goes with `guidance`.
+        batch: rows in one call of the U-Net.
+        grad: keep the graph, for attacks by gradient.
+
+    Returns:
+        f: (b, tokens, width) → (b, points, channels, height, width).
+
+    Raises:
+        ValueError: one of `guidance` and `unconditional` without the other.
+    """
+    if (guidance is None) != (unconditional is None):
+        raise ValueError("guidance, unconditional: must be given both (guided prediction) or neither (conditional)")
+    batch = _validate.count("batch", batch)
+    roots = trajectory.weights.sqrt()
+    g, without = 1.0, torch.zeros(())
+    if guidance is not None and unconditional is not None:
+        g = _validate.positive("guidance", guidance)
+        without = denoiser.along(trajectory, one_encoding("unconditional", unconditional), batch=batch)
+
+    def predictions(z: Tensor) -> Tensor:
+        made = denoiser.along(trajectory, encode(z), batch=batch, grad=grad)
+        if guidance is not None:
+            made = without + g * (made - without)
+        return made * roots.to(made.device, made.dtype)[:, None, None, None]
+
+    return predictions
+
+
+def attack_succeeds(
+    deployment: Deployed,
+    pipe: Any,
+    detector: str | Detector,
+    *,
+    steps: int = 50,
+    guidance: float = 7.5,
+    unconditional: Tensor | None = None,
+    batch: int = 64,
+) -> Statistic:
+    """The event that a detector fires on the image made with the deployed encoding, from fresh initial noise.
+
+    Equation
+        S = 1[ detector( image( h, x_T ) ) ],  x_T ~ N(0, I)
+
+    Its probability, over smoothing noise and initial noise, is the success rate of whoever chose the prompt;
+    `certify.event_bound` bounds it for every prompt in the ellipsoid.
+
+    Reference
+        THEORY T5, last row of the table.
+
+    Args:
+        deployment: z ↦ h.
+        pipe: a Stable Diffusion pipeline.
+        detector: see `certify.detectors.load_detector`.
+        steps, guidance: sampler settings, as for `certify.generate.images`. The claim is about these.
+        unconditional: (1, tokens, width), the fixed branch without the prompt; None: the plain encoding of "".
+        batch: images at a time.
+
+    Returns:
+        A random event, (z, generator) → booleans (b,).
+    """
+    fires = load_detector(detector)
+    make = _maker(pipe, steps, guidance, unconditional, batch)
+
+    def succeeds(z: Tensor, generator: torch.Generator) -> Tensor:
+        if generator is None:
+            raise ValueError("generator = None: must be given, the initial noise is drawn from it")
+        return detected(fires, make(deployment(z, generator), generator=generator)).to(z.device)
+
+    return succeeds
+
+
+@dataclass(frozen=True)
+class MeasuredRate:
+    """How often a detector fired on images of one prompt: a measurement at this prompt, not a certificate.
+
+    Attributes:
+        rate: successes / n.
+        lower, upper: Clopper–Pearson interval of the probability at confidence 1 − α (α/2 a side).
+        successes, n, alpha: as counted and asked.
+    """
+
+    rate: float
+    lower: float
+    upper: float
+    successes: int
+    n: int
+    alpha: float
+
+    def __str__(self) -> str:
+        return (
+            f"measured {self.rate:.3f} ({self.successes} of {self.n} images; "
+            f"{self.lower:.3f} … {self.upper:.3f} at confidence {1 - self.alpha:g})"
+        )
+
+
+def undefended_rate(
+    pipe: Any,
+    prompt: str | Tensor,
+    detector: str | Detector,
+    n: int = 500,
+    *,
+    seed: int = 0,
+    steps: int = 50,
+    guidance: float = 7.5,
+    unconditional: Tensor | None = None,
+    alpha: float = 1e-3,
+    batch: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+) -> MeasuredRate:
+    """How often a detector fires on images of a prompt without the defence.
+
+    Args:
+        pipe: a Stable Diffusion pipeline.
+        prompt: a prompt, or an encoding, (tokens, width): the same for all images.
+        detector: see `certify.detectors.load_detector`.
+        n: images; image i is that of `certify.generate.images(…, seed=seed)`.
+        seed, steps, guidance, unconditional, batch: as for `certify.generate.images`.
+        alpha: 1 − confidence of the interval.
+        progress: called with (images done, n) after every batch.
+
+    Raises:
+        ValueError, TypeError: an argument out of range.
+    """
+    n, seed = _validate.count("n", n), _validate.seed_value(seed)
+    alpha = _validate.probability("alpha", alpha)
+    fires = load_detector(detector)
+    make, batch = _maker(pipe, steps, guidance, unconditional, batch), _validate.count("batch", batch)
+    embeds = (
+        PromptEncoder.from_pipeline(pipe).plain([prompt]) if isinstance(prompt, str) else one_encoding("prompt", prompt)
+    )
+    successes = 0
+    for first in range(0, n, batch):
+        numbers = range(first, min(first + batch, n))
+        made = make(embeds.expand(len(numbers), -1, -1), seed=[image_seed(seed, i) for i in numbers])
+        successes += int(detected(fires, made).sum())
+        if progress is not None:
+            progress(numbers.stop, n)
+    lower, upper = (clopper_pearson(successes, n, alpha / 2, side) for side in ("lower", "upper"))
+    return MeasuredRate(successes / n, lower, upper, successes, n, alpha)
+
+
+def _maker(pipe: Any, steps: int, guidance: float, unconditional: Tensor | None, batch: int) -> Callable[..., Tensor]:
+    """`images` with its settings: the branch without the prompt is encoded once."""
+    if unconditional is None:
+        without = PromptEncoder.from_pipeline(pipe).plain([""])
+    else:
+        without = one_encoding("unconditional", unconditional)
+    return functools.partial(
+        images,
+        pipe,
+        negative=without,
+        steps=_validate.count("steps", steps),
+        guidance=_validate.positive("guidance", guidance),
+        batch=_validate.count("batch", batch),
+    )
