@@ -868,6 +868,7 @@ _EVIDENCE_OF = {
     ("mse", "median", "coordinatewise"): ("T2", "box"),
     ("mse", "median", "dimension-free"): ("T4", "layers"),
     ("mse", "mean", "spectral"): ("T11", "spectrum"),
+    ("mse", "median", "spectral"): ("T12", "indicators"),
     ("deployed", "median", "replicas"): ("T5", "groups"),
     ("deployed", "mean", "replicas"): ("T5", "groups"),
     ("deployed", "median", "order statistics"): ("T6", "ranked-box"),

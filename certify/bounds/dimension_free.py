@@ -280,9 +280,9 @@ class DimensionFreeMSE(Method):
         value = evidence.implied(setting.noise, rho)
         if math.isfinite(value):
             return Evaluation(value, evidence)
-        # The lowest level that can stand is one a little above a half.
-        tail = _upper_tail(setting.noise, 0.5, rho)
-        return Evaluation(value, draws_needed=draws_needed(Tails(tail, tail), plan.share))
+        # The lowest level that can stand is one a little above a half; levels reach as far as draws do at the radius aimed at.
+        tail = _upper_tail(setting.noise, 0.5, self.aim)
+        return Evaluation(value, draws_needed=draws_needed(Tails(tail, tail), plan.share) if rho <= self.aim else None)
 
     @property
     def _budget(self) -> float:

@@ -145,6 +145,7 @@ def test_joint_coverage_of_percentile_boxes(name, p, rho, n):
 
 SIGMA, SCALE = 0.5, GaussianNoise(0.5)
 ORIGIN = torch.zeros(1, dtype=torch.float64)
+T2 = "coordinatewise"
 
 
 def furthest(center: float, rho: float) -> float:
@@ -155,7 +156,7 @@ def furthest(center: float, rho: float) -> float:
 def distances(runs: int, alpha: float, n: int, **options) -> int:
     failures = 0
     for seed in range(runs):
-        c = mse_bound(torch.exp, ORIGIN, SCALE, rho=1.0, n=n, alpha=alpha, seed=seed, **options)
+        c = mse_bound(torch.exp, ORIGIN, SCALE, rho=1.0, n=n, alpha=alpha, seed=seed, method=T2, **options)
         center = 1.0 if c.reference == "population" else c.center.item()
         failures += furthest(center, 1.0) > c.value * (1 + 1e-12)
     return failures
@@ -179,7 +180,7 @@ def test_coverage_of_the_squared_distance_of_linear_maps(name):
     subject = SUBJECTS[name]
     noise, center = GaussianNoise(subject.sigma), subject.truth(0.5)[0]
     failures = sum(
-        mse_bound(subject.f, subject.y, noise, rho=0.8, n=100, alpha=0.1, seed=seed, center=center).value
+        mse_bound(subject.f, subject.y, noise, rho=0.8, n=100, alpha=0.1, seed=seed, center=center, method=T2).value
         < subject.supremum(0.8)
         for seed in range(300)
     )
@@ -197,7 +198,7 @@ def radii(runs: int, alpha: float, n: int) -> int:
     tolerance = (math.exp(SIGMA) - 1) ** 2
     found = [
         certified_radius(
-            torch.exp, ORIGIN, SCALE, tolerance=tolerance, n=n, alpha=alpha, seed=seed, center=torch.ones(1)
+            torch.exp, ORIGIN, SCALE, tolerance=tolerance, n=n, alpha=alpha, seed=seed, center=torch.ones(1), method=T2
         ).rho
         for seed in range(runs)
     ]
@@ -250,7 +251,7 @@ def test_control_a_reference_from_the_same_draws_is_caught():
             draws.append(z)
             return z
 
-        options = {"tolerance": tolerance, "n": n, "alpha": alpha, "seed": seed}
+        options = {"tolerance": tolerance, "n": n, "alpha": alpha, "seed": seed, "method": T2}
         start = torch.full((1,), -4.0, dtype=torch.float64)
         fixed = certified_radius(f, ORIGIN, 1.0, center=start, **options)
         failures["fixed"] += fixed.rho > 5.0 - 4.0
@@ -278,6 +279,7 @@ def curves(runs: int, alpha: float, simultaneous: bool) -> int:
             seed=seed,
             simultaneous=simultaneous,
             center=torch.ones(1),
+            method=T2,
         )
         failures += any(value < furthest(1.0, rho) for rho, value in zip(k.rhos, k.values, strict=True))
     return failures
@@ -307,6 +309,7 @@ def test_a_pointwise_curve_covers_point_by_point():
             seed=seed,
             simultaneous=False,
             center=torch.ones(1),
+            method=T2,
         )
         wrong += [value < furthest(1.0, rho) for rho, value in zip(k.rhos, k.values, strict=True)]
     assert not any(too_many(int(count), 300, 0.1) for count in wrong)
@@ -316,7 +319,7 @@ def test_the_printed_inequality_6_fails_in_every_run():
     """Erratum (THEORY T2): Σ(ζ_i)² for f(y) = σy with σρ = ½ against the true movement ¼; the corrected sum never."""
     printed = corrected = 0
     for seed in range(50):
-        c = mse_bound(lambda z: z, ORIGIN, 0.5, rho=1.0, n=2000, alpha=1e-3, seed=seed, center=torch.zeros(1))
+        c = mse_bound(lambda z: z, ORIGIN, 0.5, rho=1.0, n=2000, alpha=1e-3, seed=seed, center=ORIGIN, method=T2)
         zeta = mse_module.box_distance(c.lower, c.upper, c.center, c.center)
         printed += zeta**2 < 0.25
         corrected += zeta < 0.25
