@@ -446,7 +446,6 @@ def generate(
     adaptive, pipe = settings.whole(unet)
     terminal.show_tokens(text, adaptive)
     with terminal.out.status("generating"):
-        pipe.set_progress_bar_config(disable=settings.model is None)
         picture = side_by_side(
             pipe, adaptive, text, images=images, seed=settings.seed, **settings.sampler(steps, guidance)
         )
@@ -524,7 +523,7 @@ def _work(
         denoiser = adaptive.denoiser
         x, h = torch.zeros(16, *denoiser.latent_shape, device=z.device), adaptive.encoder.plain([text] * 16)
         one = timed(lambda: denoiser(x, 1, h)) / 16
-        seconds += one * (8 * statistics + 1.5 * images * (2 * steps + 4))
+        seconds += one * (8 * statistics + 2 * images * (2 * steps + 4))
         said += f", {statistics:,} statistics" + (f", {images:,} images" if images else "")
     return f"{said}: about {terminal.duration(seconds)}"
 

@@ -271,11 +271,16 @@ def _show_event(certificate: Certificate) -> None:
         out.print(
             f"{below}. [dim]Seen in {event.successes} of {event.n:,} images at ρ = 0; {copies} (T5); all radii at once.[/]"
         )
-    measured = certificate.provenance.get("undefended")
+    measured, chance = (certificate.provenance.get(name) for name in ("undefended", "without_word"))
     if measured:
         out.print(
             f"Without the defence [bold]measured[/], not certified: {measured['rate']:.3f} "
             f"({measured['successes']} of {measured['n']:,} images)."
+        )
+    if chance:
+        out.print(
+            f"[dim]The prompt without its most relevant word: {chance['rate']:.3f} ({chance['successes']} of "
+            f"{chance['n']:,}). A washed-out word leaves about that.[/]"
         )
 
 

@@ -177,7 +177,8 @@ def certify_prompt(
         detector: what an attack wants to see in an image (`certify.detectors.load_detector`); None: nothing about images.
         statistics: draws of each statistic of the deployed encoding, of K noisy copies each; 0: no such statements. Noise
             predictions of the smoother that takes the median of them are drawn as often.
-        images: images for the attack success rate, and half as many without the defence; 0: nothing about images.
+        images: images for the attack success rate; half as many are made without the defence, of the prompt and of the prompt
+            without its most relevant word; 0: nothing about images.
         points: points (x_t, t) of the sampler's trajectory at which noise predictions are compared.
         steps, guidance: sampler settings. The trajectory and the images are made with them.
         prompts: attack prompts, of which the certificate records whether `rho` covers them (T9).
@@ -281,17 +282,13 @@ def certify_prompt(
             )
         )
         count = max(1, work.images // 2)
-        measured = undefended_rate(
-            pipe,
-            prompt,
-            detector,
-            count,
-            seed=seed,
-            steps=steps,
-            guidance=guidance,
-            progress=work.tick(count * steps * 2),
-        )
-        record["undefended"] = asdict(measured)
+        sampler: dict[str, Any] = {"seed": seed, "steps": steps, "guidance": guidance}
+        tick = work.tick(count * steps * 2)
+        record["undefended"] = asdict(undefended_rate(pipe, prompt, detector, count, progress=tick, **sampler))
+        # What an image shows by chance: with the concept's word washed out it cannot be less.
+        without = _with_and_without(adaptive, prompt)[0][1]
+        tick = work.tick(count * steps * 2)
+        record["without_word"] = asdict(undefended_rate(pipe, without, detector, count, progress=tick, **sampler))
         record["images"] = {
             "detector": detector if isinstance(detector, str) else repr(detector),
             "steps": steps,
@@ -497,7 +494,7 @@ class _Work:
             )
         )
         copies = deployment.replicas
-        self.total = n + statistics * (copies + predictions * (copies + points)) + images * steps * 3
+        self.total = n + statistics * (copies + predictions * (copies + points)) + images * steps * 4
         self.done = 0
 
     def tick(self, weight: int) -> Callable[[int, int], None]:

@@ -38,7 +38,6 @@ def prompts(shape: str, count: int, seed: int = 5) -> dict[str, list[tuple[str, 
 def rates(pipe: Any, shape: str, count: int = 96) -> dict[str, float]:
     """Share of images that show what was asked for, by kind of prompt (judge; seeded)."""
     judge = world.load_judge()
-    pipe.set_progress_bar_config(disable=True)
     result = {}
     for kind, rows in prompts(shape, count).items():
         labels = judge.judge(gates.images(pipe, [text for text, _ in rows], seed=6)).labels["shape"]
