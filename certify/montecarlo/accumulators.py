@@ -12,7 +12,8 @@ draws feeds those of every bound asked for: accumulators of one `key` are widene
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Mapping
 from typing import Protocol, Self
 
 import torch
@@ -26,6 +27,7 @@ __all__ = [
     "Exceedances",
     "ExtremeRanks",
     "Groups",
+    "digest",
     "median",
     "pool",
     "row_distances",
@@ -43,6 +45,10 @@ class Accumulator(Protocol):
     def count(self) -> int:
         """Draws seen."""
 
+    @property
+    def ordered(self) -> bool:
+        """Whether what it knows depends on the order in which parts are merged."""
+
     def update(self, outputs: Tensor) -> None:
         """Takes a block of outputs, shape (b, *output)."""
 
@@ -51,6 +57,15 @@ class Accumulator(Protocol):
 
     def widened(self, other: Self) -> Self:
         """A new, empty accumulator that keeps what either would."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What has been seen, as tensors: for a checkpoint, or another process."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over a `state` in place of what has been seen. Raises KeyError where something is missing."""
+
+    def described(self) -> str:
+        """What it keeps, in words that are the same in every run of the same draws."""
 
 
 class ExtremeRanks:
@@ -63,6 +78,7 @@ class ExtremeRanks:
     """
 
     key = "extreme-ranks"
+    ordered = False
 
     def __init__(self, low: int, high: int) -> None:
         self.low, self.high, self.count = low, high, 0
@@ -85,6 +101,21 @@ class ExtremeRanks:
         self.count += other.count
         for rows in other._held:
             self._take(rows)
+
+    def state(self) -> dict[str, Tensor]:
+        if not self._held:
+            return {"count": torch.tensor(self.count)}
+        self._compress()
+        return {"count": torch.tensor(self.count), "rows": self._held[0]}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.count = int(state["count"])
+        self._held = [state["rows"]] if "rows" in state else []
+        self._rows = sum(rows.shape[0] for rows in self._held)
+        self._sorted = len(self._held) == 1
+
+    def described(self) -> str:
+        return f"extreme ranks {self.low} {self.high}"
 
     def smallest(self, rank: int) -> Tensor:
         """The `rank`-th smallest draw (from 1) of every output, shape (*output)."""
@@ -128,6 +159,7 @@ class Counts:
     """
 
     key = "counts"
+    ordered = False
 
     def __init__(self) -> None:
         self.count = 0
@@ -147,11 +179,21 @@ class Counts:
         self.count += other.count
         self.ones = self.ones + other.ones
 
+    def state(self) -> dict[str, Tensor]:
+        return {"count": torch.tensor(self.count), "ones": torch.as_tensor(self.ones)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.count, self.ones = int(state["count"]), state["ones"]
+
+    def described(self) -> str:
+        return "counts"
+
 
 class AllDraws:
     """Every draw: for pilot runs, whose draws are few."""
 
     key = "all-draws"
+    ordered = False
 
     def __init__(self) -> None:
         self.count = 0
@@ -168,6 +210,16 @@ class AllDraws:
         self.count += other.count
         self._held.extend(other._held)
 
+    def state(self) -> dict[str, Tensor]:
+        return {"draws": self.stacked()} if self._held else {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self._held = [state["draws"]] if "draws" in state else []
+        self.count = sum(draws.shape[0] for draws in self._held)
+
+    def described(self) -> str:
+        return "all draws"
+
     def stacked(self) -> Tensor:
         """All draws, shape (count, *output)."""
         self._held = [torch.cat(self._held)]
@@ -180,6 +232,8 @@ class Distances:
     Args:
         center: c, shape (*output). A row is an entry of the first axis, where there is more than one axis.
     """
+
+    ordered = False
 
     def __init__(self, center: Tensor) -> None:
         self.center, self.count = center, 0
@@ -197,6 +251,16 @@ class Distances:
         self.count += other.count
         self._held.extend(other._held)
 
+    def state(self) -> dict[str, Tensor]:
+        return {"rows": self.rows()} if self._held else {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self._held = [state["rows"]] if "rows" in state else []
+        self.count = sum(rows.shape[0] for rows in self._held)
+
+    def described(self) -> str:
+        return f"distances from {digest(self.center)}"
+
     def rows(self) -> Tensor:
         """(count, rows), float64, on the CPU."""
         self._held = [torch.cat(self._held)]
@@ -211,6 +275,8 @@ class Groups:
         copies: K.
         aggregate: "median" or "mean" over a group.
     """
+
+    ordered = False
 
     def __init__(self, center: Tensor, copies: int, aggregate: str) -> None:
         self.center, self.copies, self.aggregate, self.count = center, copies, aggregate, 0
@@ -232,14 +298,22 @@ class Groups:
             self._values.append(row_distances(reduced, self.center).square().sum(dim=1).sqrt())
 
     def merge(self, other: Groups) -> None:
+        """Fewer than K draws that are left over on either side stay out: a group lies within one part of a run."""
         self._values.extend(other._values)
         self.count += other.count
-        if other._rest is not None:
-            self.count -= other._rest.shape[0]
-            self.update(other._rest)
+        self._rest = None
+
+    def state(self) -> dict[str, Tensor]:
+        return {"count": torch.tensor(self.count), "values": self.values()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.count, self._values, self._rest = int(state["count"]), [state["values"]], None
+
+    def described(self) -> str:
+        return f"{self.aggregate} of {self.copies} from {digest(self.center)}"
 
     def values(self) -> Tensor:
-        """(count // K,), float64, on the CPU."""
+        """(groups,), float64, on the CPU; about count // K of them."""
         if not self._values:
             return torch.zeros(0, dtype=torch.float64)
         self._values = [torch.cat(self._values)]
@@ -256,6 +330,8 @@ class Exceedances:
         lower, upper: the box, shape (*output).
         exact: count every draw beyond, whatever the rounding.
     """
+
+    ordered = False
 
     def __init__(self, lower: Tensor, upper: Tensor, exact: bool = False) -> None:
         self.lower, self.upper, self.count = lower.to("cpu", torch.float64), upper.to("cpu", torch.float64), 0
@@ -279,6 +355,15 @@ class Exceedances:
         self.below += other.below
         self.above += other.above
 
+    def state(self) -> dict[str, Tensor]:
+        return {"count": torch.tensor(self.count), "below": self.below, "above": self.above}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.count, self.below, self.above = int(state["count"]), state["below"], state["above"]
+
+    def described(self) -> str:
+        return f"exceedances {digest(self.lower)} {digest(self.upper)}"
+
     def widened(self, other: Exceedances) -> Exceedances:
         return Exceedances(self.lower, self.upper, self.ulps == 0)
 
@@ -288,6 +373,13 @@ def median(draws: Tensor) -> Tensor:
     ordered = draws.sort(dim=0).values
     k = draws.shape[0]
     return ordered[k // 2] if k % 2 else (ordered[k // 2 - 1] + ordered[k // 2]) / 2
+
+
+def digest(tensor: Tensor) -> str:
+    """The beginning of a SHA-256 over a tensor's dtype, shape and bytes."""
+    array = tensor.detach().cpu().contiguous()
+    head = f"{array.dtype} {tuple(array.shape)} ".encode()
+    return hashlib.sha256(head + array.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
 
 
 def row_distances(outputs: Tensor, center: Tensor) -> Tensor:
