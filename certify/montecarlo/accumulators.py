@@ -19,6 +19,8 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from certify.montecarlo.ranks import ExtremeRanks
+
 __all__ = [
     "Accumulator",
     "AllDraws",
@@ -47,7 +49,7 @@ class Accumulator(Protocol):
 
     @property
     def ordered(self) -> bool:
-        """Whether what it knows depends on the order in which parts are merged."""
+        """Whether what it knows depends on the order in which draws come, so that each shard needs one of its own."""
 
     def update(self, outputs: Tensor) -> None:
         """Takes a block of outputs, shape (b, *output)."""
@@ -66,89 +68,6 @@ class Accumulator(Protocol):
 
     def described(self) -> str:
         """What it keeps, in words that are the same in every run of the same draws."""
-
-
-class ExtremeRanks:
-    """The `low` smallest and `high` largest draws of every output, exactly.
-
-    Memory: at most about 2 (low + high) + one batch draws an output, whatever n is.
-
-    Args:
-        low, high: how many of each end, ≥ 0.
-    """
-
-    key = "extreme-ranks"
-    ordered = False
-
-    def __init__(self, low: int, high: int) -> None:
-        self.low, self.high, self.count = low, high, 0
-        self._held: list[Tensor] = []  # each (rows, *output); together a superset of the two ends
-        self._rows = 0
-        self._sorted = True
-
-    def widened(self, other: ExtremeRanks) -> ExtremeRanks:
-        return ExtremeRanks(max(self.low, other.low), max(self.high, other.high))
-
-    def update(self, outputs: Tensor) -> None:
-        self.count += outputs.shape[0]
-        self._take(outputs)
-
-    def merge(self, other: ExtremeRanks) -> None:
-        if (self.low, self.high) != (other.low, other.high):
-            raise ValueError(
-                f"other keeps ({other.low}, {other.high}) ranks: must be the same ({self.low}, {self.high}) to merge"
-            )
-        self.count += other.count
-        for rows in other._held:
-            self._take(rows)
-
-    def state(self) -> dict[str, Tensor]:
-        if not self._held:
-            return {"count": torch.tensor(self.count)}
-        self._compress()
-        return {"count": torch.tensor(self.count), "rows": self._held[0]}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        self.count = int(state["count"])
-        self._held = [state["rows"]] if "rows" in state else []
-        self._rows = sum(rows.shape[0] for rows in self._held)
-        self._sorted = len(self._held) == 1
-
-    def described(self) -> str:
-        return f"extreme ranks {self.low} {self.high}"
-
-    def smallest(self, rank: int) -> Tensor:
-        """The `rank`-th smallest draw (from 1) of every output, shape (*output)."""
-        return self._at(rank, self.low, "low")
-
-    def largest(self, rank: int) -> Tensor:
-        """The `rank`-th largest draw (from 1) of every output, shape (*output)."""
-        return self._at(rank, self.high, "high")
-
-    def _at(self, rank: int, kept: int, end: str) -> Tensor:
-        if not 1 <= rank <= min(kept, self.count):
-            raise ValueError(f"rank = {rank}: must be in 1 … {min(kept, self.count)} at the {end} end")
-        self._compress()
-        rows = self._held[0]
-        return rows[rank - 1] if end == "low" else rows[rows.shape[0] - rank]
-
-    def _take(self, rows: Tensor) -> None:
-        self._held.append(rows)
-        self._rows += rows.shape[0]
-        self._sorted = False
-        if self._rows > 2 * (self.low + self.high) + 1024:
-            self._compress()
-
-    def _compress(self) -> None:
-        if self._sorted:
-            return
-        rows = torch.cat(self._held) if len(self._held) > 1 else self._held[0]
-        # Sorted along contiguous memory: several times faster than along the first axis.
-        flat = rows.reshape(rows.shape[0], -1).t().contiguous().sort(dim=1).values
-        if flat.shape[1] > self.low + self.high:
-            flat = torch.cat([flat[:, : self.low], flat[:, flat.shape[1] - self.high :]], dim=1)
-        ordered = flat.t().reshape(flat.shape[1], *rows.shape[1:])
-        self._held, self._rows, self._sorted = [ordered], ordered.shape[0], True
 
 
 class Counts:
@@ -276,7 +195,7 @@ class Groups:
         aggregate: "median" or "mean" over a group.
     """
 
-    ordered = False
+    ordered = True
 
     def __init__(self, center: Tensor, copies: int, aggregate: str) -> None:
         self.center, self.copies, self.aggregate, self.count = center, copies, aggregate, 0

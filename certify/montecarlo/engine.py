@@ -4,10 +4,11 @@
 the accumulators. A NaN or an infinity in any output ends the run with an error: no certificate is issued about a
 function that is not finite, and a refused run is not repeated until it passes (THEORY T10).
 
-Draws are cut into *shards* of `SHARD` blocks, whatever is going to happen to them. Each shard has accumulators of its own,
-which are merged in the order of the shards. So it does not matter who draws them: one process, several of them under
-torchrun (`torch.distributed`; process p of P takes the shards p, p + P, …, and all end up with everything), or a run that
-was killed and goes on from a checkpoint. The claims are the same, bit for bit, on the same kind of device.
+Draws are cut into *shards* of `SHARD` blocks, whatever is going to happen to them. Accumulators that depend on the order
+of the draws are made anew for each shard and merged in the order of the shards. So it does not matter who draws: one
+process, several of them under torchrun (`torch.distributed`; process p of P takes the shards p, p + P, …, and all end up
+with everything), or a run that was killed and goes on from a checkpoint. The claims are the same, bit for bit, on the same
+kind of device.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def draw(
     alone = (shards == 1 and processes.count == 1) or until is not None
     with torch.no_grad():
         for shard in range(first + processes.offset(first), shards, processes.count):
-            part = totals if alone else [total.widened(total) for total in totals]
+            part = totals if alone else [t.widened(t) if t.ordered else t for t in totals]
             for z, source in _batches(y, noise, n, seed, stream, caller, shard):
                 for outputs in caller(z, source):
                     for receiver in part:

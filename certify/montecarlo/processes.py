@@ -94,7 +94,7 @@ class Kept:
     def add(self, shard: int, part: Sequence[Accumulator]) -> None:
         """A shard that was drawn."""
         for i, total in enumerate(self.totals):
-            if i not in self.ordered:
+            if i not in self.ordered and part[i] is not total:
                 total.merge(part[i])
         if self.ordered:
             self.parts[shard] = [part[i] for i in self.ordered]
