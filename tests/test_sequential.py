@@ -115,7 +115,7 @@ def test_evidence_is_monotone_in_p0_and_in_the_successes():
 
 def test_ville_holds_exactly_over_all_paths_of_a_short_run():
     """The probability at p₀ of ever reaching 1/α within 400 draws, by recursion over all paths: at most α, yet not idle."""
-    for evidence, idle in ((log_evidence_below, 0.25), (log_evidence_above, 0.25)):
+    for evidence, idle in ((log_evidence_below, 0.5), (log_evidence_above, 0.1)):
         for p0, alpha in ((0.3, 0.1), (0.05, 0.05), (0.6, 0.2)):
             alive, crossed = np.array([1.0]), 0.0
             for n in range(1, 401):
@@ -135,12 +135,12 @@ def test_limits_invert_the_martingale(s, n, alpha):
     upper, lower = anytime_limit(s, n, alpha), anytime_limit(s, n, alpha, "lower")
     assert 0 <= lower <= s / n <= upper <= 1
     if s < n:
-        assert float(log_evidence_below(s, n, upper)) == pytest.approx(math.log(1 / alpha), abs=1e-5)
+        assert float(log_evidence_below(s, n, upper)) == pytest.approx(math.log(1 / alpha), abs=1e-3)
         assert float(log_evidence_below(s, n, upper)) >= math.log(1 / alpha)
     else:
         assert upper == 1.0
     if s:
-        assert float(log_evidence_above(s, n, lower)) == pytest.approx(math.log(1 / alpha), abs=1e-5)
+        assert float(log_evidence_above(s, n, lower)) == pytest.approx(math.log(1 / alpha), abs=1e-3)
         assert float(log_evidence_above(s, n, lower)) >= math.log(1 / alpha)
     else:
         assert lower == 0.0
