@@ -32,6 +32,7 @@ from certify.bounds.base import Evaluation, Evidence, Method, Setting, pilot_ran
 from certify.bounds.percentile import beyond, box_distance, draws_needed
 from certify.confidence import clopper_pearson, extreme_rank
 from certify.montecarlo import Accumulator, Distances, Exceedances, row_distances
+from certify.montecarlo.accumulators import digest
 from certify.noise import Noise, Tails
 from certify.support import Support
 
@@ -189,6 +190,10 @@ class Together:
         self.key = " and ".join(part.key for part in parts)
 
     @property
+    def ordered(self) -> bool:
+        return any(part.ordered for part in self.parts)
+
+    @property
     def count(self) -> int:
         return self.parts[0].count
 
@@ -203,6 +208,17 @@ class Together:
     def widened(self, other: Together) -> Together:
         return Together([mine.widened(theirs) for mine, theirs in zip(self.parts, other.parts, strict=True)])
 
+    def state(self) -> dict[str, Tensor]:
+        return {f"{i}.{name}": tensor for i, part in enumerate(self.parts) for name, tensor in part.state().items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        for i, part in enumerate(self.parts):
+            prefix = f"{i}."
+            part.restore({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+
+    def described(self) -> str:
+        return " and ".join(part.described() for part in self.parts)
+
 
 class DistanceExceedances:
     """Counts the draws whose distance from c exceeds limits, by more than the rounding of f.
@@ -212,6 +228,8 @@ class DistanceExceedances:
         limits: (rows, limits), or (1, limits) for the whole output.
         apart: whether rows are taken apart.
     """
+
+    ordered = False
 
     def __init__(self, center: Tensor, limits: Tensor, apart: bool) -> None:
         self.center, self.limits, self.apart, self.count = center, limits, apart, 0
@@ -230,7 +248,16 @@ class DistanceExceedances:
         self.above += other.above
 
     def widened(self, other: DistanceExceedances) -> DistanceExceedances:
-        raise ValueError("two sets of limits cannot share one count")
+        return DistanceExceedances(self.center, self.limits, self.apart)
+
+    def state(self) -> dict[str, Tensor]:
+        return {"count": torch.tensor(self.count), "above": self.above}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.count, self.above = int(state["count"]), state["above"]
+
+    def described(self) -> str:
+        return f"distance exceedances {digest(self.center)} {digest(self.limits)} {self.apart}"
 
 
 class DimensionFreeMSE(Method):

@@ -291,6 +291,8 @@ class SpectrumWitness:
     λ, and Chernoff's bound holds for such a sequence as it does for independent draws; Bennett's for the drift.
     """
 
+    ordered = True
+
     def __init__(self, held: SpectrumEvidence) -> None:
         self.held, self.count = held, 0
         self.key = f"spectrum witness {id(held)}"
@@ -302,7 +304,27 @@ class SpectrumWitness:
         self._push: Tensor | None = None
 
     def widened(self, other: SpectrumWitness) -> SpectrumWitness:
-        raise ValueError("two sets of limits cannot share one witness")
+        return SpectrumWitness(self.held)
+
+    def state(self) -> dict[str, Tensor]:
+        return {
+            "counts": torch.tensor([self.outside, self.beyond_reach, self.tested]),
+            "numbers": torch.tensor([self.squares, self.pushes], dtype=torch.float64),
+            **{f"past.{name}": tensor for name, tensor in self.past.state().items()},
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.outside, self.beyond_reach, self.tested = (int(number) for number in state["counts"])
+        self.squares, self.pushes = (float(number) for number in state["numbers"])
+        self.past.restore({k.removeprefix("past."): v for k, v in state.items() if k.startswith("past.")})
+        self.count, self._next = self.past.count, _FIRST_DIRECTION
+        while self._next <= self.count:
+            self._next *= 2
+        if self.count:
+            self._aim(double=False)
+
+    def described(self) -> str:
+        return f"spectrum witness {self.past.described()}"
 
     def update(self, outputs: Tensor) -> None:
         while outputs.shape[0]:

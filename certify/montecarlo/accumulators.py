@@ -12,11 +12,14 @@ draws feeds those of every bound asked for: accumulators of one `key` are widene
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Mapping
 from typing import Protocol, Self
 
 import torch
 from torch import Tensor
+
+from certify.montecarlo.ranks import ExtremeRanks
 
 __all__ = [
     "Accumulator",
@@ -26,6 +29,7 @@ __all__ = [
     "Exceedances",
     "ExtremeRanks",
     "Groups",
+    "digest",
     "median",
     "pool",
     "row_distances",
@@ -43,6 +47,10 @@ class Accumulator(Protocol):
     def count(self) -> int:
         """Draws seen."""
 
+    @property
+    def ordered(self) -> bool:
+        """Whether what it knows depends on the order in which draws come, so that each shard needs one of its own."""
+
     def update(self, outputs: Tensor) -> None:
         """Takes a block of outputs, shape (b, *output)."""
 
@@ -52,72 +60,14 @@ class Accumulator(Protocol):
     def widened(self, other: Self) -> Self:
         """A new, empty accumulator that keeps what either would."""
 
+    def state(self) -> dict[str, Tensor]:
+        """What has been seen, as tensors: for a checkpoint, or another process."""
 
-class ExtremeRanks:
-    """The `low` smallest and `high` largest draws of every output, exactly.
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over a `state` in place of what has been seen. Raises KeyError where something is missing."""
 
-    Memory: at most about 2 (low + high) + one batch draws an output, whatever n is.
-
-    Args:
-        low, high: how many of each end, ≥ 0.
-    """
-
-    key = "extreme-ranks"
-
-    def __init__(self, low: int, high: int) -> None:
-        self.low, self.high, self.count = low, high, 0
-        self._held: list[Tensor] = []  # each (rows, *output); together a superset of the two ends
-        self._rows = 0
-        self._sorted = True
-
-    def widened(self, other: ExtremeRanks) -> ExtremeRanks:
-        return ExtremeRanks(max(self.low, other.low), max(self.high, other.high))
-
-    def update(self, outputs: Tensor) -> None:
-        self.count += outputs.shape[0]
-        self._take(outputs)
-
-    def merge(self, other: ExtremeRanks) -> None:
-        if (self.low, self.high) != (other.low, other.high):
-            raise ValueError(
-                f"other keeps ({other.low}, {other.high}) ranks: must be the same ({self.low}, {self.high}) to merge"
-            )
-        self.count += other.count
-        for rows in other._held:
-            self._take(rows)
-
-    def smallest(self, rank: int) -> Tensor:
-        """The `rank`-th smallest draw (from 1) of every output, shape (*output)."""
-        return self._at(rank, self.low, "low")
-
-    def largest(self, rank: int) -> Tensor:
-        """The `rank`-th largest draw (from 1) of every output, shape (*output)."""
-        return self._at(rank, self.high, "high")
-
-    def _at(self, rank: int, kept: int, end: str) -> Tensor:
-        if not 1 <= rank <= min(kept, self.count):
-            raise ValueError(f"rank = {rank}: must be in 1 … {min(kept, self.count)} at the {end} end")
-        self._compress()
-        rows = self._held[0]
-        return rows[rank - 1] if end == "low" else rows[rows.shape[0] - rank]
-
-    def _take(self, rows: Tensor) -> None:
-        self._held.append(rows)
-        self._rows += rows.shape[0]
-        self._sorted = False
-        if self._rows > 2 * (self.low + self.high) + 1024:
-            self._compress()
-
-    def _compress(self) -> None:
-        if self._sorted:
-            return
-        rows = torch.cat(self._held) if len(self._held) > 1 else self._held[0]
-        # Sorted along contiguous memory: several times faster than along the first axis.
-        flat = rows.reshape(rows.shape[0], -1).t().contiguous().sort(dim=1).values
-        if flat.shape[1] > self.low + self.high:
-            flat = torch.cat([flat[:, : self.low], flat[:, flat.shape[1] - self.high :]], dim=1)
-        ordered = flat.t().reshape(flat.shape[1], *rows.shape[1:])
-        self._held, self._rows, self._sorted = [ordered], ordered.shape[0], True
+    def described(self) -> str:
+        """What it keeps, in words that are the same in every run of the same draws."""
 
 
 class Counts:
@@ -128,6 +78,7 @@ class Counts:
     """
 
     key = "counts"
+    ordered = False
 
     def __init__(self) -> None:
         self.count = 0
@@ -147,11 +98,21 @@ class Counts:
         self.count += other.count
         self.ones = self.ones + other.ones
 
+    def state(self) -> dict[str, Tensor]:
+        return {"count": torch.tensor(self.count), "ones": torch.as_tensor(self.ones)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.count, self.ones = int(state["count"]), state["ones"]
+
+    def described(self) -> str:
+        return "counts"
+
 
 class AllDraws:
     """Every draw: for pilot runs, whose draws are few."""
 
     key = "all-draws"
+    ordered = False
 
     def __init__(self) -> None:
         self.count = 0
@@ -168,6 +129,16 @@ class AllDraws:
         self.count += other.count
         self._held.extend(other._held)
 
+    def state(self) -> dict[str, Tensor]:
+        return {"draws": self.stacked()} if self._held else {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self._held = [state["draws"]] if "draws" in state else []
+        self.count = sum(draws.shape[0] for draws in self._held)
+
+    def described(self) -> str:
+        return "all draws"
+
     def stacked(self) -> Tensor:
         """All draws, shape (count, *output)."""
         self._held = [torch.cat(self._held)]
@@ -180,6 +151,8 @@ class Distances:
     Args:
         center: c, shape (*output). A row is an entry of the first axis, where there is more than one axis.
     """
+
+    ordered = False
 
     def __init__(self, center: Tensor) -> None:
         self.center, self.count = center, 0
@@ -197,6 +170,16 @@ class Distances:
         self.count += other.count
         self._held.extend(other._held)
 
+    def state(self) -> dict[str, Tensor]:
+        return {"rows": self.rows()} if self._held else {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self._held = [state["rows"]] if "rows" in state else []
+        self.count = sum(rows.shape[0] for rows in self._held)
+
+    def described(self) -> str:
+        return f"distances from {digest(self.center)}"
+
     def rows(self) -> Tensor:
         """(count, rows), float64, on the CPU."""
         self._held = [torch.cat(self._held)]
@@ -211,6 +194,8 @@ class Groups:
         copies: K.
         aggregate: "median" or "mean" over a group.
     """
+
+    ordered = True
 
     def __init__(self, center: Tensor, copies: int, aggregate: str) -> None:
         self.center, self.copies, self.aggregate, self.count = center, copies, aggregate, 0
@@ -232,14 +217,22 @@ class Groups:
             self._values.append(row_distances(reduced, self.center).square().sum(dim=1).sqrt())
 
     def merge(self, other: Groups) -> None:
+        """Fewer than K draws that are left over on either side stay out: a group lies within one part of a run."""
         self._values.extend(other._values)
         self.count += other.count
-        if other._rest is not None:
-            self.count -= other._rest.shape[0]
-            self.update(other._rest)
+        self._rest = None
+
+    def state(self) -> dict[str, Tensor]:
+        return {"count": torch.tensor(self.count), "values": self.values()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.count, self._values, self._rest = int(state["count"]), [state["values"]], None
+
+    def described(self) -> str:
+        return f"{self.aggregate} of {self.copies} from {digest(self.center)}"
 
     def values(self) -> Tensor:
-        """(count // K,), float64, on the CPU."""
+        """(groups,), float64, on the CPU; about count // K of them."""
         if not self._values:
             return torch.zeros(0, dtype=torch.float64)
         self._values = [torch.cat(self._values)]
@@ -256,6 +249,8 @@ class Exceedances:
         lower, upper: the box, shape (*output).
         exact: count every draw beyond, whatever the rounding.
     """
+
+    ordered = False
 
     def __init__(self, lower: Tensor, upper: Tensor, exact: bool = False) -> None:
         self.lower, self.upper, self.count = lower.to("cpu", torch.float64), upper.to("cpu", torch.float64), 0
@@ -279,6 +274,15 @@ class Exceedances:
         self.below += other.below
         self.above += other.above
 
+    def state(self) -> dict[str, Tensor]:
+        return {"count": torch.tensor(self.count), "below": self.below, "above": self.above}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.count, self.below, self.above = int(state["count"]), state["below"], state["above"]
+
+    def described(self) -> str:
+        return f"exceedances {digest(self.lower)} {digest(self.upper)}"
+
     def widened(self, other: Exceedances) -> Exceedances:
         return Exceedances(self.lower, self.upper, self.ulps == 0)
 
@@ -288,6 +292,13 @@ def median(draws: Tensor) -> Tensor:
     ordered = draws.sort(dim=0).values
     k = draws.shape[0]
     return ordered[k // 2] if k % 2 else (ordered[k // 2 - 1] + ordered[k // 2]) / 2
+
+
+def digest(tensor: Tensor) -> str:
+    """The beginning of a SHA-256 over a tensor's dtype, shape and bytes."""
+    array = tensor.detach().cpu().contiguous()
+    head = f"{array.dtype} {tuple(array.shape)} ".encode()
+    return hashlib.sha256(head + array.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
 
 
 def row_distances(outputs: Tensor, center: Tensor) -> Tensor:

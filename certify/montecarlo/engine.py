@@ -3,6 +3,12 @@
 `draw` perturbs one input n times, runs the function on batches of perturbed inputs and hands every batch of outputs to
 the accumulators. A NaN or an infinity in any output ends the run with an error: no certificate is issued about a
 function that is not finite, and a refused run is not repeated until it passes (THEORY T10).
+
+Draws are cut into *shards* of `SHARD` blocks, whatever is going to happen to them. Accumulators that depend on the order
+of the draws are made anew for each shard and merged in the order of the shards. So it does not matter who draws: one
+process, several of them under torchrun (`torch.distributed`; process p of P takes the shards p, p + P, …, and all end up
+with everything), or a run that was killed and goes on from a checkpoint. The claims are the same, bit for bit, on the same
+kind of device.
 """
 
 from __future__ import annotations
@@ -16,10 +22,12 @@ from torch import Tensor, nn
 
 from certify import _validate
 from certify.montecarlo.accumulators import Accumulator
+from certify.montecarlo.checkpoint import Checkpoint
+from certify.montecarlo.processes import Kept, Processes
 from certify.montecarlo.streams import BLOCK, generator
 from certify.noise import Noise
 
-__all__ = ["Function", "accepts_generator", "draw"]
+__all__ = ["SHARD", "Function", "accepts_generator", "draw"]
 
 Function = Callable[..., Any]
 """A batch of inputs (b, *input) → a batch of outputs (b, *output); may take a keyword `generator`."""
@@ -28,6 +36,9 @@ Progress = Callable[[int, int], None]
 """Called with (draws done, draws in all)."""
 
 DEFAULT_BATCH = 256
+
+SHARD = 64
+"""Blocks in a shard."""
 
 
 def draw(
@@ -42,6 +53,8 @@ def draw(
     batch_size: int | None = None,
     output_shape: tuple[int, ...] | None = None,
     progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
+    until: Callable[[int], bool] | None = None,
 ) -> tuple[int, ...]:
     """Runs `f` on n noisy copies of `y` and feeds the accumulators.
 
@@ -53,34 +66,52 @@ def draw(
         n: draws.
         seed, stream: where the noise comes from (`certify.montecarlo.streams`).
         accumulators: each sees every output once, as float32 or float64.
-        batch_size: inputs in one call of `f`; None: 256. Only the rounding inside `f` can depend on it. A random `f` is
-            called with whole blocks of 64.
+        batch_size: inputs in one call of `f`; None: 256. Only the rounding inside `f` can depend on it. Where memory does not
+            suffice it is halved. A random `f` is called with whole blocks of 64.
         output_shape: what the output's shape must be, if that is known.
-        progress: called after every batch.
+        progress: called after every batch (of this process) with draws done by all, about.
+        checkpoint: where to keep what was drawn, and to go on from.
+        until: asked after every batch, with the draws so far, whether they are enough; then the accumulators hold these only.
+            Not with several processes, nor with a checkpoint.
 
     Returns:
         The output's shape.
 
     Raises:
-        TypeError, ValueError: `f` does not return a tensor of shape (b, *output), or returns NaN or infinity.
+        TypeError, ValueError: `f` does not return a tensor of shape (b, *output), or returns NaN or infinity; the checkpoint is
+            another run's.
     """
     size = DEFAULT_BATCH if batch_size is None else _validate.count("batch_size", batch_size)
-    random = accepts_generator(f)
-    receivers = list(accumulators)
-    shape, done = output_shape, 0
+    totals, processes = list(accumulators), Processes.current()
+    caller = _Caller(f, output_shape, size)
+    shards = -(-n // (SHARD * BLOCK))
+    first, kept = 0, Kept(totals, processes)
+    if checkpoint is not None:
+        checkpoint.open(y, noise, n=n, seed=seed, stream=stream, kept=kept)
+        first, caller.shape = checkpoint.resume(kept, output_shape)
+    done = min(n, first * SHARD * BLOCK)
+    # A single shard needs no merging, and whoever may stop at any time looks at the totals.
+    alone = (shards == 1 and processes.count == 1) or until is not None
     with torch.no_grad():
-        for z, source in _batches(y, noise, n, seed, stream, size, random):
-            outputs = f(z, generator=source) if random else f(z)
-            outputs = _checked(outputs, z.shape[0], shape)
-            shape = tuple(outputs.shape[1:])
-            for receiver in receivers:
-                receiver.update(outputs)
-            done += z.shape[0]
-            if progress is not None:
-                progress(done, n)
-    if shape is None:  # pragma: no cover - n >= 1
-        raise ValueError(f"n = {n}: must be at least 1")
-    return shape
+        for shard in range(first + processes.offset(first), shards, processes.count):
+            part = totals if alone else [t.widened(t) if t.ordered else t for t in totals]
+            for z, source in _batches(y, noise, n, seed, stream, caller, shard):
+                for outputs in caller(z, source):
+                    for receiver in part:
+                        receiver.update(outputs)
+                done = min(n, done + z.shape[0] * processes.count)
+                if progress is not None:
+                    progress(done, n)
+                if until is not None and until(done):
+                    return caller.known_shape
+            if not alone:
+                kept.add(shard, part)
+            if checkpoint is not None:
+                checkpoint.save(shard + 1, kept, caller.known_shape, last=shard + processes.count >= shards)
+    if processes.count > 1:
+        kept.share()
+        caller.shape = processes.agreed_shape(caller.shape)
+    return caller.known_shape
 
 
 def accepts_generator(f: Function) -> bool:
@@ -92,23 +123,58 @@ def accepts_generator(f: Function) -> bool:
         return False
 
 
+class _Caller:
+    """Calls f on batches: checks what comes back, and halves the batch where memory does not suffice."""
+
+    def __init__(self, f: Function, shape: tuple[int, ...] | None, size: int) -> None:
+        self.f, self.shape, self.size = f, shape, size
+        self.random = accepts_generator(f)
+
+    @property
+    def known_shape(self) -> tuple[int, ...]:
+        """The output's shape."""
+        if self.shape is None:
+            raise ValueError("n: no draw was made, so the output's shape is not known")
+        return self.shape
+
+    def __call__(self, z: Tensor, source: torch.Generator | None) -> Iterator[Tensor]:
+        if source is not None:
+            yield self._checked(self.f(z, generator=source), z.shape[0])
+            return
+        rest = z
+        while rest.shape[0]:
+            chunk = rest[: self.size]
+            try:
+                outputs = self._checked(self.f(chunk), chunk.shape[0])
+            except (torch.OutOfMemoryError, MemoryError):
+                if chunk.shape[0] == 1:
+                    raise
+                self.size = chunk.shape[0] // 2
+                if z.is_cuda:
+                    torch.cuda.empty_cache()
+                continue
+            rest = rest[chunk.shape[0] :]
+            yield outputs
+
+    def _checked(self, outputs: Any, b: int) -> Tensor:
+        outputs = _checked(outputs, b, self.shape)
+        self.shape = tuple(outputs.shape[1:])
+        return outputs
+
+
 def _batches(
-    y: Tensor, noise: Noise, n: int, seed: int, stream: str, size: int, random: bool
+    y: Tensor, noise: Noise, n: int, seed: int, stream: str, caller: _Caller, shard: int
 ) -> Iterator[tuple[Tensor, torch.Generator | None]]:
-    blocks = (n + BLOCK - 1) // BLOCK
-    together = 1 if random else max(1, size // BLOCK)
-    for first in range(0, blocks, together):
+    blocks = min((n + BLOCK - 1) // BLOCK, (shard + 1) * SHARD)
+    together = 1 if caller.random else max(1, caller.size // BLOCK)
+    for first in range(shard * SHARD, blocks, together):
         # A block is always drawn whole and then cut, so that a longer run begins with the draws of a shorter one.
         parts = [
             noise.draw(y, BLOCK, generator(seed, stream, block, y.device))[: n - block * BLOCK]
             for block in range(first, min(first + together, blocks))
         ]
         z = torch.cat(parts) if len(parts) > 1 else parts[0]
-        if random:
-            yield z, generator(seed, stream, first, y.device, internal=True)
-        else:
-            for chunk in z.split(size):
-                yield chunk, None
+        yield z, generator(seed, stream, first, y.device, internal=True) if caller.random else None
 
 
 def _checked(outputs: Any, b: int, shape: tuple[int, ...] | None) -> Tensor:
@@ -132,11 +198,13 @@ def _checked(outputs: Any, b: int, shape: tuple[int, ...] | None) -> Tensor:
         outputs = outputs.detach().clone()
     else:  # half precision is exact in float32, whole numbers up to 2⁵³ in float64
         outputs = outputs.detach().to(torch.float32 if outputs.is_floating_point() else torch.float64)
-    bad = ~torch.isfinite(outputs)
-    if bool(bad.any()):
-        rows = int(bad.reshape(b, -1).any(dim=1).sum())
-        raise ValueError(
-            f"f returned NaN or infinity in {rows} of {b} draws: a certificate is about a finite function; "
-            "none is issued, and drawing again with another seed until it passes would void it"
-        )
+    # One pass: a sum is finite unless an entry is not, or it overflows, which the second look tells apart.
+    if not bool(torch.isfinite(outputs.sum(dtype=torch.float64))):
+        bad = ~torch.isfinite(outputs)
+        if bool(bad.any()):
+            rows = int(bad.reshape(b, -1).any(dim=1).sum())
+            raise ValueError(
+                f"f returned NaN or infinity in {rows} of {b} draws: a certificate is about a finite function; "
+                "none is issued, and drawing again with another seed until it passes would void it"
+            )
     return outputs

@@ -33,8 +33,12 @@ Reference: Liberty (2013), "Simple and deterministic matrix sketching"; Ghashami
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
+
+from certify.montecarlo.accumulators import digest
 
 __all__ = ["Spectrum"]
 
@@ -54,6 +58,8 @@ class Spectrum:
         outside: those with ‖f − c‖ > R.
         furthest: the largest ‖f − c‖ seen.
     """
+
+    ordered = True
 
     def __init__(self, center: Tensor, radius: float, rows: int = 64) -> None:
         self.center, self.radius, self.rows = center, radius, rows
@@ -104,6 +110,28 @@ class Spectrum:
             self._top = None
         else:
             self._take(other._kept[: other._filled])
+
+    def state(self) -> dict[str, Tensor]:
+        numbers = [self._removed, self._energy, self._rounding, self.furthest]
+        state = {
+            "counts": torch.tensor([self.count, self.outside, self._filled]),
+            "numbers": torch.tensor(numbers, dtype=torch.float64),
+        }
+        if self._kept is not None and self._sum is not None:
+            state |= {"sum": self._sum, "kept": self._kept if self._exact else self._kept[: self._filled]}
+        return state
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.count, self.outside, self._filled = (int(number) for number in state["counts"])
+        self._removed, self._energy, self._rounding, self.furthest = (float(number) for number in state["numbers"])
+        self._sum, self._kept, self._top = state.get("sum"), state.get("kept"), None
+        if self._kept is not None and not self._exact:
+            kept = self._kept.new_zeros((2 * self.rows, self._kept.shape[1]))
+            kept[: self._filled] = self._kept
+            self._kept = kept
+
+    def described(self) -> str:
+        return f"spectrum {digest(self.center)} {self.radius!r} {self.rows}"
 
     @property
     def largest(self) -> float:

@@ -59,10 +59,11 @@ def test_merging_in_any_order_is_one_run(order):
 
 
 def test_memory_does_not_grow_with_the_draws():
-    acc = ExtremeRanks(10, 10)
+    acc = ExtremeRanks(10, 10, memory=2000 * 4 * 4)
     for seed in range(60):
         acc.update(data(256, (4,), ties=False, seed=seed))
-        assert sum(rows.shape[0] for rows in acc._held) <= 2 * 20 + 1024 + 256
+        assert sum(rows.numel() for rows in acc._rows()) <= 4 * 2000
+    assert acc.count == 60 * 256
 
 
 def test_merging_different_widths_is_refused():

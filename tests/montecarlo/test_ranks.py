@@ -1,0 +1,94 @@
+"""Extreme ranks under pressure: buffers that are cut, rows that are spilled to disk, ties and infinities, every rank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from certify.montecarlo import ExtremeRanks
+
+KINDS = ("plain", "ties", "infinities", "constant")
+
+
+def data(n: int, shape: tuple[int, ...], kind: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    x = torch.randn((n, *shape), generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    if kind == "ties":
+        x = x.round()
+    if kind == "infinities":
+        x = torch.where(x > 1.5, torch.inf, torch.where(x < -1.5, -torch.inf, x))
+    return torch.ones_like(x) if kind == "constant" else x
+
+
+def fed(acc: ExtremeRanks, x: Tensor, size: int) -> ExtremeRanks:
+    for part in x.split(size):
+        acc.update(part)
+    return acc
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("n", "low", "high", "memory"), [
+    (500, 40, 60, 2**30),  # all in one buffer
+    (6000, 40, 60, 2**13),  # cut many times
+    (3000, 900, 1200, 2**14),  # spilled
+    (3000, 0, 7, 2**12),
+    (3000, 7, 0, 2**12),
+])  # fmt: skip
+def test_every_rank_is_that_of_sorting(kind, dtype, n, low, high, memory, tmp_path):
+    x = data(n, (3, 2), kind, dtype=dtype)
+    ordered = x.sort(dim=0).values
+    acc = fed(ExtremeRanks(low, high, memory=memory, folder=tmp_path), x, 97)
+    for rank in {1, low // 2, low} - {0}:
+        if low:
+            assert torch.equal(acc.smallest(rank), ordered[rank - 1])
+    for rank in {1, high // 2, high} - {0}:
+        if high:
+            assert torch.equal(acc.largest(rank), ordered[n - rank])
+    assert bool(list(tmp_path.iterdir())) == (n == 3000 and low == 900)
+
+
+def test_answers_follow_new_draws():
+    x = data(900, (4,), "plain")
+    acc = ExtremeRanks(5, 5)
+    for stop in (300, 600, 900):
+        acc.update(x[stop - 300 : stop])
+        assert torch.equal(acc.largest(5), x[:stop].sort(dim=0).values[-5])
+        assert torch.equal(acc.smallest(2), x[:stop].sort(dim=0).values[1])
+
+
+def test_a_spilled_state_is_put_back(tmp_path: Path):
+    x = data(4000, (3,), "plain")
+    acc = fed(ExtremeRanks(1500, 1500, memory=2**13, folder=tmp_path), x[:2500], 100)
+    other = ExtremeRanks(1500, 1500, memory=2**13, folder=tmp_path)
+    other.restore(acc.state())
+    fed(other, x[2500:], 77)
+    ordered = x.sort(dim=0).values
+    assert torch.equal(other.smallest(1500), ordered[1499])
+    assert torch.equal(other.largest(1400), ordered[-1400])
+    with pytest.raises(ValueError, match="no folder to find it in"):
+        ExtremeRanks(1500, 1500).restore(acc.state())
+
+
+def test_a_temporary_folder_goes_with_the_object():
+    acc = fed(ExtremeRanks(1500, 1500, memory=2**12), data(3200, (3,), "plain"), 100)
+    folder = acc.folder
+    assert folder is not None
+    assert list(folder.iterdir())
+    del acc
+    assert not folder.exists()
+
+
+def test_several_wanted_ranks_in_one_pass_are_pooled():
+    x = data(2000, (5,), "plain")
+    acc = fed(ExtremeRanks(10, 400).widened(ExtremeRanks(300, 20)), x, 64)
+    ordered = x.sort(dim=0).values
+    for rank in (10, 300):
+        assert torch.equal(acc.smallest(rank), ordered[rank - 1])
+    for rank in (20, 400):
+        assert torch.equal(acc.largest(rank), ordered[-rank])
+    assert not acc._sorted  # all four were selected, nothing was sorted
+    assert torch.equal(acc.smallest(77), ordered[76])
+    assert acc._sorted

@@ -1,0 +1,180 @@
+"""One run, whoever draws it: several processes under torchrun, a run killed at random moments, another batch size.
+
+The processes are real ones, and so is the SIGKILL.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from certify import GaussianNoise
+from certify.montecarlo import Counts, ExtremeRanks, draw
+from certify.montecarlo.checkpoint import Checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m")
+
+
+def run(*arguments: str, launcher: tuple[str, ...] = (sys.executable, "-m")) -> tuple[list[str], list[str]]:
+    """How the processes ended, and what those found that were not killed."""
+    done = subprocess.run(
+        [*launcher, "tests.montecarlo.runner", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        check=False,
+        timeout=300,
+    )
+    lines = done.stdout.splitlines()
+    ended = [line.split()[1] for line in lines if line.startswith("ended")]
+    return ended or [str(done.returncode)], [line for line in lines if line.startswith("found")]
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> str:
+    ended, found = run()
+    assert ended == ["0"]
+    return found[0]
+
+
+def test_two_processes_are_one_also_after_a_kill(undisturbed, tmp_path):
+    ended, found = run("--checkpoint", str(tmp_path), "--kill", "40", launcher=TORCHRUN)
+    assert (ended != ["0"], found) == (True, [])
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    assert run("--checkpoint", str(tmp_path), launcher=TORCHRUN) == (["0"], [undisturbed])
+
+
+def test_a_run_killed_at_twenty_moments_is_the_undisturbed_one(undisturbed, tmp_path):
+    """Four runs, each killed five times at random, then left alone. A restart has less to do, so few calls are left."""
+    rng = random.Random(0)
+    kills = [str(rng.randint(1, 45)) for _ in range(20)]
+    folders = [str(tmp_path / str(i)) for i in range(4)]
+    ended, found = run("--checkpoint", *folders, "--kill", *kills, "0", "0", "0", "0")
+    assert set(ended) == {"-9", "0"}
+    assert ended[:20].count("-9") >= 15
+    assert ended[20:] == ["0"] * 4
+    assert set(found) == {undisturbed}
+
+
+def test_spilled_draws_survive_a_kill(undisturbed, tmp_path):
+    arguments = ("--checkpoint", str(tmp_path), "--memory", str(2**16))
+    ended, found = run(*arguments, "--kill", "30", "50", "0")
+    assert ended == ["-9", "-9", "0"]
+    assert list(tmp_path.glob("draws-*.npy"))
+    assert found == [undisturbed]
+
+
+Y = torch.zeros(3)
+
+
+def drawn(folder: Path, *, f=torch.sin, seed: int = 0, n: int = 9000, name: str = "") -> ExtremeRanks:
+    acc = ExtremeRanks(5, 5)
+    checkpoint = Checkpoint(folder, interval=0, function=name)
+    draw(f, Y, GaussianNoise(1.0), n=n, seed=seed, stream="bounding", accumulators=[acc], checkpoint=checkpoint)
+    return acc
+
+
+def test_a_finished_run_is_not_drawn_again(tmp_path):
+    first = drawn(tmp_path)
+    again = drawn(tmp_path, f=lambda z: pytest.fail("drew"))
+    assert torch.equal(first.largest(5), again.largest(5))
+
+
+def test_another_run_is_refused(tmp_path):
+    drawn(tmp_path)
+    (file,) = tmp_path.iterdir()
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match="belongs to another run \\(seed differ\\)"):
+        drawn(tmp_path, seed=1)
+    assert file.read_bytes() == before
+    drawn(tmp_path, n=5000)  # other draws: a file of their own
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda b: b[: len(b) // 2],
+        lambda b: b"",
+        lambda b: b[:-8] + bytes(8),
+        lambda b: b[:200] + b"x" + b[201:],
+    ],
+)
+def test_a_damaged_checkpoint_is_refused(tmp_path, change):
+    drawn(tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(ValueError, match="damaged"):
+        drawn(tmp_path)
+
+
+def test_an_interrupted_run_keeps_its_shards(tmp_path):
+    calls = 0
+
+    def f(z):
+        nonlocal calls
+        calls += 1
+        if calls == 25:
+            raise KeyboardInterrupt
+        return torch.sin(z)
+
+    with pytest.raises(KeyboardInterrupt):
+        drawn(tmp_path, f=f)
+    count = 0
+
+    def g(z):
+        nonlocal count
+        count += len(z)
+        return torch.sin(z)
+
+    whole = drawn(tmp_path, f=g)
+    assert count == 9000 - 4096
+    assert torch.equal(whole.largest(3), drawn(tmp_path / "other").largest(3))
+
+
+def test_batches_are_halved_where_memory_ends():
+    sizes = []
+
+    def f(z):
+        if len(z) > 50:
+            raise torch.OutOfMemoryError("no room")
+        sizes.append(len(z))
+        return z
+
+    acc, other = ExtremeRanks(4, 4), ExtremeRanks(4, 4)
+    draw(f, Y, GaussianNoise(1.0), n=700, seed=0, stream="bounding", accumulators=[acc])
+    draw(lambda z: z, Y, GaussianNoise(1.0), n=700, seed=0, stream="bounding", accumulators=[other])
+    assert max(sizes) == 32
+    assert sum(sizes) == 700
+    assert torch.equal(acc.smallest(4), other.smallest(4))
+
+    def never(z):
+        raise torch.OutOfMemoryError("no room")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        draw(never, Y, GaussianNoise(1.0), n=700, seed=0, stream="bounding", accumulators=[ExtremeRanks(1, 1)])
+
+
+def test_drawing_ends_when_it_is_enough():
+    seen = Counts()
+    draw(
+        lambda z: z[:, 0] > 0,
+        Y,
+        GaussianNoise(1.0),
+        n=100_000,
+        seed=0,
+        stream="bounding",
+        accumulators=[seen],
+        until=lambda done: done >= 1000,
+    )
+    assert seen.count == 1024

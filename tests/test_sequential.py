@@ -1,0 +1,381 @@
+"""Stopping early: the martingale against integrals, the limits against it, decisions against fixed-n bounds."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import quad
+from scipy.special import ndtr, ndtri
+from scipy.stats import binom
+
+from certify import GaussianNoise, event_bound, mse_bound, statistic_bound
+from certify.bounds.deployed import EventEvidence
+from certify.bounds.dimension_free import LayersEvidence
+from certify.bounds.mse import BoxEvidence
+from certify.confidence import clopper_pearson
+from certify.montecarlo.processes import Processes
+from certify.sequential import (
+    anytime_limit,
+    decide_event,
+    decide_mse,
+    decide_statistic,
+    log_evidence_above,
+    log_evidence_below,
+    looks,
+)
+
+Y = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)
+NOISE = GaussianNoise(0.5)
+A = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+SCALE = 0.5 * float(A.norm())
+CENTRE = float(A @ Y)
+
+
+def score(z: torch.Tensor) -> torch.Tensor:
+    return (z @ A).mean(dim=1)
+
+
+def exceeds(level: float):
+    """The event that the mean score of the copies is more than `level` standard deviations of one above its mean."""
+    return lambda z: score(z) > CENTRE + level * SCALE
+
+
+def chance(level: float, rho: float, k: int) -> float:
+    """The largest probability of `exceeds(level)` within ‖δ‖_Σ ≤ ρ."""
+    return float(ndtr(math.sqrt(k) * (rho - level)))
+
+
+# The martingale.
+
+
+@pytest.mark.parametrize("p0", [1e-6, 0.003, 0.2, 0.7, 0.99])
+@pytest.mark.parametrize(("s", "n"), [(0, 1), (0, 40), (1, 30), (7, 60), (30, 60), (60, 60), (2, 500)])
+def test_the_evidence_is_the_integral_of_likelihood_ratios(s, n, p0):
+    f = n - s
+
+    def below(r):  # u = r², so that the weight ½ u^(−1/2) du is dr
+        return r ** (2 * s) * math.exp(f * (math.log1p(-r * r * p0) - math.log1p(-p0)))
+
+    def above(r):  # v = r⁻², so that ½ v^(−3/2) dv is dr
+        return 0.0 if r * r <= p0 else r ** (-2.0 * s) * math.exp(f * (math.log1p(-p0 / r**2) - math.log1p(-p0)))
+
+    integral = quad(below, 0, 1, epsabs=0, epsrel=1e-10, limit=500)[0]
+    found = float(log_evidence_below(s, n, p0))
+    if found == -math.inf:  # an incomplete beta function below 1e-308
+        assert integral < 1
+    else:
+        assert found == pytest.approx(math.log(integral), abs=1e-7)
+    if s:
+        start = math.sqrt(p0)
+        peak = min(1.0, max(start, math.sqrt(p0 * n / s)))
+        integral = quad(above, start, 1, epsabs=0, epsrel=1e-10, limit=500, points=[peak])[0]
+        assert float(log_evidence_above(s, n, p0)) == pytest.approx(math.log(integral), abs=1e-7)
+    else:
+        assert float(log_evidence_above(s, n, p0)) == -math.inf
+
+
+@pytest.mark.parametrize("p0", [0.002, 0.1, 0.5, 0.9])
+def test_the_evidence_is_a_martingale_at_p0_and_falls_on_the_other_side(p0):
+    """E[M after one more draw] = M at p = p₀; at most M at any p that "yes" would be wrong about, likewise for "no"."""
+
+    def next_mean(evidence, s, n, p):
+        return p * math.exp(evidence(s + 1, n + 1, p0)) + (1 - p) * math.exp(evidence(s, n + 1, p0))
+
+    assert math.exp(log_evidence_below(0, 0, p0)) == pytest.approx(1.0, rel=1e-12)
+    assert p0 * math.exp(log_evidence_above(1, 1, p0)) <= 1.0
+    for s, n in [(0, 0), (0, 7), (3, 20), (20, 40), (5, 5), (1, 400)]:
+        now = math.exp(log_evidence_below(s, n, p0))
+        assert next_mean(log_evidence_below, s, n, p0) == pytest.approx(now, rel=1e-9)
+        for p in (p0 + 0.3 * (1 - p0), 1.0):
+            assert next_mean(log_evidence_below, s, n, p) <= now * (1 + 1e-9)
+        assert next_mean(log_evidence_below, s, n, 0.3 * p0) >= now * (1 - 1e-9)
+        if s:
+            now = math.exp(log_evidence_above(s, n, p0))
+            assert next_mean(log_evidence_above, s, n, p0) == pytest.approx(now, rel=1e-9)
+            for p in (0.0, 0.3 * p0):
+                assert next_mean(log_evidence_above, s, n, p) <= now * (1 + 1e-9)
+
+
+def test_evidence_is_monotone_in_p0_and_in_the_successes():
+    grid = np.linspace(0.001, 0.999, 200)
+    for s, n in [(0, 50), (4, 50), (49, 50), (300, 5000)]:
+        below = [float(log_evidence_below(s, n, p)) for p in grid]
+        below = [max(v, -600.0) for v in below]
+        above = [float(log_evidence_above(s, n, p)) for p in grid]
+        assert all(b >= a - 1e-9 for a, b in pairwise(below))
+        assert all(b <= a + 1e-9 for a, b in pairwise(above) if s)
+    successes = np.arange(0, 201)
+    assert (np.diff(np.maximum(log_evidence_below(successes, 200, 0.3), -600.0)) < 1e-9).all()
+    assert (np.diff(log_evidence_above(successes[1:], 200, 0.3)) > -1e-9).all()
+
+
+def test_ville_holds_exactly_over_all_paths_of_a_short_run():
+    """The probability at p₀ of ever reaching 1/α within 400 draws, by recursion over all paths: at most α, yet not idle."""
+    for evidence, idle in ((log_evidence_below, 0.5), (log_evidence_above, 0.1)):
+        for p0, alpha in ((0.3, 0.1), (0.05, 0.05), (0.6, 0.2)):
+            alive, crossed = np.array([1.0]), 0.0
+            for n in range(1, 401):
+                alive = np.append(alive * (1 - p0), 0.0) + np.append(0.0, alive * p0)
+                reached = evidence(np.arange(n + 1), n, p0) >= math.log(1 / alpha)
+                crossed += alive[reached].sum()
+                alive[reached] = 0.0
+            assert idle * alpha < crossed <= alpha
+
+
+# Limits.
+
+
+@pytest.mark.parametrize(("s", "n"), [(0, 10), (0, 100_000), (1, 10), (17, 300), (300, 300), (299, 300), (5, 10**7)])
+@pytest.mark.parametrize("alpha", [0.1, 1e-3, 1e-6])
+def test_limits_invert_the_martingale(s, n, alpha):
+    upper, lower = anytime_limit(s, n, alpha), anytime_limit(s, n, alpha, "lower")
+    assert 0 <= lower <= s / n <= upper <= 1
+    if s < n:
+        assert float(log_evidence_below(s, n, upper)) == pytest.approx(math.log(1 / alpha), abs=1e-3)
+        assert float(log_evidence_below(s, n, upper)) >= math.log(1 / alpha)
+    else:
+        assert upper == 1.0
+    if s:
+        assert float(log_evidence_above(s, n, lower)) == pytest.approx(math.log(1 / alpha), abs=1e-3)
+        assert float(log_evidence_above(s, n, lower)) >= math.log(1 / alpha)
+    else:
+        assert lower == 0.0
+
+
+def test_limits_are_wider_than_clopper_pearson_and_not_much_wider():
+    for s, n in [(0, 1000), (1, 1000), (20, 1000), (300, 1000), (0, 10**6), (50, 10**6)]:
+        for alpha in (0.05, 1e-3):
+            fixed = clopper_pearson(s, n, alpha), clopper_pearson(s, n, alpha, "lower")
+            upper, lower = anytime_limit(s, n, alpha), anytime_limit(s, n, alpha, "lower")
+            assert lower <= fixed[1] <= fixed[0] <= upper
+            room = fixed[0] - s / n
+            assert upper - s / n <= 2.2 * room  # at once over all n, for about twice the width
+
+
+def test_limits_grow_with_the_successes_and_shrink_with_alpha():
+    uppers = [anytime_limit(s, 500, 0.01) for s in range(0, 500, 20)]
+    lowers = [anytime_limit(s, 500, 0.01, "lower") for s in range(0, 500, 20)]
+    assert uppers == sorted(uppers)
+    assert lowers == sorted(lowers)
+    assert anytime_limit(20, 500, 1e-6) > anytime_limit(20, 500, 0.1)
+    assert anytime_limit(0, 2000, 0.01) < anytime_limit(0, 1000, 0.01)
+
+
+def test_looks_double_and_share_alpha():
+    for first, maximum in [(1, 1), (7, 5), (100, 10_000), (100, 160), (100, 149), (333, 100_000)]:
+        plan = looks(first, maximum, 0.01)
+        counts = [n for n, _ in plan]
+        assert counts[-1] == maximum
+        assert counts == sorted(set(counts))
+        assert sum(share for _, share in plan) <= 0.01 * (1 + 1e-12)
+        assert all(b == 2 * a for a, b in pairwise(counts[:-1]))
+
+
+# Decisions.
+
+
+def test_an_event_decided_yes_is_what_the_fixed_bound_says():
+    options = {"rho": 0.2, "replicas": 5, "alpha": 1e-3, "seed": 1}
+    d = decide_event(exceeds(1.2), Y, NOISE, target=0.1, n=20_000, **options)
+    fixed = event_bound(exceeds(1.2), Y, NOISE, n=20_000, **options)
+    assert (d.decided, d.status, d.reason) == ("yes", "certified", "")
+    assert chance(1.2, 0.2, 5) <= d.value <= d.limit == 0.1
+    assert fixed.value <= 0.1
+    assert d.n <= d.drawn < d.maximum == 20_000
+    assert d.saved == d.maximum - d.drawn
+    assert d.saved > 15_000
+    assert d.drawn % 256 == 0
+    assert d.allowed == pytest.approx(float(ndtr(ndtri(0.1) - 0.2 * math.sqrt(5))), rel=1e-9)
+    assert d.upper <= d.allowed * (1 + 1e-9)
+    assert isinstance(d.evidence, EventEvidence)
+    assert d.evidence.upper == d.value
+    assert d.run.n == d.drawn
+
+
+def test_an_event_decided_no_is_about_the_certificate():
+    """P at y is .19; the target .2 allows .0156 at ρ = .5 and K = 7: no number of draws can certify it."""
+    d = decide_event(exceeds(1 / 3), Y, NOISE, target=0.2, rho=0.5, replicas=7)
+    truth = chance(1 / 3, 0.0, 7)
+    assert (d.decided, d.status, d.evidence) == ("no", "abstained", None)
+    assert truth < 0.2
+    assert d.allowed < d.lower <= truth <= d.upper
+    assert d.value > 0.2
+    assert d.n < 1000
+    assert "any number of draws" in d.reason
+    assert event_bound(exceeds(1 / 3), Y, NOISE, rho=0.5, replicas=7, n=10_000).value > 0.2
+
+
+def test_an_event_at_the_edge_stays_undecided():
+    target = chance(0.5, 0.2, 3)
+    d = decide_event(exceeds(0.5), Y, NOISE, target=target, rho=0.2, replicas=3, n=3000, alpha=1e-6)
+    assert (d.decided, d.n, d.drawn, d.saved) == ("undecided", 3000, 3000, 0)
+    assert d.lower < d.allowed < d.upper
+    assert d.value > target
+    assert "neither" in d.reason
+
+
+def test_an_event_never_seen_takes_little_more_than_the_fewest_draws_there_could_be():
+    """Fewest for a fixed n: ln α/ln(1 − p₀)."""
+    d = decide_event(lambda z: score(z) > 1e9, Y, NOISE, target=0.1, rho=0.3, replicas=13, n=100_000, batch_size=64)
+    fewest = math.log(1e-3) / math.log1p(-d.allowed)
+    assert (d.decided, d.successes, d.lower) == ("yes", 0, 0.0)
+    assert fewest <= d.n <= 1.25 * fewest
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64, 1000])
+def test_when_it_is_decided_does_not_depend_on_the_batches(batch):
+    d = decide_event(exceeds(1.0), Y, NOISE, target=0.2, rho=0.2, replicas=3, n=5000, batch_size=batch, seed=4)
+    one = decide_event(exceeds(1.0), Y, NOISE, target=0.2, rho=0.2, replicas=3, n=5000, seed=4)
+    assert (d.decided, d.n, d.successes, d.upper) == (one.decided, one.n, one.successes, one.upper)
+    assert d.n <= d.drawn
+
+
+def test_a_random_event_and_progress():
+    def event(z, generator):
+        return torch.rand(z.shape[0], generator=generator) < 0.01
+
+    seen = []
+    d = decide_event(
+        event, Y, NOISE, target=0.5, rho=0.1, replicas=2, progress=lambda done, total: seen.append((done, total))
+    )
+    assert d.decided == "yes"
+    assert seen[-1] == (d.drawn, 10_000)
+
+
+@pytest.mark.parametrize("side", ["upper", "lower"])
+def test_a_statistic_decided_as_its_fixed_limit(side):
+    sign = 1.0 if side == "upper" else -1.0
+    options = {"rho": 0.2, "q": 0.9, "replicas": 4, "side": side, "n": 8000, "seed": 2}
+    limit = statistic_bound(score, Y, NOISE, **options).value
+    best = CENTRE + sign * SCALE * (0.2 + float(ndtri(0.9)) / 2)  # the true percentile at the worst δ
+    assert sign * (limit - best) > 0
+    clear = decide_statistic(score, Y, NOISE, threshold=limit + sign * 0.2 * SCALE, **options)
+    assert (clear.decided, clear.theorem) == ("yes", "T5")
+    assert clear.value <= clear.limit == pytest.approx(0.1)
+    assert clear.evidence.numbers()[side] == limit + sign * 0.2 * SCALE
+    assert clear.drawn < 8000
+    never = decide_statistic(score, Y, NOISE, threshold=best - sign * 0.2 * SCALE, **options)
+    assert (never.decided, never.evidence) == ("no", None)
+
+
+def smooth(z: torch.Tensor) -> torch.Tensor:
+    return torch.tanh(z * torch.tensor([1.0, 2.0, 3.0], dtype=z.dtype))
+
+
+def test_a_coordinatewise_distance_decided_as_its_fixed_bound():
+    options = {"rho": 0.8, "alpha": 1e-3, "seed": 3, "method": "coordinatewise"}
+    fixed = mse_bound(smooth, Y, NOISE, n=20_000, **options)
+    yes = decide_mse(smooth, Y, NOISE, tolerance=1.5 * fixed.value, n=20_000, **options)
+    assert (yes.decided, yes.theorem, yes.successes) == ("yes", "T2", None)
+    assert fixed.value <= yes.value <= yes.limit
+    assert yes.saved > 15_000
+    assert isinstance(yes.evidence, BoxEvidence)
+    assert yes.evidence.implied(NOISE, 0.8) <= yes.value * (1 + 1e-12)
+    assert torch.equal(yes.evidence.center, fixed.center)
+    no = decide_mse(smooth, Y, NOISE, tolerance=0.5 * fixed.value, n=20_000, **options)
+    assert (no.decided, no.evidence) == ("no", None)
+    assert no.drawn < 20_000
+    assert "however many" in no.reason
+    edge = decide_mse(smooth, Y, NOISE, tolerance=0.97 * fixed.value, n=20_000, **options)
+    assert (edge.decided, edge.n, edge.saved) == ("undecided", 20_000, 0)
+    assert edge.value > edge.limit
+
+
+def test_the_last_look_alone_is_the_fixed_bound(monkeypatch):
+    """With a single look and all of α the value is that of `mse_bound`, to the last digit."""
+    monkeypatch.setattr("certify.sequential.looks", lambda first, maximum, alpha: [(maximum, alpha)])
+    options = {"rho": 0.8, "n": 3000, "seed": 3, "method": "coordinatewise"}
+    fixed = mse_bound(smooth, Y, NOISE, **options)
+    for batch in (100, 256, 4096):
+        d = decide_mse(smooth, Y, NOISE, tolerance=fixed.value, batch_size=batch, **options)
+        assert (d.decided, d.value, d.n) == ("yes", fixed.value, 3000)
+        assert torch.equal(d.evidence.lower, fixed.lower)
+
+
+def test_a_support_can_decide_and_too_few_draws_say_so():
+    few = {"rho": 3.0, "n": 64, "pilot": 20}
+    d = decide_mse(smooth, Y, NOISE, tolerance=20.0, **few)
+    assert (d.decided, d.value) == ("undecided", math.inf)
+    assert "n >= " in d.reason
+    d = decide_mse(smooth, Y, NOISE, tolerance=20.0, support=(-1.0, 1.0), **few)
+    assert d.decided == "yes"
+    assert d.value <= 12.0 * (1 + 1e-12)
+
+
+def spread(z: torch.Tensor) -> torch.Tensor:
+    return z
+
+
+@pytest.mark.parametrize("level", [None, 0.7])
+def test_a_dimension_free_distance_is_one_event(level):
+    """The identity in 200 dimensions: ‖f − c‖² is about 200 σ², with or without a level of one's own."""
+    y, center = torch.zeros(200, dtype=torch.float64), torch.zeros(200, dtype=torch.float64)
+    options = {"rho": 1.5, "center": center, "method": "dimension-free", "seed": 1, "level": level}
+    yes = decide_mse(spread, y, 1.0, tolerance=1200.0, **options)
+    assert (yes.decided, yes.theorem, yes.value) == ("yes", "T4", 1200.0)
+    assert yes.saved > 5000
+    assert isinstance(yes.evidence, LayersEvidence)
+    q, radius = float(yes.evidence.levels), float(yes.evidence.radii)
+    assert level is None or q == level
+    assert radius**2 * q / (q - 0.5) == pytest.approx(1200.0, rel=1e-8)
+    assert yes.evidence.implied(GaussianNoise(1.0), 1.5) <= yes.value
+    assert yes.allowed == pytest.approx(float(ndtr(-ndtri(q) - 1.5)), rel=1e-9)
+    no = decide_mse(spread, y, 1.0, tolerance=300.0, **options)
+    assert (no.decided, no.value) == ("no", math.inf)
+
+
+def test_dimension_free_decides_what_many_draws_of_the_fixed_method_show():
+    y, center = torch.zeros(200, dtype=torch.float64), torch.zeros(200, dtype=torch.float64)
+    fixed = mse_bound(spread, y, 1.0, rho=1.5, n=10_000, center=center, method="dimension-free").value
+    assert (
+        decide_mse(spread, y, 1.0, tolerance=1.5 * fixed, rho=1.5, center=center, method="dimension-free").decided
+        == "yes"
+    )
+
+
+def test_the_decision_counts_each_draw_once():
+    """n draws of the event at hand, counted again from the whole run with the same seed."""
+    d = decide_event(exceeds(0.6), Y, NOISE, target=0.5, rho=0.1, replicas=2, seed=9, n=4000)
+    again = event_bound(exceeds(0.6), Y, NOISE, rho=0.1, replicas=2, seed=9, n=d.n)
+    assert d.successes == again.successes
+    assert binom.sf(d.successes - 1, d.n, chance(0.6, 0.0, 2)) > 1e-6
+
+
+def test_bad_calls_are_refused(monkeypatch):
+    event = exceeds(1.0)
+    for wrong, message in [
+        ({"target": 0.0}, "target = 0.0"),
+        ({"target": 1.5}, "target = 1.5"),
+        ({"rho": 0}, "rho = 0"),
+        ({"n": 0}, "n = 0"),
+        ({"alpha": 1.0}, "alpha = 1.0"),
+        ({"replicas": 0}, "replicas = 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            decide_event(event, Y, NOISE, **({"target": 0.1, "rho": 0.2} | wrong))
+    with pytest.raises(ValueError, match="must be 0 or 1"):
+        decide_event(score, Y, NOISE, target=0.1, rho=0.2)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        decide_statistic(lambda z: score(z) * math.nan, Y, NOISE, threshold=1.0, rho=0.2)
+    with pytest.raises(ValueError, match="threshold = inf"):
+        decide_statistic(score, Y, NOISE, threshold=math.inf, rho=0.2)
+    with pytest.raises(ValueError, match="side = 'both'"):
+        decide_statistic(score, Y, NOISE, threshold=1.0, rho=0.2, side="both")
+    for wrong, message in [
+        ({"tolerance": -1.0}, "tolerance = -1.0"),
+        ({"method": "best"}, "method = 'best'"),
+        ({"level": 0.6}, "only 'dimension-free'"),
+        ({"level": 0.4, "method": "dimension-free"}, "level = 0.4"),
+        ({"center": torch.zeros(2)}, "must be"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            decide_mse(smooth, Y, NOISE, **({"tolerance": 1.0, "rho": 0.2} | wrong))
+    with pytest.raises(ValueError, match="successes = 5"):
+        anytime_limit(5, 4, 0.1)
+    monkeypatch.setattr(Processes, "current", classmethod(lambda cls: Processes(0, 2)))
+    with pytest.raises(RuntimeError, match="2 processes draw"):
+        decide_event(event, Y, NOISE, target=0.1, rho=0.2)
