@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from certify.bounds.base import Run
 from certify.bounds.deployed import EventBound, StatisticBound, event_interval, statistic_limits
 from certify.bounds.percentile import enough
 from certify.montecarlo import Accumulator, Counts, ExtremeRanks, Function, draw, median
+from certify.montecarlo.checkpoint import Checkpoint, as_checkpoint
 from certify.noise import GaussianNoise, Noise
 
 __all__ = ["SIDES", "deployed_distance", "event_bound", "statistic_bound"]
@@ -42,6 +44,7 @@ def statistic_bound(
     batch_size: int | None = None,
     policy: str = "frozen",
     function: str = "statistic",
+    checkpoint: Checkpoint | str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> StatisticBound:
     """A limit that a statistic of the deployed smoother keeps with probability q, whatever is done to the input (T5, T3).
@@ -62,7 +65,7 @@ def statistic_bound(
         replicas: K, noisy copies that one value of S sees; 13 in the paper.
         n: draws of S; each takes K fresh copies.
         alpha: failure probability over these draws.
-        seed, batch_size, progress: as in `certify.statements.ask`; `batch_size` counts values of S.
+        seed, batch_size, checkpoint, progress: as in `certify.statements.ask`; `batch_size` counts values of S.
         policy, function: covariance policy, and what S is called, for the record.
 
     Returns:
@@ -77,7 +80,7 @@ def statistic_bound(
         asked.n, asked.noise, q=q, side=side, rho=asked.rho, replicas=asked.replicas, alpha=asked.alpha
     )
     seen = ExtremeRanks(lower.rank if lower else 0, upper.rank if upper else 0)
-    asked.draw(seen, batch_size, progress)
+    asked.draw(seen, batch_size, progress, checkpoint)
     low = float(seen.smallest(lower.rank)) if lower and lower.rank else -math.inf
     high = float(seen.largest(upper.rank)) if upper and upper.rank else math.inf
     missing = [part.needed for part in (lower, upper) if part and not part.rank]
@@ -114,6 +117,7 @@ def event_bound(
     batch_size: int | None = None,
     policy: str = "frozen",
     function: str = "event happens",
+    checkpoint: Checkpoint | str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> EventBound:
     """The probability of an event at the deployed smoother, whatever is done to the input: an attack's success rate (T5).
@@ -126,7 +130,7 @@ def event_bound(
 
     Args:
         event: batch (b, K, *input) → (b,) of 0/1 or booleans: does it happen? May take a `generator` and be random.
-        y, noise, rho, replicas, n, alpha, seed, batch_size, policy, progress: as in `statistic_bound`.
+        y, noise, rho, replicas, n, alpha, seed, batch_size, policy, checkpoint, progress: as in `statistic_bound`.
         function: what the event is called, for the record: "image shows a circle".
         two_sided: bound the probability from below, too; α is then shared.
 
@@ -138,7 +142,7 @@ def event_bound(
     """
     asked = _Asked(event, y, noise, rho, replicas, n, alpha, seed, "event", policy, function)
     seen = Counts()
-    asked.draw(seen, batch_size, progress)
+    asked.draw(seen, batch_size, progress, checkpoint)
     successes = int(seen.ones)
     lower, upper = event_interval(
         successes,
@@ -235,7 +239,13 @@ class _Asked:
             copies=self.replicas,
         )
 
-    def draw(self, seen: Accumulator, batch_size: int | None, progress: Callable[[int, int], None] | None) -> None:
+    def draw(
+        self,
+        seen: Accumulator,
+        batch_size: int | None,
+        progress: Callable[[int, int], None] | None,
+        checkpoint: Checkpoint | str | Path | None,
+    ) -> None:
         """n values of the statistic, each of K fresh copies."""
         draw(
             self.statistic,
@@ -248,4 +258,5 @@ class _Asked:
             batch_size=batch_size,
             output_shape=(),
             progress=progress,
+            checkpoint=as_checkpoint(checkpoint),
         )

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -26,6 +27,8 @@ from certify.bounds.percentile import PercentileBounds, draws_needed, enough, pe
 from certify.bounds.radius import CertifiedRadius, largest_radius
 from certify.ellipsoid import Ellipsoid
 from certify.montecarlo import Accumulator, AllDraws, ExtremeRanks, Function, draw, median, pool
+from certify.montecarlo.checkpoint import Checkpoint, as_checkpoint
+from certify.montecarlo.ranks import DEFAULT_MEMORY
 from certify.noise import GaussianNoise, Noise
 from certify.support import as_support
 
@@ -151,6 +154,8 @@ def ask(
     batch_size: int | None = None,
     policy: str = "frozen",
     function: str = "f",
+    checkpoint: Checkpoint | str | Path | None = None,
+    memory: int | None = None,
     progress: Progress | None = None,
 ) -> list[Any]:
     """Answers several statements from one pass of n draws.
@@ -172,6 +177,10 @@ def ask(
         batch_size: inputs in one call of f.
         policy: how Σ came about, for the record.
         function: what f is called in the record.
+        checkpoint: a folder (or `certify.montecarlo.Checkpoint`) to keep the draws in, so that a run that was killed goes on
+            from there and gives the same answers.
+        memory: bytes that kept draws may take; where the order statistics that are needed exceed it, draws are spilled to
+            disk. None: 1 GiB.
         progress: called with (draws done, draws in all), pilot included.
 
     Returns:
@@ -218,6 +227,11 @@ def ask(
 
     plans = [_Plan(s, settings[getattr(s, "smoother", "median")], run) for s in statements]
     seen = pool(accumulator for plan in plans for accumulator in plan.needs())
+    kept = as_checkpoint(checkpoint)
+    ranks_seen = seen.get(ExtremeRanks.key)
+    if isinstance(ranks_seen, ExtremeRanks):
+        ranks_seen.memory = DEFAULT_MEMORY if memory is None else _validate.count("memory", memory)
+        ranks_seen.folder = None if kept is None else kept.folder / f"draws-{function}"
     draw(
         f,
         y,
@@ -229,6 +243,7 @@ def ask(
         batch_size=batch_size,
         output_shape=shape,
         progress=tick,
+        checkpoint=kept,
     )
     return [plan.answer(seen) for plan in plans]
 
@@ -249,7 +264,7 @@ def percentile_bounds(
         rho: radius > 0 in units of ‖·‖_Σ.
         p: percentile in (0, 1); .5 is the median.
         alpha: failure probability of the whole box.
-        **options: n, seed, support, pilot, batch_size, progress: as in `ask`.
+        **options: n, seed, support, pilot, batch_size, checkpoint, memory, progress: as in `ask`.
 
     Returns:
         `PercentileBounds` with `lower`, `upper`, `center` of shape (*output).
@@ -286,7 +301,7 @@ def mse_bound(
         method: for the median "coordinatewise" (T2) or "dimension-free" (T4), for the mean "spectral" (T11), or "best": the
             one that pilot draws let expect the least of; the result says which.
         smoother: "median" or "mean".
-        **options: n, seed, center, reference, support, pilot, batch_size, progress: as in `ask`.
+        **options: n, seed, center, reference, support, pilot, batch_size, checkpoint, memory, progress: as in `ask`.
 
     Returns:
         `MSEBound`.
@@ -317,7 +332,7 @@ def certified_radius(
         f, y, noise: as in `ask`.
         tolerance: squared ℓ2 distance > 0, a sum over outputs, fixed before the draws.
         alpha, method, smoother: as in `mse_bound`.
-        **options: n, seed, center, reference, support, pilot, batch_size, progress: as in `ask`.
+        **options: n, seed, center, reference, support, pilot, batch_size, checkpoint, memory, progress: as in `ask`.
 
     Returns:
         `CertifiedRadius` with `rho` and `ellipsoid`.
@@ -348,7 +363,7 @@ def bound_curve(
         alpha: failure probability of the whole curve if `simultaneous` (α split over the radii), else of each point.
         simultaneous: whether the curve as a whole is the statement.
         method, smoother: as in `mse_bound`.
-        **options: n, seed, center, reference, support, pilot, batch_size, progress: as in `ask`.
+        **options: n, seed, center, reference, support, pilot, batch_size, checkpoint, memory, progress: as in `ask`.
 
     Returns:
         `BoundCurve` with `rhos` and `values`.
@@ -386,7 +401,7 @@ def deployed_bound(
         alpha: failure probability over the n draws.
         method: "replicas" (T5), "order statistics" or "dimension-free" (T6, for the median), or "best".
         smoother: "median" or "mean" of the K draws.
-        **options: n, seed, center, support, pilot, batch_size, progress: as in `ask`.
+        **options: n, seed, center, support, pilot, batch_size, checkpoint, memory, progress: as in `ask`.
 
     Returns:
         `DeployedBound`; `value` is an ℓ2 distance, not squared.

@@ -26,7 +26,7 @@ from certify.noise import Noise
 if TYPE_CHECKING:
     from certify.montecarlo.processes import Kept
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "as_checkpoint"]
 
 _FORMAT = "certify checkpoint 1"
 
@@ -157,6 +157,15 @@ class Checkpoint:
         if self._file is None:
             raise RuntimeError("the checkpoint has not been opened for a run")
         return self._file
+
+
+def as_checkpoint(value: Checkpoint | str | Path | None) -> Checkpoint | None:
+    """`value` as a checkpoint: None, a checkpoint, or a folder."""
+    if value is None or isinstance(value, Checkpoint):
+        return value
+    if not isinstance(value, (str, Path)):
+        raise TypeError(f"checkpoint is a {type(value).__name__}: must be a folder or a Checkpoint")
+    return Checkpoint(value)
 
 
 def _digest(tensor: Tensor) -> str:
