@@ -577,7 +577,7 @@ class _Choice:
 
     def __init__(self, setting: Setting, statement: MSE | Curve | Radius | Deployed, alpha: float, rho: float) -> None:
         self.rho = rho
-        built = {name: _built(statement, setting, alpha, rho, name) for name in _names(statement)}
+        built = {name: _built(statement, setting, alpha, rho, name) for name in _names(statement, setting)}
         self.considered = {name: method.guess(rho) for name, method in built.items()} if len(built) > 1 else {}
         # Where nothing is expected of any of them, the first speaks: it says what n would do.
         self.method = built[min(built, key=lambda name: self.considered.get(name, 0.0))]
@@ -586,7 +586,7 @@ class _Choice:
 def _radius_choice(setting: Setting, statement: Radius, tolerance: float) -> _Choice:
     """The method whose guessed radius is largest, with its parameters chosen for that radius."""
     guessed: dict[str, float] = {}
-    for name in _names(statement):
+    for name in _names(statement, setting):
 
         def guess(rho: float, name: str = name) -> Evaluation:
             return Evaluation(_built(statement, setting, statement.alpha, rho, name).guess(rho))
@@ -600,10 +600,15 @@ def _radius_choice(setting: Setting, statement: Radius, tolerance: float) -> _Ch
     return choice
 
 
-def _names(statement: MSE | Curve | Radius | Deployed) -> list[str]:
-    registry = ROUTES if isinstance(statement, Deployed) else METHODS
-    every = [name for smoother, name in registry if smoother == statement.smoother]
-    return every if statement.method == "best" else [statement.method]
+def _names(statement: MSE | Curve | Radius | Deployed, setting: Setting) -> list[str]:
+    if statement.method != "best":
+        return [statement.method]
+    registry: Mapping[tuple[str, str], type[Method]] = ROUTES if isinstance(statement, Deployed) else METHODS
+    return [
+        name
+        for (smoother, name), kind in registry.items()
+        if smoother == statement.smoother and kind.promising(setting)
+    ]
 
 
 def _built(statement: MSE | Curve | Radius | Deployed, setting: Setting, alpha: float, rho: float, name: str) -> Method:

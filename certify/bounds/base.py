@@ -105,6 +105,16 @@ class Setting:
         return self._distances[id(origin)][1]
 
     @functools.cached_property
+    def stable_rank(self) -> float:
+        """tr Cov / λ_max(Cov) of the first 256 pilot draws, about: how many outputs move by themselves. 1 without draws."""
+        if self.pilot is None:
+            return 1.0
+        x = self.pilot[:256].reshape(min(256, len(self.pilot)), -1).to(torch.float64)
+        x = x - x.mean(dim=0)
+        values = torch.linalg.eigvalsh((x @ x.T).cpu())
+        return float(values.sum() / values[-1]) if float(values[-1]) > 0 else 1.0
+
+    @functools.cached_property
     def _distances(self) -> dict[int, tuple[Tensor, Tensor]]:
         return {}  # with the origin itself, so that its id stays its own
 
@@ -182,6 +192,11 @@ class Method(ABC):
 
     def __init__(self, setting: Setting, alpha: float, aim: float) -> None:
         self.setting, self.alpha, self.aim = setting, alpha, aim
+
+    @classmethod
+    def promising(cls, setting: Setting) -> bool:
+        """Whether method "best" is to consider it at all: a look at pilot draws that costs little."""
+        return True
 
     @abstractmethod
     def guess(self, rho: float) -> float:
