@@ -3,7 +3,7 @@
 Statement. For every ‖δ‖_Σ ≤ ρ, with confidence 1 − α over the draws: ‖median_K − c‖ ≤ R with probability at least q over
 the deployment noise. Three routes lead to such an R, all from single draws of f at y:
 
-replicas (T5)           The distance itself is a statistic of K copies; n draws are n // K values of it. Its percentile at
+replicas (T5)           The distance itself is a statistic of K copies; n draws are about n // K values of it. Its percentile at
                         Φ(Φ⁻¹(q) + √K ρ). For the median and the mean.
 order statistics (T6)   The k-th of K draws, k = ⌊K/2⌋ + 1, is at most the percentile at u unless a binomial fails, with
                         probability (1 − q)/(2m) per side of each of m outputs; T1 at percentile u. No √K.
@@ -42,7 +42,7 @@ from certify.bounds.percentile import (
     percentile_box,
 )
 from certify.confidence import extreme_rank
-from certify.montecarlo import Accumulator, Distances, ExtremeRanks, Groups
+from certify.montecarlo import Accumulator, Distances, ExtremeRanks, Groups, whole_groups
 from certify.noise import Noise, Tails
 
 __all__ = [
@@ -181,7 +181,7 @@ class ReplicasRoute(DeployedMethod):
 
     @property
     def _values(self) -> int:
-        return self.setting.n // self.replicas
+        return whole_groups(self.setting.n, self.replicas)
 
     def _groups(self) -> Groups:
         return Groups(self.setting.center, self.replicas, self.smoother)

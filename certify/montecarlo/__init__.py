@@ -11,6 +11,7 @@ from certify.montecarlo.accumulators import (
     median,
     pool,
     row_distances,
+    whole_groups,
 )
 from certify.montecarlo.engine import Function, draw
 from certify.montecarlo.streams import BLOCK, generator
@@ -30,4 +31,5 @@ __all__ = [
     "median",
     "pool",
     "row_distances",
+    "whole_groups",
 ]

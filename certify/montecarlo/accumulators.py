@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from certify.montecarlo.ranks import ExtremeRanks
+from certify.montecarlo.streams import BLOCK, SHARD
 
 __all__ = [
     "Accumulator",
@@ -33,6 +34,7 @@ __all__ = [
     "median",
     "pool",
     "row_distances",
+    "whole_groups",
 ]
 
 
@@ -187,7 +189,7 @@ class Distances:
 
 
 class Groups:
-    """The draws in groups of K, each reduced to its distance from c: n // K draws of the deployed smoother.
+    """The draws in groups of K, each reduced to its distance from c: about n // K draws of the deployed smoother.
 
     Args:
         center: c, shape (*output).
@@ -299,6 +301,12 @@ def digest(tensor: Tensor) -> str:
     array = tensor.detach().cpu().contiguous()
     head = f"{array.dtype} {tuple(array.shape)} ".encode()
     return hashlib.sha256(head + array.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
+
+
+def whole_groups(n: int, copies: int) -> int:
+    """How many groups of K draws n draws make: a group lies within one shard."""
+    shard = SHARD * BLOCK
+    return n // shard * (shard // copies) + n % shard // copies
 
 
 def row_distances(outputs: Tensor, center: Tensor) -> Tensor:

@@ -24,10 +24,10 @@ from certify import _validate
 from certify.montecarlo.accumulators import Accumulator
 from certify.montecarlo.checkpoint import Checkpoint
 from certify.montecarlo.processes import Kept, Processes
-from certify.montecarlo.streams import BLOCK, generator
+from certify.montecarlo.streams import BLOCK, SHARD, generator
 from certify.noise import Noise
 
-__all__ = ["SHARD", "Function", "accepts_generator", "draw"]
+__all__ = ["Function", "accepts_generator", "draw"]
 
 Function = Callable[..., Any]
 """A batch of inputs (b, *input) → a batch of outputs (b, *output); may take a keyword `generator`."""
@@ -36,9 +36,6 @@ Progress = Callable[[int, int], None]
 """Called with (draws done, draws in all)."""
 
 DEFAULT_BATCH = 256
-
-SHARD = 64
-"""Blocks in a shard."""
 
 
 def draw(

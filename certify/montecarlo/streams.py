@@ -19,10 +19,13 @@ import hashlib
 
 import torch
 
-__all__ = ["BLOCK", "STREAMS", "generator", "row_generator"]
+__all__ = ["BLOCK", "SHARD", "STREAMS", "generator", "row_generator"]
 
 BLOCK = 64
 """Draws in a block."""
+
+SHARD = 64
+"""Blocks in a shard (`certify.montecarlo.engine`)."""
 
 STREAMS = ("pilot", "bounding", "checking", "deployment")
 _MASK = 0xFFFFFFFF

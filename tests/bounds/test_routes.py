@@ -257,8 +257,12 @@ def test_t5_uses_whole_groups_of_consecutive_draws(replicas, n, smoother):
         f, y, ONE, rho=rho, q=q, replicas=replicas, n=n, alpha=alpha, center=center, smoother=smoother,
         method="replicas", pilot=64,
     )  # fmt: skip
-    values = n // replicas
-    draws = torch.cat(kept)[64:].numpy()[: values * replicas].reshape(values, replicas, 3)
+    groups = [  # a group lies within one shard of 4 096 draws
+        shard[: len(shard) // replicas * replicas].reshape(-1, replicas, 3)
+        for shard in torch.cat(kept)[64:].split(4096)
+    ]
+    draws = torch.cat(groups).numpy()
+    values = len(draws)
     reduced = np.median(draws, axis=1) if smoother == "median" else draws.mean(axis=1)
     ordered = np.sort(np.linalg.norm(reduced - 0.1, axis=1))
     tail = norm.sf(norm.ppf(q) + math.sqrt(replicas) * rho)
