@@ -53,7 +53,7 @@ def chance(level: float, rho: float, k: int) -> float:
 
 
 @pytest.mark.parametrize("p0", [1e-6, 0.003, 0.2, 0.7, 0.99])
-@pytest.mark.parametrize(("s", "n"), [(0, 1), (0, 40), (1, 30), (7, 60), (30, 60), (60, 60), (2, 500)])
+@pytest.mark.parametrize(("s", "n"), [(0, 1), (0, 40), (1, 30), (7, 60), (30, 60), (20, 20), (2, 120)])
 def test_the_evidence_is_the_integral_of_likelihood_ratios(s, n, p0):
     f = n - s
 
