@@ -53,7 +53,7 @@ def chance(level: float, rho: float, k: int) -> float:
 
 
 @pytest.mark.parametrize("p0", [1e-6, 0.003, 0.2, 0.7, 0.99])
-@pytest.mark.parametrize(("s", "n"), [(0, 1), (0, 40), (1, 30), (7, 60), (30, 60), (60, 60), (2, 500)])
+@pytest.mark.parametrize(("s", "n"), [(0, 1), (0, 40), (1, 30), (7, 60), (30, 60), (20, 20), (2, 120)])
 def test_the_evidence_is_the_integral_of_likelihood_ratios(s, n, p0):
     f = n - s
 
@@ -87,7 +87,7 @@ def test_the_evidence_is_a_martingale_at_p0_and_falls_on_the_other_side(p0):
 
     assert math.exp(log_evidence_below(0, 0, p0)) == pytest.approx(1.0, rel=1e-12)
     assert p0 * math.exp(log_evidence_above(1, 1, p0)) <= 1.0
-    for s, n in [(0, 0), (0, 7), (3, 20), (20, 40), (5, 5), (1, 400)]:
+    for s, n in [(0, 0), (0, 7), (3, 20), (20, 40), (5, 5), (1, 100)]:
         now = math.exp(log_evidence_below(s, n, p0))
         assert next_mean(log_evidence_below, s, n, p0) == pytest.approx(now, rel=1e-9)
         for p in (p0 + 0.3 * (1 - p0), 1.0):
