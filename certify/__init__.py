@@ -14,6 +14,7 @@ from certify.confidence import plan
 from certify.ellipsoid import Ellipsoid
 from certify.noise import GaussianNoise
 from certify.replicas import deployed_distance, event_bound, statistic_bound
+from certify.sequential import Decision, decide_event, decide_mse, decide_statistic
 from certify.smoothers import MeanSmoother, MedianSmoother
 from certify.statements import bound_curve, certified_radius, deployed_bound, mse_bound, percentile_bounds
 from certify.support import Support, layer_norm_support
@@ -30,6 +31,7 @@ __all__ = [
     "AdaptiveMedianSmoother",
     "Certificate",
     "Claim",
+    "Decision",
     "Ellipsoid",
     "GaussianNoise",
     "MeanSmoother",
@@ -37,6 +39,9 @@ __all__ = [
     "Support",
     "bound_curve",
     "certified_radius",
+    "decide_event",
+    "decide_mse",
+    "decide_statistic",
     "deployed_bound",
     "deployed_distance",
     "event_bound",

@@ -135,7 +135,10 @@ def test_limits_invert_the_martingale(s, n, alpha):
     upper, lower = anytime_limit(s, n, alpha), anytime_limit(s, n, alpha, "lower")
     assert 0 <= lower <= s / n <= upper <= 1
     if s < n:
-        assert float(log_evidence_below(s, n, upper)) == pytest.approx(math.log(1 / alpha), abs=1e-3)
+        # Next to 1 a limit is known to fewer digits of its distance from 1.
+        assert float(log_evidence_below(s, n, upper)) == pytest.approx(
+            math.log(1 / alpha), abs=1e-3 if s < 0.99 * n else 1e-1
+        )
         assert float(log_evidence_below(s, n, upper)) >= math.log(1 / alpha)
     else:
         assert upper == 1.0
