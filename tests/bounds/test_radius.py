@@ -66,7 +66,9 @@ def test_the_radius_tends_to_the_truth():
 
 def test_a_constant_is_certified_as_far_as_the_draws_reach():
     """No further than `plan` says n draws can speak."""
-    r = certified_radius(lambda z: torch.ones(len(z), 3), torch.zeros(2), 1.0, tolerance=1e-9, n=500, alpha=0.01, method="coordinatewise")
+    r = certified_radius(
+        lambda z: torch.ones(len(z), 3), torch.zeros(2), 1.0, tolerance=1e-9, n=500, alpha=0.01, method="coordinatewise"
+    )
     assert r.rho == pytest.approx(plan(n=500, outputs=3, alpha=0.01).rho, rel=1e-5)
     assert r.rho <= plan(n=500, outputs=3, alpha=0.01).rho
     assert r.value == 0.0
