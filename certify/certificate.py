@@ -530,20 +530,14 @@ class Certificate:
         tested = {i: e for i, e in held.items() if isinstance(e, Evidence) and not wrong[i]}
         witnesses = {i: evidence.witness() for i, evidence in tested.items()}
         most = 0
-        for name, function in functions.items():
-            mine = [i for i in tested if self.claims[i].function == name]
-            if not mine:
-                continue
-            copies = {self.claims[i].copies for i in mine}
-            if len(copies) > 1:
-                raise ValueError(
-                    f"claims about {name!r} are about different numbers of copies: {sorted(map(str, copies))}"
-                )
-            shared, number = copies.pop(), n or max(self.claims[i].n for i in mine)
+        runs = {(self.claims[i].function, self.claims[i].copies): None for i in tested}
+        for name, copies in runs:
+            mine = [i for i in tested if (self.claims[i].function, self.claims[i].copies) == (name, copies)]
+            number = n or max(self.claims[i].n for i in mine)
             most = max(most, number)
             draw(
-                function,
-                y if shared is None else y.expand(shared, *y.shape),
+                functions[name],
+                y if copies is None else y.expand(copies, *y.shape),
                 self.noise,
                 n=number,
                 seed=seed,

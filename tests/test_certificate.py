@@ -16,9 +16,12 @@ from certify import (
     GaussianNoise,
     bound_curve,
     certified_radius,
+    deployed_bound,
+    event_bound,
     layer_norm_support,
     mse_bound,
     percentile_bounds,
+    statistic_bound,
 )
 from certify.certificate import tensor_digest
 from tests.subjects import SUBJECTS, Subject
@@ -490,3 +493,347 @@ def test_results_of_different_seeds_are_not_one_certificate():
     one, two = (mse_bound(lambda z: z, torch.zeros(2), 1.0, rho=0.5, n=200, seed=seed) for seed in (0, 1))
     with pytest.raises(ValueError, match="different seeds, dtypes or devices"):
         Certificate.of(one, two)
+
+
+# Claims of every kind in one certificate: three functions, by name.
+
+KEPT = torch.tensor([[0.2, -0.4], [1.0, 0.3]], dtype=torch.float64)
+FAR = torch.full((2, 2), 5.0, dtype=torch.float64)
+
+
+def score(z):
+    """A statistic of K copies."""
+    return f(z).mean(dim=1).sum(dim=(1, 2))
+
+
+def fires(z):
+    """An event that K copies decide."""
+    return score(z) > 1.7
+
+
+EVERY = {
+    "T2": lambda o: mse_bound(f, KEPT, NOISE, rho=1.0, method="coordinatewise", **o),
+    "T2 population": lambda o: mse_bound(f, KEPT, NOISE, rho=1.0, method="coordinatewise", reference="population", **o),
+    "T4": lambda o: mse_bound(f, KEPT, NOISE, rho=0.7, method="dimension-free", **o),
+    "T4 population": lambda o: mse_bound(f, KEPT, NOISE, rho=0.7, method="dimension-free", reference="population", **o),
+    "T4 far": lambda o: mse_bound(f, KEPT, NOISE, rho=0.7, method="dimension-free", center=FAR, **o),
+    "T11": lambda o: mse_bound(f, KEPT, NOISE, rho=0.7, smoother="mean", support=(-1.0, 1.0), **o),
+    "T2 radius": lambda o: certified_radius(f, KEPT, NOISE, tolerance=3.0, method="coordinatewise", **o),
+    "T4 radius": lambda o: certified_radius(f, KEPT, NOISE, tolerance=9.0, method="dimension-free", **o),
+    "curve": lambda o: bound_curve(f, KEPT, NOISE, rhos=[0.5], **o),
+    "percentile": lambda o: percentile_bounds(f, KEPT, NOISE, rho=0.5, p=0.7, **o),
+    "T5 median": lambda o: deployed_bound(f, KEPT, NOISE, rho=0.2, q=0.8, replicas=4, method="replicas", **o),
+    "T5 mean": lambda o: deployed_bound(f, KEPT, NOISE, rho=0.2, q=0.8, replicas=4, smoother="mean", **o),
+    "T6 ranks": lambda o: deployed_bound(f, KEPT, NOISE, rho=0.5, q=0.8, replicas=5, method="order statistics", **o),
+    "T6 ball": lambda o: deployed_bound(f, KEPT, NOISE, rho=0.3, q=0.8, replicas=5, method="dimension-free", **o),
+    "upper": lambda o: statistic_bound(score, KEPT, NOISE, rho=0.2, q=0.8, replicas=4, **o),
+    "lower": lambda o: statistic_bound(score, KEPT, NOISE, rho=0.2, q=0.8, replicas=4, side="lower", **o),
+    "two-sided": lambda o: statistic_bound(score, KEPT, NOISE, rho=0.2, q=0.8, replicas=4, side="two-sided", **o),
+    "event": lambda o: event_bound(fires, KEPT, NOISE, rho=0.2, replicas=4, **o),
+    "event both": lambda o: event_bound(fires, KEPT, NOISE, rho=0.2, replicas=4, two_sided=True, **o),
+}
+FUNCTIONS = {"f": f, "statistic": score, "event happens": fires}
+INDEX = {name: i for i, name in enumerate(EVERY)}
+DEPLOYED = ("T5 median", "T5 mean", "T6 ranks", "T6 ball")
+STATISTICS = ("upper", "lower", "two-sided")
+
+
+@pytest.fixture(scope="module")
+def every():
+    options = {"n": 6000, "alpha": 1e-3, "seed": 0}
+    return Certificate.of(*(make(options) for make in EVERY.values()))
+
+
+def test_every_kind_of_claim_is_certified_and_has_evidence(every):
+    assert [c.status for c in every.claims] == ["certified"] * len(EVERY)
+    kinds = {name: every.claims[i].evidence for name, i in INDEX.items()}
+    assert {kinds[name] for name in ("T4", "T4 population", "T4 far", "T4 radius")} == {"layers"}
+    assert {*kinds.values()} >= {"box", "layers", "spectrum", "groups", "ranked-box", "ball", "limit", "event"}
+    for claim in every.claims:
+        assert claim.theorem in claim.sentence
+        assert f"≤ {claim.rho:.4g}" in claim.sentence
+    words = {name: every.claims[i].sentence for name, i in INDEX.items()}
+    assert "the median over 4 noisy copies, is within distance" in words["T5 median"]
+    assert "the mean over 4 noisy copies" in words["T5 mean"]
+    assert "is at least" in words["lower"]
+    assert "is between" in words["two-sided"]
+    assert "is at most" in words["event"]
+    assert "is at least" in words["event both"]
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_none_of_them_is_falsely_refuted(every, seed):
+    report = every.check(FUNCTIONS, KEPT, seed=seed)
+    assert [v.outcome for v in report.verdicts] == ["not refuted"] * len(EVERY), str(report)
+
+
+def test_every_kind_survives_saving(every, tmp_path):
+    every.save(tmp_path)
+    loaded = Certificate.load(tmp_path)
+    assert same(every, loaded)
+    assert str(loaded.check(FUNCTIONS, KEPT)) == str(every.check(FUNCTIONS, KEPT))
+
+
+def test_claims_whose_function_is_not_given_are_not_checked(every):
+    report = every.check({"statistic": score}, KEPT)
+    checked = set(STATISTICS)
+    for name, i in INDEX.items():
+        assert report.verdicts[i].outcome == ("not refuted" if name in checked else "not checked")
+    assert report.n == 6000
+    with pytest.raises(ValueError, match=r"f names \['g'\]: must be among \['f', 'statistic', 'event happens'\]"):
+        every.check({"g": f}, KEPT)
+    with pytest.raises(ValueError, match="f is one function, the certificate is about"):
+        every.check(f, KEPT)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_another_function_refutes_the_claims_about_it(every, name):
+    """Every claim that it is about, and no other; an event that always happens has no upper limit that it keeps."""
+    others = {"f": lambda z: f(z) + 0.6, "statistic": lambda z: score(z) + 9 * (-1) ** torch.arange(len(z)),
+              "event happens": lambda z: torch.arange(len(z)) % 2 == 0}  # fmt: skip
+    report = every.check({**FUNCTIONS, name: others[name]}, KEPT)
+    for verdict in report.verdicts:
+        if verdict.claim.function != name:
+            assert verdict.outcome == "not refuted"
+    refuted = {verdict.claim.evidence for verdict in report.verdicts if verdict.outcome == "refuted"}
+    assert (
+        refuted >= {"f": {"box", "layers", "groups", "ball"}, "statistic": {"limit"}, "event happens": {"event"}}[name]
+    )
+
+
+def altered(cert: Certificate, name: str, *, numbers=None, tensors=None, **changes) -> Certificate:
+    """The claim of a name with other numbers and tensors of evidence, and other fields."""
+    claim = cert.claims[INDEX[name]]
+    if numbers:
+        changes["numbers"] = {**claim.numbers, **{k: v(claim.numbers[k]) for k, v in numbers.items()}}
+    fields = {k: v(getattr(claim, k)) if callable(v) else v for k, v in changes.items()}
+    changed = tampered(cert, INDEX[name], **fields)
+    own = {f"{claim.tensors}.{k}": v for k, v in (tensors or {}).items()}
+    kept = {k: own[k](t) if k in own else t for k, t in changed.tensors.items()}
+    assert set(own) <= set(kept)
+    return dataclasses.replace(changed, tensors=kept)
+
+
+def only(cert: Certificate, name: str) -> Certificate:
+    """One claim alone, with all tensors."""
+    return dataclasses.replace(cert, claims=(cert.claims[INDEX[name]],))
+
+
+def times(factor):
+    return lambda number: number * factor
+
+
+def toward(center, factor):
+    return lambda side: center + factor * (side - center)
+
+
+def plus(step):
+    return lambda number: number + step
+
+
+LIES = [
+    # What is stated, without its evidence.
+    *((name, {"value": times(0.99)}) for name in EVERY if name not in ("T2 radius", "T4 radius", "percentile", "lower")),
+    *((name, {"value": times(1.01)}) for name in ("T2 radius", "T4 radius", "lower")),
+    *((name, {"tolerance": times(0.99)}) for name in ("T2 radius", "T4 radius")),
+    *((name, {"value": times(2.0), "rho": times(2.0)}) for name in ("T2 radius", "T4 radius")),
+    *((name, {"rho": times(2.5)}) for name in EVERY if "radius" not in name),
+    *((name, {"q": 0.9}) for name in EVERY if name.startswith(("T5", "T6", "upper", "lower", "two"))),
+    *((name, {"replicas": 3}) for name in EVERY if name.startswith(("T5", "T6", "upper", "lower", "two", "event"))),
+    *((name, {"copies": 3}) for name in EVERY),
+    *((name, {"side": "lower"}) for name in EVERY if name not in ("lower", "event", "event both")),
+    *((name, {"side": "lower", "value": times(0.5)}) for name in ("event", "event both", "T2", "T4", "T6 ball")),
+    *((name, {"smoother": "mean"}) for name in ("T2", "T4", "T2 radius", "T5 median", "T6 ranks", "T6 ball")),
+    *((name, {"smoother": "median"}) for name in ("T11", "T5 mean", "percentile")),
+    *((name, {"theorem": "T3"}) for name in EVERY),
+    *((name, {"outputs": 3}) for name in EVERY if "event" not in name and name not in STATISTICS),
+    *((name, {"p": 0.6}) for name in ("T2", "T4", "percentile", "T2 radius", "T5 median")),
+    *((name, {"center": ""}) for name in ("T2", "T2 population", "T4", "T11", "T5 median", "T6 ranks", "T6 ball")),
+    ("T2", {"reference": "population"}),
+    ("T2 population", {"reference": "center"}),
+    ("T4", {"reference": "population"}),
+    ("T4 population", {"reference": "center"}),
+    ("T4", {"center": "center1"}),  # another claim's reference, 9 away
+    ("two-sided", {"lower": plus(0.01)}),
+    ("event both", {"lower": times(1.01)}),
+    ("event both", {"lower": math.nan}),
+    ("event", {"n": times(2)}),
+    ("event", {"alpha": times(10.0)}),
+    # The evidence, and what is stated with it: only draws can tell, or the arithmetic of the evidence itself.
+    ("T2", {"tensors": {"lower": times(0.5), "upper": times(0.5)}, "value": times(0.3)}),
+    ("T2 population", {"tensors": {"start_lower": plus(0.3), "start_upper": plus(0.3)}}),
+    ("T2 population", {"tensors": {"start_lower": plus(1.0)}, "value": times(0.9)}),
+    ("T4", {"tensors": {"radii": times(0.8)}, "value": times(0.64)}),
+    ("T4", {"tensors": {"levels": lambda q: q**0.5}, "value": times(0.9)}),
+    ("T4", {"tensors": {"levels": lambda q: 1 - q}}),
+    ("T4", {"tensors": {"levels": times(1.5)}}),
+    ("T4", {"tensors": {"radii": lambda r: r[:, 1:]}}),
+    ("T4", {"numbers": {"apart": lambda _: 1}}),
+    ("T4 population", {"tensors": {"radii": times(0.8)}, "value": times(0.8)}),
+    ("T4 population", {"tensors": {"lower": lambda t: t + 0.3, "upper": lambda t: t + 0.3}}),
+    ("T4 far", {"tensors": {"origin": lambda t: t + 1}, "value": times(0.9)}),
+    ("T4 far", {"tensors": {"radii": times(0.8)}, "value": times(0.9)}),
+    ("T4 radius", {"tensors": {"radii": times(0.8)}, "tolerance": times(0.7)}),
+    ("percentile", {"tensors": {"lower": plus(0.5)}}),
+    ("percentile", {"tensors": {"upper": plus(-0.5)}}),
+    ("percentile", {"numbers": {"p_low": lambda _: 0.8, "p_high": lambda _: 0.8}, "p": 0.8}),
+    *((name, {"numbers": {"upper": times(0.6)}, "value": times(0.6)}) for name in ("T5 median", "T5 mean", "event")),
+    *((name, {"numbers": {"q": lambda _: 0.99}, "q": 0.99}) for name in EVERY if name in STATISTICS or name in DEPLOYED),
+    *((name, {"numbers": {"replicas": lambda _: 1}, "replicas": 1}) for name in DEPLOYED),
+    *((name, {"numbers": {"replicas": lambda _: 1}, "replicas": 1, "copies": 1}) for name in STATISTICS),
+    ("T5 median", {"numbers": {"smoother": lambda _: "mean"}}),
+    ("T5 median", {"numbers": {"upper": lambda _: math.nan}}),
+    ("T6 ranks", {"tensors": {"lower": times(0.5), "upper": times(0.5)}, "value": times(0.6)}),
+    ("T6 ranks", {"numbers": {"p_high": plus(-0.05), "p_low": plus(0.05)}}),
+    ("T6 ranks", {"numbers": {"to_center": lambda _: 0}, "value": times(0.8)}),
+    ("T6 ball", {"numbers": {"radius": times(0.8)}, "value": times(0.8)}),
+    ("T6 ball", {"numbers": {"radius": lambda _: math.nan}}),
+    ("T6 ball", {"numbers": {"s": plus(1)}, "value": times(0.9)}),
+    ("T6 ball", {"numbers": {"u": plus(-0.05)}}),
+    ("upper", {"numbers": {"upper": plus(-0.7)}, "value": plus(-0.7)}),
+    ("lower", {"numbers": {"lower": plus(0.7)}, "value": plus(0.7)}),
+    ("lower", {"numbers": {"lower": lambda _: math.nan}}),
+    ("two-sided", {"numbers": {"lower": plus(0.9)}, "lower": plus(0.9)}),
+    ("two-sided", {"numbers": {"upper": plus(-0.9)}, "value": plus(-0.9)}),
+    ("two-sided", {"numbers": {"side": lambda _: "upper"}, "side": "upper", "q": 0.95}),
+    ("event", {"numbers": {"successes": lambda _: 0}}),
+    ("event", {"numbers": {"successes": lambda _: 0}, "value": times(0.5)}),
+    ("event", {"numbers": {"successes": lambda _: 10**6}}),
+    ("event both", {"numbers": {"lower": times(2.0)}, "lower": times(2.0)}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "lie"), LIES, ids=[f"{i}: {name}" for i, (name, _) in enumerate(LIES)])
+def test_a_lie_is_refuted(every, name, lie):
+    (verdict,) = (
+        only(altered(every, name, **lie), name).check(FUNCTIONS[every.claims[INDEX[name]].function], KEPT).verdicts
+    )
+    assert verdict.outcome == "refuted"
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_only_the_lie_is_refuted(every, name):
+    verdicts = altered(every, name, theorem="T3").check(FUNCTIONS, KEPT, n=500).verdicts
+    assert [i for i, verdict in enumerate(verdicts) if verdict.outcome == "refuted"] == [INDEX[name]]
+
+
+def test_a_count_too_small_with_its_limits_is_refuted_by_draws(every):
+    """All of an event's numbers as if it had been seen half as often: only draws can tell."""
+    honest = every.claims[INDEX["event"]]
+    half = int(honest.numbers["successes"]) // 2
+    value = dataclasses.replace(every.event(honest), claim=dataclasses.replace(honest, numbers={"successes": half})).at(
+        0.2
+    )
+    lie = altered(every, "event", numbers={"successes": lambda _: half, "upper": lambda _: value}, value=value)
+    verdict = lie.check({"event happens": fires}, KEPT).verdicts[INDEX["event"]]
+    assert verdict.outcome == "refuted"
+    assert verdict.p_value > 0
+    assert lie.event(lie.claims[INDEX["event"]]).at(0.0) < every.event(honest).at(0.0)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_what_is_missing_is_named(every, name):
+    claim = every.claims[INDEX[name]]
+    functions = {claim.function: FUNCTIONS[claim.function]}
+    kept = [key for key in every.tensors if key.startswith(f"{claim.tensors}.")]
+    for key in kept:
+        if key.endswith((".origin", ".start_lower", ".start_upper")):
+            continue  # an origin is the center where there is none; a box alone is one of percentiles
+        without = dataclasses.replace(every, tensors={k: v for k, v in every.tensors.items() if k != key})
+        with pytest.raises(ValueError, match=f"holds no tensor or number '{key}': the claim cannot be checked"):
+            without.check(functions, KEPT)
+    for key in claim.numbers:
+        numbers = {k: v for k, v in claim.numbers.items() if k != key}
+        with pytest.raises(ValueError, match=rf"holds no tensor or number '{claim.tensors}\.{key}'"):
+            tampered(every, INDEX[name], numbers=numbers).check(functions, KEPT)
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if "event" not in name and name not in STATISTICS])
+def test_tensors_of_another_shape_or_with_nan_are_refuted(every, name):
+    """Never an error from inside, and never passed over."""
+    claim = every.claims[INDEX[name]]
+    for key in [claim.center, *(k for k in every.tensors if k.startswith(f"{claim.tensors}."))]:
+        if not key:
+            continue
+        for change in (times(math.nan), lambda t: t.reshape(-1)[:1], lambda t: t.reshape(-1)[0], lambda t: t[:0]):
+            tensors = {k: change(v) if k == key else v for k, v in every.tensors.items()}
+            (verdict,) = dataclasses.replace(only(every, name), tensors=tensors).check(f, KEPT, n=500).verdicts
+            assert verdict.outcome == "refuted", key
+
+
+def test_a_shrunk_ellipsoid_is_refuted():
+    """A claim that rests on a LayerNorm's rows: with a smaller gain, and the value that follows from it."""
+    module, y = torch.nn.LayerNorm(16).requires_grad_(False), torch.zeros(3, 16)
+    options = {"n": 200, "center": torch.zeros(3, 16), "support": layer_norm_support(module)}
+    for result in (
+        mse_bound(module, y, 1.0, rho=8.0, method="coordinatewise", **options),
+        deployed_bound(module, y, 1.0, rho=8.0, replicas=5, method="order statistics", **options),
+    ):
+        cert = Certificate.of(result)
+        assert not cert.check(module, y).refuted
+        tensors = {k: 0.95 * v if k.endswith(".gain") else v for k, v in cert.tensors.items()}
+        lie = dataclasses.replace(tampered(cert, 0, value=0.97 * result.value), tensors=tensors)
+        assert lie.check(module, y).verdicts[0].outcome == "refuted"
+
+
+def test_a_curve_of_several_methods_names_them():
+    """As the curve itself does."""
+    y = torch.zeros(300)
+    curve = bound_curve(lambda z: z, y, 1.0, rhos=[0.3, 2.0], n=3000, alpha=0.01)
+    claimed = Certificate.of(curve).curve
+    assert (
+        (claimed.method, claimed.theorem)
+        == (curve.method, curve.theorem)
+        == ("coordinatewise, dimension-free", "T2, T4")
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"evidence": "guess"}, "evidence = 'guess': must be one of"),
+        ({"evidence": ""}, "evidence = '' and status = 'certified'"),
+        ({"side": "both"}, "side = 'both': must be one of"),
+        ({"side": "two-sided"}, "lower = None: must be a number in"),
+        ({"replicas": 0}, "replicas = 0: must be a whole number >= 1"),
+        ({"replicas": 2.5}, r"replicas = 2\.5: must be a whole number >= 1"),
+        ({"q": 1.5}, r"q = 1\.5: must be a number in \[0, 1\]"),
+        ({"copies": -1}, "copies = -1: must be a whole number >= 1"),
+        ({"numbers": [1]}, "numbers = .*: must be a mapping to numbers and words"),
+        ({"numbers": {"q": None}}, "numbers = .*: must be a mapping to numbers and words"),
+        ({"theorem": "T99"}, "theorem = 'T99': must be one of"),
+        ({"smoother": "mode"}, "smoother = 'mode': must be one of"),
+        ({"method": "magic"}, "method = 'magic': must be one of"),
+        ({"reference": "nothing"}, "reference = 'nothing': must be one of"),
+        ({"tensors": 3}, "tensors = 3: must be a string"),
+        ({"lower": "x"}, "lower = 'x': must be a number"),
+    ],
+)
+def test_a_damaged_claim_of_a_new_kind_is_refused(every, tmp_path, changes, message):
+    damaged(every.save(tmp_path), lambda record: record["claims"][0].update(changes))
+    with pytest.raises(ValueError, match=message):
+        Certificate.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("T6 ball", {"q": None}, "q = None: must be a probability for quantity 'deployed'"),
+        ("upper", {"q": None}, "q = None: must be a probability for quantity 'statistic'"),
+        ("event", {"replicas": None}, "replicas = None: must be a whole number >= 1 for quantity 'event'"),
+        ("event", {"value": 1.5}, r"value = 1\.5: must be a number in \[0, 1\]"),
+        ("T5 mean", {"value": -1.0}, r"value = -1\.0: must be a number in \[0, inf\]"),
+        ("two-sided", {"lower": None}, "lower = None: must be a number in"),
+    ],
+)
+def test_a_claim_that_lacks_what_its_kind_needs_is_refused(every, tmp_path, name, changes, message):
+    damaged(every.save(tmp_path), lambda record: record["claims"][INDEX[name]].update(changes))
+    with pytest.raises(ValueError, match=message):
+        Certificate.load(tmp_path)
+
+
+def test_kept_tensors_have_names_of_their_own(results):
+    cert = Certificate.of(results[0], keep={"extra": torch.ones(2)})
+    assert torch.equal(cert.tensors["extra"], torch.ones(2))
+    with pytest.raises(ValueError, match="keep names 'sigma': must be a name that the certificate does not use itself"):
+        Certificate.of(results[0], keep={"sigma": torch.ones(2)})

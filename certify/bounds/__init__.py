@@ -22,6 +22,7 @@ from certify.bounds.routes import (
     ReplicasRoute,
 )
 from certify.bounds.spectral import SpectralMSE, SpectrumEvidence
+from certify.bounds.spectral_median import IndicatorsEvidence, SpectralMedianMSE
 
 __all__ = [
     "EVIDENCE",
@@ -43,7 +44,7 @@ __all__ = [
 ]
 
 METHODS: dict[tuple[str, str], type[Method]] = {
-    (cls.smoother, cls.method): cls for cls in (CoordinatewiseMSE, DimensionFreeMSE, SpectralMSE)
+    (cls.smoother, cls.method): cls for cls in (CoordinatewiseMSE, DimensionFreeMSE, SpectralMedianMSE, SpectralMSE)
 }
 """(smoother, method) → the class that implements it."""
 
@@ -59,6 +60,7 @@ EVIDENCE: dict[str, type[Evidence]] = {
         BoxEvidence,
         LayersEvidence,
         SpectrumEvidence,
+        IndicatorsEvidence,
         LimitEvidence,
         EventEvidence,
         GroupsEvidence,

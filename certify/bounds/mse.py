@@ -141,11 +141,13 @@ class CoordinatewiseMSE(Method):
         extremes = cast(ExtremeRanks, seen[ExtremeRanks.key])
         lower, upper = self._box(extremes, rho)
         if self.population:
-            value, cap = box_distance(lower, upper, *self._box(extremes, 0.0)), math.inf
+            bracket = self._box(extremes, 0.0)
+            value, cap = box_distance(lower, upper, *bracket), math.inf
+            evidence = BoxEvidence(lower, upper, bracket=bracket)
         else:
-            value, cap = box_distance(lower, upper, self.setting.center, self.setting.center), self._cap()
-        center = None if self.population else self.setting.center
-        evidence = BoxEvidence(lower, upper, center=center, support=self.setting.support if cap < value else None)
+            center = self.setting.center
+            value, cap = box_distance(lower, upper, center, center), self._cap()
+            evidence = BoxEvidence(lower, upper, center=center, support=self.setting.support if cap < value else None)
         if math.isfinite(value):
             return Evaluation(min(value, cap), evidence)
         return Evaluation(cap, evidence, draws_needed(self.setting.noise.tails(self.p, rho), self.share))

@@ -64,6 +64,7 @@ class BoxEvidence(Evidence):
         lower, upper: shape (*output).
         p_low, p_high: which percentiles: `lower` bounds the p_low-th from below, `upper` the p_high-th from above.
         center: what distances are measured to, (*output); None: to the population's own percentile, or no distance is.
+        bracket: for a distance to the population's own percentile, (lower, upper) limits of that, at no perturbation.
         support: rows in an ellipsoid (a LayerNorm's), where that makes the distance smaller than the box does.
     """
 
@@ -73,6 +74,7 @@ class BoxEvidence(Evidence):
     p_high: float = 0.5
     center: Tensor | None = None
     support: Support | None = None
+    bracket: tuple[Tensor, Tensor] | None = None
 
     kind: ClassVar[str] = "box"
 
@@ -85,6 +87,8 @@ class BoxEvidence(Evidence):
 
     def tensors(self) -> dict[str, Tensor]:
         kept = {"lower": self.lower, "upper": self.upper}
+        if self.bracket is not None:
+            kept |= {"start_lower": self.bracket[0], "start_upper": self.bracket[1]}
         if self.support is not None and self.support.gain is not None and self.support.offset is not None:
             kept |= {"gain": self.support.gain, "offset": self.support.offset}
         return kept
@@ -99,62 +103,78 @@ class BoxEvidence(Evidence):
             raise ValueError(
                 f"lower {tuple(lower.shape)}, upper {tuple(upper.shape)}: must have one shape, that of the center"
             )
+        bracket = None
+        if "start_lower" in tensors or "start_upper" in tensors:
+            bracket = tensors["start_lower"], tensors["start_upper"]
+            if any(side.shape != lower.shape for side in bracket) or bool((bracket[0] > bracket[1]).any()):
+                raise ValueError(f"start_lower, start_upper: must be a box of the shape {tuple(lower.shape)}")
         held = None
         if "gain" in tensors:
             gain, offset = tensors["gain"], tensors["offset"]
             if gain.shape != lower.shape[-1:] or offset.shape != gain.shape or bool((gain < 0).any()):
                 raise ValueError(f"gain {tuple(gain.shape)}, offset {tuple(offset.shape)}: must be those of a row")
             held = Support(torch.minimum(lower, upper), torch.maximum(lower, upper), gain, offset)
-        return cls(lower, upper, p_low, p_high, center if numbers["to_center"] else None, held)
+        return cls(lower, upper, p_low, p_high, center if numbers["to_center"] else None, held, bracket)
 
     def implied(self, noise: Noise, rho: float) -> float:
         if not bool((self.lower <= self.upper).all()):
             return math.inf  # nothing lies in it
         if self.center is None:
-            # The reference lies in the box, so one of its two sides is at least half the box away from it.
-            return float(((self.upper - self.lower) / 2).square().sum())
+            return math.inf if self.bracket is None else box_distance(self.lower, self.upper, *self.bracket)
         distance = box_distance(self.lower, self.upper, self.center, self.center)
         return distance if self.support is None else min(distance, self.support.median_cap(self.center))
 
     def witness(self) -> Exceedances:
-        return (
-            Exceedances(self.lower, self.upper)
-            if self.support is None
-            else _Within(self.lower, self.upper, self.support)
-        )
+        return _Witness(self)
 
     def verdict(self, seen: Accumulator, noise: Noise, rho: float) -> tuple[float, str]:
-        counts = cast(Exceedances, seen)
-        if isinstance(counts, _Within) and counts.outside:
+        counts = cast(_Witness, seen)
+        if counts.outside:
             return 0.0, f"{counts.outside} of {counts.count:,} draws outside the ellipsoid that all lie in"
+        p_value, phrase = self._beyond(counts, noise, rho)
+        if counts.start is not None:
+            p_value = 2 * min(p_value, self._beyond(counts.start, noise, 0.0)[0])
+        return min(1.0, p_value), phrase
+
+    def _beyond(self, counts: Exceedances, noise: Noise, rho: float) -> tuple[float, str]:
         low, high = noise.tails(self.p_low, rho).lower, noise.tails(self.p_high, rho).upper
         below, above = int(counts.below.max()), int(counts.above.max())
         p_value = 2 * self.lower.numel() * min(beyond(below, counts.count, low), beyond(above, counts.count, high))
         expected = max(low, high) * counts.count
-        return min(1.0, p_value), f"most exceedances of one output: {max(below, above)}, allowed mean {expected:.1f}"
+        return p_value, f"most exceedances of one output: {max(below, above)}, allowed mean {expected:.1f}"
 
 
-class _Within(Exceedances):
-    """Counts, besides, the draws with a row outside the support's ellipsoid by more than rounding."""
+class _Witness(Exceedances):
+    """Counts exceedances of the box, of the bracket of a reference, and draws with a row outside the support's ellipsoid."""
 
-    def __init__(self, lower: Tensor, upper: Tensor, support: Support) -> None:
-        super().__init__(lower, upper)
-        self.support, self.outside = support, 0
+    def __init__(self, box: BoxEvidence) -> None:
+        super().__init__(box.lower, box.upper)
+        self.box, self.outside = box, 0
+        self.start = None if box.bracket is None else Exceedances(*box.bracket)
 
     def update(self, outputs: Tensor) -> None:
         super().update(outputs)
-        gain, offset = (cast(Tensor, t).to("cpu", torch.float64) for t in (self.support.gain, self.support.offset))
+        if self.start is not None:
+            self.start.update(outputs)
+        support = self.box.support
+        if support is None or support.gain is None or support.offset is None:
+            return
+        gain, offset = support.gain.to("cpu", torch.float64), support.offset.to("cpu", torch.float64)
         away = (outputs.to("cpu", torch.float64) - offset) / gain
         squares = torch.where(away.isnan(), 0.0, away).square().sum(dim=-1)  # without gain: 0/0
+        # float32 is the coarsest arithmetic that the gain has no room for.
         most = gain.numel() * (1 + self.ulps * torch.finfo(torch.float32).eps)
         self.outside += int((squares > most).reshape(len(outputs), -1).any(dim=1).sum())
 
     def merge(self, other: Exceedances) -> None:
         super().merge(other)
-        self.outside += cast(_Within, other).outside
+        seen = cast(_Witness, other)
+        self.outside += seen.outside
+        if self.start is not None and seen.start is not None:
+            self.start.merge(seen.start)
 
     def widened(self, other: Exceedances) -> Exceedances:
-        return _Within(self.lower, self.upper, self.support)
+        return _Witness(self.box)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,19 @@ from certify.montecarlo import Accumulator
 from certify.montecarlo.sketch import Spectrum
 from certify.noise import Noise
 
-__all__ = ["LikelihoodRatio", "SpectralMSE", "SpectrumEvidence", "SpectrumWitness", "chernoff_limit"]
+__all__ = [
+    "Aimed",
+    "LikelihoodRatio",
+    "PilotSpectrum",
+    "SpectralMSE",
+    "SpectrumEvidence",
+    "SpectrumWitness",
+    "bennett",
+    "bernstein_slack",
+    "chernoff_limit",
+    "divergence",
+    "swing",
+]
 
 _SAFE = 1e-9
 """What the sums below are rounded up by, relatively; their own error is a few hundred ulp."""
@@ -89,17 +101,41 @@ def chernoff_limit(mean: float, n: int, alpha: float) -> float:
         middle = (low + high) / 2
         if not low < middle < high:
             break
-        low, high = (middle, high) if _divergence(mean, middle) <= allowed else (low, middle)
+        low, high = (middle, high) if divergence(mean, middle) <= allowed else (low, middle)
     return min(1.0, high * (1 + 1e-12))
 
 
-def _divergence(p: float, q: float) -> float:
-    """KL(p ‖ q) of two coins. Written so that nothing cancels where p is close to q."""
+def divergence(p: float, q: float) -> float:
+    """KL(p ‖ q) of two coins with values 0 and 1, written so that nothing cancels where p is close to q."""
     if q >= 1 or q <= 0:
         return 0.0 if p == q else math.inf
     first = -p * math.log1p((q - p) / p) if p > 0 else 0.0
     second = -(1 - p) * math.log1p((p - q) / (1 - p)) if p < 1 else 0.0
     return max(first + second, 0.0)
+
+
+def bernstein_slack(second: float, radius: float, n: int, alpha: float) -> float:
+    """How far the mean of n variables may be above their average, but for probability α: sqrt(2λt/n) + Rt/3n, t = ln 1/α.
+
+    Args:
+        second: λ, upper limit of their mean square.
+        radius: R, limit of their absolute values.
+        n, alpha: variables; failure probability.
+    """
+    t = -math.log(alpha) / n
+    return (math.sqrt(2 * second * t) + radius * t / 3) * (1 + _SAFE)
+
+
+def bennett(excess: float, n: int, second: float, radius: float) -> float:
+    """The probability that n variables average their mean plus `excess` or more is at most this; arguments as above.
+
+    E exp(sW) ≤ exp(s E W + λ φ(sR)/R²) for W ≤ R and E W² ≤ λ, with φ(t) = e^t − 1 − t (Bennett 1962). So it holds for
+    variables with such means given the past, too.
+    """
+    if excess <= 0 or n == 0:
+        return 1.0
+    t = radius * excess / second
+    return math.exp(-n * second / radius**2 * ((1 + t) * math.log1p(t) - t))
 
 
 class LikelihoodRatio:
@@ -164,6 +200,24 @@ class LikelihoodRatio:
         near = np.minimum(distance, 2 * mu)
         psi = distance if mu == 0 else np.where(distance <= 2 * mu, near * near / (4 * mu), distance - mu)
         return (float(self.weights @ psi) + self._first[1] + theta * self._first[0]) * (1 + _SAFE)
+
+
+def swing(noise: Noise, rho: float, second: float, radius: float, theta: float = 1.0) -> float:
+    """S_θ: how much E_P[(L − θ) v] can be at radius ρ for |v| ≤ R, E v² ≤ λ.
+
+    Args:
+        noise, rho: noise and radius ≥ 0.
+        second: λ ≥ 0.
+        radius: R ≥ 0.
+        theta: θ in [0, 1].
+    """
+    if radius == 0 or second == 0:
+        return 0.0
+    second = second / radius**2  # in units of R
+    chi2 = noise.chi2(rho)
+    plain = math.sqrt(second * (chi2 + (1 - theta) ** 2))
+    clipped = _ratio(cast(Hashable, noise), rho).clipped(second, theta) if rho > 0 and chi2 > 0 else math.inf
+    return radius * min(plain, clipped)
 
 
 @functools.lru_cache(maxsize=16)
@@ -245,36 +299,24 @@ class SpectrumEvidence(Evidence):
 
     def distance(self, noise: Noise, rho: float) -> float:
         """The bound at ρ, not squared."""
-        chi2 = noise.chi2(rho)
-        # In units of R.
-        second, drift, offset = (
-            self.second / self.radius**2,
-            (self.drift or 0.0) / self.radius,
-            self.offset / self.radius,
-        )
+        moved = _ratio(cast(Hashable, noise), rho).variation() if rho > 0 else 0.0
+        far = self.reach - self.radius
         if self.drift is None:
-            drift = offset = 0.0
-        ratio = _ratio(cast(Hashable, noise), rho) if rho > 0 else None
-        moved = 0.0 if ratio is None else ratio.variation()
+            value = swing(noise, rho, self.second, self.radius) + far * _moved(noise, self.outside, rho)
+            return min(value, self.ball * moved)
+        drift, offset = self.drift, self.offset
 
         def at(fall: float) -> float:
             """S_θ and what it leaves of the mean, θ = 1 − fall."""
-            plain = math.sqrt(second * (chi2 + fall**2))
-            clipped = math.inf if ratio is None or chi2 == 0 else ratio.clipped(second, 1 - fall)
-            return min(plain, clipped) + (1 - fall) * drift + fall * offset
+            return swing(noise, rho, self.second, self.radius, 1 - fall) + (1 - fall) * drift + fall * offset
 
         least = at(0.0)
-        gain = drift - offset
-        if gain > 0:
+        if drift > offset:
             # Any θ is valid; the sum is convex in it.
             found = minimize_scalar(at, bounds=(0.0, 1.0), method="bounded", options={"xatol": 1e-4})
             least = min(least, at(1.0), float(found.fun))
-        far = self.reach - self.radius
-        if self.drift is None:
-            value = least * self.radius + far * _moved(noise, self.outside, rho)
-            return min(value, self.ball * moved)
-        value = least * self.radius + far * _largest(noise, self.outside, rho)
-        return min(value, self.drift + far * self.outside + self.ball * moved, self.farthest)
+        value = least + far * _largest(noise, self.outside, rho)
+        return min(value, drift + far * self.outside + self.ball * moved, self.farthest)
 
     def witness(self) -> SpectrumWitness:
         return SpectrumWitness(self)
@@ -283,132 +325,159 @@ class SpectrumEvidence(Evidence):
         return cast(SpectrumWitness, seen).verdict()
 
 
-class SpectrumWitness:
-    """What fresh draws say about the limits of a `SpectrumEvidence`, in memory that does not grow with their number.
+class Aimed:
+    """Mean squares and means of x along directions that earlier draws choose, in memory that does not grow with the draws.
 
     A direction must not be chosen by the draw that it is tested on. So it is chosen anew whenever the number of draws has
     doubled, from all draws so far, and tested on the following ones. Given the past these have a mean of (wᵀx)² of at most
-    λ, and Chernoff's bound holds for such a sequence as it does for independent draws; Bennett's for the drift.
+    λ, and Chernoff's bound holds for such a sequence as it does for independent draws; Bennett's for the means.
+
+    Args:
+        origin: b, (*output).
+        radius: R, as in `Spectrum`.
+        ahead: b − c, (*output): then the mean of x + b − c is looked for, too.
+
+    Attributes:
+        count, tested: draws seen, and those that a direction was tested on.
+        squares, pushes: sums of (wᵀx)² and of uᵀ(x + b − c) over these.
     """
 
-    ordered = True
-
-    def __init__(self, held: SpectrumEvidence) -> None:
-        self.held, self.count = held, 0
-        self.key = f"spectrum witness {id(held)}"
-        self.past = Spectrum(held.origin, held.radius, rows=32)
-        self.outside, self.beyond_reach = 0, 0
+    def __init__(self, origin: Tensor, radius: float, ahead: Tensor | None = None) -> None:
+        self.past, self.ahead = Spectrum(origin, radius, rows=32), None if ahead is None else _flat(ahead)
         self.tested, self.squares, self.pushes = 0, 0.0, 0.0
         self._next = _FIRST_DIRECTION
         self._top: Tensor | None = None
         self._push: Tensor | None = None
 
+    @property
+    def count(self) -> int:
+        return self.past.count
+
+    @property
+    def mean(self) -> float:
+        """Mean square along the directions."""
+        return self.squares / max(self.tested, 1)
+
+    def update(self, outputs: Tensor) -> None:
+        while outputs.shape[0]:
+            space = self._next - self.count
+            part, outputs = outputs[:space], outputs[space:]
+            self._test(part)
+            self.past.update(part)
+            if self.count == self._next:
+                self._next *= 2
+                self._aim()
+
+    def merge(self, other: Aimed) -> None:
+        self.past.merge(other.past)
+        self.tested += other.tested
+        self.squares += other.squares
+        self.pushes += other.pushes
+        while self._next <= self.count:
+            self._next *= 2
+        if self.count:
+            self._aim()
+
+    def state(self) -> dict[str, Tensor]:
+        numbers = torch.tensor([self.tested, self.squares, self.pushes], dtype=torch.float64)
+        return {"numbers": numbers, **{f"past.{name}": tensor for name, tensor in self.past.state().items()}}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.tested = int(state["numbers"][0])
+        self.squares, self.pushes = float(state["numbers"][1]), float(state["numbers"][2])
+        self.past.restore({k.removeprefix("past."): v for k, v in state.items() if k.startswith("past.")})
+        self._next = _FIRST_DIRECTION
+        while self._next <= self.count:
+            self._next *= 2
+        if self.count:
+            self._aim()
+
+    def p_value(self, second: float) -> float:
+        """Of "λ_max(E x xᵀ) is at most `second`"."""
+        scale = self.past.radius**2
+        mean, allowed = self.mean / scale, min(1.0, second / scale * (1 + _SAFE))
+        return math.exp(-self.tested * divergence(mean, allowed)) if mean > allowed else 1.0
+
+    def _test(self, outputs: Tensor) -> None:
+        if self._top is None:
+            return
+        x = self.past.clipped(outputs)
+        self.tested += x.shape[0]
+        self.squares += float((x @ self._top.to(x.device)).square().sum())
+        if self._push is not None and self.ahead is not None:
+            self.pushes += float((x @ self._push.to(x.device)).sum()) + float(self._push @ self.ahead) * x.shape[0]
+
+    def _aim(self) -> None:
+        self._top = self.past.direction()
+        if self.ahead is not None:
+            push = _flat(self.past.mean) + self.ahead
+            size = float(push.norm())
+            self._push = push / size if size > 0 else self._top
+
+
+_FIRST_DIRECTION = 128
+
+
+class SpectrumWitness:
+    """What fresh draws say about the limits of a `SpectrumEvidence`."""
+
+    ordered = True
+
+    def __init__(self, held: SpectrumEvidence) -> None:
+        self.held = held
+        self.key = f"spectrum witness {id(held)}"
+        self.along = Aimed(held.origin, held.radius, None if held.drift is None else held.origin - held.center)
+        self.outside, self.beyond_reach = 0, 0
+
+    @property
+    def count(self) -> int:
+        return self.along.count
+
     def widened(self, other: SpectrumWitness) -> SpectrumWitness:
         return SpectrumWitness(self.held)
 
     def state(self) -> dict[str, Tensor]:
-        return {
-            "counts": torch.tensor([self.outside, self.beyond_reach, self.tested]),
-            "numbers": torch.tensor([self.squares, self.pushes], dtype=torch.float64),
-            **{f"past.{name}": tensor for name, tensor in self.past.state().items()},
-        }
+        return {"counts": torch.tensor([self.outside, self.beyond_reach]), **self.along.state()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        self.outside, self.beyond_reach, self.tested = (int(number) for number in state["counts"])
-        self.squares, self.pushes = (float(number) for number in state["numbers"])
-        self.past.restore({k.removeprefix("past."): v for k, v in state.items() if k.startswith("past.")})
-        self.count, self._next = self.past.count, _FIRST_DIRECTION
-        while self._next <= self.count:
-            self._next *= 2
-        if self.count:
-            self._aim(double=False)
+        self.outside, self.beyond_reach = (int(number) for number in state["counts"])
+        self.along.restore(state)
 
     def described(self) -> str:
-        return f"spectrum witness {self.past.described()}"
+        return f"spectrum witness {self.along.past.described()}"
 
     def update(self, outputs: Tensor) -> None:
-        while outputs.shape[0]:
-            part, outputs = outputs[: self._next - self.past.count], outputs[self._next - self.past.count :]
-            self._test(part)
-            self.past.update(part)
-            if self.past.count == self._next:
-                self._aim()
-        self.count = self.past.count
-
-    def merge(self, other: SpectrumWitness) -> None:
-        self.past.merge(other.past)
-        self.count = self.past.count
-        self.outside += other.outside
-        self.beyond_reach += other.beyond_reach
-        self.tested += other.tested
-        self.squares += other.squares
-        self.pushes += other.pushes
-        while self._next <= self.past.count:
-            self._next *= 2
-        if self.count:
-            self._aim(double=False)
-
-    def verdict(self) -> tuple[float, str]:
-        """The p-value of the limits, and a phrase of detail."""
         held = self.held
-        found = {"second moment": 1.0}
-        if self.tested:
-            mean = self.squares / self.tested / held.radius**2
-            allowed = min(1.0, held.second / held.radius**2 * (1 + _SAFE))
-            if mean > allowed:
-                found["second moment"] = math.exp(-self.tested * _divergence(mean, allowed))
-        if held.radius < held.reach:
-            found["outside"] = beyond(self.outside, self.count, held.outside)
-        if held.drift is not None:
-            found["drift"] = self._drift()
-        worst = min(found, key=lambda name: found[name])
-        if self.beyond_reach:
-            return 0.0, f"{self.beyond_reach} of {self.count} draws are farther from the origin than f can be"
-        detail = (
-            f"largest mean square along a direction {self.squares / max(self.tested, 1):.4g}, allowed {held.second:.4g}"
-        )
-        if worst == "outside":
-            detail = f"{self.outside} draws outside the ball, allowed mean {held.outside * self.count:.1f}"
-        if worst == "drift":
-            detail = f"mean along a direction {self.pushes / max(self.tested, 1):.4g} above the drift allowed"
-        return min(1.0, len(found) * found[worst]), detail
-
-    def _drift(self) -> float:
-        # Bennett: E exp(sW) ≤ exp(s E W + λ φ(sR)/R²) for W ≤ R, E W² ≤ λ, with φ(t) = e^t − 1 − t.
-        excess = self.pushes / max(self.tested, 1)
-        if excess <= 0:
-            return 1.0
-        held = self.held
-        t = held.radius * excess / held.second
-        return math.exp(-self.tested * held.second / held.radius**2 * ((1 + t) * math.log1p(t) - t))
-
-    def _test(self, outputs: Tensor) -> None:
-        held, x = self.held, outputs.to(torch.float64) - self.held.origin.to(outputs.device, torch.float64)
-        x = x.reshape(outputs.shape[0], -1)
-        distance = x.norm(dim=1)
+        distance = (outputs.to(torch.float64) - held.origin.to(outputs.device, torch.float64)).flatten(1).norm(dim=1)
         # The same input gives values a few ulp apart in batches of different sizes; these ulp are f's, not the distance's.
         slack = 1000 * torch.finfo(outputs.dtype).eps * (distance + float(_flat(held.origin).norm()))
         self.outside += int((distance > held.radius + slack).sum())
         self.beyond_reach += int((distance > held.reach + slack).sum())
-        if self._top is None or self._push is None:
-            return
-        x *= torch.where(distance > held.radius, held.radius / distance, 1.0)[:, None]
-        self.tested += x.shape[0]
-        self.squares += float((x @ self._top.to(x.device)).square().sum())
+        self.along.update(outputs)
+
+    def merge(self, other: SpectrumWitness) -> None:
+        self.along.merge(other.along)
+        self.outside += other.outside
+        self.beyond_reach += other.beyond_reach
+
+    def verdict(self) -> tuple[float, str]:
+        """The p-value of the limits, and a phrase of detail."""
+        held, along = self.held, self.along
+        if self.beyond_reach:
+            return 0.0, f"{self.beyond_reach} of {self.count} draws are farther from the origin than f can be"
+        found = [
+            (along.p_value(held.second), f"largest mean square along a direction {along.mean:.4g} of {held.second:.4g}")
+        ]
+        if held.radius < held.reach:
+            expected = held.outside * self.count
+            phrase = f"{self.outside} draws outside the ball, allowed mean {expected:.1f}"
+            found.append((beyond(self.outside, self.count, held.outside), phrase))
         if held.drift is not None:
-            ahead = float(self._push @ (_flat(held.origin) - _flat(held.center))) - held.drift * (1 + _SAFE)
-            self.pushes += float((x @ self._push.to(x.device)).sum()) + ahead * x.shape[0]
-
-    def _aim(self, double: bool = True) -> None:
-        self._top = self.past.direction()
-        push = _flat(self.past.mean) + _flat(self.held.origin) - _flat(self.held.center)
-        size = float(push.norm())
-        self._push = push / size if size > 0 else self._top
-        if double:
-            self._next *= 2
-
-
-_FIRST_DIRECTION = 128
+            mean = along.pushes / max(along.tested, 1)
+            p = bennett(mean - held.drift * (1 + _SAFE), along.tested, held.second, held.radius)
+            found.append((p, f"mean along a direction {mean:.4g} of {held.drift:.4g}"))
+        p, phrase = min(found, key=lambda test: test[0])
+        return min(1.0, len(found) * p), phrase
 
 
 class SpectralMSE(Method):
@@ -424,7 +493,7 @@ class SpectralMSE(Method):
         self._population = setting.reference == "population"
         if setting.support is None:
             return
-        pilot = None if setting.pilot is None else _PilotSpectrum.of(setting.pilot)
+        pilot = None if setting.pilot is None else PilotSpectrum.of(setting.pilot)
         if pilot is not None and pilot.away(setting.center):
             self.origin = pilot.mean
         total = [_norm(setting.support.reach(c)) for c in (self.origin, setting.center)]
@@ -470,7 +539,7 @@ class SpectralMSE(Method):
         share = self.alpha / (1 + int(cut) + int(not self._population))
         square = radius**2 * (1 + 1e-12)
         second = square * chernoff_limit(largest / square, n, share)
-        t = -math.log(share) / n
+        slack = bernstein_slack(second, radius, n, share)
         return SpectrumEvidence(
             self.setting.center,
             self.origin,
@@ -479,18 +548,18 @@ class SpectralMSE(Method):
             clopper_pearson(math.ceil(outside), n, share) if cut else 0.0,
             self.reach,
             self.ball,
-            None if self._population else drift * (1 + _SAFE) + math.sqrt(2 * second * t) + radius * t / 3,
+            None if self._population else drift * (1 + _SAFE) + slack,
             self.farthest,
         )
 
-    def _predicted(self, pilot: _PilotSpectrum, radius: float) -> SpectrumEvidence:
+    def _predicted(self, pilot: PilotSpectrum, radius: float) -> SpectrumEvidence:
         n, center = self.setting.n, _flat(self.setting.center)
         noisy = pilot.energy * (1 / n + (0 if self.origin is pilot.mean else 1 / pilot.count))
         drift = math.sqrt(noisy + float((_flat(self.origin) - center).square().sum()))
         return self._evidence(pilot.top(radius), min(n, n * pilot.outside(radius)), drift, radius)
 
 
-class _PilotSpectrum:
+class PilotSpectrum:
     """What pilot draws let expect: of the lengths of x, and of λ for every R. Kept for as long as the draws are."""
 
     _known: ClassVar[WeakIdKeyDictionary] = WeakIdKeyDictionary()
@@ -510,10 +579,10 @@ class _PilotSpectrum:
         self._tops: dict[float, float] = {}
 
     @classmethod
-    def of(cls, pilot: Tensor) -> _PilotSpectrum:
+    def of(cls, pilot: Tensor) -> PilotSpectrum:
         if pilot not in cls._known:
             cls._known[pilot] = cls(pilot)
-        return cast(_PilotSpectrum, cls._known[pilot])
+        return cast(PilotSpectrum, cls._known[pilot])
 
     def away(self, center: Tensor) -> bool:
         """Whether the pilot mean is a better origin than `center`: one that is not itself it, but for rounding."""

@@ -77,16 +77,20 @@ class Spectrum:
         return Spectrum(self.center, self.radius, self.rows)
 
     def update(self, outputs: Tensor) -> None:
-        x = outputs.to(torch.float64) - self.center.to(outputs.device, torch.float64)
-        x = x.reshape(outputs.shape[0], -1)
+        x = self._away(outputs)
         distance = x.norm(dim=1)
         self.count += x.shape[0]
         self.outside += int((distance > self.radius).sum())
         self.furthest = max(self.furthest, float(distance.max()))
-        x *= torch.where(distance > self.radius, self.radius / distance, 1.0)[:, None]
+        x = self._shortened(x, distance)
         self._sum = x.sum(dim=0) if self._sum is None else self._sum + x.sum(dim=0)
         self._energy += float(x.square().sum())
         self._take(x)
+
+    def clipped(self, outputs: Tensor) -> Tensor:
+        """x of every draw, (draws, outputs), float64."""
+        x = self._away(outputs)
+        return self._shortened(x, x.norm(dim=1))
 
     def merge(self, other: Spectrum) -> None:
         mine, theirs = (self.radius, self.rows), (other.radius, other.rows)
@@ -177,6 +181,13 @@ class Spectrum:
     @property
     def _exact(self) -> bool:
         return self.center.numel() <= 2 * self.rows
+
+    def _away(self, outputs: Tensor) -> Tensor:
+        x = outputs.to(torch.float64) - self.center.to(outputs.device, torch.float64)
+        return x.reshape(outputs.shape[0], -1)
+
+    def _shortened(self, x: Tensor, distance: Tensor) -> Tensor:
+        return x * torch.where(distance > self.radius, self.radius / distance, 1.0)[:, None]
 
     def _take(self, x: Tensor) -> None:
         self._top = None

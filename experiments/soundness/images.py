@@ -130,15 +130,19 @@ class ImageSystem:
     def images(self, embeds: Tensor, noise: Tensor) -> Tensor:
         """(b, tokens, width), (b, channels, side, side) → images (b, 3, height, width), differentiable in `embeds`.
 
-        Clamped to [0, 1]; the gradient passes through the clamp.
+        Clamped to [0, 1]; the gradient passes through the clamp. With guidance ≤ 1 the U-Net runs on the prompt alone.
         """
         self.scheduler.set_timesteps(self.steps)
-        context = torch.cat([self.without.expand(len(embeds), -1, -1), embeds])
+        guided = self.guidance > 1
+        context = torch.cat([self.without.expand(len(embeds), -1, -1), embeds]) if guided else embeds
         x = noise * self.scheduler.init_noise_sigma
         for t in self.scheduler.timesteps:
-            given = self.scheduler.scale_model_input(torch.cat([x, x]), t)
-            plain, prompted = self.unet(given, t, encoder_hidden_states=context, return_dict=False)[0].chunk(2)
-            x = self.scheduler.step(plain + self.guidance * (prompted - plain), t, x, return_dict=False)[0]
+            given = self.scheduler.scale_model_input(torch.cat([x, x]) if guided else x, t)
+            predicted = self.unet(given, t, encoder_hidden_states=context, return_dict=False)[0]
+            if guided:
+                plain, prompted = predicted.chunk(2)
+                predicted = plain + self.guidance * (prompted - plain)
+            x = self.scheduler.step(predicted, t, x, return_dict=False)[0]
         made: Tensor = self.vae.decode(x / self.vae.config.scaling_factor, return_dict=False)[0] / 2 + 0.5
         return made + (made.clamp(0, 1) - made).detach()
 
@@ -202,7 +206,7 @@ def _worker(plan: ImagePlan, index: int, replicas: int) -> list[ImageRow]:
         batch_size=64,
     )
     plain = undefended_rate(
-        pipe, row["prompt"], detector, min(500, plan.n), seed=seed, steps=plan.steps, guidance=plan.guidance
+        pipe, row["prompt"], detector, min(200, plan.n), seed=seed, steps=plan.steps, guidance=plan.guidance
     )
     tokenized = adaptive.encoder.tokenize(row["prompt"])
     others = [adaptive.encoder.tokenize(r["prompt"]) for r in world.prompts("tune") if r["shape"] == plan.concept]

@@ -40,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--unet", default=None, help="images: the erased U-Net (default: the embedded model's own)")
     parser.add_argument("--model", default=None, help="sentence: folder of a BERT (no default)")
     parser.add_argument("--concept", default="circle", help="images: the shape that must not appear")
+    parser.add_argument("--steps", type=int, default=None, help="images: steps of the sampler")
+    parser.add_argument("--guidance", type=float, default=None, help="images: guidance scale")
     parser.add_argument("--workers", type=int, default=1, help="processes, with one thread each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default=None, help="folder for the verdicts as CSV")
@@ -53,6 +55,11 @@ def main(a: Any) -> int:
         changed["prompts"] = _validate.count("prompts", a.prompts)
     if a.draws is not None:
         changed["n"] = _validate.count("draws", a.draws)
+    sampler: dict[str, Any] = {"unet": a.unet, "concept": a.concept}
+    if a.steps is not None:
+        sampler["steps"] = _validate.count("steps", a.steps)
+    if a.guidance is not None:
+        sampler["guidance"] = _validate.positive("guidance", a.guidance)
     file = None if a.out is None else Path(a.out) / f"{a.what}.csv"
     if file is not None and file.exists():
         raise FileExistsError(f"out = {str(a.out)!r}: holds {file.name} already; choose another folder")
@@ -68,7 +75,7 @@ def main(a: Any) -> int:
         text = encoding_table(plan, rows)
     else:
         start = asdict(QUICK_IMAGES if a.quick else images.ImagePlan())
-        picture_plan = images.ImagePlan(**(start | changed | {"unet": a.unet, "concept": a.concept}))
+        picture_plan = images.ImagePlan(**(start | changed | sampler))
         rows = images.run(picture_plan, a.workers, _progress)
         text = image_table(picture_plan, rows)
     print(text)
@@ -111,7 +118,7 @@ def encoding_table(plan: suite.Plan, rows: Sequence[suite.Row]) -> str:
         f"n = {plan.n:,}, α = {plan.alpha:g}; verdicts: {plan.verify:,} draws, family-wise level {plan.level:g}; "
         f"K = {plan.replicas}, q = {plan.q:g} for the deployed smoother.",
         "",
-        "| bound | ρ | prompts certified | bound ÷ strongest attack: median | smallest | bound ÷ its lower limit |",
+        "| bound | ρ | prompts certified | bound ÷ strongest attack: median | smallest | bound ÷ lower limit |",
         "|---|---|---|---|---|---|",
     ]
     lines += [

@@ -243,7 +243,7 @@ def deployed_distances(outputs: Tensor, center: Tensor, replicas: int, smoother:
     if smoother == "mean":
         smoothed = groups.mean(dim=1)
     else:
-        ordered = groups.sort(dim=1).values
+        ordered = torch.from_numpy(np.sort(groups.numpy(), axis=1))  # on this axis several times faster than torch
         smoothed = (ordered[:, (replicas - 1) // 2] + ordered[:, replicas // 2]) / 2
     return (smoothed.double() - center.to("cpu", torch.float64)).flatten(1).norm(dim=1)
 

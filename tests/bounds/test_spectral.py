@@ -465,11 +465,11 @@ def test_the_witness_does_not_depend_on_batches_and_merges():
     draw(f, y, NOISE, n=4096, seed=1, stream="checking", accumulators=[pieces], batch_size=97)
     assert pieces.verdict() == pytest.approx(whole.verdict())
     other = fresh(held, f, y, 4096, seed=2)
-    tested = whole.tested + other.tested
+    tested = whole.along.tested + other.along.tested
     whole.merge(other)
-    assert (whole.count, whole.tested) == (8192, tested)
+    assert (whole.count, whole.along.tested) == (8192, tested)
     whole.update(torch.zeros(10, 24, dtype=torch.float64))
-    assert whole.tested == tested + 10
+    assert whole.along.tested == tested + 10
 
 
 def test_a_witness_of_few_draws_says_nothing():

@@ -175,9 +175,8 @@ def test_coverage_of_the_drift():
 
 
 def test_control_a_drift_without_slack_is_caught(monkeypatch):
-    """Mistake: ‖x̄‖ for ‖E x‖. (−ln of a share of 1 is 0: no slack.)"""
-    monkeypatch.setattr(spectral_module.math, "log", lambda value: 0.0)
-    monkeypatch.setattr(spectral_module, "chernoff_limit", lambda mean, n, alpha: mean)
+    """Mistake: ‖x̄‖ for ‖E x‖."""
+    monkeypatch.setattr(spectral_module, "bernstein_slack", lambda second, radius, n, alpha: 0.0)
     assert too_many(drift_failures(200), 200, 0.15)
 
 

@@ -1,0 +1,72 @@
+"""Coverage of the spectral certificate of the median (T12), and controls that must be caught.
+
+As in test_coverage: R runs on fresh draws; a run fails if its bound is below a movement that is known to happen. H0: that has
+probability at most α. Rejected if P[Bin(R, α) ≥ failures] < 1e-4, the false-alarm rate.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.special import ndtri
+from torch import Tensor
+
+from certify.bounds import spectral_median as module
+from certify.bounds.spectral_median import Indicators
+from tests.bounds.test_spectral_median import bound, linear
+from tests.statistical.test_coverage import too_many
+
+pytestmark = pytest.mark.statistical
+
+
+@pytest.fixture(autouse=True)
+def _few_levels(monkeypatch):
+    """Three levels to choose from instead of eighteen: the choice, on pilot draws, is most of the time of a small run."""
+    monkeypatch.setattr(module, "_LEVELS", (0.2, 0.45, 0.8))
+
+
+P = 0.45
+"""How often a coin below shows 1 at the input itself; at half of the time its median is 1."""
+
+
+def coins(z: Tensor) -> Tensor:
+    """f_i = 1[z_i beyond its 55th percentile]: the median is 0, and 1 once z_i is pushed by .126."""
+    return (z > float(ndtri(1 - P))).to(torch.float64)
+
+
+def coin_failures(runs: int, m: int, **options) -> int:
+    """Runs whose bound is below m: all m medians jump from 0 to 1 at ρ = .126 √m."""
+    y, rho = torch.zeros(m, dtype=torch.float64), float(ndtri(1 - P)) * m**0.5 * (1 + 1e-6)
+    options = {"n": 300, "alpha": 0.1, "pilot": 64, "center": torch.zeros(m, dtype=torch.float64), **options}
+    return sum(bound(coins, y, rho=rho, seed=seed, **options).value < m * (1 - 1e-9) for seed in range(runs))
+
+
+@pytest.mark.parametrize("m", [1, 30])
+def test_coverage_of_coins(m):
+    """500 runs at α = .1: one coin, and thirty that need a push each."""
+    assert not too_many(coin_failures(500, m), 500, 0.1)
+
+
+def test_coverage_of_coins_with_the_population_reference():
+    """500 runs at α = .1."""
+    assert not too_many(coin_failures(500, 3, reference="population", center=None), 500, 0.1)
+
+
+def test_control_frequencies_without_slack_are_caught(monkeypatch):
+    """Mistake: p̂ for p and λ̂ for λ."""
+    monkeypatch.setattr(module, "bernstein_slack", lambda second, radius, n, alpha: 0.0)
+    monkeypatch.setattr(module, "chernoff_limit", lambda mean, n, alpha: mean)
+    assert too_many(coin_failures(150, 1, n=100), 150, 0.1)
+
+
+def test_control_forgotten_frequencies_are_caught(monkeypatch):
+    """Mistake: ½ for ½ − p, as if no output were beyond a level at the input itself."""
+    monkeypatch.setattr(Indicators, "frequencies", lambda self: torch.zeros_like(self.expected))
+    assert too_many(coin_failures(100, 1), 100, 0.1)
+
+
+def together_failures(runs: int) -> int:
+    """Forty outputs that are all z, moved by ½ each: less than the only level, 1.2 standard deviations."""
+    y, A = torch.zeros(1, dtype=torch.float64), torch.ones((40, 1), dtype=torch.float64)
+    options = {"rho": 0.5, "n": 1000, "alpha": 0.1, "pilot": 200, "center": torch.zeros(40, dtype=torch.float64)}
+    return sum(bound(linear(A), y, seed=seed, **options).value < 40 * 0.25 for seed in range(runs))
