@@ -28,7 +28,7 @@ SMALL = ("--n", "64", "--concept", "circle")
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "few.csv"
-    path.write_text("kind,prompt\n" + "".join(f'k{i},"{prompt}"\n' for i, prompt in enumerate(ROWS)))
+    path.write_text("kind,prompt\n" + "".join(f'column{i},"{prompt}"\n' for i, prompt in enumerate(ROWS)))
     return path
 
 
@@ -73,7 +73,7 @@ def test_a_run_killed_at_random_moments_equals_the_undisturbed_one(run, file, tm
         assert piece in text
     whole = tmp_path / "whole"
     assert [r["status"] for r in records(whole)] == [*["certified"] * 2, *["refused"] * 2, *["certified"] * 2]
-    assert records(whole)[0]["columns"] == {"kind": "k0"}
+    assert records(whole)[0]["columns"] == {"kind": "column0"}
     assert records(whole)[0]["bound"] != records(whole)[5]["bound"]  # the same prompt, other draws
     assert (whole / "fraction.png").stat().st_size > 5000
     total = json.loads((whole / "summary.json").read_text())
@@ -151,7 +151,7 @@ def test_private_writes_no_prompt(run, file, tmp_path):
     assert run(str(file), *SMALL, "--private", "--save-certificates", "--out", "a", "--limit", "5")[0] == 0
     for written in (tmp_path / "a").rglob("*"):
         if written.is_file():
-            for word in (b"photo", b"pink", b"square", b"k0"):
+            for word in (b"photo", b"pink", b"square", b"column0"):
                 assert word not in written.read_bytes(), written
     assert records(tmp_path / "a")[1]["status"] == "certified"
 
