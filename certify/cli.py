@@ -244,6 +244,116 @@ def prompt(
 
 @app.command()
 @with_settings
+def prompts(
+    settings: Settings,
+    file: Annotated[
+        Path,
+        typer.Argument(help="CSV or JSONL file with prompts under “prompt”, or .txt, one a line.", show_default=False),
+    ],
+    unet: UNet = None,
+    rho: Annotated[float, typer.Option(help="Radius of the reported bound, in units of the noise.")] = 1.0,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Squared distance to keep. [default: each prompt's yardstick]")
+    ] = None,
+    n: Draws = 10_000,
+    alpha: Annotated[float, typer.Option(help="Failure probability of each prompt's certificate.")] = 1e-3,
+    statistics: Annotated[int, typer.Option(help="Draws of statistics of the deployed encoding, a prompt.")] = 0,
+    images: Annotated[int, typer.Option(help="Images for the attack success rate, a prompt.")] = 0,
+    detector: Annotated[str | None, typer.Option(help="What an attack wants to see, as in `certify prompt`.")] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first rows.")] = None,
+    save_certificates: Annotated[
+        bool, typer.Option("--save-certificates", help="Keep every row's certificate in a folder.")
+    ] = False,
+    out_dir: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for the results; a run that is there goes on. [default: runs/…]"),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Leave prompts and columns out of every file.")] = False,
+) -> None:
+    """Certify every prompt of a file, and report the certified fraction against the radius. A stopped run goes on."""
+    import json
+
+    from certify import _validate, datasets, plots
+
+    data = datasets.PromptSet.load(file)
+    asked = len(data.rows) if limit is None else min(_validate.count("limit", limit), len(data.rows))
+    options = datasets.RowOptions(
+        rho=rho,
+        tolerance=tolerance,
+        n=n,
+        alpha=alpha,
+        seed=settings.seed,
+        statistics=statistics,
+        images=images,
+        detector=(detector or _own_detector(settings)) if images else None,
+        private=private,
+        save_certificates=save_certificates,
+        **settings.sampler(steps, guidance),
+    )
+    adaptive, pipe = settings.whole(unet) if statistics or images else (settings.text_only(), None)
+    folder = out_dir or Path("runs") / f"prompts-{_slug(file.stem)}"
+    how: dict[str, Any] = {"pipe": pipe, "batch_size": settings.batch_size}
+    with datasets.Results(folder, datasets.run_settings(adaptive, data, options, pipe=pipe), data) as results:
+        there = min(len(results.done), asked)
+        if there:
+            terminal.out.print(f"{there:,} of {asked:,} prompts are done already; going on.")
+        if there < asked:
+            with terminal.out.status("timing a small certificate"):
+                seconds = datasets.estimated_seconds(adaptive, data.rows[there:asked], options, **how)
+            terminal.out.print(
+                f"[dim]{asked - there:,} prompts, {n:,} draws each: about {terminal.duration(seconds)}[/]"
+            )
+        try:
+            with terminal.bar("certifying") as tick:
+                source = {"model": settings.model, "unet": unet, "concepts": settings.concepts}
+                records = datasets.certify_rows(
+                    adaptive, results, options, limit=limit, progress=tick, source=source, **how
+                )
+        except KeyboardInterrupt:
+            terminal.out.print(
+                f"Stopped: {len(results.done):,} of {asked:,} prompts are kept. The same command goes on from there."
+            )
+            raise typer.Exit(130) from None
+        total = datasets.summary(records, options)
+        text = json.dumps({"run": results.run, **total}, indent=2, ensure_ascii=False, allow_nan=False)
+        (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+    rows = terminal.table("ρ", "certified fraction", "")
+    for at, fraction in total["certified_fraction"]:
+        rows.add_row(f"{at:g}", f"{fraction:.3f}", f"[cyan]{'█' * round(30 * fraction)}[/]")
+        if fraction == 0:
+            break
+    terminal.out.print(rows)
+    within = f"squared distance {tolerance:.5g}" if tolerance is not None else "each prompt's yardstick"
+    terminal.out.print(
+        f"Of {asked:,} prompts [bold]{total['certified']:,} have a certified radius[/] (the smoothed encoding stays within "
+        f"{within}), {total['abstained']:,} have none, {total['refused']:,} "
+        f"{'was' if total['refused'] == 1 else 'were'} refused. These last two count with radius 0. Average radius "
+        f"{float(total['average_certified_radius']):.4g}, median {float(total['median_radius']):.4g}."
+    )
+    for record in [r for r in records if r["status"] == "refused"][:3]:
+        terminal.out.print(Text(f"refused, line {record['line']}: {record['reason']}", style="dim"))
+    terminal.out.print(
+        f"[bold]Confidence[/] 1 − {alpha:g} for each prompt by itself, not for all at once: at most "
+        f"{total['expected_wrong']:.3g} of them are expected to be wrong (n = {n:,}, seed {settings.seed})."
+    )
+    if tolerance is None:
+        terminal.out.print(
+            "[dim]Yardstick: the squared distance to the encoding of the prompt without its most relevant word.[/]"
+        )
+    terminal.show_not_covered(adaptive.policy, deployed=False)
+    radii = [float(record["radius"]) for record in records]
+    picture = plots.plot_certified_fraction(
+        radii, tolerance=within, title=f"{file.name}: α = {alpha:g} a prompt, n = {n:,}"
+    )
+    _draw(picture, folder / "fraction.png")
+    written = "results.jsonl, summary.json, fraction.png" + (", certificates/" if save_certificates else "")
+    terminal.out.print(Text(f"written: {folder}/ ({written})"), soft_wrap=True)
+
+
+@app.command()
+@with_settings
 def radius(
     settings: Settings,
     text: Prompt,

@@ -19,7 +19,7 @@ from certify.certificate import ClaimedCurve, ClaimedEvent
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_curve", "plot_event_rates", "plot_token_noise"]
+__all__ = ["plot_certified_fraction", "plot_curve", "plot_event_rates", "plot_token_noise"]
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#5F5F5F"
 _STYLES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), ("#CC79A7", "D"))
@@ -156,6 +156,55 @@ def plot_event_rates(
     axes.set_xlim(0, largest)
     axes.set_xlabel("radius ρ of the perturbation, ‖δ‖$_Σ$")
     axes.set_ylabel("probability of the event")
+    figure.legend(frameon=False, fontsize=9, loc="outside lower left")
+    if title:
+        axes.set_title(_shortened(title, 70), fontsize=10, loc="left")
+    return figure
+
+
+def plot_certified_fraction(
+    *radii: Sequence[float],
+    labels: Sequence[str] | None = None,
+    tolerance: str = "the tolerance",
+    title: str | None = None,
+) -> Figure:
+    """Certified fraction against radius, a step line a data set: the share of prompts whose certified radius is at least ρ.
+
+    A prompt without a radius has radius 0: it lowers the line everywhere. An infinite radius keeps it up to the right edge.
+
+    Args:
+        *radii: a certified radius a prompt, for one or more data sets (or smoothers).
+        labels: a name a line; None: how many prompts there are, and how many have a radius.
+        tolerance: within what the smoothed output stays, in words.
+        title: above the picture.
+
+    Raises:
+        ValueError: no radii, a negative one or NaN, or labels of another number.
+    """
+    if not radii or not all(len(line) and all(r >= 0 for r in line) for line in radii):
+        raise ValueError(f"radii = {radii!r}: must be one or more lists of numbers >= 0")
+    if labels is not None and len(labels) != len(radii):
+        raise ValueError(f"labels = {list(labels)!r}: must be {len(radii)} names, one a line")
+    figure, axes = _axes(6.4, 4.0 + 0.25 * len(radii))
+    edge = 1.05 * max((r for line in radii for r in line if math.isfinite(r)), default=0.0) or 1.0
+    for i, line in enumerate(radii):
+        steps = sorted({min(r, edge) for r in line if r > 0})
+        shares = [sum(r >= step for r in line) / len(line) for step in steps]
+        some = sum(r > 0 for r in line)
+        # A value holds up to and including its radius; behind the last the line falls to 0, unless a radius is infinite.
+        falls = bool(steps) and steps[-1] < edge
+        axes.step(
+            [0.0, *steps, *([steps[-1], edge] if falls else [] if steps else [edge])],
+            [some / len(line), *shares, *([0.0, 0.0] if falls else [] if steps else [0.0])],
+            where="pre",
+            color=_STYLES[i % len(_STYLES)][0],
+            linewidth=1.6,
+            label=labels[i] if labels is not None else f"{len(line):,} prompts, {some:,} with a radius",
+        )
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlim(0, edge)
+    axes.set_xlabel(f"radius ρ of the perturbation, ‖δ‖$_Σ$; within {tolerance}")
+    axes.set_ylabel("certified fraction of prompts")
     figure.legend(frameon=False, fontsize=9, loc="outside lower left")
     if title:
         axes.set_title(_shortened(title, 70), fontsize=10, loc="left")

@@ -1,0 +1,680 @@
+"""Whole data sets: every prompt of a file is certified, a line of JSON each, and a killed run goes on where it was.
+
+What a defence withstands on a benchmark is reported, as in the randomized-smoothing literature (Cohen et al. 2019), as the
+*certified fraction* at radius ρ: the share of all prompts whose certified radius is at least ρ,
+
+    F(ρ) = #{i : ρ̂_i ≥ ρ} / N,      ρ̂_i = the largest radius at which the smoothed encoding stays within the tolerance,
+
+where a prompt without a radius (the certificate abstains, or the prompt is refused: empty, too long) has ρ̂ = 0 and stays in
+the denominator. The tolerance is the same squared distance for all prompts, or each prompt's own yardstick.
+
+**What α is.** Each prompt's certificate holds with probability 1 − α. Nothing is split over prompts: of N certified prompts
+at most αN are wrong in expectation, and all of them hold at once with probability 1 − αN by the union bound. Each row draws
+from a seed of its own, derived from the seed and the row's number; neither the order of work nor a restart enters.
+
+**On disk** a run is a folder with `settings.json` (what decides the results: data, model, smoother, draws, and a digest of it),
+`results.jsonl` (a line a prompt, in the file's order, each with the run's digest), and with `certificates/` if they are kept.
+A line is written at once and flushed to disk. After a kill a torn last line is dropped and its prompt done again. A folder of
+another run is refused, and nothing in it is changed.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from certify import _validate
+
+if TYPE_CHECKING:
+    from certify.adaptive import AdaptiveMedianSmoother
+    from certify.certificate import Certificate, Claim
+
+__all__ = [
+    "FRACTION_RHOS",
+    "PromptRow",
+    "PromptSet",
+    "Results",
+    "RowOptions",
+    "certified_fraction",
+    "certify_row",
+    "certify_rows",
+    "estimated_seconds",
+    "row_seed",
+    "run_settings",
+    "summary",
+]
+
+FRACTION_RHOS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0)
+"""Radii at which the certified fraction is reported."""
+
+_FORMAT = "certify prompts 1"
+_COLUMN = "prompt"
+_STEPS = 1000  # of progress, a row
+
+
+# What is read
+
+
+@dataclass(frozen=True)
+class PromptRow:
+    """A row of a data set.
+
+    Attributes:
+        number: from 1, over prompts.
+        line: where it begins in the file, from 1.
+        prompt: as it stands there; may be empty (it is refused then).
+        columns: the row's other columns.
+    """
+
+    number: int
+    line: int
+    prompt: str
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """The prompts of a file, in its order; the same prompt may be there several times.
+
+    Attributes:
+        name: the file's name.
+        rows: not empty.
+    """
+
+    name: str
+    rows: tuple[PromptRow, ...]
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 over prompts and columns: which data a record is about, however the file is called and its lines end."""
+        content = [[row.prompt, row.columns] for row in self.rows]
+        return hashlib.sha256(json.dumps(content, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def load(cls, path: str | Path) -> PromptSet:
+        """Reads a data set.
+
+        Args:
+            path: UTF-8, with or without a byte-order mark. `.csv`: a column `prompt`, the others are kept. `.jsonl`: an object
+                with "prompt" a line, other keys are kept. `.txt`: a prompt a line. Blank lines are passed over.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the suffix is another one, there is no prompt, or a line is broken; the message has its number.
+        """
+        file = Path(path).expanduser()
+        reader = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".txt": _text_rows}.get(file.suffix.lower())
+        if reader is None:
+            raise ValueError(f"file = {str(path)!r}: must end in .csv, .jsonl or .txt")
+        if not file.is_file():
+            raise FileNotFoundError(f"file = {str(path)!r}: no such file; looked for {file.absolute()}")
+        data = file.read_bytes()
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            raise ValueError(f"file = {str(path)!r}, line {line}: must be UTF-8 ({error.reason})") from None
+        rows = []
+        try:
+            for number, (line, prompt, columns) in enumerate(reader(text), start=1):
+                if not isinstance(prompt, str):
+                    raise _BrokenLine(line, f"{_COLUMN} = {prompt!r}: must be a string")
+                try:
+                    json.dumps([prompt, columns], ensure_ascii=False, allow_nan=False).encode()
+                except ValueError as error:
+                    raise _BrokenLine(line, f"must be Unicode text and finite numbers ({error})") from None
+                rows.append(PromptRow(number, line, prompt, columns))
+        except _BrokenLine as error:
+            raise ValueError(f"file = {str(path)!r}, line {error.line}: {error}") from None
+        if not rows:
+            raise ValueError(f"file = {str(path)!r}: holds no prompt; must hold at least one")
+        return cls(file.name, tuple(rows))
+
+
+class _BrokenLine(ValueError):
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+_Found = tuple[int, Any, dict[str, Any]]
+
+
+def _csv_rows(text: str) -> Iterator[_Found]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] | None = None
+    at = 0
+    while True:
+        begin = reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise _BrokenLine(begin, f"is not CSV ({error})") from None
+        if row is None:
+            break
+        if not row:
+            continue
+        if header is None:
+            header = [name.strip() for name in row]
+            lower = [name.lower() for name in header]
+            if lower.count(_COLUMN) != 1 or len(set(header)) != len(header):
+                raise _BrokenLine(begin, f"the header is {header}: must have one column {_COLUMN!r}, and none twice")
+            at = lower.index(_COLUMN)
+            continue
+        if len(row) != len(header):
+            hint = "; a prompt with a comma must stand in quotation marks" if len(row) > len(header) else ""
+            raise _BrokenLine(begin, f"has {len(row)} fields: must have {len(header)}, as the header{hint}")
+        yield begin, row[at], {name: value for i, (name, value) in enumerate(zip(header, row, strict=True)) if i != at}
+
+
+def _jsonl_rows(text: str) -> Iterator[_Found]:
+    for number, line in _lines(text):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise _BrokenLine(number, f"is not JSON ({error})") from None
+        if not isinstance(row, dict) or _COLUMN not in row:
+            raise _BrokenLine(number, f'must be an object with "{_COLUMN}"')
+        yield number, row.pop(_COLUMN), row
+
+
+def _text_rows(text: str) -> Iterator[_Found]:
+    for number, line in _lines(text):
+        yield number, line.strip(), {}
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    # Not splitlines: that also splits at characters that a prompt, or a JSON string, may hold.
+    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
+        if line.strip():
+            yield number, line
+
+
+# What is done with a row
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """How every prompt is certified.
+
+    Attributes:
+        rho: radius of the reported bound, in units of ‖·‖_Σ.
+        tolerance: squared ℓ2 distance for the certified radius; None: each prompt's own yardstick.
+        n: draws of the encoding, a prompt.
+        alpha: failure probability, a prompt.
+        seed: from which each row's seed is derived.
+        statistics, images, detector, steps, guidance: as in `certify.adaptive.certification.certify_prompt`; 0 statistics and
+            0 images need the text encoder alone.
+        private: leave prompts, their words and the other columns out of what is written.
+        save_certificates: keep each row's certificate in a folder.
+
+    Raises:
+        ValueError, TypeError: an option is out of range.
+    """
+
+    rho: float = 1.0
+    tolerance: float | None = None
+    n: int = 10_000
+    alpha: float = 1e-3
+    seed: int = 0
+    statistics: int = 0
+    images: int = 0
+    detector: str | None = None
+    steps: int = 50
+    guidance: float = 7.5
+    private: bool = False
+    save_certificates: bool = False
+
+    def __post_init__(self) -> None:
+        _validate.positive("rho", self.rho)
+        if self.tolerance is not None:
+            _validate.positive("tolerance", self.tolerance)
+        _validate.count("n", self.n)
+        _validate.probability("alpha", self.alpha)
+        _validate.seed_value(self.seed)
+        _validate.count("statistics", self.statistics, minimum=0)
+        _validate.count("images", self.images, minimum=0)
+        _validate.count("steps", self.steps)
+        if self.images and self.detector is None:
+            raise ValueError(f"images = {self.images}, detector = None: must have a detector to look at images with")
+
+
+def row_seed(seed: int, number: int) -> int:
+    """The seed of a row: 48 bits of a hash of the run's seed and the row's number, so that rows share no draws."""
+    return int.from_bytes(hashlib.sha256(f"certify row {seed} {number}".encode()).digest()[:6], "big")
+
+
+def certify_row(
+    adaptive: AdaptiveMedianSmoother,
+    row: PromptRow,
+    options: RowOptions,
+    *,
+    pipe: Any = None,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    source: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, Any], Certificate | None]:
+    """Certifies a row's prompt.
+
+    Under policy "memory" no radius is searched for (it could exceed the stored region): the certified radius is then the
+    largest of a simultaneous curve whose bound is within the tolerance.
+
+    Args:
+        adaptive: the smoother.
+        row: the prompt. One that is empty, holds no word, or does not fit into the context, is refused, as is one for which the
+            memory has no room.
+        options: how.
+        pipe: the pipeline that the smoother is built on, for statistics with noise predictions and for images.
+        batch_size, progress: as in `certify.statements.ask`.
+        source: where the model comes from, for the certificate's record.
+
+    Returns:
+        What goes on record (without "run"), and the certificate; None for a refused prompt. In the record: "status" is
+        "certified" (the radius is > 0), "abstained" (`reason` says why) or "refused" (`reason`); "radius" is the certified
+        radius for "tolerance", 0 without one; "bound" the bound at "rho", None without one, to be compared with
+        "yardstick", a squared distance; "alpha" the failure probability of all that together, "n" the draws; "others" the
+        certificate's other claims; "seconds" the time it took.
+    """
+    from certify.adaptive.certification import DEFAULT_RHOS
+
+    started = time.perf_counter()
+    seed, named = row_seed(options.seed, row.number), not options.private
+    head: dict[str, Any] = {"row": row.number, "line": row.line}
+    if named:
+        head |= {"prompt": row.prompt, "columns": dict(row.columns)}
+
+    def refused(reason: str) -> tuple[dict[str, Any], None]:
+        seconds = round(time.perf_counter() - started, 3)
+        return head | {"status": "refused", "radius": 0.0, "reason": reason, "seed": seed, "seconds": seconds}, None
+
+    reason = _unfit(adaptive, row.prompt, named)
+    if reason:
+        return refused(reason)
+    remembers = adaptive.policy == "memory"
+    try:
+        certificate = adaptive.certify(
+            row.prompt,
+            rho=options.rho,
+            tolerance=None if remembers else options.tolerance,
+            rhos=DEFAULT_RHOS if remembers else None,
+            n=options.n,
+            alpha=options.alpha,
+            seed=seed,
+            pipe=pipe,
+            detector=options.detector if options.images else None,
+            statistics=options.statistics,
+            images=options.images,
+            steps=options.steps,
+            guidance=options.guidance,
+            private=options.private,
+            batch_size=batch_size,
+            progress=progress,
+            source=dict(source or {}),
+        )
+    except ValueError as error:
+        if not remembers:
+            raise
+        return refused(str(error))
+    return head | _outcome(certificate, options, seed, started), certificate
+
+
+def _unfit(adaptive: AdaptiveMedianSmoother, prompt: str, named: bool) -> str:
+    """Why a prompt cannot be certified; "" where it can. A private reason quotes nothing."""
+    try:
+        tokenized = adaptive.encoder.tokenize(prompt)
+    except ValueError as error:
+        return str(error) if named else "the prompt does not fit into the context"
+    if tokenized.empty:
+        return "the prompt is empty"
+    return "" if tokenized.words else "the prompt holds no word"
+
+
+def _outcome(certificate: Certificate, options: RowOptions, seed: int, started: float) -> dict[str, Any]:
+    stick = certificate.provenance["yardstick"]
+    within = stick["distance"] if options.tolerance is None else options.tolerance
+    bound = next(c for c in certificate.claims if c.quantity == "mse" and c.scope == "single")
+    searched = next((c for c in certificate.claims if c.quantity == "radius"), None)
+    radius, by, reason = 0.0, "", ""
+    if searched is not None:
+        radius, by, reason = searched.rho, searched.method, searched.reason
+    elif certificate.curve is not None:
+        inside = [c for c in certificate.curve.points if c.value is not None and c.value <= within]
+        if inside:
+            radius, by = inside[-1].rho, inside[-1].method
+        else:
+            reason = f"no bound of the curve is within the tolerance {within:.6g}"
+    else:
+        reason = "the tolerance is 0: without its most relevant word the prompt has the same encoding"
+    return {
+        "status": "certified" if radius > 0 else "abstained",
+        "radius": _word(radius if radius > 0 else 0.0),
+        "tolerance": within,
+        "method": by,
+        "rho": bound.rho,
+        "bound": bound.value if bound.status == "certified" else None,
+        "bound_method": bound.method,
+        "yardstick": {k: v for k, v in stick.items() if v is not None},
+        "alpha": certificate.alpha,
+        "n": options.n,
+        "seed": seed,
+        "reason": reason if radius <= 0 else "",
+        "others": [_brief(c) for c in certificate.claims if c is not bound and c is not searched],
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def _brief(claim: Claim) -> dict[str, Any]:
+    names = ("function", "quantity", "rho", "q", "value", "alpha", "n", "theorem", "method", "status")
+    return {name: _word(v) for name in names if (v := getattr(claim, name)) is not None}
+
+
+def _word(value: Any) -> Any:
+    """JSON has no infinity: it becomes the word that `float` reads."""
+    return "Infinity" if isinstance(value, float) and value == math.inf else value
+
+
+# What is kept
+
+
+def run_settings(
+    adaptive: AdaptiveMedianSmoother, data: PromptSet, options: RowOptions, *, pipe: Any = None
+) -> dict[str, Any]:
+    """Everything that decides a run's results, as JSON values. How many rows are done, and in what batches, does not."""
+    from certify import __version__
+    from certify.models import fingerprint
+
+    smoother = adaptive.settings()
+    del smoother["memory_sha256"]  # grows with every row
+    return {
+        "format": _FORMAT,
+        "version": __version__,
+        "data": {"name": data.name, "rows": len(data.rows), "sha256": data.sha256},
+        "model": adaptive.encoder.fingerprint() if pipe is None else fingerprint(pipe),
+        "dtype": str(adaptive.encoder.dtype).removeprefix("torch."),
+        "device": adaptive.encoder.device.type,
+        "smoother": smoother,
+        **asdict(options),
+    }
+
+
+class Results:
+    """The results of a run in its folder, for one writer at a time; a context manager.
+
+    Args:
+        folder: made if it is not there.
+        settings: of `run_settings`.
+        data: the rows they are about.
+
+    Attributes:
+        done: the records that are there, in the rows' order.
+
+    Raises:
+        FileExistsError: the folder is a file.
+        ValueError: the folder holds results of another run, damaged ones, or is being written by another process. Nothing
+            is changed then.
+    """
+
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any], data: PromptSet) -> None:
+        self.folder, self.data = Path(folder), data
+        self.settings = json.loads(json.dumps(settings, allow_nan=False))
+        self.run = _digest(self.settings)[:16]
+        self.done: list[dict[str, Any]] = []
+        if self.folder.exists() and not self.folder.is_dir():
+            raise FileExistsError(f"out = {str(folder)!r}: is a file; must be a folder")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._compare()
+        file: BinaryIO = (self.folder / "results.jsonl").open("a+b")
+        try:
+            self._lock(file)
+            whole = self._read(file)
+            file.truncate(whole)
+            file.seek(0, os.SEEK_END)
+        except BaseException:
+            file.close()
+            raise
+        self._file = file
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Writes the next row's record, and returns when it is on disk."""
+        if record["row"] != len(self.done) + 1:
+            raise ValueError(f"record of row {record['row']}: must be of row {len(self.done) + 1}, the next one")
+        kept = {**record, "run": self.run}
+        self._file.write((json.dumps(kept, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.done.append(kept)
+
+    def certificate_folder(self, number: int) -> Path:
+        """Where a row's certificate is kept."""
+        return self.folder / "certificates" / f"{number:0{max(4, len(str(len(self.data.rows))))}d}"
+
+    def _compare(self) -> None:
+        """Refuses the folder of another run; an empty one gets the settings."""
+        path, results = self.folder / "settings.json", self.folder / "results.jsonl"
+        if not path.exists():
+            if results.exists():
+                raise ValueError(
+                    f"out = {str(self.folder)!r}: holds results.jsonl without settings.json; choose another"
+                )
+            text = json.dumps(
+                {"digest": _digest(self.settings), "settings": self.settings}, indent=2, ensure_ascii=False
+            )
+            temporary = self.folder / f".settings.json.{os.getpid()}"
+            temporary.write_text(text + "\n", encoding="utf-8")
+            os.replace(temporary, path)
+            return
+        try:
+            there = json.loads(path.read_text(encoding="utf-8"))
+            settings = dict(there["settings"])
+            intact = there["digest"] == _digest(settings)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{str(path)!r}: is damaged ({error!r}); choose another folder") from None
+        names = [name for name in {**self.settings, **settings} if settings.get(name) != self.settings.get(name)]
+        if names:
+            raise ValueError(
+                f"out = {str(self.folder)!r}: holds the results of another run ({', '.join(names)} "
+                f"differ{'s' if len(names) == 1 else ''}); choose another folder"
+            )
+        if not intact:
+            raise ValueError(f"{str(path)!r}: is damaged (its digest differs); choose another folder")
+
+    def _read(self, file: BinaryIO) -> int:
+        """Reads the whole lines, and returns how many bytes they are."""
+        file.seek(0)
+        lines = file.read().split(b"\n")
+        lines.pop()  # what follows the last line's end: nothing, or a torn line
+        whole = 0
+        for number, line in enumerate(lines, start=1):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                record = None
+            if record is None and number == len(lines):
+                break  # torn, too: a file system may have kept a line's end without its beginning
+            if not self._belongs(record, number):
+                raise ValueError(
+                    f"{str(self.folder / 'results.jsonl')!r}, line {number}: is damaged or of another run; choose another "
+                    "folder"
+                )
+            self.done.append(record)
+            whole += len(line) + 1
+        return whole
+
+    def _belongs(self, record: Any, number: int) -> bool:
+        if not isinstance(record, dict) or number > len(self.data.rows):
+            return False
+        same = record.get("row") == number and record.get("run") == self.run
+        return same and record.get("status") in ("certified", "abstained", "refused") and "radius" in record
+
+    def _lock(self, file: BinaryIO) -> None:
+        try:
+            import fcntl
+        except ImportError:  # no such locks on this system
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"out = {str(self.folder)!r}: another process is writing there") from None
+
+
+def certify_rows(
+    adaptive: AdaptiveMedianSmoother,
+    results: Results,
+    options: RowOptions,
+    *,
+    limit: int | None = None,
+    pipe: Any = None,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    source: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Certifies the rows that are not done yet, one after the other, and returns the records of all.
+
+    Args:
+        adaptive, options, pipe, batch_size, source: as in `certify_row`; those that the results' settings were made of.
+        results: where they go. An interruption leaves there what was done.
+        limit: only the first rows; None: all. A later call with a larger limit goes on from there.
+        progress: called with (done, total) over all rows.
+
+    Raises:
+        ValueError: the results are of other settings.
+    """
+    if run_settings(adaptive, results.data, options, pipe=pipe) != results.settings:
+        raise ValueError("results are of other settings: must be opened with those of this run")
+    rows = results.data.rows[: None if limit is None else _validate.count("limit", limit)]
+
+    def tick(row: int) -> Callable[[int, int], None]:
+        def report(now: int, total: int) -> None:
+            if progress is not None:
+                progress((row - 1) * _STEPS + _STEPS * now // max(total, 1), len(rows) * _STEPS)
+
+        return report
+
+    for row in rows[len(results.done) :]:
+        report = tick(row.number)
+        report(0, 1)
+        record, certificate = certify_row(
+            adaptive, row, options, pipe=pipe, batch_size=batch_size, progress=report, source=source
+        )
+        if certificate is not None and options.save_certificates:
+            # A kill between the two leaves a certificate without a line: the row is done again, to the same claims.
+            certificate.save(results.certificate_folder(row.number), overwrite=True)
+        results.append(record)
+        report(1, 1)
+    return results.done[: len(rows)]
+
+
+def estimated_seconds(
+    adaptive: AdaptiveMedianSmoother,
+    rows: Sequence[PromptRow],
+    options: RowOptions,
+    *,
+    pipe: Any = None,
+    batch_size: int | None = None,
+) -> float:
+    """About how long the rows take: a small certificate of the first one that is not refused is timed, term by term.
+
+    Nothing is kept of it, nor stored in a memory.
+    """
+    from certify.adaptive.certification import certify_prompt
+
+    fit = [row for row in rows if not _unfit(adaptive, row.prompt, named=False)]
+    if not fit:
+        return 0.0
+
+    def timed(n: int, statistics: int = 0, images: int = 0) -> float:
+        started = time.perf_counter()
+        certify_prompt(
+            adaptive,
+            fit[0].prompt,
+            rho=options.rho,
+            rhos=None,
+            n=n,
+            pipe=pipe,
+            detector=options.detector if images else None,
+            statistics=statistics,
+            images=images,
+            steps=options.steps,
+            guidance=options.guidance,
+            batch_size=batch_size,
+        )
+        return time.perf_counter() - started
+
+    few, more = 64, 256
+    timed(few)  # whatever happens only once
+    least = timed(few)
+    # Pilot draws are a tenth of n, at most 1 000, at least 64.
+    draws = options.n + min(1000, max(64, options.n // 10)) - 2 * few
+    each = max(0.0, timed(more) - least) / (more - few)
+    seconds = least + each * max(0, draws)
+    if options.statistics:
+        seconds += max(0.0, timed(few, statistics=8) - least) / 8 * options.statistics
+    if options.images:  # one with the defence and one without; half as many are made without as with it
+        seconds += max(0.0, timed(few, images=1) - least) / 2 * 1.5 * options.images
+    return seconds * len(fit)
+
+
+# What is reported
+
+
+def certified_fraction(radii: Sequence[float], rho: float) -> float:
+    """The share of prompts whose certified radius is at least ρ.
+
+    Args:
+        radii: a certified radius a prompt; 0 for those without one, which count.
+        rho: > 0.
+
+    Raises:
+        ValueError: rho is out of range, there is no radius, or one is negative or NaN.
+    """
+    rho, values = _validate.positive("rho", rho), list(radii)
+    if not values or not all(value >= 0 for value in values):
+        raise ValueError(f"radii = {values!r}: must be one or more numbers >= 0, one a prompt")
+    return sum(value >= rho for value in values) / len(values)
+
+
+def summary(records: Sequence[Mapping[str, Any]], options: RowOptions) -> dict[str, Any]:
+    """What the records of a run come to, as JSON values.
+
+    "certified_fraction" pairs radii with fractions; "average_certified_radius" is the mean over all prompts, 0 for those
+    without a radius (Zhai et al. 2020); "expected_wrong" bounds the expected number of prompts whose certificate is wrong.
+
+    Raises:
+        ValueError: there is no record.
+    """
+    radii = [float(record["radius"]) for record in records]
+    rhos = sorted({*FRACTION_RHOS, float(options.rho)})
+    fractions = [[rho, certified_fraction(radii, rho)] for rho in rhos]
+    counts = {name: sum(r["status"] == name for r in records) for name in ("certified", "abstained", "refused")}
+    return {
+        "prompts": len(records),
+        **counts,
+        "tolerance": "each prompt's yardstick" if options.tolerance is None else options.tolerance,
+        "alpha_per_prompt": options.alpha,
+        "expected_wrong": options.alpha * (len(records) - counts["refused"]),
+        "n": options.n,
+        "seed": options.seed,
+        "certified_fraction": fractions,
+        "median_radius": _word(sorted(radii)[(len(radii) - 1) // 2]),
+        "average_certified_radius": _word(sum(radii) / len(radii)),
+        "seconds": round(sum(float(record["seconds"]) for record in records), 3),
+    }
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

@@ -1,0 +1,180 @@
+"""`certify prompts`: a data set from the command line, killed and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from certify import Certificate, cli, datasets, terminal
+
+ROWS = (
+    "a red circle",
+    "a photo of a huge blue square",
+    "",
+    "circle " * 40,
+    "a picture of a pink circle",
+    "a red circle",
+)
+SMALL = ("--n", "64", "--concept", "circle")
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "few.csv"
+    path.write_text("kind,prompt\n" + "".join(f'column{i},"{prompt}"\n' for i, prompt in enumerate(ROWS)))
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    """Runs `certify prompts …` in a fresh folder; returns (exit code, output, errors)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["certify", "prompts", *arguments])
+        for name, stream in (("out", "stdout"), ("err", "stderr")):
+            monkeypatch.setattr(terminal, name, terminal.Console(file=getattr(sys, stream), width=80, highlight=False))
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def records(folder):
+    """The lines of a run, timings aside."""
+    found = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in found]
+
+
+def test_a_run_killed_at_random_moments_equals_the_undisturbed_one(run, file, tmp_path):
+    code, out, err = run(str(file), *SMALL, "--out", "whole")
+    assert code == 0, err
+    assert max(len(line) for line in out.splitlines() if "written" not in line) <= 80
+    text = " ".join(out.split())
+    for piece in (
+        "6 prompts, 64 draws each: about",
+        "2 were refused",
+        "line 4: the prompt is empty",
+        "Confidence",
+        "by itself",
+    ):
+        assert piece in text
+    whole = tmp_path / "whole"
+    assert [r["status"] for r in records(whole)] == [*["certified"] * 2, *["refused"] * 2, *["certified"] * 2]
+    assert records(whole)[0]["columns"] == {"kind": "column0"}
+    assert records(whole)[0]["bound"] != records(whole)[5]["bound"]  # the same prompt, other draws
+    assert (whole / "fraction.png").stat().st_size > 5000
+    total = json.loads((whole / "summary.json").read_text())
+    assert (total["prompts"], total["certified"], total["refused"]) == (6, 4, 2)
+
+    killed = tmp_path / "killed"
+    command = [sys.executable, "-m", "certify", "prompts", str(file), *SMALL, "--out", str(killed)]
+    chance = random.Random(5)
+    lines = killed / "results.jsonl"
+    for wanted in sorted(chance.sample((0, 1, 4), 2)):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=_environment())
+        while process.poll() is None:
+            if lines.exists() and lines.read_bytes().count(b"\n") >= wanted:
+                time.sleep(chance.uniform(0, 0.2))
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.005)
+        _, errors = process.communicate()
+        assert process.returncode == -signal.SIGKILL, errors.decode()
+        assert not (killed / "summary.json").exists()
+    left = len(lines.read_bytes().split(b"\n")) - 1
+    assert left < len(ROWS)
+    with lines.open("ab") as torn:
+        torn.write(b'{"row": ')
+    code, out, err = run(str(file), *SMALL, "--out", "killed")
+    assert code == 0, err
+    assert (f"{left} of 6 prompts are done already" in out) == (left > 0)
+    assert records(killed) == records(whole)
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (killed, whole)]
+    assert {**summaries[0], "seconds": 0} == {**summaries[1], "seconds": 0}
+
+
+def _environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80", "PYTHONWARNINGS": "error"}
+
+
+def test_a_limit_is_gone_on_from_and_other_settings_are_refused(run, file, tmp_path):
+    assert run(str(file), *SMALL, "--limit", "1", "--save-certificates")[0] == 0
+    folder = tmp_path / "runs" / "prompts-few"
+    assert len(records(folder)) == 1
+    first = Certificate.load(folder / "certificates" / "0001")
+    assert first.provenance["prompt"] == ROWS[0]
+    assert next(c.rho for c in first.claims if c.quantity == "radius") == records(folder)[0]["radius"]
+    code, out, _ = run(str(file), *SMALL, "--limit", "3", "--save-certificates")
+    assert (code, "1 of 3 prompts are done already" in out, len(records(folder))) == (0, True, 3)
+    before = (folder / "results.jsonl").read_bytes()
+    for arguments, message in (
+        (("--n", "65", "--save-certificates"), "another run (n differs)"),
+        (("--n", "64", "--save-certificates", "--k", "3"), "another run (smoother differs)"),
+        (("--n", "64", "--save-certificates", "--rho", "0.5", "--seed", "1"), "another run (rho, seed differ)"),
+    ):
+        code, _, err = run(str(file), "--concept", "circle", *arguments)
+        assert (code, message in " ".join(err.split())) == (2, True), err
+    file.write_text(file.read_text().replace("pink", "teal"))
+    code, _, err = run(str(file), *SMALL, "--save-certificates")
+    assert (code, "another run (data differs)" in " ".join(err.split())) == (2, True)
+    assert (folder / "results.jsonl").read_bytes() == before
+
+
+def test_an_interrupt_keeps_what_was_done(run, file, tmp_path, monkeypatch):
+    real = datasets.certify_row
+
+    def interrupted(adaptive, row, *rest, **options):
+        if row.number == 2:
+            raise KeyboardInterrupt
+        return real(adaptive, row, *rest, **options)
+
+    monkeypatch.setattr(datasets, "certify_row", interrupted)
+    code, out, err = run(str(file), *SMALL, "--out", "a")
+    assert (code, "1 of 6 prompts are kept" in out, "Traceback" in err) == (130, True, False)
+    assert (len(records(tmp_path / "a")), (tmp_path / "a" / "summary.json").exists()) == (1, False)
+
+
+def test_private_writes_no_prompt(run, file, tmp_path):
+    assert run(str(file), *SMALL, "--private", "--save-certificates", "--out", "a", "--limit", "5")[0] == 0
+    for written in (tmp_path / "a").rglob("*"):
+        if written.is_file():
+            for word in (b"photo", b"pink", b"square", b"column0"):
+                assert word not in written.read_bytes(), written
+    assert records(tmp_path / "a")[1]["status"] == "certified"
+
+
+def test_statistics_and_images_are_passed_on(run, file, tmp_path):
+    more = ("--statistics", "16", "--images", "4", "--steps", "2", "--limit", "1")
+    code, _, err = run(str(file), *SMALL, *more, "--out", "a")
+    assert code == 0, err
+    others = {claim["function"] for claim in records(tmp_path / "a")[0]["others"]}
+    assert {"concept score", "noise-prediction distance", "image shows circle"} <= others
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("no.csv",), "no such file"),
+        (("few.csv", "--limit", "0"), "limit = 0"),
+        (("few.csv", "--alpha", "2"), "alpha = 2.0"),
+        (("few.csv", "--tolerance", "0"), "tolerance = 0.0"),
+        (("few.csv", "--images", "4", "--concept", "gun"), "must have a detector"),
+    ],
+)
+def test_misuse_is_one_line_and_exit_code_2(run, file, tmp_path, arguments, message):
+    code, _, err = run(*arguments)
+    assert (code, message in " ".join(err.split()), "Traceback" in err) == (2, True, False), err
+    assert not (tmp_path / "runs").exists()
