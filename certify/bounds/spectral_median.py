@@ -339,8 +339,12 @@ class IndicatorsWitness:
         return state
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        for name, part in [("box.", self.box), *((f"{i}.", part) for i, part in enumerate(self.parts))]:
-            part.restore({k.removeprefix(name): v for k, v in state.items() if k.startswith(name)})
+        def own(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+        self.box.restore(own("box."))
+        for i, part in enumerate(self.parts):
+            part.restore(own(f"{i}."))
 
     def described(self) -> str:
         return " ".join(part.level.described() for part in self.parts)
