@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from certify.bounds import BoundCurve, EventBound
-from certify.certificate import ClaimedCurve, ClaimedEvent
+from certify.bounds import BoundCurve
+from certify.certificate import ClaimedCurve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,8 +107,23 @@ def plot_curve(
     return figure
 
 
+class EventRates(Protocol):
+    """A bound of an event's probability at every radius: `EventBound`, `ClaimedEvent`, or anything like them."""
+
+    @property
+    def replicas(self) -> int: ...
+    @property
+    def successes(self) -> int: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def alpha(self) -> float: ...
+    def at(self, rho: float) -> float:
+        """The bound at a radius."""
+
+
 def plot_event_rates(
-    *bounds: EventBound | ClaimedEvent,
+    *bounds: EventRates,
     largest: float = 1.0,
     attacks: Sequence[Sequence[tuple[float, float, float, float]]] = (),
     undefended: float | None = None,

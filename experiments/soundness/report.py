@@ -15,14 +15,19 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from certify import _validate
+from matplotlib.figure import Figure
+
+from certify import GaussianNoise, _validate
+from certify.bounds.deployed import event_at
+from certify.confidence import clopper_pearson
+from certify.plots import plot_event_rates
 from experiments.soundness import images, sentence, suite
 
-__all__ = ["add_arguments", "encoding_table", "image_table", "main"]
+__all__ = ["add_arguments", "encoding_table", "image_table", "main", "rates_picture"]
 
 QUICK = suite.Plan(prompts=2, rhos=(0.5, 1.0), n=2000, verify=650, percentiles=(0.5,), steps=4, draws=16)
 SENTENCE = suite.Plan(prompts=1, rhos=(0.5, 1.0, 2.0), n=10_000, percentiles=(0.5,), verify=1300)
@@ -32,7 +37,9 @@ QUICK_IMAGES = images.ImagePlan(prompts=1, replicas=(1,), rhos=(0.5,), n=128, ve
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument(
-        "what", choices=("encoding", "images"), help="bounds on encodings, or on images showing a concept"
+        "what",
+        choices=("encoding", "images", "sentence"),
+        help="bounds on encodings, on images showing a concept, or on a sentence encoder's outputs",
     )
     parser.add_argument("--quick", action="store_true", help="a small run that shows that everything works")
     parser.add_argument("--prompts", type=int, default=None, help="how many prompts")
@@ -87,6 +94,10 @@ def main(a: Any) -> int:
             writer.writeheader()
             writer.writerows(asdict(row) for row in rows)
         print(f"written: {file}")
+        if a.what == "images":
+            drawn = file.with_name("rate.png")
+            rates_picture(picture_plan, rows).savefig(drawn)
+            print(f"written: {drawn}")
     return 1 if any(row.violated for row in rows) else 0
 
 
@@ -147,6 +158,55 @@ def image_table(plan: images.ImagePlan, rows: Sequence[images.ImageRow]) -> str:
             f"{best.attacked:.3f} | {best.limit:.3f} | {best.bound:.3f} |"
         )
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A bound on the rate at every radius, from how often the event was seen."""
+
+    replicas: int
+    successes: int
+    n: int
+    alpha: float
+
+    def at(self, rho: float) -> float:
+        """The bound at a radius."""
+        return event_at(self, GaussianNoise(1.0), rho, two_sided=False)
+
+
+def rates_picture(plan: images.ImagePlan, rows: Sequence[images.ImageRow]) -> Figure:
+    """The certified rate of the first prompt against the radius, a line for each K, and the strongest attacks found."""
+    prompt = next(row.prompt for row in rows if all(_of(rows, row.prompt, k) for k in {r.replicas for r in rows}))
+    lines, attacks = [], []
+    for replicas in sorted({row.replicas for row in rows}):
+        mine = _of(rows, prompt, replicas)
+        lines.append(_Line(replicas, _successes(plan, mine[0]), plan.n, plan.alpha))
+        strongest = [
+            max((r for r in mine if r.rho == rho), key=lambda r: r.attacked)
+            for rho in plan.rhos
+            if rho in {r.rho for r in mine}
+        ]
+        attacks.append([(r.rho, r.attacked, r.limit, _upper(plan, r)) for r in strongest])
+    return plot_event_rates(*lines, largest=1.0, attacks=attacks, undefended=mine[0].plain, title=prompt)
+
+
+def _of(rows: Sequence[images.ImageRow], prompt: str, replicas: int) -> list[images.ImageRow]:
+    return [row for row in rows if (row.prompt, row.replicas) == (prompt, replicas)]
+
+
+def _successes(plan: images.ImagePlan, row: images.ImageRow) -> int:
+    """How often the event was seen in the n images behind a row's bound: the bound grows with it."""
+    low, high = 0, plan.n
+    while low < high:
+        middle = (low + high) // 2
+        enough = _Line(row.replicas, middle, plan.n, plan.alpha).at(row.rho) >= row.bound * (1 - 1e-9)
+        low, high = (low, middle) if enough else (middle + 1, high)
+    return low
+
+
+def _upper(plan: images.ImagePlan, row: images.ImageRow) -> float:
+    """The upper limit that goes with the lower one of a measured rate."""
+    return clopper_pearson(round(row.attacked * plan.verify), plan.verify, plan.level / plan.family)
 
 
 def _number(value: float) -> str:
