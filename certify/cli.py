@@ -633,7 +633,7 @@ def _work(
         denoiser = adaptive.denoiser
         x, h = torch.zeros(16, *denoiser.latent_shape, device=z.device), adaptive.encoder.plain([text] * 16)
         one = timed(lambda: denoiser(x, 1, h)) / 16
-        seconds += one * (8 * statistics + 2 * images * (2 * steps + 4))
+        seconds += one * (8 * statistics + 1.5 * images * (2 * steps + 4))
         said += f", {statistics:,} statistics" + (f", {images:,} images" if images else "")
     return f"{said}: about {terminal.duration(seconds)}"
 

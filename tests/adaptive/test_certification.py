@@ -157,7 +157,7 @@ def test_a_whole_certificate_speaks_of_every_stage(whole: tuple[Any, AdaptiveMed
     ):
         assert name in functions
     assert made.alpha == pytest.approx(1e-3)
-    assert made.provenance["undefended"]["n"] == 48
+    assert made.provenance["undefended"]["n"] == 24
     assert made.provenance["noise_prediction_yardstick"] > 0
     assert all(claim.status == "certified" for claim in made.claims), [c.reason for c in made.claims]
     report = made.check(certified_functions(made, adaptive, prompt, pipe), adaptive.problem(prompt).y)

@@ -80,7 +80,7 @@ def test_prompt_prints_its_claim_within_80_columns(certified):
         "noise prediction",
         "concept score",
         "attack success rate: “image shows circle”",
-        "measured, not certified: 1.000 (32 of 32 images)",
+        "measured, not certified: 1.000 (16 of 16 images)",
         "The prompt without its most relevant word",
         "“circle” is provably washed out",
         "no substitution is covered",

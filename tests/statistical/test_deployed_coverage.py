@@ -19,10 +19,11 @@ import pytest
 import torch
 from scipy.stats import beta, binom, ncx2, norm
 
-from certify import GaussianNoise, deployed_bound, event_bound, mse_bound, statistic_bound
+from certify import GaussianNoise, deployed_bound, event_bound, statistic_bound
 from certify.bounds import METHODS, ROUTES, Evaluation, Setting, dimension_free, routes
 from certify.confidence import extreme_rank
 from certify.montecarlo import AllDraws, draw, median, pool
+from certify.statements import MSE, Deployed, ask
 from tests.statistical.test_coverage import not_exactly, too_many
 
 pytestmark = pytest.mark.statistical
@@ -370,18 +371,15 @@ def test_control_a_limit_with_the_next_rank_is_caught(monkeypatch):
 
 
 def test_coverage_of_what_best_chooses():
-    """500 runs at α = .05 of the public calls, references and methods from pilot draws of their own: values against ρ²,
-    and against the exact law of a deployed median around a reference that is not quite the truth."""
+    """500 runs at α = .05 of two statements about the same draws, references and methods from pilot draws of their own:
+    values against the truth, ρ, and the exact law of a deployed median, around a reference that is not quite the truth."""
     runs, wrong, left = 500, 0, 0
-    y = zeros(1)
+    asked = [MSE(RHO, 0.05), Deployed(0.3, 0.7, 0.05, replicas=3)]
     for seed in range(runs):
-        options = {"n": 120, "alpha": 0.05, "seed": seed, "pilot": 64}
-        c = mse_bound(identity, y, ONE, rho=RHO, **options)
+        c, b = ask(identity, zeros(1), ONE, asked, n=120, pilot=64, seed=seed)
         wrong += (abs(c.center.item()) + RHO) ** 2 > c.value
-        b = deployed_bound(identity, y, ONE, rho=0.3, q=0.7, replicas=3, **options)
         away = abs(b.center.item()) + 0.3
-        outside = beta.sf(norm.cdf(b.value - away), 2, 2) + beta.cdf(norm.cdf(-b.value - away), 2, 2)
-        left += outside > 0.3
+        left += beta.sf(norm.cdf(b.value - away), 2, 2) + beta.cdf(norm.cdf(-b.value - away), 2, 2) > 0.3
     assert not too_many(wrong, runs, 0.05)
     assert not too_many(left, runs, 0.05)
     assert wrong > 0
