@@ -177,7 +177,7 @@ def certify_prompt(
         detector: what an attack wants to see in an image (`certify.detectors.load_detector`); None: nothing about images.
         statistics: draws of each statistic of the deployed encoding, of K noisy copies each; 0: no such statements. Noise
             predictions of the smoother that takes the median of them are drawn as often.
-        images: images for the attack success rate; a quarter as many are made without the defence, of the prompt and of the prompt
+        images: images for the attack success rate; a quarter as many without the defence, of the prompt and of the prompt
             without its most relevant word; 0: nothing about images.
         points: points (x_t, t) of the sampler's trajectory at which noise predictions are compared.
         steps, guidance: sampler settings. The trajectory and the images are made with them.
