@@ -519,7 +519,7 @@ class SpectralMedianMSE(Method):
         radius = aim if aim > 0 else 1.0
         chosen: tuple[float, ...] = ()
         best = math.inf
-        while len(chosen) < _MOST_LEVELS:
+        while len(chosen) < min(_MOST_LEVELS, len(_LEVELS)):
             options = [tuple(sorted((*chosen, level))) for level in _LEVELS if level not in chosen]
             values = [self._guessed(pilot, option, radius) for option in options]
             least = min(values)
