@@ -275,8 +275,9 @@ class DimensionFreeMSE(Method):
         rows = setting.shape[0] if len(setting.shape) > 1 else 1
         shapes = [(apart, j) for apart in ((False, True) if rows > 1 else (False,)) for j in _LAYERS]
         origins = [setting.center]
-        if setting.middle is not None and setting.reference == "center" and setting.middle is not setting.center:
-            origins.append(setting.middle)
+        if setting.middle is not None and setting.middle is not setting.center:
+            # A center that is somewhere else matters to the distance from it alone.
+            origins = [setting.middle] if setting.reference == "population" else [setting.center, setting.middle]
         plans = [self._plan(origin, apart, j) for origin in origins for apart, j in shapes]
         self.plan = plans[1]
         if setting.pilot is not None:

@@ -148,6 +148,13 @@ def test_a_center_far_away_costs_its_distance(thousand):
     assert far.value >= apart**2 + 4 * trace / 1024
 
 
+def test_the_population_does_not_know_of_a_center(thousand):
+    """Wherever it is: the distance is one between two medians of the population."""
+    bound, _ = thousand
+    plain, far = (bound(reference="population", method=T4, center=c) for c in (None, torch.full((1024,), 3.0)))
+    assert plain.value == far.value
+
+
 def test_one_direction_in_one_dimension_is_the_triangle_of_percentiles():
     """f(z) = z at n → ∞: the bound is min over q of Σ (q_i − q_{i−1}) Q(Φ(Φ⁻¹(q_i) + ρ))²/(q_j − ½), Q of |N(0, 1)|."""
     y = torch.zeros(1, dtype=torch.float64)
