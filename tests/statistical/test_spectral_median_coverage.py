@@ -13,6 +13,7 @@ from torch import Tensor
 
 from certify.bounds import spectral_median as module
 from certify.bounds.spectral_median import Indicators
+from tests.bounds.test_spectral import spread
 from tests.bounds.test_spectral_median import bound, linear
 from tests.statistical.test_coverage import too_many
 
@@ -70,3 +71,28 @@ def together_failures(runs: int) -> int:
     y, A = torch.zeros(1, dtype=torch.float64), torch.ones((40, 1), dtype=torch.float64)
     options = {"rho": 0.5, "n": 1000, "alpha": 0.1, "pilot": 200, "center": torch.zeros(40, dtype=torch.float64)}
     return sum(bound(linear(A), y, seed=seed, **options).value < 40 * 0.25 for seed in range(runs))
+
+
+def test_control_a_limit_to_the_left_of_its_level_is_caught(monkeypatch):
+    """Mistake: W(τ) applied below τ as well."""
+    monkeypatch.setattr(module, "_LEVELS", (1.2,))
+    assert not too_many(together_failures(60), 60, 0.1)
+    right = module.layered
+    monkeypatch.setattr(
+        module, "layered", lambda reach, weights, levels, beyond: right(reach, weights, 0 * levels, beyond)
+    )
+    assert too_many(together_failures(60), 60, 0.1)
+
+
+@pytest.mark.parametrize(("reference", "rho"), [("center", 0.3), ("population", 1.2)])
+def test_coverage_of_a_linear_map(reference, rho):
+    """500 runs at α = .1: twelve outputs of stable rank 6, pushed along the top singular vector."""
+    A = spread(12, 6.0)
+    left, singular, _ = torch.linalg.svd(A)
+    y, wrong = torch.zeros(12, dtype=torch.float64), 0
+    for seed in range(500):
+        found = bound(linear(A), y, rho=rho, n=150, alpha=0.1, seed=seed, reference=reference, pilot=64)
+        push = rho * float(singular[0]) * left[:, 0]
+        c = found.evidence.center if reference == "center" else torch.zeros_like(push)
+        wrong += found.value < max(float((sign * push - c).square().sum()) for sign in (-1, 1))
+    assert not too_many(wrong, 500, 0.1)
