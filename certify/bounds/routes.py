@@ -149,7 +149,7 @@ class ReplicasRoute(DeployedMethod):
             return self._cap()
         groups = self._groups()
         groups.update(pilot)
-        rank = self._rank(rho)
+        rank = self._rank(rho, self._values)
         values = groups.values().sort().values
         if not rank:
             return self._cap()
@@ -160,7 +160,7 @@ class ReplicasRoute(DeployedMethod):
 
     def at(self, rho: float, seen: Mapping[str, Accumulator]) -> Evaluation:
         values = cast(Groups, seen[self._groups().key]).values().sort().values
-        rank, cap = self._rank(rho), self._cap()
+        rank, cap = self._rank(rho, len(values)), self._cap()
         if len(values):
             check_reach(values[:, None], torch.tensor([cap], dtype=torch.float64))
         value = min(float(values[len(values) - rank]) * (1 + 1e-10) if rank else math.inf, cap)
@@ -186,11 +186,11 @@ class ReplicasRoute(DeployedMethod):
     def _groups(self) -> Groups:
         return Groups(self.setting.center, self.replicas, self.smoother)
 
-    def _rank(self, rho: float) -> int:
-        if not self._values:
+    def _rank(self, rho: float, values: int) -> int:
+        if not values:
             return 0
         _, upper = statistic_limits(
-            self._values,
+            values,
             self.setting.noise,
             q=self.q,
             side="upper",

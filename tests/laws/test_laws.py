@@ -30,6 +30,7 @@ from certify.bounds import METHODS, ROUTES, Setting
 from certify.bounds.radius import largest_radius
 from certify.confidence import extreme_rank, smallest_draws
 from certify.montecarlo import AllDraws, ExtremeRanks, draw, median, pool
+from certify.support import as_support
 
 SHAPES = {
     "sine": torch.sin,
@@ -66,17 +67,19 @@ def problems(draw):
 ONE = ((lambda z: z), torch.zeros(1, dtype=torch.float64), GaussianNoise(1.0))
 
 
-def prepared(problem, kind, *, n, alpha, seed, aim, reference="center", **more):
-    """A method built once, and what it has seen of n draws: outputs in two rows, f and −2f."""
+def prepared(problem, kind, *, n, alpha, seed, aim, reference="center", within=None, **more):
+    """A method built once, and what it has seen of n draws: outputs in two rows, f and −2f, perhaps cut off."""
     f, y, noise = problem
 
     def rows(z):
-        return torch.stack([f(z), -2 * f(z)], dim=1)
+        found = torch.stack([f(z), -2 * f(z)], dim=1)
+        return found if within is None else found.clamp(-within, within)
 
     kept = AllDraws()
     draw(rows, y, noise, n=40, seed=seed, stream="pilot", accumulators=[kept])
     pilot = kept.stacked()
-    setting = Setting(noise, n, tuple(pilot.shape[1:]), median(pilot), reference, None, pilot)
+    known = None if within is None else as_support((-within, within))
+    setting = Setting(noise, n, tuple(pilot.shape[1:]), median(pilot), reference, known, pilot)
     method = kind(setting, alpha, aim, **more)
     seen = pool(method.needs(0.0))
     draw(rows, y, noise, n=n, seed=seed, stream="bounding", accumulators=seen.values())
@@ -306,8 +309,17 @@ CHOOSING = {
     "T2 population": (METHODS["median", "coordinatewise"], {"reference": "population"}),
     "T4 center": (METHODS["median", "dimension-free"], {}),
     "T4 population": (METHODS["median", "dimension-free"], {"reference": "population"}),
+    "T2 support": (METHODS["median", "coordinatewise"], {"within": 2.0}),
+    "T4 support": (METHODS["median", "dimension-free"], {"within": 2.0}),
+    "T11 center": (METHODS["mean", "spectral"], {"within": 5.0}),
+    "T11 population": (METHODS["mean", "spectral"], {"within": 5.0, "reference": "population"}),
+    "T12 center": (METHODS["median", "spectral"], {}),
+    "T12 population": (METHODS["median", "spectral"], {"reference": "population"}),
+    "T12 support": (METHODS["median", "spectral"], {"within": 2.0}),
     "T5 median": (ROUTES["median", "replicas"], {"q": 0.8, "replicas": 3}),
     "T5 mean": (ROUTES["mean", "replicas"], {"q": 0.8, "replicas": 2}),
+    "T5 support": (ROUTES["mean", "replicas"], {"q": 0.8, "replicas": 2, "within": 2.0}),
+    "T6 support": (ROUTES["median", "order statistics"], {"q": 0.9, "replicas": 5, "within": 2.0}),
     "T6 order statistics": (ROUTES["median", "order statistics"], {"q": 0.9, "replicas": 5}),
     "T6 dimension-free": (ROUTES["median", "dimension-free"], {"q": 0.9, "replicas": 4}),
 }
