@@ -173,7 +173,7 @@ BAD = [
     (
         "method unknown",
         mse(method="magic"),
-        r"method = 'magic': must be one of 'coordinatewise', 'dimension-free', 'best'",
+        r"method = 'magic': must be one of 'coordinatewise', 'dimension-free', 'spectral', 'best'",
     ),
     ("smoother unknown", mse(smoother="mode"), r"smoother = 'mode': must be one of 'median'"),
     ("method of a radius", radius(method="magic"), r"method = 'magic': must be one of"),

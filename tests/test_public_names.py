@@ -50,8 +50,9 @@ def test_the_first_lines_of_the_architecture_work_as_written(tmp_path):
     assert smoother(y, seed=0).shape == (2, 3)
     assert certify.MeanSmoother(f, noise, n=13)(y, seed=0).shape == (2, 3)
     assert certify.layer_norm_support(torch.nn.LayerNorm(3)).upper.shape == (3,)
-    with pytest.raises(ValueError, match="method = 'spectral'"):
-        certify.mse_bound(f, y, noise, rho=1.0, method="spectral")
+    for method, theorem in (("coordinatewise", "T2"), ("dimension-free", "T4"), ("spectral", "T12")):
+        assert certify.mse_bound(f, y, noise, rho=1.0, method=method).theorem == theorem
+    assert certify.mse_bound(f, y, noise, rho=1.0, smoother="mean", method="spectral").theorem == "T11"
 
 
 def test_everything_promised_is_there():
