@@ -409,6 +409,8 @@ def deployed_bound(
     Raises:
         ValueError, TypeError: as `ask`.
     """
+    if options.get("reference") not in (None, "center"):
+        raise ValueError(f"reference = {options['reference']!r}: a deployed output's distance is one from the center")
     statement = Deployed(rho, q, alpha, replicas, method, smoother)
     return cast(DeployedBound, ask(f, y, noise, [statement], **options)[0])
 

@@ -15,10 +15,13 @@ from certify import (
     Support,
     bound_curve,
     certified_radius,
+    deployed_bound,
+    event_bound,
     layer_norm_support,
     mse_bound,
     percentile_bounds,
     plan,
+    statistic_bound,
 )
 from certify.confidence import clopper_pearson
 
@@ -44,6 +47,18 @@ def radius(**options):
 
 def curve(rhos, **options):
     return lambda: bound_curve(f, Y, 1.0, rhos=rhos, **{"n": 100, **options})
+
+
+def deployed(f=f, **options):
+    return lambda: deployed_bound(f, Y, 1.0, **{"rho": 0.1, "n": 100, **options})
+
+
+def statistic(**options):
+    return lambda: statistic_bound(lambda z: z.mean(dim=(1, 2)), Y, 1.0, **{"rho": 0.1, "n": 100, **options})
+
+
+def event(**options):
+    return lambda: event_bound(lambda z: z.mean(dim=(1, 2)) > 0, Y, 1.0, **{"rho": 0.1, "n": 100, **options})
 
 
 def smoother(*args, **options):
@@ -178,6 +193,39 @@ BAD = [
     ("smoother unknown", mse(smoother="mode"), r"smoother = 'mode': must be one of 'median'"),
     ("method of a radius", radius(method="magic"), r"method = 'magic': must be one of"),
     ("method of a curve", curve([1.0], method="magic"), r"method = 'magic': must be one of"),
+    # what is deployed
+    ("deployed rho zero", deployed(rho=0.0), r"rho = 0\.0: must be a finite number > 0"),
+    ("deployed q one", deployed(q=1), r"q = 1: must be strictly between 0 and 1"),
+    ("deployed q percent", deployed(q=95), r"q = 95: must be strictly between 0 and 1"),
+    ("deployed q text", deployed(q="0.9"), r"q = '0\.9': must be a real number"),
+    ("deployed alpha", deployed(alpha=0.0), r"alpha = 0\.0: must be strictly between 0 and 1"),
+    ("deployed copies zero", deployed(replicas=0), r"replicas = 0: must be a whole number >= 1"),
+    ("deployed copies fraction", deployed(replicas=2.0), r"replicas = 2\.0: must be a whole number >= 1"),
+    ("deployed n", deployed(n=0), r"n = 0: must be a whole number >= 1"),
+    (
+        "deployed method unknown",
+        deployed(method="coordinatewise"),
+        r"method = 'coordinatewise': must be one of 'replicas', 'order statistics', 'dimension-free', 'best'",
+    ),
+    (
+        "deployed mean by order statistics",
+        deployed(method="order statistics", smoother="mean"),
+        r"method = 'order statistics': must be one of 'replicas', 'best'",
+    ),
+    ("deployed smoother", deployed(smoother="mode"), r"smoother = 'mode': must be one of 'median', 'mean'"),
+    ("deployed center", deployed(center=torch.zeros(3)), r"center has shape \(3,\): must be \(2,\)"),
+    (
+        "deployed population",
+        deployed(reference="population"),
+        r"reference = 'population': a deployed output's distance is one from the center",
+    ),
+    ("deployed nan", deployed(f=lambda z: z * NAN), r"f returned NaN or infinity"),
+    ("deployed support", deployed(support=(-0.1, 0.1), n=500), r"support.* must hold every value of f"),
+    ("statistic side", statistic(side="both"), r"side = 'both': must be one of 'upper', 'lower', 'two-sided'"),
+    ("statistic q", statistic(q=0.0), r"q = 0\.0: must be strictly between 0 and 1"),
+    ("statistic copies", statistic(replicas=-1), r"replicas = -1: must be a whole number >= 1"),
+    ("event rho", event(rho=NAN), r"rho = nan: must be a finite number > 0"),
+    ("event copies", event(replicas=1.5), r"replicas = 1\.5: must be a whole number >= 1"),
     # support
     ("support one number", mse(support=1.0), r"support is a float: must be None, a Support or a pair"),
     ("support three", mse(support=(0, 1, 2)), r"support is a tuple: must be None, a Support or a pair"),
@@ -278,9 +326,20 @@ def test_a_good_call_is_not_refused():
     """The helpers of the table are themselves sound."""
     for call in (mse(), box(), radius(), curve([0.5, 1.0]), smoother(f, 1.0), sigma(0.0), mse(support=(-9.0, 9.0))):
         call()
+    for call in (deployed(), deployed(reference="center", smoother="mean"), statistic(), event()):
+        call()
 
 
 def test_arguments_are_refused_before_anything_is_drawn():
     for options in ({"rho": -1.0}, {"alpha": 2.0}, {"n": 0}, {"method": "magic"}, {"seed": -1}, {"support": 3}):
         with pytest.raises((ValueError, TypeError)):
             mse(f=lambda z: pytest.fail("drew"), **options)()
+    for options in (
+        {"q": 2.0},
+        {"replicas": 0},
+        {"method": "magic"},
+        {"smoother": "mode"},
+        {"reference": "population"},
+    ):
+        with pytest.raises((ValueError, TypeError)):
+            deployed(f=lambda z: pytest.fail("drew"), **options)()

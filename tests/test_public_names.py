@@ -59,7 +59,8 @@ def test_everything_promised_is_there():
     for name in certify.__all__:
         assert getattr(certify, name) is not None
     promised = """percentile_bounds mse_bound certified_radius bound_curve plan Certificate GaussianNoise MedianSmoother
-        MeanSmoother load_pipeline AdaptiveMedianSmoother layer_norm_support"""
+        MeanSmoother load_pipeline AdaptiveMedianSmoother layer_norm_support deployed_bound statistic_bound event_bound
+        deployed_distance"""
     for name in promised.split():
         assert name in certify.__all__
     assert callable(certify.plots.plot_curve)
@@ -70,7 +71,19 @@ def test_everything_promised_is_there():
 
 @pytest.mark.parametrize(
     "name",
-    ["percentile_bounds", "mse_bound", "certified_radius", "bound_curve", "plan", "GaussianNoise", "MedianSmoother"],
+    [
+        "percentile_bounds",
+        "mse_bound",
+        "certified_radius",
+        "bound_curve",
+        "deployed_bound",
+        "statistic_bound",
+        "event_bound",
+        "deployed_distance",
+        "plan",
+        "GaussianNoise",
+        "MedianSmoother",
+    ],
 )
 def test_public_functions_say_what_they_do(name):
     assert "Args" in getattr(certify, name).__doc__

@@ -77,6 +77,54 @@ def test_event_formula():
     assert event_interval(0, 500, NOISE, rho=0.3, replicas=13, alpha=0.01, two_sided=False)[0] == 0.0
 
 
+@pytest.mark.parametrize("two_sided", [False, True])
+def test_an_event_is_bounded_at_every_radius_by_one_limit(two_sided):
+    """Φ(Φ⁻¹(p̄) + √K ρ) with one p̄: what `event_bound` says at each radius, from the same draws."""
+    options = {"replicas": 5, "n": 3000, "two_sided": two_sided, "alpha": 0.01}
+
+    def fires(z):
+        return linear(z) > CENTRE + SCALE
+
+    one = event_bound(fires, Y, NOISE, rho=0.2, **options)
+    p = clopper_pearson(one.successes, 3000, 0.005 if two_sided else 0.01, "upper")
+    assert one.at(0.0) == pytest.approx(p, rel=1e-9)
+    for rho in (0.1, 0.2, 0.5):
+        assert one.at(rho) == event_bound(fires, Y, NOISE, rho=rho, **options).value
+        assert one.at(rho) == pytest.approx(float(ndtr(ndtri(p) + math.sqrt(5) * rho)), rel=1e-9)
+        # No perturbation of this size makes the event likelier.
+        assert one.at(rho) >= float(ndtr(math.sqrt(5) * (rho - 1)))
+
+
+def test_the_radius_of_an_event_is_where_its_bound_leaves_the_rate():
+    one = event_bound(lambda z: linear(z) > CENTRE + SCALE, Y, NOISE, rho=0.2, replicas=5, n=3000)
+    for rate in (0.05, 0.3, 0.9):
+        rho = one.radius(rate)
+        assert one.at(rho) <= rate < one.at(rho * (1 + 1e-9))
+        assert rho == pytest.approx((float(ndtri(rate)) - float(ndtri(one.at(0.0)))) / math.sqrt(5), rel=1e-6)
+    assert one.radius(one.at(0.0) / 2) == 0.0
+    assert one.radius(1.0) >= 32
+    always = event_bound(lambda z: linear(z) > -100, Y, NOISE, rho=0.1, n=200)
+    assert always.radius(0.99) == 0.0
+
+
+def test_evidence_of_an_abstention_is_none():
+    assert statistic_bound(linear, Y, NOISE, rho=0.5, q=0.9, replicas=13, n=100).evidence is None
+    assert event_bound(lambda z: linear(z) > -100, Y, NOISE, rho=0.1, n=200).evidence is None
+
+
+@pytest.mark.parametrize("side", ["upper", "lower", "two-sided"])
+def test_evidence_of_a_statistic_is_its_limits(side):
+    """And they follow from nothing else, so that a certificate can test them."""
+    bound = statistic_bound(linear, Y, NOISE, rho=0.2, q=0.7, replicas=3, n=2000, side=side)
+    held = bound.evidence
+    assert held.implied(NOISE, 0.2) == bound.value
+    assert (held.upper if side != "lower" else held.lower) == bound.value
+    assert math.isinf(held.lower) is (side == "upper")
+    assert math.isinf(held.upper) is (side == "lower")
+    again = type(held).restored(held.numbers(), held.tensors(), None)
+    assert again.numbers() == held.numbers()
+
+
 def test_bounds_grow_with_radius_and_replicas():
     values = [statistic_bound(linear, Y, NOISE, rho=r, q=0.9, replicas=4, n=4000).value for r in (0.1, 0.3, 0.6)]
     assert values == sorted(values)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from certify import GaussianNoise, bound_curve, certified_radius, mse_bound, percentile_bounds
+from certify import GaussianNoise, bound_curve, certified_radius, deployed_bound, mse_bound, percentile_bounds
 from certify.montecarlo import AllDraws, draw, median
-from certify.statements import MSE, Curve, Percentile, Radius, ask
+from certify.statements import MSE, Curve, Deployed, Percentile, Radius, ask
 
 Y = torch.tensor([0.2, -0.4, 1.0], dtype=torch.float64)
 NOISE = GaussianNoise(0.5)
@@ -35,6 +35,87 @@ def test_many_statements_share_one_pass_and_keep_their_answers():
     assert torch.equal(answers[3].lower, alone.lower)
     assert torch.equal(answers[3].upper, alone.upper)
     assert torch.equal(answers[3].center, alone.center)
+
+
+def test_median_and_mean_ideal_and_deployed_share_one_pass():
+    """Each with the reference of its own smoother, and the value that it has alone."""
+    calls = []
+
+    def f(z):
+        calls.append(len(z))
+        return torch.sin(z)
+
+    asked = [
+        MSE(1.0, 0.01),
+        MSE(1.0, 0.01, "spectral", "mean"),
+        Deployed(0.3, 0.9, 0.01, 5),
+        Deployed(0.3, 0.9, 0.01, 5, smoother="mean"),
+        Deployed(0.3, 0.9, 0.01, 3, "order statistics"),
+    ]
+    options = {"n": 1000, "seed": 2, "support": (-1.0, 1.0)}
+    answers = ask(f, Y, NOISE, asked, **options)
+    assert sum(calls) == 1100
+    alone = [
+        mse_bound(torch.sin, Y, NOISE, rho=1.0, alpha=0.01, **options),
+        mse_bound(torch.sin, Y, NOISE, rho=1.0, alpha=0.01, smoother="mean", **options),
+        *(
+            deployed_bound(
+                torch.sin, Y, NOISE, rho=0.3, q=0.9, alpha=0.01, replicas=s.replicas, method=s.method,
+                smoother=s.smoother, **options,
+            )
+            for s in asked[2:]
+        ),
+    ]  # fmt: skip
+    for one, other in zip(answers, alone, strict=True):
+        assert (one.value, one.method, one.smoother) == (other.value, other.method, other.smoother)
+        assert torch.equal(one.center, other.center)
+        assert one.status == "certified"
+    assert [a.smoother for a in answers] == ["median", "mean", "median", "mean", "median"]
+    assert torch.equal(answers[0].center, answers[2].center)
+    assert torch.equal(answers[1].center, answers[3].center)
+    assert not torch.equal(answers[0].center, answers[1].center)
+
+
+def test_pilot_draws_are_taken_only_where_something_is_chosen_from_them():
+    """A reference, or a method and its parameters: not for T2 alone around a given center."""
+    for asked, pilot in (
+        ([MSE(1.0, method="coordinatewise"), Percentile(1.0)], 0),
+        ([MSE(1.0, method="coordinatewise"), MSE(1.0)], 64),
+        ([MSE(1.0, method="dimension-free")], 64),
+        ([Deployed(0.1)], 64),
+        ([Radius(1.0)], 64),
+    ):
+        assert {a.run.pilot for a in ask(torch.sin, Y, NOISE, asked, n=300, center=Y)} == {pilot}
+
+
+def test_a_choice_is_made_of_pilot_draws_alone():
+    """More bounding draws of the same pilot change no guess, only through n; the guess is near the value."""
+    few, same, many = (
+        mse_bound(torch.sin, Y, NOISE, rho=1.0, n=n, pilot=500, seed=seed)
+        for n, seed in ((5000, 1), (5000, 1), (50_000, 1))
+    )
+    assert few.considered == same.considered
+    assert few.considered[few.method] == pytest.approx(few.value, rel=0.3)
+    assert many.value < few.value
+    seen = []
+    mse_bound(lambda z: seen.append(z.clone()) or torch.sin(z), Y, NOISE, rho=1.0, n=5000, pilot=500, seed=1)
+    # Draws of the two streams have nothing in common.
+    assert len(torch.cat(seen)[:, 0].unique()) == 5500
+
+
+def test_a_given_method_considers_nothing():
+    assert mse_bound(torch.sin, Y, NOISE, rho=1.0, n=300, method="dimension-free").considered == {}
+    assert deployed_bound(torch.sin, Y, NOISE, rho=0.1, n=300, smoother="mean").considered == {}
+
+
+def test_results_name_what_they_are():
+    b = deployed_bound(torch.sin, Y, NOISE, rho=0.1, q=0.8, replicas=3, n=2000, alpha=0.01, function="sine")
+    assert (b.quantity, b.unit, b.q, b.replicas, b.alpha, b.n, b.rho) == (
+        "deployed", "l2 distance", 0.8, 3, 0.01, 2000, 0.1,
+    )  # fmt: skip
+    assert b.run.function == "sine"
+    assert b.run.copies is None
+    assert b.reason == ""
 
 
 def test_the_center_is_the_median_of_pilot_draws_alone():
@@ -93,6 +174,8 @@ def test_numbers_of_any_kind_become_plain(number):
     assert type(c.alpha) is float
     assert c.value == mse_bound(torch.sin, Y, NOISE, rho=0.5, alpha=0.5, n=200).value
     assert type(certified_radius(torch.sin, Y, NOISE, tolerance=number, n=200).tolerance) is float
+    d = deployed_bound(torch.sin, Y, NOISE, rho=number, q=number, alpha=number, replicas=np.int64(3), n=200)
+    assert [type(v) for v in (d.rho, d.q, d.alpha, d.replicas)] == [float, float, float, int]
     k = bound_curve(torch.sin, Y, NOISE, rhos=[number, 2 * number], n=np.int64(200), seed=np.int32(3))
     assert k.rhos == (0.5, 1.0)
     assert [type(rho) for rho in k.rhos] == [float, float]
