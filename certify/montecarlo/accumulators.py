@@ -23,6 +23,7 @@ from certify.montecarlo.ranks import ExtremeRanks
 from certify.montecarlo.streams import BLOCK, SHARD
 
 __all__ = [
+    "LARGEST_GROUP",
     "Accumulator",
     "AllDraws",
     "Counts",
@@ -36,6 +37,10 @@ __all__ = [
     "row_distances",
     "whole_groups",
 ]
+
+
+LARGEST_GROUP = SHARD * BLOCK
+"""Draws in a shard, and so the most that a group of them can have."""
 
 
 class Accumulator(Protocol):
@@ -193,13 +198,17 @@ class Groups:
 
     Args:
         center: c, shape (*output).
-        copies: K.
+        copies: K, at most `LARGEST_GROUP`: a group lies within one shard.
         aggregate: "median" or "mean" over a group.
+
+    Raises:
+        ValueError: K is more than that.
     """
 
     ordered = True
 
     def __init__(self, center: Tensor, copies: int, aggregate: str) -> None:
+        _fits(copies)
         self.center, self.copies, self.aggregate, self.count = center, copies, aggregate, 0
         self.key = f"groups {id(center)} {copies} {aggregate}"
         self._values: list[Tensor] = []
@@ -225,10 +234,11 @@ class Groups:
         self._rest = None
 
     def state(self) -> dict[str, Tensor]:
-        return {"count": torch.tensor(self.count), "values": self.values()}
+        rest = {} if self._rest is None else {"rest": self._rest}
+        return {"count": torch.tensor(self.count), "values": self.values(), **rest}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        self.count, self._values, self._rest = int(state["count"]), [state["values"]], None
+        self.count, self._values, self._rest = int(state["count"]), [state["values"]], state.get("rest")
 
     def described(self) -> str:
         return f"{self.aggregate} of {self.copies} from {digest(self.center)}"
@@ -304,9 +314,15 @@ def digest(tensor: Tensor) -> str:
 
 
 def whole_groups(n: int, copies: int) -> int:
-    """How many groups of K draws n draws make: a group lies within one shard."""
-    shard = SHARD * BLOCK
+    """How many groups of K draws n draws make: a group lies within one shard, so K is at most `LARGEST_GROUP`."""
+    shard = LARGEST_GROUP
+    _fits(copies)
     return n // shard * (shard // copies) + n % shard // copies
+
+
+def _fits(copies: int) -> None:
+    if copies > LARGEST_GROUP:
+        raise ValueError(f"copies = {copies}: must be at most {LARGEST_GROUP}, the draws of one shard, to form a group")
 
 
 def row_distances(outputs: Tensor, center: Tensor) -> Tensor:

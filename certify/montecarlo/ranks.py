@@ -4,18 +4,26 @@ The t-th largest of n draws is the t-th largest of any subset that holds the t l
 kept, as long as they are wanted for, in a buffer that takes new draws and is cut back to the two ends when it is full. A cut
 and an answer are *selections* (introselect, in columns, on all cores), several times faster than sorting.
 
+From the first cut on the t-th largest draw so far of every output is known, and a new draw matters only where it lies beyond:
+of the N-th draw a share of t/N of the outputs. Those entries alone are taken, each output at its own pace, so that there are
+about ln(n) cuts of each end instead of one every few draws.
+
 Where even the two ends exceed the memory allowed (large n, small ρ: a tail of .3 of every output), rows go to disk in columns
-and each column is read back once, for all ranks that are wanted.
+and each column is read back once, for all ranks that are wanted. Other ranks than these are answered from a file of the two
+ends in order, which is written when the first such rank is asked for.
 """
 
 from __future__ import annotations
 
+import math
+import os
 import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -28,7 +36,9 @@ DEFAULT_MEMORY = 2**30
 
 _LOW, _HIGH = "low", "high"
 _COLUMNS = 2**22
-"""Numbers that one selection works on."""
+"""Numbers that one selection, or one sifting, works on."""
+_HEADER = 128
+"""Bytes: where the numbers begin in a file of spilled draws."""
 
 
 class ExtremeRanks:
@@ -49,10 +59,12 @@ class ExtremeRanks:
         self.wanted = {(_LOW, low), (_HIGH, high)} if low or high else set()
         self._shape: tuple[int, ...] | None = None
         self._buffer: Tensor | None = None  # (capacity, outputs)
-        self._filled = 0
-        self._files: list[Path] = []  # each (outputs, rows)
+        self._start, self._filled = 0, 0  # of the rows that are kept
+        self._ends: dict[str, _End] = {}  # once the buffer was cut: what lies beyond is taken, and nothing else
+        self._files: list[tuple[Path, int]] = []  # each (outputs, rows), and how many rows
         self._answers: dict[tuple[str, int], Tensor] = {}
         self._sorted = False
+        self._ordered: Path | None = None  # (outputs, low + high)
 
     def widened(self, other: ExtremeRanks) -> ExtremeRanks:
         both = ExtremeRanks(
@@ -74,7 +86,7 @@ class ExtremeRanks:
         if other._shape is None:
             return
         for rows in other._rows():
-            self._take(rows.reshape(-1, *other._shape))
+            self._take(rows.reshape(rows.shape[0], *other._shape))
 
     def smallest(self, rank: int) -> Tensor:
         """The `rank`-th smallest draw (from 1) of every output, shape (*output)."""
@@ -87,20 +99,21 @@ class ExtremeRanks:
     def state(self) -> dict[str, Tensor]:
         state = {"count": torch.tensor(self.count)}
         if self._buffer is not None and self._shape is not None:
-            if not self._files and self._filled > self.low + self.high:
+            if not self._files:
                 self._cut()
-            rows = self._buffer[: self._filled].reshape(self._filled, *self._shape)
+            rows = self._held.reshape(self._filled, *self._shape)
             state |= {"rows": rows, "files": torch.tensor(len(self._files))}
         return state
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        self.count, self._buffer, self._filled, self._files = int(state["count"]), None, 0, []
-        self._answers, self._sorted = {}, False
+        self.count, self._buffer, self._start, self._filled = int(state["count"]), None, 0, 0
+        self._files, self._ends = [], {}
+        self._renewed()
         if "rows" in state:
             files = int(state["files"])
             if files and self.folder is None:
                 raise ValueError("state: a part of it was spilled to disk, and there is no folder to find it in")
-            self._files = [self._file(i) for i in range(files)]
+            self._files = [(path, _rows_in(path)) for path in map(self._file, range(files))]
             self._take(state["rows"])
 
     def described(self) -> str:
@@ -108,19 +121,35 @@ class ExtremeRanks:
 
     # Keeping
 
+    @property
+    def _held(self) -> Tensor:
+        """The rows that are kept in memory, (rows, outputs), after `_cut` where there are ends."""
+        if self._buffer is None:
+            raise ValueError("no draws were seen: there are no ranks yet")
+        return self._buffer[self._start : self._start + self._filled]
+
+    def _renewed(self) -> None:
+        self._answers, self._sorted = {}, False
+        if self._ordered is not None:
+            self._ordered.unlink(missing_ok=True)
+            self._ordered = None
+
     def _take(self, rows: Tensor) -> None:
         self._shape = tuple(rows.shape[1:])
-        self._answers, self._sorted = {}, False
-        flat = rows.reshape(rows.shape[0], -1)
+        self._renewed()
+        flat = rows.reshape(rows.shape[0], math.prod(self._shape))
         if self._buffer is None:
-            self._buffer = self._room(flat, min(self._capacity(flat), 4096))
-        while flat.shape[0]:
+            self._buffer = self._room(flat)
+        while flat.shape[0] and not self._ends:
             space = self._buffer.shape[0] - self._filled
             part, flat = flat[:space], flat[space:]
             self._buffer[self._filled : self._filled + part.shape[0]] = part
             self._filled += part.shape[0]
             if flat.shape[0]:
                 self._make_room(flat)
+        for part in flat.split(max(1, _COLUMNS // flat.shape[1])) if flat.shape[0] else ():
+            for end in self._ends.values():
+                end.take(part)
 
     def _capacity(self, like: Tensor) -> int:
         """Rows of the buffer: what memory allows, and some more than the two ends in any case."""
@@ -131,7 +160,11 @@ class ExtremeRanks:
     def _spills(self, like: Tensor) -> bool:
         return (self.low + self.high) * like.shape[1] * like.element_size() > self.memory
 
-    def _room(self, like: Tensor, rows: int) -> Tensor:
+    def _room(self, like: Tensor) -> Tensor:
+        rows = self._capacity(like)
+        if like.is_cuda:
+            rows = min(rows, 4096)
+        # The pages of a large tensor on the CPU are there once they are written to.
         return torch.empty((max(rows, 1), like.shape[1]), dtype=like.dtype, device=like.device)
 
     def _make_room(self, like: Tensor) -> None:
@@ -139,7 +172,7 @@ class ExtremeRanks:
         if buffer is None:
             return
         if buffer.shape[0] < capacity:
-            larger = self._room(like, min(2 * buffer.shape[0], capacity))
+            larger = buffer.new_empty((min(2 * buffer.shape[0], capacity), buffer.shape[1]))
             larger[: self._filled] = buffer[: self._filled]
             self._buffer = larger
         elif self._spills(like):
@@ -148,49 +181,66 @@ class ExtremeRanks:
             self._cut()
 
     def _cut(self) -> None:
-        """Leaves the two ends in the buffer."""
+        """Leaves the two ends, one after the other in the middle of the buffer, with room for what comes on either side."""
         buffer, n = self._buffer, self._filled
+        if self._ends:
+            for end in self._ends.values():
+                end.cut()
+            return
         if buffer is None or n <= self.low + self.high:
             return
+        spare = buffer.shape[0] - self.low - self.high
+        share = round(spare * self.low / max(self.low + self.high, 1))
+        start = min(max(share, min(64, spare // 2)), spare - min(64, spare // 2)) if self.low and self.high else share
+        middle = start + self.low
         places = sorted({p for p in (self.low - 1, n - self.high) if 0 <= p < n})
 
         def cut(columns: slice) -> None:
             values = _selected(buffer[:n, columns], places)
-            buffer[: self.low, columns] = values[:, : self.low].t()
-            buffer[self.low : self.low + self.high, columns] = values[:, n - self.high :].t()
+            buffer[start:middle, columns] = values[:, : self.low].t()
+            buffer[middle : middle + self.high, columns] = values[:, n - self.high :].t()
 
         _everywhere(cut, buffer.shape[1], n, buffer.is_cuda)
-        self._filled = self.low + self.high
+        self._start, self._filled = start, self.low + self.high
+        # The low end grows towards the first row, the high end towards the last.
+        if self.low:
+            self._ends[_LOW] = _End(buffer[:middle], self.low, high=False)
+        if self.high:
+            self._ends[_HIGH] = _End(buffer[middle:], self.high, high=True)
 
     def _spill(self) -> None:
         """Writes the buffer to disk, a column after the other."""
-        buffer = self._buffer
-        if buffer is None or not self._filled:
+        buffer, rows = self._buffer, self._filled
+        if buffer is None or not rows:
             return
+        path = self._file(len(self._files))
+        # Written piece by piece: pages of a mapped file would count as memory.
+        with path.open("wb") as file:
+            _header(file, (buffer.shape[1], rows), _kind(buffer))
+            step = max(1, _COLUMNS // rows)
+            for start in range(0, buffer.shape[1], step):
+                file.write(buffer[:rows, start : start + step].t().contiguous().cpu().numpy().tobytes())
+        self._files.append((path, rows))
+        self._filled = 0
+
+    def _file(self, number: int) -> Path:
+        return self._place_for(f"draws-{number}.npy")
+
+    def _place_for(self, name: str) -> Path:
         if self.folder is None:
             self.folder = Path(tempfile.mkdtemp(prefix="certify-"))
             weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self._file(len(self._files))
-        kind = np.float64 if buffer.dtype == torch.float64 else np.float32
-        written = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=(buffer.shape[1], self._filled))
-        step = max(1, _COLUMNS // self._filled)
-        for start in range(0, buffer.shape[1], step):
-            columns = slice(start, start + step)
-            written[columns] = buffer[: self._filled, columns].t().contiguous().cpu().numpy()
-        written.flush()
-        self._files.append(path)
-        self._filled = 0
-
-    def _file(self, number: int) -> Path:
-        return (self.folder or Path()) / f"draws-{number}.npy"
+        return self.folder / name
 
     def _rows(self) -> Iterator[Tensor]:
         """Everything that is kept, (rows, outputs) at a time."""
-        for path in self._files:
+        for path, _ in self._files:
             yield torch.from_numpy(np.load(path)).t()
         if self._buffer is not None:
-            yield self._buffer[: self._filled]
+            if not self._files:
+                self._cut()
+            yield self._held
 
     # Answering
 
@@ -205,45 +255,161 @@ class ExtremeRanks:
         buffer, shape = self._buffer, self._shape
         if buffer is None or shape is None:
             raise ValueError("no draws were seen: there are no ranks yet")
-        if self._sorted:
-            self._answers[asked] = buffer[self._place(asked, self._filled)].reshape(shape).clone()
+        if self._ends:
+            self._cut()
+        if asked[1] == 1 and not self._files:
+            held = self._held
+            self._answers[asked] = (held.amin(dim=0) if asked[0] == _LOW else held.amax(dim=0)).reshape(shape)
             return
-        if not self._files and asked not in self.wanted:
+        known = asked in self.wanted or asked[1] == 1
+        if not self._files and (self._sorted or not known):
             self._sort()
-            self._answer(asked)
+            self._answers[asked] = self._held[self._place(asked, self._filled)].reshape(shape).clone()
             return
-        ranks = [r for r in {*self.wanted, asked} if 1 <= r[1] <= self.count]
-        spilled = [np.load(path, mmap_mode="r") for path in self._files]
-        n = self._filled + sum(part.shape[1] for part in spilled)
-        places = {r: self._place(r, n) for r in ranks}
+        if self._files and not known:
+            self._answers[asked] = self._from_disk(asked).reshape(shape)
+            return
+        # What a support is compared with comes along: it would be another look at everything.
+        extremes = {(_LOW, 1), (_HIGH, 1)} if self._files else set()
+        ranks = [r for r in self.wanted | extremes if 1 <= r[1] <= self.count]
+        n = self._spilled + self._filled
+        places = {r: self._place(r, n) for r in ranks if r[1] > 1}
         found = {r: torch.empty(buffer.shape[1], dtype=buffer.dtype) for r in ranks}
 
         def select(columns: slice) -> None:
-            own = buffer[: self._filled, columns]
-            if spilled:
-                parts = [torch.from_numpy(np.array(part[columns])).t() for part in spilled]
-                own = torch.cat([*parts, own.cpu()])
-            values = _selected(own, sorted(set(places.values())))
-            for r, place in places.items():
-                found[r][columns] = values[:, place].cpu()
+            values = _selected(self._columns(columns), sorted(set(places.values())))
+            for r in ranks:
+                if r in places:
+                    found[r][columns] = values[:, places[r]].cpu()
+                else:
+                    found[r][columns] = (values.amin(dim=1) if r[0] == _LOW else values.amax(dim=1)).cpu()
 
         _everywhere(select, buffer.shape[1], n, buffer.is_cuda)
         self._answers |= {r: values.reshape(shape) for r, values in found.items()}
+
+    @property
+    def _spilled(self) -> int:
+        """Rows on disk."""
+        return sum(rows for _, rows in self._files)
+
+    def _columns(self, columns: slice) -> Tensor:
+        """Everything that is kept of some outputs, (rows, columns)."""
+        own = self._held[:, columns]
+        if not self._files:
+            return own
+        kind = _kind(own)
+        parts = []
+        width = columns.stop - columns.start
+        for path, rows in self._files:
+            offset = _HEADER + columns.start * rows * kind.itemsize
+            read = np.fromfile(path, dtype=kind, count=rows * width, offset=offset)
+            parts.append(torch.from_numpy(read.reshape(width, rows)).t())
+        return torch.cat([*parts, own.cpu()])
+
+    def _from_disk(self, asked: tuple[str, int]) -> Tensor:
+        """A rank out of the file that holds the two ends in order, written where there is none."""
+        held, n = self._held, self._spilled + self._filled
+        low, high = min(self.low, n), min(self.high, n)
+        if low + high >= n:
+            low, high = n, 0
+        kind, width, outputs = _kind(held), low + high, held.shape[1]
+        if self._ordered is None:
+            path = self._place_for("ordered.npy")
+            with path.open("wb") as file:
+                _header(file, (outputs, width), kind)
+                places = sorted({p for p in (low - 1, n - high) if 0 <= p < n})
+
+                def order(columns: slice) -> None:
+                    values = _selected(self._columns(columns), places).cpu()
+                    ends = torch.cat(
+                        [values[:, :low].sort(dim=1).values, values[:, n - high :].sort(dim=1).values], dim=1
+                    )
+                    offset = _HEADER + columns.start * width * kind.itemsize
+                    _write(file.fileno(), memoryview(ends.numpy().tobytes()), offset)
+
+                _everywhere(order, outputs, n, False)
+            self._ordered = path
+        end, rank = asked
+        place = rank - 1 if end == _LOW else width - rank
+        opened = np.load(self._ordered, mmap_mode="r")
+        return torch.from_numpy(np.array(opened[:, place]))
 
     def _place(self, asked: tuple[str, int], n: int) -> int:
         end, rank = asked
         return rank - 1 if end == _LOW else n - rank
 
     def _sort(self) -> None:
-        buffer, n = self._buffer, self._filled
-        if buffer is None:
+        if self._sorted:
             return
+        held = self._held
 
         def order(columns: slice) -> None:
-            buffer[:n, columns] = buffer[:n, columns].t().contiguous().sort(dim=1).values.t()
+            held[:, columns] = held[:, columns].t().contiguous().sort(dim=1).values.t()
 
-        _everywhere(order, buffer.shape[1], n, buffer.is_cuda)
+        _everywhere(order, held.shape[1], self._filled, held.is_cuda)
         self._sorted = True
+
+
+class _End:
+    """One end of every output: the `kept` most extreme draws so far, and those beyond them that came since, in a buffer.
+
+    Args:
+        rows: (kept + room, outputs), with the kept draws first (the high end, which grows towards the last row) or last (the
+            low end, which grows towards the first).
+        kept: how many.
+        high: which end.
+    """
+
+    def __init__(self, rows: Tensor, kept: int, *, high: bool) -> None:
+        self.rows, self.kept, self.high = rows, kept, high
+        held = self._first(kept)
+        self.limit = held.amin(dim=0) if high else held.amax(dim=0)
+        self.heights = torch.full((rows.shape[1],), kept, dtype=torch.int64, device=rows.device)
+
+    def take(self, draws: Tensor) -> None:
+        """Takes what lies beyond the limits, (b, outputs)."""
+        beyond = draws > self.limit if self.high else draws < self.limit
+        column, row = beyond.t().contiguous().nonzero(as_tuple=True)  # in the order of the columns
+        if not column.numel():
+            return
+        counts = torch.bincount(column, minlength=self.heights.numel())
+        after = self.heights + counts
+        if int(after.max()) > self.rows.shape[0]:
+            if int(self.heights.max()) > self.kept:
+                self.cut()
+                self.take(draws)
+            else:  # more at once than there is room for
+                for half in draws.chunk(2):
+                    self.take(half)
+            return
+        earlier = counts.cumsum(0) - counts - self.heights
+        height = torch.arange(column.numel(), device=column.device) - earlier[column]
+        self.rows[height if self.high else self.rows.shape[0] - 1 - height, column] = draws[row, column]
+        self.heights = after
+
+    def cut(self) -> None:
+        """Leaves the kept draws, and draws the limits closer."""
+        n = int(self.heights.max())
+        if n == self.kept:
+            return
+        rows, held = self._first(n), self._first(self.kept)
+        place = n - self.kept if self.high else self.kept - 1
+        height = torch.arange(n, device=rows.device)[:, None]
+        if not self.high:
+            height = height.flip(0)
+        none = -torch.inf if self.high else torch.inf  # what no end prefers to a draw, where an output has fewer
+
+        def cut(columns: slice) -> None:
+            taken = rows[:, columns].masked_fill(height >= self.heights[columns], none)
+            values = _selected(taken, [place])
+            held[:, columns] = (values[:, place:] if self.high else values[:, : place + 1]).t()
+            self.limit[columns] = values[:, place]
+
+        _everywhere(cut, rows.shape[1], n, rows.is_cuda)
+        self.heights.fill_(self.kept)
+
+    def _first(self, n: int) -> Tensor:
+        return self.rows[:n] if self.high else self.rows[self.rows.shape[0] - n :]
 
 
 def _selected(rows: Tensor, places: list[int]) -> Tensor:
@@ -253,7 +419,8 @@ def _selected(rows: Tensor, places: list[int]) -> Tensor:
         return columns.sort(dim=1).values
     if columns.data_ptr() == rows.data_ptr():
         columns = columns.clone()
-    columns.numpy().partition(places, axis=1)
+    if places:
+        columns.numpy().partition(places, axis=1)
     return columns
 
 
@@ -268,3 +435,24 @@ def _everywhere(work: Callable[[slice], None], columns: int, rows: int, cuda: bo
         return
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, chunks))
+
+
+def _kind(like: Tensor) -> np.dtype[Any]:
+    return np.dtype(np.float64 if like.dtype == torch.float64 else np.float32)
+
+
+def _header(file: BinaryIO, shape: tuple[int, ...], kind: np.dtype[Any]) -> None:
+    """The header of an .npy file, always of 128 bytes."""
+    np.lib.format.write_array_header_1_0(file, {"descr": kind.str, "fortran_order": False, "shape": shape})
+    if file.tell() != _HEADER:
+        raise RuntimeError(f"the header of {shape} takes {file.tell()} bytes: must take {_HEADER}")
+
+
+def _rows_in(path: Path) -> int:
+    return int(np.load(path, mmap_mode="r").shape[1])
+
+
+def _write(file: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(file, data, offset)
+        data, offset = data[written:], offset + written

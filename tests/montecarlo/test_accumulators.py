@@ -196,6 +196,17 @@ def test_groups_of_a_run_are_as_many_as_they_are_counted(copies, n):
     assert groups.count == n
 
 
+def test_a_group_larger_than_a_shard_is_refused():
+    y = torch.zeros(1, dtype=torch.float64)
+    groups = Groups(y, 4096, "median")
+    draw(lambda z: z, y, GaussianNoise(1.0), n=9000, seed=0, stream="bounding", accumulators=[groups])
+    assert len(groups.values()) == whole_groups(9000, 4096) == 2
+    with pytest.raises(ValueError, match="copies = 4097: must be at most 4096"):
+        Groups(y, 4097, "median")
+    with pytest.raises(ValueError, match="copies = 4097: must be at most 4096"):
+        whole_groups(9000, 4097)
+
+
 def test_fewer_draws_than_copies_are_no_group():
     groups = Groups(torch.zeros(2), 5, "median")
     groups.update(torch.ones(4, 2))

@@ -92,3 +92,74 @@ def test_several_wanted_ranks_in_one_pass_are_pooled():
     assert not acc._sorted  # all four were selected, nothing was sorted
     assert torch.equal(acc.smallest(77), ordered[76])
     assert acc._sorted
+
+
+def orders(x: Tensor) -> dict[str, Tensor]:
+    """The same draws as they come, from the least, from the largest, and from the middle outwards."""
+    ordered = x.sort(dim=0).values
+    outwards = ordered[(torch.arange(len(x)) - len(x) // 2).abs().argsort()]
+    return {"as they come": x, "rising": ordered, "falling": ordered.flip(0), "outwards": outwards}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("order", ["as they come", "rising", "falling", "outwards"])
+@pytest.mark.parametrize("size", [7, 97, 3000])
+@pytest.mark.parametrize(("low", "high"), [(30, 50), (1, 300), (0, 40), (40, 0)])
+def test_what_does_not_matter_is_not_missed(kind, order, size, low, high):
+    """After the first cut only draws beyond the limits are taken, an output at its own pace; every rank is that of sorting."""
+    x = orders(data(3000, (7,), kind))[order].clone()
+    x[:, 1] *= -1  # one output goes the other way
+    ordered = x.sort(dim=0).values
+    acc = fed(ExtremeRanks(low, high, memory=2**15), x, size)
+    assert acc._ends
+    for rank in range(1, low + 1):
+        assert torch.equal(acc.smallest(rank), ordered[rank - 1])
+    for rank in range(1, high + 1):
+        assert torch.equal(acc.largest(rank), ordered[-rank])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_limits_hold_beside_answers_states_and_merges(kind, tmp_path):
+    x = data(9000, (4, 3), kind)
+    ordered = x.sort(dim=0).values
+    acc = fed(ExtremeRanks(50, 70, memory=2**16), x[:3000], 100)
+    assert torch.equal(acc.smallest(50), x[:3000].sort(dim=0).values[49])
+    assert torch.equal(acc.largest(12), x[:3000].sort(dim=0).values[-12])
+    fed(acc, x[3000:4000], 33)
+    other = ExtremeRanks(50, 70, memory=2**16)
+    other.restore(acc.state())
+    assert len(acc.state()["rows"]) == 120
+    fed(acc, x[4000:4500], 100)  # of which the copy knows nothing
+    fed(other, x[4000:6500], 100)
+    third = fed(ExtremeRanks(50, 70, memory=2**16), x[6500:], 64)
+    other.merge(third)
+    assert other.count == 9000
+    for rank in (1, 20, 50):
+        assert torch.equal(other.smallest(rank), ordered[rank - 1])
+        assert torch.equal(other.largest(rank), ordered[-rank])
+    assert torch.equal(acc.largest(70), x[:4500].sort(dim=0).values[-70])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("low", "high"), [(1500, 1500), (900, 1200), (2100, 0), (3000, 3000)])
+def test_every_rank_is_read_from_disk(kind, low, high, tmp_path):
+    x = data(3000, (5, 2), kind)
+    acc = ExtremeRanks(low, high, memory=2**14, folder=tmp_path)
+    for stop in (2900, 3000):  # what was put in order is put in order anew
+        fed(acc, x[0 if stop == 2900 else 2900 : stop], 90)
+        ordered = x[:stop].sort(dim=0).values
+        for rank in {*range(1, min(low, stop) + 1, 37), min(low, stop)}:
+            assert torch.equal(acc.smallest(rank), ordered[rank - 1])
+        for rank in {*range(1, min(high, stop) + 1, 41), min(high, stop)} - {0}:
+            assert torch.equal(acc.largest(rank), ordered[-rank])
+    assert acc._files
+    assert (tmp_path / "ordered.npy").exists()
+
+
+def test_the_extremes_come_along_with_what_is_wanted_from_disk(tmp_path):
+    x = data(3000, (6,), "plain")
+    acc = fed(ExtremeRanks(900, 1200, memory=2**14, folder=tmp_path), x, 90)
+    assert torch.equal(acc.smallest(900), x.sort(dim=0).values[899])
+    assert torch.equal(acc.smallest(1), x.amin(dim=0))
+    assert torch.equal(acc.largest(1), x.amax(dim=0))
+    assert not (tmp_path / "ordered.npy").exists()
