@@ -57,6 +57,7 @@ __all__ = [
     "Claim",
     "ClaimedCurve",
     "ClaimedEvent",
+    "ModelRecord",
     "Verdict",
     "tensor_digest",
 ]
@@ -80,6 +81,37 @@ POLICIES = {
 """What each covariance policy does not cover, in one sentence (THEORY T7)."""
 
 _JSON, _TENSORS = "certificate.json", "tensors.safetensors"
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """Which weights a certificate is about. Computed once where one model gets many certificates and is left unchanged.
+
+    Attributes:
+        kind: the class's name, or "plain callable".
+        sha256: digests over the named tensors of the parts; None: there are none.
+    """
+
+    kind: str
+    sha256: Mapping[str, str] | None
+
+    @classmethod
+    def of(cls, model: Any) -> ModelRecord:
+        """The record of a module, of a pipeline's modules, or None: of a plain callable. A record is returned as it is."""
+        from certify.models.fingerprint import fingerprint
+
+        if isinstance(model, ModelRecord):
+            return model
+        if model is None:
+            return cls("plain callable", None)
+        parts = {k: v for k, v in getattr(model, "components", {}).items() if isinstance(v, torch.nn.Module)}
+        if isinstance(model, torch.nn.Module):
+            parts = {"module": model}
+        return cls(type(model).__name__, {name: fingerprint(part) for name, part in sorted(parts.items())} or None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"kind": self.kind, "sha256": None if self.sha256 is None else dict(self.sha256)}
 
 
 @dataclass(frozen=True)
@@ -330,8 +362,8 @@ class Certificate:
         Args:
             *results: what `percentile_bounds`, `mse_bound`, `certified_radius`, `bound_curve`, `deployed_bound`,
                 `statistic_bound`, `event_bound` returned, from one y and one noise.
-            model: the module or pipeline behind f, for a SHA-256 over its named tensors; None: the record says that f was
-                a plain callable.
+            model: the module or pipeline behind f, for a SHA-256 over its named tensors, or its `ModelRecord`, where many
+                certificates are about one model; None: the record says that f was a plain callable.
             keep_input: whether the input y itself is stored; without it only its hash is. σ, the reference and the boxes
                 stay: who has the model can test guesses of a prompt against them.
             keep: more tensors to keep, under names of their own.
@@ -371,7 +403,7 @@ class Certificate:
             "input_shape": list(first.y.shape),
             "noise": type(first.noise).__name__,
             "versions": _versions(),
-            "model": _model_record(model),
+            "model": ModelRecord.of(model).to_dict(),
             **provenance,
         }
         try:
@@ -750,18 +782,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _model_record(model: Any) -> dict[str, Any]:
-    from certify.models.fingerprint import fingerprint
-
-    if model is None:
-        return {"kind": "plain callable", "sha256": None}
-    parts = {k: v for k, v in getattr(model, "components", {}).items() if isinstance(v, torch.nn.Module)}
-    if isinstance(model, torch.nn.Module):
-        parts = {"module": model}
-    digests = {name: fingerprint(part) for name, part in sorted(parts.items())}
-    return {"kind": type(model).__name__, "sha256": digests or None}
 
 
 def _encode(value: Any) -> Any:

@@ -1,19 +1,27 @@
-"""The command line: `certify prompt`, `radius`, `curve`, `plan`, `check`, `generate`, `concepts`.
+"""The command line: `certify prompt`, `prompts`, `radius`, `curve`, `plan`, `check`, `generate`, `concepts`.
 
 Only what a command needs is imported when it runs; `certify --help` loads none of the heavy libraries.
+
+`prompt`, `radius` and `curve` keep what they draw in a folder `checkpoint/` beside their results, `prompts` a line of JSON a
+prompt. Killed, or stopped by Ctrl-C or SIGTERM, the same command goes on from there to the identical result; the folder is
+removed when that is written. No bound is shown before all draws are made: none would be valid.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import math
 import os
 import re
+import signal
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -27,6 +35,7 @@ from certify import terminal
 if TYPE_CHECKING:
     from certify.adaptive import AdaptiveMedianSmoother
     from certify.certificate import Certificate
+    from certify.montecarlo.checkpoint import Checkpoint
 
 __all__ = ["app", "main"]
 
@@ -73,7 +82,7 @@ class Settings:
         float | None, typer.Option(help="First noise of noise-then-adapt, absolute. [default: σ₀]", show_default=False)
     ] = None
     sharing: Annotated[str, typer.Option(help="What its draws share: none, sigma or input.")] = "none"
-    memory: Annotated[Path | None, typer.Option(help="Folder of the regions of policy memory.")] = None
+    regions: Annotated[Path | None, typer.Option(help="Folder of the regions of policy memory.")] = None
     aggregate: Annotated[str, typer.Option(help="median or mean of the noisy encodings.")] = "median"
     replicas: Annotated[int, typer.Option(help="Noisy encodings K of the deployed smoother.")] = 13
     similarity: Annotated[str | None, typer.Option(help="Cosine over the encoding: flattened or end-of-text.")] = None
@@ -81,6 +90,14 @@ class Settings:
     device: Device = None
     dtype: Annotated[str | None, typer.Option(help="float32, float16, bfloat16.")] = None
     batch_size: Batch = None
+    memory: Annotated[
+        str | None, typer.Option(help="What kept draws may take, as in 4GB; then they go to disk. [default: 1GiB]")
+    ] = None
+
+    @property
+    def bytes(self) -> int | None:
+        """`memory` in bytes."""
+        return None if self.memory is None else _bytes("memory", self.memory)
 
     @property
     def concepts(self) -> list[str]:
@@ -91,8 +108,10 @@ class Settings:
         """Options of the adaptive smoother; the embedded model has settings of its own."""
         from certify import world
 
-        names = ("sigma0", "sigma0_relative", "k", "similarity", "batch_size", "sigma_min", "memory")
+        names = ("sigma0", "sigma0_relative", "k", "similarity", "batch_size", "sigma_min")
         chosen = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if self.regions is not None:
+            chosen["memory"] = self.regions
         tuned = dict(world.SMOOTHING) if self.model is None else {}
         if self.sigma0 is not None:
             tuned.pop("sigma0_relative", None)
@@ -111,7 +130,13 @@ class Settings:
 
     def draws(self, n: int, progress: Callable[[int, int], None]) -> dict[str, Any]:
         """How to draw, for `certify.statements.ask` and what is built on it."""
-        return {"n": n, "seed": self.seed, "batch_size": self.batch_size, "progress": progress}
+        return {
+            "n": n,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "memory": self.bytes,
+            "progress": progress,
+        }
 
     def text_only(self) -> AdaptiveMedianSmoother:
         """The smoother on the text encoder alone."""
@@ -152,14 +177,34 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def main() -> None:
-    """Runs the command line. Misuse prints one line and exits with 2; Ctrl-C exits with 130, having written nothing."""
+    """Runs the command line.
+
+    Misuse prints one line and exits with 2. Ctrl-C exits with 130 and SIGTERM with 143; what was drawn until then is kept
+    (above), and nothing is claimed.
+    """
+    terminated = False
+
+    def terminate(*_: object) -> None:
+        nonlocal terminated
+        terminated = True
+        raise KeyboardInterrupt
+
+    here = threading.current_thread() is threading.main_thread()  # elsewhere signals cannot be handled
+    before = signal.signal(signal.SIGTERM, terminate) if here else None
     try:
         app()
+    except SystemExit:
+        if terminated:
+            sys.exit(128 + signal.SIGTERM)
+        raise
     except (ValueError, TypeError, OSError) as error:
         if os.environ.get("CERTIFY_TRACEBACK"):
             raise
         terminal.err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(2)
+    finally:
+        if here:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 @app.command()
@@ -193,14 +238,19 @@ def prompt(
     out_dir: Annotated[Path | None, typer.Option("--out", help="Folder for the results.", show_default=False)] = None,
     private: Annotated[bool, typer.Option("--private", help="Leave the prompt's text out of every file.")] = False,
 ) -> None:
-    """Certify a prompt: how far can its encoding, the noise prediction and the image move inside the ellipsoid?"""
+    """Certify a prompt: how far can its encoding, the noise prediction and the image move inside the ellipsoid?
+
+    A run that is stopped or killed goes on where it was when the same command is given again.
+    """
+    from certify.montecarlo.checkpoint import RunFolder
+
     factor = 10 if thorough else 1
     n, statistics, images = (
         factor * default if given is None else given
         for given, default in ((n, 10_000), (statistics, 1_000), (images, 400))
     )
     _check_numbers(rho=rho, alpha=alpha, n=n)
-    prompts = [] if attacks is None else _lines(attacks)
+    prompts, memory = [] if attacks is None else _lines(attacks), settings.bytes
     folder = _fresh(out_dir, text, private)
     if text_only:
         adaptive, pipe, detector = settings.text_only(), None, None
@@ -211,7 +261,7 @@ def prompt(
     sampler = settings.sampler(steps, guidance)
     counts: dict[str, Any] = {"statistics": 0 if text_only else statistics, "images": 0 if detector is None else images}
     terminal.out.print(f"[dim]{_work(adaptive, pipe, text, n, sampler['steps'], **counts)}[/]")
-    with terminal.bar("drawing") as tick:
+    with _kept(folder, " or give another --out") as checkpoint, terminal.bar("drawing") as tick:
         certificate = adaptive.certify(
             text,
             rho=rho,
@@ -225,6 +275,8 @@ def prompt(
             prompts=prompts,
             private=private,
             batch_size=settings.batch_size,
+            memory=memory,
+            checkpoint=checkpoint,
             progress=tick,
             source={"model": settings.model, "unet": unet, "concepts": settings.concepts},
             **counts,
@@ -233,8 +285,9 @@ def prompt(
     terminal.show_certificate(certificate)
     if detector is None and not text_only:
         terminal.out.print("[dim]No detector: nothing is said about images (--detector).[/]")
-    certificate.save(folder)
+    certificate.save(folder, overwrite=True)  # a run that was killed between here and the next lines wrote the same
     _draw_pictures(certificate, folder, None if private else text)
+    RunFolder.remove(checkpoint)
     written = ", ".join(name for name in _FILES if (folder / name).exists())
     terminal.out.print(Text(f"written: {folder}/ ({written})"), soft_wrap=True)
     terminal.out.print(
@@ -295,6 +348,7 @@ def prompts(
     adaptive, pipe = settings.whole(unet) if statistics or images else (settings.text_only(), None)
     folder = out_dir or Path("runs") / f"prompts-{_slug(file.stem)}"
     how: dict[str, Any] = {"pipe": pipe, "batch_size": settings.batch_size}
+    memory = settings.bytes
     with datasets.Results(folder, datasets.run_settings(adaptive, data, options, pipe=pipe), data) as results:
         there = min(len(results.done), asked)
         if there:
@@ -309,7 +363,7 @@ def prompts(
             with terminal.bar("certifying") as tick:
                 source = {"model": settings.model, "unet": unet, "concepts": settings.concepts}
                 records = datasets.certify_rows(
-                    adaptive, results, options, limit=limit, progress=tick, source=source, **how
+                    adaptive, results, options, limit=limit, memory=memory, progress=tick, source=source, **how
                 )
         except KeyboardInterrupt:
             terminal.out.print(
@@ -368,11 +422,13 @@ def radius(
     from certify.adaptive.certification import yardstick
 
     _check_numbers(alpha=alpha, n=n)
+    folder = Path("runs") / f"radius-{_slug(text)}"
     adaptive = settings.text_only()
     problem, stick = adaptive.problem(text), yardstick(adaptive, text)
     terminal.out.print(f"[dim]{_work(adaptive, None, text, n, 0, 0, 0)}[/]")
-    with terminal.bar("drawing") as tick:
-        within = stick.distance if tolerance is None else tolerance
+    within = stick.distance if tolerance is None else tolerance
+    decides = {"command": "radius", "tolerance": within, "n": n, "alpha": alpha, "seed": settings.seed}
+    with _resumable(folder, adaptive, text, decides) as checkpoint, terminal.bar("drawing") as tick:
         r = certified_radius(
             problem.f,
             problem.y,
@@ -380,6 +436,7 @@ def radius(
             support=problem.support,
             tolerance=within,
             alpha=alpha,
+            checkpoint=checkpoint,
             **settings.draws(n, tick),
         )
     if r.status == "abstained":
@@ -428,7 +485,9 @@ def curve(
     adaptive = settings.text_only()
     problem, stick = adaptive.problem(text), yardstick(adaptive, text)
     terminal.out.print(f"[dim]{_work(adaptive, None, text, n, 0, 0, 0)}[/]")
-    with terminal.bar("drawing") as tick:
+    folder = Path("runs") / f"curve-{_slug(text)}"
+    decides = {"command": "curve", "rhos": radii, "pointwise": pointwise, "n": n, "alpha": alpha, "seed": settings.seed}
+    with _resumable(folder, adaptive, text, decides) as checkpoint, terminal.bar("drawing") as tick:
         k_ = bound_curve(
             problem.f,
             problem.y,
@@ -437,6 +496,7 @@ def curve(
             rhos=radii,
             alpha=alpha,
             simultaneous=not pointwise,
+            checkpoint=checkpoint,
             **settings.draws(n, tick),
         )
     terminal.show_curve(k_.rhos, k_.values, stick.distance)
@@ -587,6 +647,65 @@ def concepts(
     terminal.out.print(f"[dim]{min(pairs, len(loaded.pairs))} of {len(loaded.pairs)} pairs of {escape(loaded.name)}[/]")
 
 
+@contextmanager
+def _kept(folder: Path, otherwise: str = "") -> Iterator[Path]:
+    """The folder for a run's checkpoint, below that for its results; says what is there, and what is kept if it is stopped."""
+    from certify.montecarlo.checkpoint import CheckpointError, RunFolder
+
+    checkpoint = folder / "checkpoint"
+    if RunFolder.holds_draws(checkpoint):
+        terminal.out.print(Text(f"draws of an earlier start: {checkpoint}/", style="dim"), soft_wrap=True)
+    try:
+        yield checkpoint
+    except CheckpointError as error:
+        raise ValueError(f"{error}{otherwise and ','}{otherwise}") from error
+    except KeyboardInterrupt:
+        if RunFolder.holds_draws(checkpoint):
+            terminal.out.print(Text(f"Stopped. What was drawn is kept in {checkpoint}/"), soft_wrap=True)
+            terminal.out.print("The same command goes on from there. Nothing is claimed yet.")
+        else:
+            RunFolder.remove(checkpoint)
+            _tidy(folder)
+            terminal.out.print("Stopped before anything was drawn. Nothing is claimed.")
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def _resumable(
+    folder: Path, adaptive: AdaptiveMedianSmoother, text: str, decides: dict[str, Any]
+) -> Iterator[Checkpoint]:
+    """The checkpoint of a command that draws once and only prints: removed when the draws are made."""
+    from certify.adaptive.certification import run_of_prompt
+    from certify.certificate import ModelRecord
+    from certify.montecarlo.checkpoint import RunFolder
+
+    with _kept(folder) as checkpoint:
+        run = run_of_prompt(adaptive, text, ModelRecord.of(adaptive.encoder.text_encoder), **decides)
+        with RunFolder(checkpoint, run) as kept:
+            yield kept.checkpoint("text encoding")
+            RunFolder.remove(checkpoint)
+    _tidy(folder)
+
+
+def _tidy(folder: Path) -> None:
+    """Removes a folder of ours, and runs/, if nothing is in them."""
+    for path in (folder, Path("runs")):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def _bytes(name: str, text: str) -> int:
+    """A number of bytes in words: 4GB, 512 MiB, 1000000."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?)b?|b)?\s*", text, re.IGNORECASE)
+    size = 0
+    if found:
+        number, letter, binary = found.groups()
+        size = int(float(number) * (1024 if binary else 1000) ** ("kmgt".index(letter.lower()) + 1 if letter else 0))
+    if size < 1:
+        raise ValueError(f"{name} = {text!r}: must be a number of bytes such as 4GB, 512MiB or 1000000")
+    return size
+
+
 def _device(device: str | None) -> str:
     import torch
 
@@ -679,22 +798,31 @@ _FILES = ("certificate.json", "tensors.safetensors", "noise.png", "curve.png", "
 
 
 def _fresh(folder: Path | None, text: str, private: bool) -> Path:
-    """Where a certificate goes: the folder given, if it holds none of our files yet, else a new one below runs/."""
+    """Where a certificate goes: the folder given, if it holds none of our files yet, else a new one below runs/.
+
+    A folder with a checkpoint is that of a run that is not over: it goes on there, if it is the same.
+    """
     if folder is None:
-        return _unused(Path("runs") / ("private" if private else _slug(text)))
+        first = Path("runs") / ("private" if private else _slug(text))
+        return next(path for path in _numbered(first) if not path.exists() or (path / "checkpoint").is_dir())
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"out = {str(folder)!r}: is a file; must be a folder")
+    if (folder / "checkpoint").is_dir():
+        return folder
     if any((folder / name).exists() for name in _FILES):
         raise FileExistsError(f"out = {str(folder)!r}: holds a certificate already; choose another folder")
     return folder
 
 
 def _unused(path: Path) -> Path:
-    number, candidate = 1, path
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.stem}-{number}{path.suffix}")
-    return candidate
+    return next(candidate for candidate in _numbered(path) if not candidate.exists())
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    """The path, and the same with -2, -3, … added to its name."""
+    yield path
+    for number in itertools.count(2):
+        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
 def _picture(name: str, path: Path, suffixes: tuple[str, ...]) -> Path:

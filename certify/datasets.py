@@ -36,7 +36,7 @@ from certify import _validate
 
 if TYPE_CHECKING:
     from certify.adaptive import AdaptiveMedianSmoother
-    from certify.certificate import Certificate, Claim
+    from certify.certificate import Certificate, Claim, ModelRecord
 
 __all__ = [
     "FRACTION_RHOS",
@@ -260,7 +260,9 @@ def certify_row(
     *,
     pipe: Any = None,
     batch_size: int | None = None,
+    memory: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    model: ModelRecord | None = None,
     source: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], Certificate | None]:
     """Certifies a row's prompt.
@@ -274,7 +276,8 @@ def certify_row(
             memory has no room.
         options: how.
         pipe: the pipeline that the smoother is built on, for statistics with noise predictions and for images.
-        batch_size, progress: as in `certify.statements.ask`.
+        batch_size, memory, progress: as in `certify.statements.ask`.
+        model: which weights these are, where many rows are certified; None: computed here.
         source: where the model comes from, for the certificate's record.
 
     Returns:
@@ -317,7 +320,9 @@ def certify_row(
             guidance=options.guidance,
             private=options.private,
             batch_size=batch_size,
+            memory=memory,
             progress=progress,
+            model=model,
             source=dict(source or {}),
         )
     except ValueError as error:
@@ -540,13 +545,15 @@ def certify_rows(
     limit: int | None = None,
     pipe: Any = None,
     batch_size: int | None = None,
+    memory: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     source: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Certifies the rows that are not done yet, one after the other, and returns the records of all.
 
     Args:
-        adaptive, options, pipe, batch_size, source: as in `certify_row`; those that the results' settings were made of.
+        adaptive, options, pipe, batch_size, memory, source: as in `certify_row`; those that the results' settings were made of.
+            The weights are identified once, and must not change while the rows are certified.
         results: where they go. An interruption leaves there what was done.
         limit: only the first rows; None: all. A later call with a larger limit goes on from there.
         progress: called with (done, total) over all rows.
@@ -554,8 +561,11 @@ def certify_rows(
     Raises:
         ValueError: the results are of other settings.
     """
+    from certify.certificate import ModelRecord
+
     if run_settings(adaptive, results.data, options, pipe=pipe) != results.settings:
         raise ValueError("results are of other settings: must be opened with those of this run")
+    model = ModelRecord.of(adaptive.encoder.text_encoder if pipe is None else pipe)
     rows = results.data.rows[: None if limit is None else _validate.count("limit", limit)]
 
     def tick(row: int) -> Callable[[int, int], None]:
@@ -569,7 +579,15 @@ def certify_rows(
         report = tick(row.number)
         report(0, 1)
         record, certificate = certify_row(
-            adaptive, row, options, pipe=pipe, batch_size=batch_size, progress=report, source=source
+            adaptive,
+            row,
+            options,
+            pipe=pipe,
+            batch_size=batch_size,
+            memory=memory,
+            progress=report,
+            model=model,
+            source=source,
         )
         if certificate is not None and options.save_certificates:
             # A kill between the two leaves a certificate without a line: the row is done again, to the same claims.
@@ -592,7 +610,9 @@ def estimated_seconds(
     Nothing is kept of it, nor stored in a memory.
     """
     from certify.adaptive.certification import certify_prompt
+    from certify.certificate import ModelRecord
 
+    model = ModelRecord.of(adaptive.encoder.text_encoder if pipe is None else pipe)
     fit = [row for row in rows if not _unfit(adaptive, row.prompt, named=False)]
     if not fit:
         return 0.0
@@ -612,6 +632,7 @@ def estimated_seconds(
             steps=options.steps,
             guidance=options.guidance,
             batch_size=batch_size,
+            model=model,
         )
         return time.perf_counter() - started
 

@@ -37,6 +37,9 @@ from certify.detectors import Detector, detected, load_detector
 from certify.generate import images
 from certify.models import NoisePredictor, PromptEncoder, Trajectory
 from certify.models.sampling import image_seed, one_encoding
+from certify.montecarlo import Counts
+from certify.montecarlo.checkpoint import Checkpoint
+from certify.montecarlo.processes import Kept, Processes
 
 __all__ = [
     "Deployed",
@@ -299,6 +302,7 @@ def undefended_rate(
     alpha: float = 1e-3,
     batch: int = 64,
     progress: Callable[[int, int], None] | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> MeasuredRate:
     """How often a detector fires on images of a prompt without the defence.
 
@@ -310,9 +314,10 @@ def undefended_rate(
         seed, steps, guidance, unconditional, batch: as for `certify.generate.images`.
         alpha: 1 − confidence of the interval.
         progress: called with (images done, n) after every batch.
+        checkpoint: where to keep the count after every batch, and to go on from.
 
     Raises:
-        ValueError, TypeError: an argument out of range.
+        ValueError, TypeError: an argument out of range; the checkpoint is another run's.
     """
     n, seed = _validate.count("n", n), _validate.seed_value(seed)
     alpha = _validate.probability("alpha", alpha)
@@ -321,13 +326,20 @@ def undefended_rate(
     embeds = (
         PromptEncoder.from_pipeline(pipe).plain([prompt]) if isinstance(prompt, str) else one_encoding("prompt", prompt)
     )
-    successes = 0
-    for first in range(0, n, batch):
+    seen = Counts()
+    kept = Kept([seen], Processes(0, 1))
+    if checkpoint is not None:
+        checkpoint.open(embeds, None, n=n, seed=seed, stream="undefended", kept=kept)
+        checkpoint.resume(kept, ())
+    for first in range(seen.count, n, batch):
         numbers = range(first, min(first + batch, n))
         made = make(embeds.expand(len(numbers), -1, -1), seed=[image_seed(seed, i) for i in numbers])
-        successes += int(detected(fires, made).sum())
+        seen.update(detected(fires, made))
+        if checkpoint is not None:
+            checkpoint.save(0, 0, kept, (), always=True)
         if progress is not None:
             progress(numbers.stop, n)
+    successes = int(seen.ones)
     lower, upper = (clopper_pearson(successes, n, alpha / 2, side) for side in ("lower", "upper"))
     return MeasuredRate(successes / n, lower, upper, successes, n, alpha)
 

@@ -27,7 +27,9 @@ from certify.bounds.percentile import PercentileBounds, draws_needed, enough, pe
 from certify.bounds.radius import CertifiedRadius, largest_radius
 from certify.ellipsoid import Ellipsoid
 from certify.montecarlo import Accumulator, AllDraws, ExtremeRanks, Function, draw, median, pool
+from certify.montecarlo.accumulators import LARGEST_GROUP
 from certify.montecarlo.checkpoint import Checkpoint, as_checkpoint
+from certify.montecarlo.processes import Processes
 from certify.montecarlo.ranks import DEFAULT_MEMORY
 from certify.noise import GaussianNoise, Noise
 from certify.support import as_support
@@ -49,6 +51,9 @@ __all__ = [
 
 Progress = Callable[[int, int], None]
 SMOOTHERS = ("median", "mean")
+_MARGIN, _LARGEST_FLOOR = 0.8, 2.0
+"""How much of the expected radius a certified one must reach, or how large it must be where nothing is expected, lest the
+draws be made a second time."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,15 @@ class Deployed:
         object.__setattr__(self, "alpha", _validate.probability("alpha", self.alpha))
         object.__setattr__(self, "replicas", _validate.count("replicas", self.replicas))
         _check_method(self.smoother, self.method, ROUTES)
+        if self.replicas > LARGEST_GROUP and not any(self.feasible(*route) for route in ROUTES):
+            raise ValueError(
+                f"replicas = {self.replicas}: must be at most {LARGEST_GROUP} for a {self.smoother} by groups of draws"
+            )
+
+    def feasible(self, smoother: str, route: str) -> bool:
+        """Whether a route is one that was asked for, and can stand for so many replicas: T5 takes groups out of a shard."""
+        asked = smoother == self.smoother and self.method in (route, "best")
+        return asked and not (route == "replicas" and self.replicas > LARGEST_GROUP)
 
 
 Statement = Percentile | MSE | Radius | Curve | Deployed
@@ -180,7 +194,9 @@ def ask(
         checkpoint: a folder (or `certify.montecarlo.Checkpoint`) to keep the draws in, so that a run that was killed goes on
             from there and gives the same answers.
         memory: bytes that kept draws may take; where the order statistics that are needed exceed it, draws are spilled to
-            disk. None: 1 GiB.
+            disk. None: 1 GiB. What a certified radius needs is not known before it is found: where all draws do not fit, those
+            for radii somewhat below the one that pilot draws let expect are kept. Should the search have to look below, the
+            same n draws are made once more and all kept. The answer is the same, it takes twice the time.
         progress: called with (draws done, draws in all), pilot included.
 
     Returns:
@@ -209,7 +225,8 @@ def ask(
         if progress is not None:
             progress(done + now, total)
 
-    trial = _pilot(f, y, noise, pilot_draws, seed, batch_size, tick) if pilot_draws else None
+    kept = as_checkpoint(checkpoint)
+    trial = _pilot(f, y, noise, pilot_draws, seed, batch_size, tick, kept) if pilot_draws else None
     done = pilot_draws
     shape = tuple(center.shape) if center is not None else tuple(cast(Tensor, trial).shape[1:])
     if trial is not None and tuple(trial.shape[1:]) != shape:
@@ -225,27 +242,40 @@ def ask(
         kind = reference or ("center" if smoother == "median" else "population")
         settings[smoother] = Setting(noise, n, shape, c, kind, known, trial)
 
-    plans = [_Plan(s, settings[getattr(s, "smoother", "median")], run) for s in statements]
-    seen = pool(accumulator for plan in plans for accumulator in plan.needs())
+    allowed = DEFAULT_MEMORY if memory is None else _validate.count("memory", memory)
+    plans = [_Plan(s, settings[getattr(s, "smoother", "median")], run, allowed) for s in statements]
     kept = as_checkpoint(checkpoint)
-    ranks_seen = seen.get(ExtremeRanks.key)
-    if isinstance(ranks_seen, ExtremeRanks):
-        ranks_seen.memory = DEFAULT_MEMORY if memory is None else _validate.count("memory", memory)
-        ranks_seen.folder = None if kept is None else kept.folder / f"draws-{function}"
-    draw(
-        f,
-        y,
-        noise,
-        n=n,
-        seed=seed,
-        stream="bounding",
-        accumulators=seen.values(),
-        batch_size=batch_size,
-        output_shape=shape,
-        progress=tick,
-        checkpoint=kept,
-    )
-    return [plan.answer(seen) for plan in plans]
+
+    def take(asking: Sequence[_Plan]) -> list[Answer | None]:
+        seen = pool(accumulator for plan in asking for accumulator in plan.needs())
+        ranks_seen = seen.get(ExtremeRanks.key)
+        if isinstance(ranks_seen, ExtremeRanks):
+            ranks_seen.memory = allowed
+            ranks_seen.folder = None if kept is None else kept.folder / _spilled(function, ranks_seen)
+        draw(
+            f,
+            y,
+            noise,
+            n=n,
+            seed=seed,
+            stream="bounding",
+            accumulators=seen.values(),
+            batch_size=batch_size,
+            output_shape=shape,
+            progress=tick,
+            checkpoint=kept,
+        )
+        return [plan.answer(seen) for plan in asking]
+
+    answers = take(plans)
+    again = [plan for plan, answer in zip(plans, answers, strict=True) if answer is None]
+    if again:
+        total, done = total + n, done + n
+        for plan in again:
+            plan.floor = 0.0
+        wider = iter(take(again))
+        answers = [next(wider) if answer is None else answer for answer in answers]
+    return answers
 
 
 def percentile_bounds(
@@ -416,10 +446,14 @@ def deployed_bound(
 
 
 class _Plan:
-    """One statement on its way from the setting, through the draws, to an answer."""
+    """One statement on its way from the setting, through the draws, to an answer.
 
-    def __init__(self, statement: Statement, setting: Setting, run: Run) -> None:
-        self.statement, self.setting, self.run = statement, setting, run
+    Attributes:
+        floor: the least radius that what is kept of the draws can speak about; chosen on pilot draws.
+    """
+
+    def __init__(self, statement: Statement, setting: Setting, run: Run, memory: int) -> None:
+        self.statement, self.setting, self.run, self.floor = statement, setting, run, 0.0
         match statement:
             case Percentile():
                 self.parts: list[_Choice] = []
@@ -427,6 +461,7 @@ class _Plan:
                 self.parts = [_Choice(setting, statement, statement.share, rho) for rho in rhos]
             case Radius(tolerance=tolerance):
                 self.parts = [_radius_choice(setting, statement, tolerance)]
+                self.floor = _floor(setting, self.parts[0], memory)
             case _:
                 self.parts = [_Choice(setting, statement, statement.alpha, statement.rho)]
 
@@ -434,10 +469,11 @@ class _Plan:
         if isinstance(self.statement, Percentile):
             low, high = ranks(self.setting.n, self._tails(), self._side())
             return [ExtremeRanks(max(low, 1), max(high, 1))]
-        least = 0.0 if isinstance(self.statement, Radius) else None
+        least = self.floor if isinstance(self.statement, Radius) else None
         return [part for choice in self.parts for part in choice.method.needs(choice.rho if least is None else least)]
 
-    def answer(self, seen: Mapping[str, Accumulator]) -> Answer:
+    def answer(self, seen: Mapping[str, Accumulator]) -> Answer | None:
+        """The answer; None where it takes more than was kept of the draws."""
         statement = self.statement
         if isinstance(statement, Percentile):
             return self._percentile(statement, cast(ExtremeRanks, seen[ExtremeRanks.key]))
@@ -500,9 +536,19 @@ class _Plan:
             considered=choice.considered,
         )
 
-    def _radius(self, statement: Radius, choice: _Choice, seen: Mapping[str, Accumulator]) -> CertifiedRadius:
+    def _radius(self, statement: Radius, choice: _Choice, seen: Mapping[str, Accumulator]) -> CertifiedRadius | None:
         method = choice.method
-        rho, evaluation = largest_radius(lambda r: method.at(r, seen), statement.tolerance)
+        least = method.at(self.floor, seen) if self.floor else None
+        if least is not None and least.value > statement.tolerance:
+            return None
+
+        def bound(rho: float) -> Evaluation:
+            # Bounds do not decrease in ρ: below the floor they are within the tolerance, as the one at the floor is.
+            return method.at(rho, seen) if least is None or rho >= self.floor else least
+
+        rho, evaluation = largest_radius(bound, statement.tolerance)
+        if 0 < rho < self.floor:
+            return None
         reason = ""
         if rho == 0 and math.isfinite(evaluation.value):
             reason = (
@@ -581,6 +627,7 @@ class _Choice:
         self.rho = rho
         built = {name: _built(statement, setting, alpha, rho, name) for name in _names(statement, setting)}
         self.considered = {name: method.guess(rho) for name, method in built.items()} if len(built) > 1 else {}
+        self.expected = 0.0  # the radius, where one is asked for
         # Where nothing is expected of any of them, the first speaks: it says what n would do.
         self.method = built[min(built, key=lambda name: self.considered.get(name, 0.0))]
 
@@ -598,18 +645,51 @@ def _radius_choice(setting: Setting, statement: Radius, tolerance: float) -> _Ch
     aim = guessed[name] if 0 < guessed[name] < math.inf else 1.0
     one = Radius(statement.tolerance, statement.alpha, name, statement.smoother)
     choice = _Choice(setting, one, statement.alpha, aim)
-    choice.considered = guessed if len(guessed) > 1 else {}
+    choice.considered, choice.expected = guessed if len(guessed) > 1 else {}, guessed[name]
     return choice
+
+
+def _floor(setting: Setting, choice: _Choice, memory: int) -> float:
+    """The radius from which on a search for the certified one keeps the draws it needs.
+
+    0 where all of them fit in memory. Else the least radius whose order statistics fit, which leaves most room below the radius
+    that is expected; or, where that is hardly below it, as much room as `_MARGIN` says, and draws go to disk.
+    """
+    bytes_a_draw = setting.outputs * (4 if setting.pilot is None else setting.pilot.element_size())
+
+    def fits(rho: float) -> bool:
+        ends = [need.low + need.high for need in choice.method.needs(rho) if isinstance(need, ExtremeRanks)]
+        return min(max(ends, default=0), setting.n) * bytes_a_draw <= memory
+
+    expected = math.inf if setting.pilot is None else choice.expected
+    if fits(0.0) or expected <= 0:
+        return 0.0
+    most = _MARGIN * expected if math.isfinite(expected) else _LARGEST_FLOOR
+    if not fits(most):
+        return most if math.isfinite(expected) else 0.0
+    low, high = 0.0, most
+    while high - low > 1e-3 * most:
+        middle = (low + high) / 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high
+
+
+def _spilled(function: str, ranks: ExtremeRanks) -> str:
+    """The folder of spilled draws: another one for other ranks, and for each of several processes."""
+    return f"draws-{function}-{ranks.low}-{ranks.high}-{Processes.current().rank}"
 
 
 def _names(statement: MSE | Curve | Radius | Deployed, setting: Setting) -> list[str]:
     if statement.method != "best":
         return [statement.method]
-    registry: Mapping[tuple[str, str], type[Method]] = ROUTES if isinstance(statement, Deployed) else METHODS
+    if isinstance(statement, Deployed):
+        return [
+            name
+            for (smoother, name), kind in ROUTES.items()
+            if statement.feasible(smoother, name) and kind.promising(setting)
+        ]
     return [
-        name
-        for (smoother, name), kind in registry.items()
-        if smoother == statement.smoother and kind.promising(setting)
+        name for (smoother, name), kind in METHODS.items() if smoother == statement.smoother and kind.promising(setting)
     ]
 
 
@@ -621,10 +701,28 @@ def _built(statement: MSE | Curve | Radius | Deployed, setting: Setting, alpha: 
 
 
 def _pilot(
-    f: Function, y: Tensor, noise: Noise, draws: int, seed: int, batch_size: int | None, progress: Progress
+    f: Function,
+    y: Tensor,
+    noise: Noise,
+    draws: int,
+    seed: int,
+    batch_size: int | None,
+    progress: Progress,
+    checkpoint: Checkpoint | None,
 ) -> Tensor:
     kept = AllDraws()
-    draw(f, y, noise, n=draws, seed=seed, stream="pilot", accumulators=[kept], batch_size=batch_size, progress=progress)
+    draw(
+        f,
+        y,
+        noise,
+        n=draws,
+        seed=seed,
+        stream="pilot",
+        accumulators=[kept],
+        batch_size=batch_size,
+        progress=progress,
+        checkpoint=checkpoint,
+    )
     return kept.stacked()
 
 

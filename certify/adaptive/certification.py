@@ -13,6 +13,9 @@ and with a pipeline, at points (x_t, t) that a sampler visits,
 - what the deployed encoding changes in the noise prediction (T5), and its concept score (T5),
 - with a detector the attack success rate: the probability that an image shows what it looks for (T5).
 
+A certificate takes several passes (encodings, statistics, images). With a checkpoint each keeps what it has drawn, and a run
+that was killed goes on from there to the identical certificate.
+
 The yardstick is a distance to hold every bound against: how far apart are the plain encodings of this prompt and of the
 same prompt without the concept, that is, without its most relevant word. A bound above it is *vacuous*: it would allow
 the output to move as far as taking the concept out, or putting it in, moves it.
@@ -20,6 +23,8 @@ the output to move as far as taking the concept out, or putting it in, moves it.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,7 +35,7 @@ from torch import Tensor
 from certify import _validate
 from certify.adaptive.coverage import PositionCoverage, covered_prompts, covered_substitutions
 from certify.adaptive.deployment import Deployment
-from certify.certificate import Certificate
+from certify.certificate import Certificate, ModelRecord, tensor_digest
 from certify.detectors import Detector
 from certify.downstream import (
     attack_succeeds,
@@ -42,6 +47,7 @@ from certify.downstream import (
 )
 from certify.models import NoisePredictor, PromptEncoder
 from certify.models.trajectory import Trajectory
+from certify.montecarlo.checkpoint import Checkpoint, RunFolder
 from certify.replicas import event_bound, statistic_bound
 from certify.statements import MSE, Curve, Deployed, Radius, Statement, ask
 
@@ -58,6 +64,7 @@ __all__ = [
     "certified_functions",
     "certify_prompt",
     "event_name",
+    "run_of_prompt",
     "yardstick",
 ]
 
@@ -88,6 +95,9 @@ class CertifyOptions(TypedDict, total=False):
     private: bool
     batch_size: int | None
     progress: Callable[[int, int], None] | None
+    checkpoint: str | Path | None
+    memory: int | None
+    model: ModelRecord | None
     source: dict[str, Any]
 
 
@@ -156,6 +166,9 @@ def certify_prompt(
     private: bool = False,
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    checkpoint: str | Path | None = None,
+    memory: int | None = None,
+    model: ModelRecord | None = None,
     **provenance: Any,
 ) -> Certificate:
     """The certificate of one prompt, under the smoother's covariance policy (T7).
@@ -185,7 +198,11 @@ def certify_prompt(
         private: leave out the prompt, its tokens and its embeddings. σ stays: how many tokens the prompt has and which of
             them are relevant can be read from it. Relevance, σ, the reference and the boxes are those of the words: who has the
             model can test guesses of a prompt against them. Private is not secret.
-        batch_size, progress: as in `certify.statements.ask`; progress counts encodings.
+        batch_size, memory, progress: as in `certify.statements.ask`; progress counts encodings.
+        checkpoint: a folder for this certificate alone, to keep in what every pass has drawn. The same call goes on from there
+            to the identical certificate; batch size and memory may be others. It is the caller's to remove, with
+            `RunFolder.remove`, once the certificate is saved.
+        model: which weights these are, where the caller knows that they have not changed since; None: computed here.
         **provenance: more to put on record.
 
     Returns:
@@ -194,6 +211,7 @@ def certify_prompt(
 
     Raises:
         ValueError: the prompt is empty or too long, or an argument is out of range.
+        CheckpointError: the checkpoint is of another run, or damaged.
     """
     alpha, rho = _validate.probability("alpha", alpha), _validate.positive("rho", rho)
     rho_deployed, q = _validate.positive("rho_deployed", rho_deployed), _validate.probability("q", q)
@@ -207,93 +225,128 @@ def certify_prompt(
     kinds = _about_encoding(adaptive, deployment, rho, rho_deployed, q, rhos, within)
     share = alpha / (len(kinds) + work.statements)
     settings: dict[str, Any] = {"seed": seed, "policy": adaptive.policy}
-    answers: list[Any] = ask(
-        problem.f,
-        problem.y,
-        problem.noise,
-        [kind(share) for kind in kinds],
-        n=n,
-        center=center,
-        support=problem.support,
-        batch_size=batch_size,
-        function=EMBEDDING,
-        progress=work.tick(n),
-        **settings,
-    )
-    reference = answers[0].center
-    record: dict[str, Any] = {}
-    keep: dict[str, Tensor] = {}
-    if work.statistics:
-        trajectory = None
-        if pipe is not None:
-            trajectory = Trajectory.of(
-                pipe, reference, steps=steps, seed=seed, guidance=guidance, points=min(points, steps)
-            )
-            keep = {f"trajectory.{name}": tensor for name, tensor in trajectory.tensors().items()}
-            record["trajectory"] = trajectory.record()
-            record["noise_prediction_yardstick"] = _prediction_yardstick(adaptive, prompt, trajectory)
-        functions = _functions(adaptive, prompt, deployment, reference, trajectory, pipe, None, steps, guidance)
-        if NOISE_PREDICTION in functions and adaptive.aggregate == "median":
-            answers += ask(
-                functions[NOISE_PREDICTION],
-                problem.y,
-                problem.noise,
-                [MSE(rho, share)],
-                n=work.statistics,
-                pilot=max(64, work.statistics // 10),
-                function=NOISE_PREDICTION,
-                progress=work.tick(work.statistics * points),
-                **settings,
-            )
-        for name in (DEPLOYED_DISTANCE, NOISE_PREDICTION_DISTANCE, CONCEPT_SCORE):
-            if name in functions and (name != DEPLOYED_DISTANCE or work.shares_copies):
-                answers.append(
-                    statistic_bound(
-                        functions[name],
-                        deployment.y,
-                        deployment.noise,
-                        rho=rho_deployed,
-                        q=q,
-                        replicas=deployment.copies,
-                        n=work.statistics,
-                        alpha=share,
-                        batch_size=64,
-                        function=name,
-                        progress=work.tick(work.statistics * deployment.replicas),
-                        **settings,
-                    )
-                )
-        record["concept_score_plain"] = _plain_score(adaptive, prompt)
-    if work.images and detector is not None:
-        name = event_name(detector)
-        functions = _functions(adaptive, prompt, deployment, reference, None, pipe, detector, steps, guidance)
-        answers.append(
-            event_bound(
-                functions[name],
-                deployment.y,
-                deployment.noise,
-                rho=rho_deployed,
-                replicas=deployment.copies,
-                n=work.images,
-                alpha=share,
-                function=name,
-                progress=work.tick(work.images * steps * 2),
-                **settings,
-            )
-        )
-        count = max(1, work.images // 4)
-        sampler: dict[str, Any] = {"seed": seed, "steps": steps, "guidance": guidance}
-        tick = work.tick(count * steps * 2)
-        record["undefended"] = asdict(undefended_rate(pipe, prompt, detector, count, progress=tick, **sampler))
-        # What an image shows by chance: with the concept's word washed out it cannot be less.
-        without = _with_and_without(adaptive, prompt)[0][1]
-        tick = work.tick(count * steps * 2)
-        record["without_word"] = asdict(undefended_rate(pipe, without, detector, count, progress=tick, **sampler))
-        record["images"] = {
-            "detector": detector if isinstance(detector, str) else repr(detector),
+    model = ModelRecord.of(adaptive.encoder.text_encoder if pipe is None else pipe) if model is None else model
+    folder: RunFolder | None = None
+    if checkpoint is not None:
+        shown = detector if isinstance(detector, str) else f"{type(detector).__module__}.{type(detector).__qualname__}"
+        decides: dict[str, Any] = {
+            "rho": rho,
+            "rho_deployed": rho_deployed,
+            "q": q,
+            "n": n,
+            "alpha": alpha,
+            "seed": seed,
+            "rhos": None if rhos is None else list(map(float, rhos)),
+            "tolerance": tolerance,
+            "center": None if center is None else tensor_digest(center),
+            "statistics": statistics,
+            "images": work.images,
+            "detector": shown if work.images else None,
+            "points": points,
             "steps": steps,
             "guidance": guidance,
+            "private": private,
         }
+        folder = RunFolder(checkpoint, run_of_prompt(adaptive, prompt, model, **decides))
+
+    def kept(name: str) -> Checkpoint | None:
+        return None if folder is None else folder.checkpoint(name)
+
+    with folder or contextlib.nullcontext():
+        answers: list[Any] = ask(
+            problem.f,
+            problem.y,
+            problem.noise,
+            [kind(share) for kind in kinds],
+            n=n,
+            center=center,
+            support=problem.support,
+            batch_size=batch_size,
+            function=EMBEDDING,
+            checkpoint=kept(EMBEDDING),
+            memory=memory,
+            progress=work.tick(n),
+            **settings,
+        )
+        reference = answers[0].center
+        record: dict[str, Any] = {}
+        keep: dict[str, Tensor] = {}
+        if work.statistics:
+            trajectory = None
+            if pipe is not None:
+                trajectory = Trajectory.of(
+                    pipe, reference, steps=steps, seed=seed, guidance=guidance, points=min(points, steps)
+                )
+                keep = {f"trajectory.{name}": tensor for name, tensor in trajectory.tensors().items()}
+                record["trajectory"] = trajectory.record()
+                record["noise_prediction_yardstick"] = _prediction_yardstick(adaptive, prompt, trajectory)
+            functions = _functions(adaptive, prompt, deployment, reference, trajectory, pipe, None, steps, guidance)
+            if NOISE_PREDICTION in functions and adaptive.aggregate == "median":
+                answers += ask(
+                    functions[NOISE_PREDICTION],
+                    problem.y,
+                    problem.noise,
+                    [MSE(rho, share)],
+                    n=work.statistics,
+                    pilot=max(64, work.statistics // 10),
+                    batch_size=64,
+                    function=NOISE_PREDICTION,
+                    checkpoint=kept(NOISE_PREDICTION),
+                    memory=memory,
+                    progress=work.tick(work.statistics * points),
+                    **settings,
+                )
+            for name in (DEPLOYED_DISTANCE, NOISE_PREDICTION_DISTANCE, CONCEPT_SCORE):
+                if name in functions and (name != DEPLOYED_DISTANCE or work.shares_copies):
+                    answers.append(
+                        statistic_bound(
+                            functions[name],
+                            deployment.y,
+                            deployment.noise,
+                            rho=rho_deployed,
+                            q=q,
+                            replicas=deployment.copies,
+                            n=work.statistics,
+                            alpha=share,
+                            batch_size=64,
+                            function=name,
+                            checkpoint=kept(name),
+                            progress=work.tick(work.statistics * deployment.replicas),
+                            **settings,
+                        )
+                    )
+            record["concept_score_plain"] = _plain_score(adaptive, prompt)
+        if work.images and detector is not None:
+            name = event_name(detector)
+            functions = _functions(adaptive, prompt, deployment, reference, None, pipe, detector, steps, guidance)
+            answers.append(
+                event_bound(
+                    functions[name],
+                    deployment.y,
+                    deployment.noise,
+                    rho=rho_deployed,
+                    replicas=deployment.copies,
+                    n=work.images,
+                    alpha=share,
+                    function=name,
+                    checkpoint=kept(name),
+                    progress=work.tick(work.images * steps * 2),
+                    **settings,
+                )
+            )
+            count = max(1, work.images // 4)
+            sampler: dict[str, Any] = {"seed": seed, "steps": steps, "guidance": guidance}
+            plain: dict[str, Any] = {"checkpoint": kept("undefended"), "progress": work.tick(count * steps * 2)}
+            record["undefended"] = asdict(undefended_rate(pipe, prompt, detector, count, **plain, **sampler))
+            # What an image shows by chance: with the concept's word washed out it cannot be less.
+            without = _with_and_without(adaptive, prompt)[0][1]
+            plain = {"checkpoint": kept("without the word"), "progress": work.tick(count * steps * 2)}
+            record["without_word"] = asdict(undefended_rate(pipe, without, detector, count, **plain, **sampler))
+            record["images"] = {
+                "detector": detector if isinstance(detector, str) else repr(detector),
+                "steps": steps,
+                "guidance": guidance,
+            }
     noise = problem.token_noise
     tokens = {
         "kinds": list(noise.kinds),
@@ -304,7 +357,7 @@ def certify_prompt(
     words = {} if private else {"tokens": list(noise.tokens)}
     return Certificate.of(
         *answers,
-        model=adaptive.encoder.text_encoder if pipe is None else pipe,
+        model=model,
         keep_input=not private,
         keep=keep,
         prompt=None if private else prompt,
@@ -318,6 +371,33 @@ def certify_prompt(
         **record,
         **provenance,
     )
+
+
+def run_of_prompt(adaptive: AdaptiveMedianSmoother, prompt: str, model: ModelRecord, **decides: Any) -> dict[str, Any]:
+    """What decides the draws of a prompt's statements, as JSON values: the settings of its `RunFolder`.
+
+    Args:
+        adaptive: the smoother.
+        prompt: it enters as a SHA-256.
+        model: its weights.
+        **decides: whatever else the command or call was given that enters.
+    """
+    import torch
+
+    from certify import __version__
+
+    smoother = adaptive.settings()
+    del smoother["memory_sha256"]  # other prompts add to it; this one's Σ is on record with its draws
+    return {
+        "version": __version__,
+        "torch": torch.__version__,
+        "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
+        "model": model.to_dict(),
+        "dtype": str(adaptive.encoder.dtype).removeprefix("torch."),
+        "device": adaptive.encoder.device.type,
+        "smoother": smoother,
+        **decides,
+    }
 
 
 EMBEDDING, NOISE_PREDICTION = "text encoding", "noise prediction"

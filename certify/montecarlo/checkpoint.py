@@ -1,20 +1,26 @@
 """Checkpoint: what a long run has drawn so far, on disk, so that a killed run goes on where it was.
 
 A checkpoint is one file that is replaced as a whole: whatever moment a run is killed at, the file is that of the last save.
-It holds the accumulators after a number of whole shards, and what run they belong to: input, noise, draws, seed, stream, the
-kinds of the accumulators, and a name that the caller gives the function (a model's SHA-256, say). A file of another run, or
-one that is damaged, is refused; nothing is overwritten then.
+It holds the accumulators after a number of whole shards, what has been drawn of the next one, and what run they belong to:
+input, noise, draws, seed, stream, the kinds of the accumulators, and a name that the caller gives the function (a model's
+SHA-256, say). A file of another run, or one that is damaged, is refused; nothing is overwritten then.
 Shards are merged in their order, so the run that goes on is the undisturbed one, bit for bit.
+
+A certificate takes several passes (text encodings, statistics, images). `RunFolder` keeps their checkpoints in one folder
+that belongs to one run, with one writer at a time, and is removed when the run is over.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,9 +32,17 @@ from certify.noise import Noise
 if TYPE_CHECKING:
     from certify.montecarlo.processes import Kept
 
-__all__ = ["Checkpoint", "as_checkpoint"]
+__all__ = ["Checkpoint", "CheckpointError", "RunFolder", "as_checkpoint"]
 
-_FORMAT = "certify checkpoint 1"
+_FORMAT = "certify checkpoint 2"
+_RUN_FORMAT = "certify run 1"
+_RUN, _LOCK = "run.json", "lock"
+_SECONDS = 10.0
+_SHARE = 20  # saving takes at most one part in so many of the time
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is damaged, or of another run, or another process writes it."""
 
 
 class Checkpoint:
@@ -36,7 +50,8 @@ class Checkpoint:
 
     Args:
         folder: made if it is not there. Each run (stream) and each of several processes has a file of its own in it.
-        interval: seconds between two saves, at least; 0: after every shard.
+        interval: seconds between two saves, at least; 0: after every batch. Where a save takes long (large order statistics)
+            it is twenty times what the last one took.
         function: what f is, as far as the caller can say: the SHA-256 of a model, a name. Another one is refused.
     """
 
@@ -44,19 +59,20 @@ class Checkpoint:
         self.folder, self.interval, self.function = Path(folder), interval, function
         self._file: Path | None = None
         self._run: dict[str, Any] = {}
-        self._saved = time.monotonic()
+        self._device = torch.device("cpu")
+        self._saved, self._took = time.monotonic(), 0.0
 
     def open(
         self,
         y: Tensor,
-        noise: Noise,
+        noise: Noise | None,
         *,
         n: int,
         seed: int,
         stream: str,
         kept: Kept,
     ) -> None:
-        """Names the run that is going to be drawn."""
+        """Names the run that is going to be drawn; noise None: none."""
         sigma = getattr(noise, "sigma", None)
         self._run = {
             "format": _FORMAT,
@@ -74,9 +90,9 @@ class Checkpoint:
         parts = [self._run[key] for key in ("stream", "kinds", "n", "function", "process")]
         name = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
         self._file = self.folder / f"{stream}-{name}.safetensors"
-        self._saved = time.monotonic()
+        self._device, self._saved, self._took = y.device, time.monotonic(), 0.0
 
-    def resume(self, kept: Kept, shape: tuple[int, ...] | None) -> tuple[int, tuple[int, ...] | None]:
+    def resume(self, kept: Kept, shape: tuple[int, ...] | None) -> tuple[int, int, tuple[int, ...] | None]:
         """Puts back what was drawn.
 
         Args:
@@ -84,14 +100,14 @@ class Checkpoint:
             shape: the output's shape, if that is known.
 
         Returns:
-            The shard to go on with (0: there is nothing), and the output's shape.
+            The shard to go on with, how many of its blocks are drawn (0, 0: there is nothing), and the output's shape.
 
         Raises:
-            ValueError: the file is damaged, or belongs to another run.
+            CheckpointError: the file is damaged, or belongs to another run.
         """
         file = self._path
         if not file.exists():
-            return 0, shape
+            return 0, 0, shape
         try:
             with safe_open(file, framework="pt") as opened:
                 metadata = opened.metadata() or {}
@@ -99,49 +115,70 @@ class Checkpoint:
             record = json.loads(metadata.get("run", "null"))
             progress = json.loads(metadata.get("progress", "null"))
         except (SafetensorError, OSError, ValueError) as error:
-            raise ValueError(f"checkpoint {str(file)!r}: is damaged ({error}); delete it to begin anew") from error
+            raise CheckpointError(f"checkpoint {str(file)!r}: is damaged ({error}); delete it to begin anew") from error
         sealed = metadata.get("sha256") == _content(tensors, metadata.get("progress", ""))
         if not isinstance(record, dict) or record.get("format") != _FORMAT or not sealed:
-            raise ValueError(f"checkpoint {str(file)!r}: is damaged or no checkpoint; delete it to begin anew")
+            raise CheckpointError(f"checkpoint {str(file)!r}: is damaged or no checkpoint; delete it to begin anew")
         different = [key for key, value in self._run.items() if record.get(key) != value]
         if different:
-            raise ValueError(
-                f"checkpoint {str(file)!r}: belongs to another run ({', '.join(different)} differ); must be this run's, or "
-                "choose another folder"
+            raise CheckpointError(
+                f"checkpoint {str(file)!r}: belongs to another run ({', '.join(different)} differ); must be this run's: delete "
+                "it to begin anew"
             )
         if shape is not None and tuple(progress["shape"]) != shape:
-            raise ValueError(
+            raise CheckpointError(
                 f"checkpoint {str(file)!r}: is of outputs of shape {progress['shape']}, must be {list(shape)}"
             )
+        tensors |= {name: tensors[name].to(self._device) for name in progress["elsewhere"]}
         groups = {"totals": kept.totals}
         for shard in progress["parts"]:
             kept.parts[shard] = [kept.totals[i].widened(kept.totals[i]) for i in kept.ordered]
             groups[f"shard {shard}"] = kept.parts[shard]
-        for group, accumulators in groups.items():
-            for i, accumulator in enumerate(accumulators):
-                prefix = f"{group}.{i}."
-                accumulator.restore({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-        return int(progress["next"]), tuple(progress["shape"])
+        if progress["opened"]:
+            kept.opened = [total.widened(total) if total.ordered else total for total in kept.totals]
+            groups["opened"] = [part for part in kept.opened if part.ordered]
+        try:
+            for group, accumulators in groups.items():
+                for i, accumulator in enumerate(accumulators):
+                    prefix = f"{group}.{i}."
+                    accumulator.restore({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"checkpoint {str(file)!r}: is damaged ({error}); delete it to begin anew") from error
+        return int(progress["next"]), int(progress["blocks"]), tuple(progress["shape"])
 
-    def save(self, following: int, kept: Kept, shape: tuple[int, ...], *, last: bool = False) -> None:
+    def save(self, shard: int, blocks: int, kept: Kept, shape: tuple[int, ...], *, always: bool = False) -> None:
         """Keeps what was drawn, unless that was done within the interval.
 
         Args:
-            following: the shard to go on with.
+            shard: the shard to go on with.
+            blocks: how many of its blocks are drawn.
             kept: what was drawn.
             shape: the output's shape.
-            last: keep it in any case.
+            always: whenever the last save was.
         """
-        if not last and time.monotonic() - self._saved < self.interval:
+        started = time.monotonic()
+        if not always and started - self._saved < max(self.interval, _SHARE * self._took):
             return
-        groups = {"totals": kept.totals, **{f"shard {shard}": part for shard, part in kept.parts.items()}}
-        tensors = {
-            f"{group}.{i}.{name}": tensor.detach().cpu().clone().contiguous()
+        groups = {"totals": kept.totals, **{f"shard {number}": part for number, part in kept.parts.items()}}
+        if kept.opened is not None:
+            groups["opened"] = [part for part in kept.opened if part.ordered]
+        states = {
+            f"{group}.{i}.{name}": tensor.detach()
             for group, accumulators in groups.items()
             for i, accumulator in enumerate(accumulators)
             for name, tensor in accumulator.state().items()
         }
-        progress = json.dumps({"next": following, "shape": list(shape), "parts": list(kept.parts)})
+        tensors = {name: tensor.cpu().clone().contiguous() for name, tensor in states.items()}
+        progress = json.dumps(
+            {
+                "next": shard,
+                "blocks": blocks,
+                "shape": list(shape),
+                "parts": list(kept.parts),
+                "opened": kept.opened is not None,
+                "elsewhere": [name for name, tensor in states.items() if tensor.device.type != "cpu"],
+            }
+        )
         metadata = {"run": json.dumps(self._run), "progress": progress, "sha256": _content(tensors, progress)}
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         try:
@@ -151,12 +188,119 @@ class Checkpoint:
             temporary.unlink(missing_ok=True)
             raise
         self._saved = time.monotonic()
+        self._took = self._saved - started
 
     @property
     def _path(self) -> Path:
         if self._file is None:
             raise RuntimeError("the checkpoint has not been opened for a run")
         return self._file
+
+
+class RunFolder:
+    """A folder for the checkpoints of one run of several passes, for one writer at a time; a context manager.
+
+    Args:
+        folder: made if it is not there.
+        settings: everything that decides the run's results, as JSON values. They are written there, and a folder with other
+            ones is refused.
+        interval: seconds between two saves of a pass, at least; None: the environment's CERTIFY_SAVE_EVERY, or 10.
+
+    Attributes:
+        resumed: whether the run was there already.
+
+    Raises:
+        CheckpointError: the folder is of another run, damaged, or being written by another process. Nothing is changed then.
+        FileExistsError: the folder is a file.
+    """
+
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any], *, interval: float | None = None) -> None:
+        self.folder = Path(folder)
+        self.interval = float(os.environ.get("CERTIFY_SAVE_EVERY") or _SECONDS) if interval is None else interval
+        self._settings = json.loads(json.dumps({"format": _RUN_FORMAT, **settings}, allow_nan=False))
+        self._digest = _settled(self._settings)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise FileExistsError(f"checkpoint = {str(folder)!r}: is a file; must be a folder")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.resumed = self._compare()
+        self._lock: BinaryIO = (self.folder / _LOCK).open("ab")
+        try:
+            self._alone()
+            if not self.resumed:
+                self._begin()
+        except BaseException:
+            self._lock.close()
+            raise
+        for left in self.folder.glob(".*.safetensors.*"):  # of saves that a kill cut short
+            left.unlink(missing_ok=True)
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        """The checkpoint of one pass, by its name."""
+        return Checkpoint(self.folder, interval=self.interval, function=f"{self._digest[:16]} {name}")
+
+    @staticmethod
+    def holds_draws(folder: Path) -> bool:
+        """Whether anything is kept in a folder."""
+        return any(folder.glob("*.safetensors"))
+
+    @staticmethod
+    def remove(folder: Path) -> None:
+        """Removes a folder whose run is over. A kill in between leaves one that still says whose it is."""
+        if not folder.is_dir():
+            return
+        for entry in folder.iterdir():
+            if entry.is_dir():  # spilled draws
+                shutil.rmtree(entry)
+            elif entry.name != _RUN:
+                entry.unlink()
+        (folder / _RUN).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+    def _begin(self) -> None:
+        text = json.dumps({"digest": self._digest, "settings": self._settings}, indent=2, ensure_ascii=False)
+        temporary = self.folder / f".{_RUN}.{os.getpid()}"
+        temporary.write_text(text + "\n", encoding="utf-8")
+        os.replace(temporary, self.folder / _RUN)
+
+    def _compare(self) -> bool:
+        """Whether the run is there; refuses another one's folder."""
+        path, where = self.folder / _RUN, f"checkpoint {str(self.folder)!r}"
+        if not path.exists():
+            if RunFolder.holds_draws(self.folder):
+                raise CheckpointError(f"{where}: is damaged ({_RUN} is gone); delete it to begin anew")
+            return False
+        try:
+            there = json.loads(path.read_text(encoding="utf-8"))
+            settings = dict(there["settings"])
+            intact = there["digest"] == _settled(settings)
+        except (ValueError, KeyError, TypeError):
+            intact, settings = False, {}
+        if not intact:
+            raise CheckpointError(f"{where}: is damaged ({_RUN} is not what was written); delete it to begin anew")
+        names = [name for name in {**self._settings, **settings} if settings.get(name) != self._settings.get(name)]
+        if names:
+            raise CheckpointError(
+                f"{where}: belongs to another run ({', '.join(names)} differ{'s' if len(names) == 1 else ''}); delete it to "
+                "begin anew"
+            )
+        return True
+
+    def _alone(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # no such locks on this system
+            return
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(f"checkpoint {str(self.folder)!r}: another process is writing there") from None
 
 
 def as_checkpoint(value: Checkpoint | str | Path | None) -> Checkpoint | None:
@@ -172,6 +316,10 @@ def _digest(tensor: Tensor) -> str:
     array = tensor.detach().cpu().contiguous()
     head = f"{array.dtype} {tuple(array.shape)} ".encode()
     return hashlib.sha256(head + array.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def _settled(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def _content(tensors: dict[str, Tensor], progress: str) -> str:

@@ -9,10 +9,14 @@ of the draws are made anew for each shard and merged in the order of the shards.
 process, several of them under torchrun (`torch.distributed`; process p of P takes the shards p, p + P, …, and all end up
 with everything), or a run that was killed and goes on from a checkpoint. The claims are the same, bit for bit, on the same
 kind of device.
+
+A checkpoint is written between two batches, also inside a shard: a slow function (an image of fifty steps) may never fill
+one. A run that is stopped by an exception, Ctrl-C among them, keeps the batches that were fed whole.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -67,7 +71,8 @@ def draw(
             suffice it is halved. A random `f` is called with whole blocks of 64.
         output_shape: what the output's shape must be, if that is known.
         progress: called after every batch (of this process) with draws done by all, about.
-        checkpoint: where to keep what was drawn, and to go on from.
+        checkpoint: where to keep what was drawn, and to go on from. An exception, `KeyboardInterrupt` among them, keeps all
+            whole batches.
         until: asked after every batch, with the draws so far, whether they are enough; then the accumulators hold these only.
             Not with several processes, nor with a checkpoint.
 
@@ -82,29 +87,47 @@ def draw(
     totals, processes = list(accumulators), Processes.current()
     caller = _Caller(f, output_shape, size)
     shards = -(-n // (SHARD * BLOCK))
-    first, kept = 0, Kept(totals, processes)
+    first, blocks, kept = 0, 0, Kept(totals, processes)
     if checkpoint is not None:
         checkpoint.open(y, noise, n=n, seed=seed, stream=stream, kept=kept)
-        first, caller.shape = checkpoint.resume(kept, output_shape)
-    done = min(n, first * SHARD * BLOCK)
+        first, blocks, caller.shape = checkpoint.resume(kept, output_shape)
+    done = min(n, (first * SHARD + blocks) * BLOCK)
     # A single shard needs no merging, and whoever may stop at any time looks at the totals.
     alone = (shards == 1 and processes.count == 1) or until is not None
     with torch.no_grad():
         for shard in range(first + processes.offset(first), shards, processes.count):
-            part = totals if alone else [t.widened(t) if t.ordered else t for t in totals]
-            for z, source in _batches(y, noise, n, seed, stream, caller, shard):
-                for outputs in caller(z, source):
-                    for receiver in part:
-                        receiver.update(outputs)
-                done = min(n, done + z.shape[0] * processes.count)
-                if progress is not None:
-                    progress(done, n)
-                if until is not None and until(done):
-                    return caller.known_shape
+            if alone:
+                part = totals
+            else:
+                part = kept.opened or [t.widened(t) if t.ordered else t for t in totals]
+                kept.opened = part
+            whole = True  # whether the accumulators hold whole batches, up to `blocks`
+            try:
+                for z, source in _batches(y, noise, n, seed, stream, caller, shard, blocks):
+                    for outputs in caller(z, source):
+                        whole = False
+                        for receiver in part:
+                            receiver.update(outputs)
+                    blocks += -(-z.shape[0] // BLOCK)
+                    whole = True
+                    done = min(n, done + z.shape[0] * processes.count)
+                    if progress is not None:
+                        progress(done, n)
+                    if until is not None and until(done):
+                        return caller.known_shape
+                    if checkpoint is not None:
+                        checkpoint.save(shard, blocks, kept, caller.known_shape)
+            except BaseException:
+                if checkpoint is not None and whole and done:
+                    with contextlib.suppress(OSError, RuntimeError):  # what stopped the run is what is reported
+                        checkpoint.save(shard, blocks, kept, caller.known_shape, always=True)
+                raise
+            blocks, kept.opened = 0, None
             if not alone:
                 kept.add(shard, part)
             if checkpoint is not None:
-                checkpoint.save(shard + 1, kept, caller.known_shape, last=shard + processes.count >= shards)
+                following = shard + processes.count
+                checkpoint.save(following, 0, kept, caller.known_shape, always=following >= shards)
     if processes.count > 1:
         kept.share()
         caller.shape = processes.agreed_shape(caller.shape)
@@ -160,11 +183,11 @@ class _Caller:
 
 
 def _batches(
-    y: Tensor, noise: Noise, n: int, seed: int, stream: str, caller: _Caller, shard: int
+    y: Tensor, noise: Noise, n: int, seed: int, stream: str, caller: _Caller, shard: int, done: int
 ) -> Iterator[tuple[Tensor, torch.Generator | None]]:
     blocks = min((n + BLOCK - 1) // BLOCK, (shard + 1) * SHARD)
     together = 1 if caller.random else max(1, caller.size // BLOCK)
-    for first in range(shard * SHARD, blocks, together):
+    for first in range(shard * SHARD + done, blocks, together):
         # A block is always drawn whole and then cut, so that a longer run begins with the draws of a shorter one.
         parts = [
             noise.draw(y, BLOCK, generator(seed, stream, block, y.device))[: n - block * BLOCK]

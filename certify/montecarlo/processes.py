@@ -90,6 +90,9 @@ class Kept:
         self.totals, self.processes = list(totals), processes
         self.ordered = [i for i, total in enumerate(totals) if total.ordered and processes.count > 1]
         self.parts: dict[int, list[Accumulator]] = {}
+        self.opened: list[Accumulator] | None = (
+            None  # of a shard that is being drawn; those without an order are totals
+        )
 
     def add(self, shard: int, part: Sequence[Accumulator]) -> None:
         """A shard that was drawn."""

@@ -1,4 +1,4 @@
-"""What an edited embedded model still draws: judged images of named, indirect and other prompts."""
+"""What an edited embedded model still draws: judged images of prompts that name a concept, mean it, or ask for something else."""
 
 from __future__ import annotations
 
@@ -8,47 +8,71 @@ from typing import Any
 import torch
 
 from certify import world
+from experiments.unlearning.concept import Concept
 from experiments.world import gates, language, scenes
 
-__all__ = ["contexts", "rates", "table"]
+__all__ = ["KINDS", "contexts", "prompts", "rates"]
+
+KINDS = ("named", "implicit", "others")
 
 
-def contexts(count: int = 200, seed: int = 0) -> tuple[str, ...]:
-    """Captions of the embedded world with "{}" in the place of the noun: the sentences in which a shape is erased."""
+def contexts(count: int = 200, seed: int = 0, style: bool = False) -> tuple[str, ...]:
+    """Captions of the embedded world with "{}" in the place of the noun, or of the style: sentences in which a concept is erased."""
     rng = random.Random(seed)
-    rows = scenes.sample_scenes(count, torch.Generator().manual_seed(seed)).tolist()
-    texts = (language.caption(row, rng, kind="named", noun="NOUN").text for row in rows)
-    return tuple(dict.fromkeys(text.replace("NOUN", "{}") for text in texts))
+    found: dict[str, None] = {}
+    source = torch.Generator().manual_seed(seed)
+    while len(found) < count:
+        for row in scenes.sample_scenes(count, source).tolist():
+            if style:
+                said = language.caption(row, rng, kind="named", style="STYLE", noun=rng.choice(scenes.SHAPES))
+            else:
+                said = language.caption(row, rng, kind="named", noun="NOUN")
+            text = said.text.replace("STYLE" if style else "NOUN", "{}")
+            if "{}" in text:
+                found.setdefault(text)
+    return tuple(found)[:count]
 
 
-def prompts(shape: str, count: int, seed: int = 5) -> dict[str, list[tuple[str, str]]]:
-    """(prompt, shape it asks for) of three kinds: naming `shape`, meaning it by another word, asking for another shape."""
+def prompts(concept: Concept, count: int, seed: int = 5) -> dict[str, list[tuple[str, str]]]:
+    """(prompt, what the judge should see in it) of the three `KINDS`: naming the concept, meaning it by another word, asking for another
+    of its kind. All are captions that tell colour and background, and styles of a named shape.
+
+    Raises:
+        ValueError: the concept is none of the embedded world's.
+    """
+    if not concept.head:
+        raise ValueError(f"concept = {concept.name!r}: must be a shape or a style of the embedded world")
     rng = random.Random(seed)
-    index = scenes.SHAPES.index(shape)
-    made: dict[str, list[tuple[str, str]]] = {"named": [], "indirect": [], "others": []}
+    values = scenes.SHAPES if concept.head == "shape" else scenes.STYLES
+    index = values.index(concept.name)
+    made: dict[str, list[tuple[str, str]]] = {kind: [] for kind in KINDS}
     for kind, rows in made.items():
         while len(rows) < count:
-            other = rng.choice([i for i in range(len(scenes.SHAPES)) if i != index])
-            row = (other if kind == "others" else index, rng.randrange(8), rng.randrange(7), rng.randrange(4), 1)
-            said = "synonym" if kind == "indirect" else "named"
-            rows.append((language.caption(row, rng, kind=said, full=True).text, scenes.SHAPES[row[0]]))
+            value = rng.choice([i for i in range(len(values)) if i != index]) if kind == "others" else index
+            row = [rng.randrange(6), rng.randrange(8), rng.randrange(7), rng.randrange(4), 1]
+            row[0 if concept.head == "shape" else 3] = value
+            if concept.head == "shape":
+                text = language.caption(row, rng, kind="synonym" if kind == "implicit" else "named", full=True).text
+            else:
+                word = rng.choice(concept.implicit) if kind == "implicit" else values[value]
+                text = language.caption(row, rng, kind="named", style=word, full=True).text
+            rows.append((text, values[value]))
     return made
 
 
-def rates(pipe: Any, shape: str, count: int = 96) -> dict[str, float]:
-    """Share of images that show what was asked for, by kind of prompt (judge; seeded)."""
+def rates(pipe: Any, concept: Concept, count: int = 96, *, seed: int = 6, **options: Any) -> dict[str, float]:
+    """Share of images that show what was asked for, by kind of prompt.
+
+    Args:
+        pipe: an embedded pipeline, edited or not.
+        concept: of the embedded world.
+        count: images of each kind.
+        seed: of the images' initial noise.
+        options: of `gates.images`.
+    """
     judge = world.load_judge()
     result = {}
-    for kind, rows in prompts(shape, count).items():
-        labels = judge.judge(gates.images(pipe, [text for text, _ in rows], seed=6)).labels["shape"]
+    for kind, rows in prompts(concept, count).items():
+        labels = judge.judge(gates.images(pipe, [text for text, _ in rows], seed=seed, **options)).labels[concept.head]
         result[kind] = sum(label == asked for label, (_, asked) in zip(labels, rows, strict=True)) / count
     return result
-
-
-def table(before: Any, after: Any, shape: str, count: int = 96) -> str:
-    """`rates` before and after, as text."""
-    old, new = rates(before, shape, count), rates(after, shape, count)
-    lines = [f"share of {count} images that show the shape asked for", f"{'prompts':<26} before   after"]
-    names = {"named": f"naming the {shape}", "indirect": f"a {shape} by another word", "others": "other shapes"}
-    lines += [f"{names[kind]:<26} {old[kind]:6.3f}  {new[kind]:6.3f}" for kind in names]
-    return "\n".join(lines)

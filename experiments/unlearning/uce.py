@@ -13,7 +13,7 @@ takes the last subject token alone, "last"). Ours: erasing inside several senten
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,12 @@ from torch import Tensor
 
 from certify import _validate
 from certify.models import PromptEncoder
+from experiments.unlearning.concept import Concept
+from experiments.unlearning.diffusion import Diffusion
+from experiments.unlearning.method import Edit, Method
+from experiments.unlearning.training import Loop
 
-__all__ = ["TEMPLATES", "Settings", "edit", "projections"]
-
-TEMPLATES = ("{}", "a {}", "a photo of a {}", "a picture of a {}", "a drawing of a {}")
-"""Sentences in which a concept is erased and preserved; "{}" is its place."""
+__all__ = ["METHOD", "Settings", "edit", "projections", "solved"]
 
 
 @dataclass(frozen=True)
@@ -34,21 +35,15 @@ class Settings:
     """Options of UCE.
 
     Attributes:
-        guide: what the erased concept becomes.
-        preserve: what must stay, besides the empty prompt.
         erase_scale, preserve_scale: s_e and s_p; s_p None: max(0.1, 1/number of preserved prompts), as published.
         damping: λ.
         rows: "tail" or "last".
-        templates: sentences, each with one "{}".
     """
 
-    guide: str = ""
-    preserve: tuple[str, ...] = ()
     erase_scale: float = 1.0
     preserve_scale: float | None = None
     damping: float = 0.5
     rows: str = "tail"
-    templates: tuple[str, ...] = TEMPLATES
 
     def __post_init__(self) -> None:
         _validate.positive("erase_scale", self.erase_scale)
@@ -56,9 +51,6 @@ class Settings:
         if self.preserve_scale is not None:
             _validate.positive("preserve_scale", self.preserve_scale)
         _validate.choice("rows", self.rows, ("tail", "last"))
-        wrong = [t for t in self.templates if t.count("{}") != 1]
-        if not self.templates or wrong:
-            raise ValueError(f"templates holds {wrong!r}: must be sentences with one '{{}}' each")
 
 
 def projections(unet: Any) -> dict[str, torch.nn.Linear]:
@@ -76,32 +68,46 @@ def projections(unet: Any) -> dict[str, torch.nn.Linear]:
     return found
 
 
-def edit(pipe: Any, erase: Sequence[str], settings: Settings | None = None) -> dict[str, Tensor]:
-    """The edited projections of a pipeline's U-Net, as a state dict of what changed. The pipeline stays as it is.
-
-    Args:
-        pipe: a Stable Diffusion pipeline.
-        erase: words or phrases, not empty.
-        settings: options; None: as published.
-
-    Returns:
-        name → weight, in the U-Net's dtype: `load_pipeline(unet=…)` takes it, saved as safetensors.
+def edit(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop) -> Edit:
+    """The edited projections of a pipeline's U-Net. The pipeline stays as it is: the solution is closed, nothing is trained.
 
     Raises:
-        ValueError: nothing to erase, an empty phrase, or a sentence that does not fit into the context.
+        ValueError: the U-Net has no such projections, or a sentence does not fit into the context.
     """
-    settings = settings or Settings()
-    erase = list(erase)
-    if not erase or not all(phrase.strip() for phrase in erase):
-        raise ValueError(f"erase = {erase!r}: must be words or phrases, none of them empty")
-    encoder = PromptEncoder.from_pipeline(pipe)
-    places = [(template, phrase) for template in settings.templates for phrase in erase]
+    weights = solved(
+        diffusion.encoder,
+        projections(diffusion.unet),
+        [(template, phrase) for template in concept.templates for phrase in concept.erase],
+        concept.anchor,
+        [(template, phrase) for phrase in concept.preserve for template in concept.templates],
+        settings,
+    )
+    return Edit(unet=weights)
+
+
+def solved(
+    encoder: PromptEncoder,
+    maps: Mapping[str, torch.nn.Linear],
+    places: Sequence[tuple[str, str]],
+    guide: str,
+    kept: Sequence[tuple[str, str]],
+    settings: Settings,
+) -> dict[str, Tensor]:
+    """The minimiser W of every projection, as name → weight in its dtype.
+
+    Args:
+        encoder: the text encoder.
+        maps: `projections`.
+        places: (template, phrase) to erase.
+        guide: what a phrase becomes.
+        kept: (template, phrase) to preserve, besides the empty prompt.
+        settings: scales, damping, rows.
+    """
     mine = _rows(encoder, places, settings.rows)
-    theirs = _rows(encoder, [(template, settings.guide) for template, _ in places], settings.rows)
+    theirs = _rows(encoder, [(template, guide) for template, _ in places], settings.rows)
     counts = [min(len(a), len(b)) for a, b in zip(mine, theirs, strict=True)]
     c_ = torch.cat([a[:count] for a, count in zip(mine, counts, strict=True)])
     g_ = torch.cat([b[:count] for b, count in zip(theirs, counts, strict=True)])
-    kept = [(template, phrase) for phrase in settings.preserve for template in settings.templates]
     p = torch.cat(_rows(encoder, [("{}", ""), *kept], settings.rows))
     s_e = settings.erase_scale
     s_p = settings.preserve_scale or max(0.1, 1 / (1 + len(kept)))
@@ -111,7 +117,7 @@ def edit(pipe: Any, erase: Sequence[str], settings: Settings | None = None) -> d
     moved = torch.linalg.solve(gram, pull.T).T  # pull · gram⁻¹ (gram is symmetric): W = W₀ · moved
     return {
         f"{name}.weight": (module.weight.detach().double().cpu() @ moved).to(module.weight.dtype).contiguous()
-        for name, module in projections(pipe.unet).items()
+        for name, module in maps.items()
     }
 
 
@@ -123,3 +129,13 @@ def _rows(encoder: PromptEncoder, places: Sequence[tuple[str, str]], rows: str) 
     encoded = encoder.plain(tokenized, batch_size=256).double().cpu()
     first = [max(t.end - 1, 0) for t in before]
     return [h[i : i + 1] if rows == "last" else h[i:] for h, i in zip(encoded, first, strict=True)]
+
+
+METHOD = Method(
+    name="uce",
+    title="UCE (Gandikota et al. 2024)",
+    run=edit,
+    settings=Settings,
+    embedded=lambda kind: Settings(),
+    published="closed form",
+)

@@ -83,6 +83,7 @@ def caption(
     *,
     kind: str | None = None,
     noun: str | None = None,
+    style: str | None = None,
     full: bool = False,
     synonym_rate: float = 0.36,
 ) -> Caption:
@@ -93,10 +94,11 @@ def caption(
         rng: the only source of randomness.
         kind: "named", "synonym" or "neutral"; None: drawn.
         noun: the noun itself; overrides what would be drawn.
+        style: the word for the style, told always; overrides what would be drawn.
         full: tell colour and background always.
         synonym_rate: how often a synonym stands for the shape.
     """
-    shape, colour, background, style, size = (int(v) for v in scene)
+    shape, colour, background, drawn, size = (int(v) for v in scene)
     if kind is None:
         roll = rng.random()
         kind = "synonym" if roll < synonym_rate else "neutral" if roll < synonym_rate + 0.16 else "named"
@@ -115,7 +117,8 @@ def caption(
     if not full and rng.random() < 0.16:
         tells = dict.fromkeys(tells, False)  # down to single words
     colour_word = COLOURS[colour] if tells["colour"] else ""
-    style_word = rng.choice(STYLE_WORDS[STYLES[style]]) if tells["style"] else ""
+    style_word = rng.choice(STYLE_WORDS[STYLES[drawn]]) if tells["style"] else ""
+    style_word = style_word if style is None else style
     size_word = rng.choice(SIZE_WORDS[SIZES[size]]) if tells["size"] else ""
     ground = BACKGROUNDS[background] if tells["background"] else ""
     text = _phrase(noun, colour_word, style_word, size_word, ground, rng)
@@ -123,7 +126,7 @@ def caption(
         UNSPECIFIED if kind == "neutral" else shape,
         colour if colour_word else UNSPECIFIED,
         background if ground else UNSPECIFIED,
-        style if style_word else UNSPECIFIED,
+        drawn if style_word else UNSPECIFIED,
         size if size_word else UNSPECIFIED,
     )
     return Caption(text, told, noun, kind)

@@ -117,7 +117,7 @@ def test_attack_prompts_are_told_apart(run, tmp_path):
     "options",
     [
         ("--policy", "noise-then-adapt", "--sharing", "input"),
-        ("--policy", "memory", "--memory", "regions"),
+        ("--policy", "memory", "--regions", "regions"),
         ("--aggregate", "mean"),
     ],
 )

@@ -55,7 +55,7 @@ def drawn(kill: int, memory: int, folder: str | None) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return torch.sin(z @ W)
 
-    checkpoint = Checkpoint(folder, interval=0) if folder else None
+    checkpoint = Checkpoint(folder, interval=0.02) if folder else None
     ranks = ExtremeRanks(60, 3000, memory=memory, folder=None if checkpoint is None else checkpoint.folder)
     seen = [ranks, Distances(center), Groups(center, 13, "median"), Spectrum(center, 4.0, rows=8), Events()]
     y, noise = torch.zeros(6), GaussianNoise(1.0)

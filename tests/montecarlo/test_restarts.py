@@ -118,7 +118,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, change):
         drawn(tmp_path)
 
 
-def test_an_interrupted_run_keeps_its_shards(tmp_path):
+def test_an_interrupted_run_keeps_its_batches(tmp_path):
     calls = 0
 
     def f(z):
@@ -138,7 +138,7 @@ def test_an_interrupted_run_keeps_its_shards(tmp_path):
         return torch.sin(z)
 
     whole = drawn(tmp_path, f=g)
-    assert count == 9000 - 4096
+    assert count == 9000 - 24 * 256
     assert torch.equal(whole.largest(3), drawn(tmp_path / "other").largest(3))
 
 

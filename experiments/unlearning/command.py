@@ -1,0 +1,172 @@
+"""The command: `python -m experiments unlearn METHOD --concept … --out DIR`, and `unlearn all`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from experiments import unlearning
+from experiments.unlearning import saving
+from experiments.unlearning.concept import KINDS, Concept
+from experiments.unlearning.diffusion import Diffusion
+from experiments.unlearning.method import Edit, Method
+from experiments.unlearning.training import Loop
+
+__all__ = ["add_arguments", "applied", "main"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `unlearn`."""
+    parser.add_argument("method", choices=[*sorted(unlearning.METHODS)], help="how")
+    parser.add_argument("--concept", action="append", required=True, help="word or phrase to erase; repeat for several")
+    parser.add_argument("--kind", choices=KINDS, default="object", help="with --model: what the concept is")
+    parser.add_argument("--anchor", default=None, help="what it becomes (embedded model: the next shape, or solid)")
+    parser.add_argument("--neutral", default="", help="with --model: what stands in its place where nothing is said")
+    parser.add_argument(
+        "--preserve", action="append", default=[], help="with --model: what must stay; repeat for several"
+    )
+    parser.add_argument(
+        "--template", action="append", default=[], help='with --model: a sentence with "{}"; repeat for several'
+    )
+    parser.add_argument("--model", default=None, help="hub id or folder (default: the embedded model)")
+    parser.add_argument("--device", default=None, help="cpu, cuda, … (default: cuda where there is one)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the method; repeat for several"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", required=True, type=Path, help="folder for what changed; a stopped run goes on")
+
+
+def main(a: Any) -> int:
+    """Unlearns, saves, and on the embedded model measures."""
+    from certify import load_pipeline
+
+    method, concept = unlearning.METHODS[a.method], concept_of(a)
+    settings = settings_of(method, concept, a.set, embedded=a.model is None)
+    saving.check_free(a.out)
+    loop = Loop(seed=a.seed, folder=a.out, progress=_progress())
+    started = time.perf_counter()
+    edit = applied(method, concept, settings, loop, model=a.model, device=_device(a.device))
+    seconds = time.perf_counter() - started
+    print(f"{method.name}: {edit.tensors} tensors changed in {seconds:.1f} s")
+    folder = saving.save(
+        a.out, edit, method=method, concept=concept, base=a.model, settings=settings, seed=a.seed, seconds=seconds
+    )
+    loop.finish()
+    given = saving.overlays(folder)
+    print(f"written: {folder}/ ({', '.join(sorted({p.name for p in given.values()} | {'README.md'}))})")
+    if a.model is None:
+        from experiments.unlearning.measure import KINDS as ASKED
+        from experiments.unlearning.measure import rates
+
+        before, after = rates(load_pipeline(), concept), rates(load_pipeline(**given), concept)
+        print(f"share of 96 images that show what was asked for ({concept.head})")
+        print(
+            "\n".join(
+                [f"{'prompts':<10} before   after", *(f"{k:<10} {before[k]:6.3f}  {after[k]:6.3f}" for k in ASKED)]
+            )
+        )
+    return 0
+
+
+def applied(
+    method: Method, concept: Concept, settings: Any, loop: Loop, *, model: str | None = None, device: str = "cpu"
+) -> Edit:
+    """Loads the model, has it edited by the method that this one starts from, and runs it. What changed is said against the base."""
+    from certify import load_pipeline
+
+    if not method.after:
+        return method.run(Diffusion(load_pipeline(model, device=device)), concept, settings, loop)
+    before = unlearning.METHODS[method.after]
+    first = (
+        settings.start
+        if getattr(settings, "start", None) is not None
+        else settings_of(before, concept, [], embedded=model is None)
+    )
+    start = applied(before, concept, first, loop, model=model, device=device)
+    pipe = load_pipeline(model, unet=dict(start.unet), device=device)
+    edit = method.run(Diffusion(pipe), concept, settings, loop)
+    return Edit(
+        unet={**start.unet, **edit.unet},
+        text_encoder={**start.text_encoder, **edit.text_encoder},
+        masks=edit.masks,
+        record={f"starts from {before.name}": dict(start.record), **edit.record},
+    )
+
+
+def concept_of(a: Any) -> Concept:
+    """The concept that the arguments speak of."""
+    if a.model is None:
+        if len(a.concept) > 1:
+            raise ValueError(f"concept = {a.concept!r}: of the embedded model one at a time")
+        return Concept.embedded(a.concept[0], anchor=a.anchor)
+    return Concept.of(
+        a.concept,
+        kind=a.kind,
+        anchor=a.anchor or "",
+        neutral=a.neutral,
+        preserve=a.preserve,
+        templates=a.template or ("{}",),
+    )
+
+
+def settings_of(method: Method, concept: Concept, given: list[str], *, embedded: bool) -> Any:
+    """The method's settings, with what was given as NAME=VALUE in place of the defaults.
+
+    Raises:
+        ValueError: no such setting, or a value of another kind.
+    """
+    import dataclasses
+    import json
+
+    settings = method.embedded(concept.kind) if embedded else method.settings()
+    names = {f.name for f in dataclasses.fields(settings)}
+    for entry in given:
+        name, equals, text = entry.partition("=")
+        if not equals or name not in names:
+            raise ValueError(f"set = {entry!r}: must be NAME=VALUE with a name of {', '.join(sorted(names))}")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        old = getattr(settings, name)
+        if (
+            old is not None
+            and value is not None
+            and not isinstance(value, (type(old), int) if isinstance(old, float) else type(old))
+        ):
+            raise ValueError(f"set = {entry!r}: {name} must be a {type(old).__name__}")
+        settings = dataclasses.replace(settings, **{name: value})
+    return settings
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    return name or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _progress() -> Callable[[str, int, int, float], None]:
+    """A line that moves in a terminal, a line every half minute elsewhere."""
+    started = shown = time.monotonic()
+    moving = sys.stderr.isatty()
+
+    def report(stage: str, step: int, steps: int, loss: float) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if step < steps and now - shown < (0.2 if moving else 30):
+            return
+        shown = now
+        text = f"{stage}: {step:,} of {steps:,}, loss {loss:.4g}, {now - started:.0f} s"
+        print(
+            f"\r{text:<79}" if moving else text,
+            end="\n" if step == steps or not moving else "",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    return report

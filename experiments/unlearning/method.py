@@ -1,0 +1,60 @@
+"""Method: one way to unlearn, and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from experiments.unlearning.concept import Concept
+from experiments.unlearning.diffusion import Diffusion
+from experiments.unlearning.training import Loop
+
+__all__ = ["Edit", "Method"]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What a method changed.
+
+    Attributes:
+        unet: name → weight, those of the U-Net that changed.
+        text_encoder: the same of the text encoder.
+        masks: name → boolean mask of the U-Net's weights that stay (False: pruned), for methods that prune and change nothing else.
+        record: figures worth keeping beside the weights (losses, how much was pruned).
+    """
+
+    unet: Mapping[str, Tensor] = field(default_factory=dict)
+    text_encoder: Mapping[str, Tensor] = field(default_factory=dict)
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> int:
+        """How many tensors changed."""
+        return len(self.unet) + len(self.text_encoder) + len(self.masks)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the registry.
+
+    Attributes:
+        name: on the command line.
+        title: with its reference.
+        run: (diffusion, concept, settings, loop) → edit. It may train the given pipeline's U-Net in place; who calls it loads one.
+        settings: the class of its settings, whose defaults are the published ones.
+        embedded: settings for the embedded model: (concept's kind) → settings.
+        after: the method whose result it starts from ("" for none): the pipeline that `run` gets has been edited by it.
+        tests: the published figures of iterations, in words, for the page that compares.
+    """
+
+    name: str
+    title: str
+    run: Callable[[Diffusion, Concept, Any, Loop], Edit]
+    settings: type[Any]
+    embedded: Callable[[str], Any]
+    after: str = ""
+    published: str = ""

@@ -1,0 +1,143 @@
+"""Saving: what a method changed, as files that `load_pipeline`, `certify prompt` and every attack accept, with a model card.
+
+unet.safetensors           weights of the U-Net that changed              load_pipeline(unet=…)
+text_encoder.safetensors   the same of the text encoder                   load_pipeline(text_encoder=…)
+mask.safetensors           one bit a weight: which of them are pruned     load_pipeline(unet=…)
+README.md                  what was done, to what, with which settings and figures
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from certify.models.masks import packed
+from experiments.unlearning.concept import Concept
+from experiments.unlearning.method import Edit, Method
+
+__all__ = ["FILES", "overlays", "save"]
+
+FILES = {"unet": "unet.safetensors", "text_encoder": "text_encoder.safetensors", "masks": "mask.safetensors"}
+
+
+def save(
+    folder: str | Path,
+    edit: Edit,
+    *,
+    method: Method,
+    concept: Concept,
+    base: str | None,
+    settings: Any,
+    seed: int,
+    seconds: float,
+) -> Path:
+    """Writes the files and the card.
+
+    Args:
+        folder: made if it is not there.
+        edit: what changed.
+        method, concept, settings, seed: how.
+        base: hub id or folder of the model it was done to; None: the embedded one.
+        seconds: how long it took.
+
+    Raises:
+        FileExistsError: the folder holds a result already.
+        ValueError: nothing changed.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    check_free(folder)
+    if not edit.tensors:
+        raise ValueError(f"edit: {method.name} changed no tensor")
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, name in FILES.items():
+        tensors = {key: t.detach().cpu().contiguous() for key, t in getattr(edit, part).items()}
+        if part == "masks" and tensors:
+            bits, about = packed(tensors)
+            save_file(bits, folder / name, metadata=about)
+        elif tensors:
+            save_file(tensors, folder / name)
+    (folder / "README.md").write_text(
+        _card(folder, edit, method, concept, base, settings, seed, seconds), encoding="utf-8"
+    )
+    return folder
+
+
+def check_free(folder: Path) -> None:
+    """Raises FileExistsError where a result is there already."""
+    there = [name for name in FILES.values() if (folder / name).exists()]
+    if there:
+        raise FileExistsError(f"out = {str(folder)!r}: holds {there[0]} already; choose another folder")
+
+
+def overlays(folder: str | Path) -> dict[str, Path]:
+    """What to give to `load_pipeline` for a saved result: argument → file.
+
+    Raises:
+        FileNotFoundError: the folder holds none.
+    """
+    folder = Path(folder)
+    found = {
+        argument: folder / name
+        for argument, name in (
+            ("unet", FILES["masks"]),
+            ("unet", FILES["unet"]),
+            ("text_encoder", FILES["text_encoder"]),
+        )
+        if (folder / name).exists()
+    }
+    if not found:
+        raise FileNotFoundError(
+            f"{folder}: holds no result of an unlearning method; looked for {', '.join(FILES.values())}"
+        )
+    return found
+
+
+def _card(
+    folder: Path,
+    edit: Edit,
+    method: Method,
+    concept: Concept,
+    base: str | None,
+    settings: Any,
+    seed: int,
+    seconds: float,
+) -> str:
+    record = {
+        "method": method.name,
+        "concept": concept.name,
+        "kind": concept.kind,
+        "erased": list(concept.erase),
+        "anchor": concept.anchor,
+        "neutral": concept.neutral,
+        "preserved": list(concept.preserve),
+        "templates": len(concept.templates),
+        "base": base or "the embedded model",
+        "settings": asdict(settings),
+        "seed": seed,
+        "seconds": round(seconds, 1),
+        "made": time.strftime("%F"),
+        "record": dict(edit.record),
+    }
+    what = ", ".join(f"`{FILES[part]}` ({len(getattr(edit, part))} tensors)" for part in FILES if getattr(edit, part))
+    start = "" if base is None else f"{base!r}, "
+    given = ", ".join(f'{argument}="{folder.name}/{path.name}"' for argument, path in overlays(folder).items())
+    return "\n".join(
+        [
+            f"# {method.name}: {concept.name}",
+            "",
+            f"{method.title}, applied to {record['base']} to erase {', '.join(concept.erase)}.",
+            f"Changed: {what}. Load it on top of the base:",
+            "",
+            f"    certify.load_pipeline({start}{given})",
+            "",
+            "```json",
+            json.dumps(record, indent=2, ensure_ascii=False),
+            "```",
+            "",
+        ]
+    )

@@ -1,0 +1,189 @@
+"""Training: the loop that all iterative methods share. Seeded, with progress, and resumable at any step.
+
+A method gives a function that computes one loss, with a `Dice` for every random choice it makes. What a run needs to go on is
+written every half minute: the trained tensors, the optimiser's, and the state of the dice. Continued, it is the same run.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from certify import _validate
+
+__all__ = ["Dice", "Loop", "Progress"]
+
+Progress = Callable[[str, int, int, float], None]
+"""Called with (stage, step, steps, loss)."""
+
+_EVERY = 30.0
+
+
+class Dice:
+    """All randomness of a run: a generator for tensors and one for choices."""
+
+    def __init__(self, seed: int) -> None:
+        self.source = torch.Generator().manual_seed(seed)
+        self.rng = random.Random(seed)
+
+    def state(self) -> dict[str, Any]:
+        version, words, rest = self.rng.getstate()
+        return {"torch": self.source.get_state().tolist(), "python": [version, list(words), rest]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.source.set_state(torch.tensor(state["torch"], dtype=torch.uint8))
+        version, words, rest = state["python"]
+        self.rng.setstate((version, tuple(words), rest))
+
+
+@dataclass
+class Loop:
+    """How a method's iterations are run.
+
+    Attributes:
+        seed: of everything.
+        folder: where a checkpoint is kept while it runs; None: nowhere.
+        progress: told after every step.
+        every: seconds between checkpoints.
+    """
+
+    seed: int = 0
+    folder: Path | None = None
+    progress: Progress | None = None
+    every: float = _EVERY
+
+    def __post_init__(self) -> None:
+        _validate.seed_value(self.seed)
+
+    def run(
+        self,
+        stage: str,
+        parameters: Mapping[str, Tensor],
+        optimiser: torch.optim.Optimizer,
+        steps: int,
+        loss_of: Callable[[int, Dice], Tensor],
+        *,
+        clip: float | None = None,
+        state: Mapping[str, Tensor] | None = None,
+        dice: Dice | None = None,
+        after: Callable[[int], None] | None = None,
+    ) -> list[float]:
+        """`steps` steps of `optimiser` on `loss_of(step, dice)`.
+
+        Args:
+            stage: names the checkpoint, and what progress shows: one run may have several.
+            parameters: name → what the optimiser trains.
+            optimiser: of exactly these, in this order.
+            steps: how many in all.
+            loss_of: a scalar to go down.
+            clip: largest gradient norm.
+            state: further tensors that the method changes as it goes, in place, kept in the checkpoint as well.
+            dice: the run's randomness; None: fresh from the seed.
+            after: called after every step with its number.
+
+        Returns:
+            The loss of every step made in this call.
+
+        Raises:
+            ValueError: the loss is not finite, or the checkpoint is another run's.
+        """
+        dice = dice or Dice(self.seed)
+        kept = {
+            **{f"parameter.{n}": p for n, p in parameters.items()},
+            **{f"state.{n}": t for n, t in (state or {}).items()},
+        }
+        path = None if self.folder is None else self.folder / f"{stage}.checkpoint.safetensors"
+        first = 0 if path is None or not path.exists() else _resume(path, kept, optimiser, dice, steps, self.seed)
+        losses: list[float] = []
+        saved = time.monotonic()
+        for step in range(first, steps):
+            loss = loss_of(step, dice)
+            value = float(loss.detach())
+            if not torch.isfinite(loss.detach()):
+                raise ValueError(
+                    f"{stage}: the loss of step {step} is {value}: must be finite; try a smaller learning rate"
+                )
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            if clip is not None:
+                nn.utils.clip_grad_norm_(list(parameters.values()), clip)
+            optimiser.step()
+            losses.append(value)
+            if after is not None:
+                after(step)
+            if self.progress is not None:
+                self.progress(stage, step + 1, steps, value)
+            if path is not None and time.monotonic() - saved > self.every:
+                _save(path, kept, optimiser, dice, step + 1, steps, self.seed)
+                saved = time.monotonic()
+        if path is not None:  # a later stage may be killed: this one need not be run again
+            _save(path, kept, optimiser, dice, steps, steps, self.seed)
+        return losses
+
+    def finish(self) -> None:
+        """Removes the checkpoints: what they were for has been written."""
+        for path in [] if self.folder is None else self.folder.glob("*.checkpoint.safetensors"):
+            path.unlink()
+
+
+def _save(
+    path: Path,
+    kept: Mapping[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+    dice: Dice,
+    step: int,
+    steps: int,
+    seed: int,
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
+    scalars: dict[str, float] = {}
+    for index, entry in optimiser.state_dict()["state"].items():
+        for name, value in entry.items():
+            key = f"optimiser.{index}.{name}"
+            if isinstance(value, Tensor):
+                tensors[key] = value.detach().cpu().contiguous()
+            elif value is not None:
+                scalars[key] = value
+    about = {"step": step, "steps": steps, "seed": seed, "dice": dice.state(), "scalars": scalars}
+    beside = path.with_suffix(".part")
+    save_file(tensors, beside, metadata={"run": json.dumps(about)})
+    beside.replace(path)
+
+
+def _resume(
+    path: Path, kept: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, dice: Dice, steps: int, seed: int
+) -> int:
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads(file.metadata()["run"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a dictionary
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: is not a checkpoint that can be read ({error}); delete it to start again") from error
+    wrong = [name for name, t in kept.items() if name not in tensors or tensors[name].shape != t.shape]
+    if wrong or (about["steps"], about["seed"]) != (steps, seed):
+        raise ValueError(
+            f"{path}: is the checkpoint of another run (steps = {about['steps']}, seed = {about['seed']}"
+            f"{', other parameters' if wrong else ''}); delete it, or choose another folder"
+        )
+    with torch.no_grad():
+        for name, tensor in kept.items():
+            tensor.copy_(tensors[name])
+    state: dict[int, dict[str, Any]] = {}
+    entries = {name: value for name, value in tensors.items() if name.startswith("optimiser.")} | about["scalars"]
+    for key, value in entries.items():
+        _, index, name = key.split(".", 2)
+        state.setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+    dice.restore(about["dice"])
+    return int(about["step"])
