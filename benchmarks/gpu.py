@@ -14,7 +14,8 @@ __all__ = ["rates"]
 
 
 def rates(quick: bool = False) -> dict[str, Any]:
-    """Draws a second and share of the measured matrix-product rate, for the ViT-L/14-size encoder in float32, TF32 and bfloat16.
+    """Draws a second and share of the measured matrix-product rate, for the ViT-L/14-size encoder in float32, TF32 and
+    bfloat16.
 
     Raises:
         RuntimeError: there is no CUDA device.

@@ -1,6 +1,7 @@
 """One process against two: the same certificate under `torchrun --nproc-per-node 2`, one thread a process.
 
-Run by itself (`python -m benchmarks.processes`, or under torchrun) it certifies the embedded encoder once and prints seconds and value.
+Run by itself (`python -m benchmarks.processes`, or under torchrun) it certifies the embedded encoder once and prints
+seconds and value.
 """
 
 from __future__ import annotations

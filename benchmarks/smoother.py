@@ -20,8 +20,9 @@ STEPS = 50
 def share(quick: bool = False, device: str = "cpu") -> dict[str, float]:
     """Share of the time of one image at 50 steps that is spent in the smoother, by model.
 
-    For the size of Stable Diffusion 1.x (U-Net of 860 M parameters and encoder of 123 M, random weights, 64 × 64 latents, guidance)
-    three steps are timed and taken fifty times, where there is no GPU; decoding is left out, which makes the share larger.
+    For the size of Stable Diffusion 1.x (U-Net of 860 M parameters and encoder of 123 M, random weights, 64 × 64
+    latents, guidance) three steps are timed and taken fifty times, where there is no GPU; decoding is left out, which
+    makes the share larger.
     """
     from certify import load_pipeline, world
     from certify.adaptive import AdaptiveMedianSmoother

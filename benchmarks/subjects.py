@@ -1,4 +1,5 @@
-"""What is measured: the embedded text encoder, one of the size of Stable Diffusion's, and functions that cost next to nothing."""
+"""What is measured: the embedded text encoder, one of the size of Stable Diffusion's, and functions that cost next to
+nothing."""
 
 from __future__ import annotations
 

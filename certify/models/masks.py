@@ -2,8 +2,9 @@
 
     W̃ = W ⊙ m,      m ∈ {0, 1}
 
-The file holds for every masked weight the bits of m, packed eight to a byte (uint8, ⌈size/8⌉), and its shape in the metadata. Laying it
-over multiplies; the base's weights are needed to undo it, and are restored bit for bit by loading the base again.
+The file holds for every masked weight the bits of m, packed eight to a byte (uint8, ⌈size/8⌉), and its shape in the
+metadata. Laying it over multiplies; the base's weights are needed to undo it, and are restored bit for bit by loading
+the base again.
 """
 
 from __future__ import annotations

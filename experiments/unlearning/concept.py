@@ -20,7 +20,8 @@ KINDS = ("object", "style")
 
 @dataclass(frozen=True)
 class Sentence:
-    """One sentence in four forms: naming the concept, with its anchor, with nothing in its place, and with something that must stay."""
+    """One sentence in four forms: naming the concept, with its anchor, with nothing in its place, and with something
+    that must stay."""
 
     target: str
     anchor: str
@@ -125,8 +126,8 @@ class Concept:
 
 
 def filled(template: str, phrase: str) -> str:
-    """The sentence with a phrase in its place. Where the phrase is empty, what only served it goes as well ("in … style", a comma), and
-    an article agrees with what follows it."""
+    """The sentence with a phrase in its place. Where the phrase is empty, what only served it goes as well ("in …
+    style", a comma), and an article agrees with what follows it."""
     if not phrase:
         for idle in (" in {} style", ", {}"):
             template = template.replace(idle, "{}")

@@ -1,9 +1,10 @@
 """Diffusion: what every method asks of a pipeline. Encodings, predictions, noised latents, half-finished samples.
 
-Methods are published for a U-Net that predicts the noise ε. Their targets are affine in the prediction (e_* − η (e_c − e_∅), another
-prompt's prediction, …), so they mean the same for a U-Net that predicts the velocity v; at a given (x_t, t) the two differ by a factor
-and a shift that does not depend on the prompt. Losses are taken of what the U-Net itself predicts, which is what it was trained on: with
-ε the published loss, with v that divided by ᾱ_t, so that the noisiest steps, where a v-model decides what is shown, count as well.
+Methods are published for a U-Net that predicts the noise ε. Their targets are affine in the prediction (e_* − η (e_c −
+e_∅), another prompt's prediction, …), so they mean the same for a U-Net that predicts the velocity v; at a given (x_t,
+t) the two differ by a factor and a shift that does not depend on the prompt. Losses are taken of what the U-Net itself
+predicts, which is what it was trained on: with ε the published loss, with v that divided by ᾱ_t, so that the noisiest
+steps, where a v-model decides what is shown, count as well.
 """
 
 from __future__ import annotations
@@ -127,7 +128,8 @@ class Diffusion:
         noise: Tensor | None = None,
         bucket: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """x_t of a DDIM run (η = 0, guidance) that stops at a random step k of `steps`: (x_t, t), t (b,) and the same for all rows.
+        """x_t of a DDIM run (η = 0, guidance) that stops at a random step k of `steps`: (x_t, t), t (b,) and the same
+        for all rows.
 
         Args:
             c: (b, tokens, width), encodings of the prompts that are sampled.
@@ -135,7 +137,8 @@ class Diffusion:
             source: draws the noise and k.
             unet: who samples; None: the pipeline's own.
             noise: x_T, (b, channels, height, width); None: drawn.
-            bucket: t uniform among the training steps nearer to step k than to the next (as ESD's older code), else the sampler's own.
+            bucket: t uniform among the training steps nearer to step k than to the next (as ESD's older code), else the
+                sampler's own.
         """
         scheduler = copy.deepcopy(self.scheduler)
         scheduler.set_timesteps(steps, device=self.device)

@@ -2,14 +2,15 @@
 
     loss = ‖ e_θ(x_t, c) − sg[ e_*(x_t, c_0) − η (e_*(x_t, c) − e_*(x_t, c_0)) ] ‖²        (mean)
 
-c is the encoding of a prompt that names the concept, c_0 that of the empty prompt, e_* the frozen original. x_t comes from a DDIM run
-under c with guidance 3 that stops at a random step.
+c is the encoding of a prompt that names the concept, c_0 that of the empty prompt, e_* the frozen original. x_t comes
+from a DDIM run under c with guidance 3 that stops at a random step.
 
 Reference: Gandikota et al. (2023), "Erasing Concepts from Diffusion Models". Known from the public source: the target; both
-parametrisations (the newer code's base e_*(c) with η' is η = η' − 1); who samples x_t and which t goes with it (older code: the student, t
-uniform in the step's bucket; newer: the frozen model, the sampler's own t); which weights train: cross-attention (ESD-x, styles) or all
-others (ESD-u, objects and nudity); Adam, learning rate 1e-5, 1 000 iterations of one prompt. Ours: sentences, where c_0 is the encoding of
-the same sentence without the concept, so that what else it says is not pushed away (the newer code's `erase_from` is of this kind).
+parametrisations (the newer code's base e_*(c) with η' is η = η' − 1); who samples x_t and which t goes with it (older
+code: the student, t uniform in the step's bucket; newer: the frozen model, the sampler's own t); which weights train:
+cross-attention (ESD-x, styles) or all others (ESD-u, objects and nudity); Adam, learning rate 1e-5, 1 000 iterations of
+one prompt. Ours: sentences, where c_0 is the encoding of the same sentence without the concept, so that what else it
+says is not pushed away (the newer code's `erase_from` is of this kind).
 """
 
 from __future__ import annotations

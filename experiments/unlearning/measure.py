@@ -1,4 +1,5 @@
-"""What an edited embedded model still draws: judged images of prompts that name a concept, mean it, or ask for something else."""
+"""What an edited embedded model still draws: judged images of prompts that name a concept, mean it, or ask for
+something else."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ KINDS = ("named", "implicit", "others")
 
 
 def contexts(count: int = 200, seed: int = 0, style: bool = False) -> tuple[str, ...]:
-    """Captions of the embedded world with "{}" in the place of the noun, or of the style: sentences in which a concept is erased."""
-    rng = random.Random(seed)
+    """Captions of the embedded world with "{}" in the place of the noun, or of the style: sentences in which a concept
+    is erased.""" rng = random.Random(seed)
     found: dict[str, None] = {}
     source = torch.Generator().manual_seed(seed)
     while len(found) < count:
@@ -34,8 +35,8 @@ def contexts(count: int = 200, seed: int = 0, style: bool = False) -> tuple[str,
 
 
 def prompts(concept: Concept, count: int, seed: int = 5) -> dict[str, list[tuple[str, str]]]:
-    """(prompt, what the judge should see in it) of the three `KINDS`: naming the concept, meaning it by another word, asking for another
-    of its kind. All are captions that tell colour and background, and styles of a named shape.
+    """(prompt, what the judge should see in it) of the three `KINDS`: naming the concept, meaning it by another word,
+    asking for another of its kind. All are captions that tell colour and background, and styles of a named shape.
 
     Raises:
         ValueError: the concept is none of the embedded world's.

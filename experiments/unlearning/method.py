@@ -22,7 +22,8 @@ class Edit:
     Attributes:
         unet: name → weight, those of the U-Net that changed.
         text_encoder: the same of the text encoder.
-        masks: name → boolean mask of the U-Net's weights that stay (False: pruned), for methods that prune and change nothing else.
+        masks: name → boolean mask of the U-Net's weights that stay (False: pruned), for methods that prune and change
+            nothing else.
         record: figures worth keeping beside the weights (losses, how much was pruned).
     """
 
@@ -44,7 +45,8 @@ class Method:
     Attributes:
         name: on the command line.
         title: with its reference.
-        run: (diffusion, concept, settings, loop) → edit. It may train the given pipeline's U-Net in place; who calls it loads one.
+        run: (diffusion, concept, settings, loop) → edit. It may train the given pipeline's U-Net in place; who calls it
+            loads one.
         settings: the class of its settings, whose defaults are the published ones.
         embedded: settings for the embedded model: (concept's kind) → settings.
         after: the method whose result it starts from ("" for none): the pipeline that `run` gets has been edited by it.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torch
 from certify import GaussianNoise, certified_radius, mse_bound, plan
 from certify.bounds.base import Evaluation
 from certify.bounds.radius import largest_radius
+from certify.statements import MSE, Radius, ask
 
 
 @pytest.mark.parametrize("truth", [1.5e-6, 1e-3, 0.3, 1.0, 1.7, 32.5, 63.0])
@@ -105,3 +108,95 @@ def test_the_bound_at_the_radius_is_within_the_tolerance_and_above_it_is_not(ref
     r = certified_radius(torch.sin, y, GaussianNoise(0.5), tolerance=0.8, **options)
     assert mse_bound(torch.sin, y, GaussianNoise(0.5), rho=r.rho, **options).value == r.value <= 0.8
     assert mse_bound(torch.sin, y, GaussianNoise(0.5), rho=r.rho * (1 + 1e-5), **options).value > 0.8
+
+
+def wavy(z: torch.Tensor) -> torch.Tensor:
+    """30 outputs that saturate, of 5 inputs."""
+    return torch.tanh(z @ torch.linspace(-1, 1, 150, dtype=z.dtype).reshape(5, 30).sin().mul(2))
+
+
+SMALL = 4 * 30 * 500
+"""Bytes of 500 draws of `wavy`, where all are 1 500."""
+
+
+@dataclass
+class Counted:
+    """A function that knows how often it was called for."""
+
+    f: Callable[..., torch.Tensor]
+    draws: int = 0
+
+    def __call__(self, z: torch.Tensor) -> torch.Tensor:
+        self.draws += len(z)
+        return self.f(z)
+
+
+def same(one, other) -> None:
+    assert (one.rho, one.value, one.status, one.reason) == (other.rho, other.value, other.status, other.reason)
+    assert one.considered == other.considered
+    mine, theirs = (None if r.evidence is None else r.evidence.tensors() for r in (one, other))
+    assert (mine is None) == (theirs is None)
+    for name in mine or ():
+        assert torch.equal(mine[name], theirs[name])
+
+
+@pytest.mark.parametrize(("method", "seed", "tolerance"), [
+    *(("coordinatewise", seed, t) for seed in range(2) for t in (1e-3, 0.02, 0.3, 1.0, 4.0, 12.0, 40.0, 200.0)),
+    ("spectral", 0, 4.0), ("best", 0, 1.0), ("best", 1, 12.0),
+])  # fmt: skip
+def test_the_radius_is_that_of_all_draws_whatever_is_kept(seed, method, tolerance):
+    y = torch.full((5,), 0.3)
+    options = {"tolerance": tolerance, "n": 1500, "seed": seed, "method": method, "alpha": 0.01}
+    f = Counted(wavy)
+    kept = certified_radius(wavy, y, 0.3, **options)
+    same(certified_radius(f, y, 0.3, memory=SMALL, **options), kept)
+    assert f.draws in (150 + 1500, 150 + 3000)
+    same(certified_radius(wavy, y, 0.3, memory=1000, **options), kept)  # nothing fits: to disk
+
+
+@pytest.mark.parametrize("tolerance", [0.02, 0.3, 1.0, 12.0])
+@pytest.mark.parametrize("fill", [0.0, 0.4])
+@pytest.mark.parametrize("reference", ["center", "population"])
+def test_draws_are_made_again_where_the_search_goes_below_what_was_kept(tolerance, fill, reference):
+    """Without pilot draws nothing is expected: what fits is kept, and a radius below it takes a second pass."""
+    y, center = torch.full((5,), 0.3), torch.full((30,), fill)
+    options = {"tolerance": tolerance, "n": 1500, "center": center, "method": "coordinatewise", "reference": reference}
+    f, seen = Counted(wavy), []
+    kept = certified_radius(wavy, y, 0.3, **options)
+    one = certified_radius(f, y, 0.3, memory=SMALL, progress=lambda done, of: seen.append((done, of)), **options)
+    same(one, kept)
+    again = f.draws > 1500
+    assert again == (reference == "center" and kept.rho < 0.9)
+    assert seen[-1] == (f.draws, f.draws) == ((3000, 3000) if again else (1500, 1500))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+@pytest.mark.parametrize("margin", [0.5, 0.99, 1.3, 3.0])
+@pytest.mark.parametrize("tolerance", [1.0, 8.0])
+def test_an_expectation_that_is_too_high_costs_time_alone(monkeypatch, margin, tolerance):
+    monkeypatch.setattr("certify.statements._MARGIN", margin)
+    y = torch.full((5,), 0.3)
+    options = {"tolerance": tolerance, "n": 1500, "method": "coordinatewise", "seed": 4}
+    f, g = Counted(wavy), Counted(wavy)
+    kept = certified_radius(f, y, 0.3, **options)
+    same(certified_radius(g, y, 0.3, memory=1000, **options), kept)
+    assert f.draws == 1650
+    if margin in (0.5, 3.0):
+        assert g.draws == (1650 if margin == 0.5 else 3150)
+
+
+def test_a_second_pass_shares_the_draws_with_what_was_asked_beside_it(tmp_path):
+    """Several statements, one of which needs draws again: answers as alone; the function is random; a checkpoint is kept."""
+
+    def noisy(z: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        return wavy(z) + 0.01 * torch.randn((len(z), 30), generator=generator)
+
+    y, options = torch.full((5,), 0.3), {"n": 1500, "center": torch.zeros(30), "seed": 2}
+    asked = [MSE(2.0, method="coordinatewise"), *(Radius(t, method="coordinatewise") for t in (0.3, 12.0, 1.0))]
+    kept = ask(noisy, y, 0.3, asked, **options)
+    for folder in (None, tmp_path, tmp_path):  # the third goes on where the second ended: nothing is left to draw
+        bound, *radii = ask(noisy, y, 0.3, asked, memory=SMALL, checkpoint=folder, **options)
+        assert bound.value == kept[0].value
+        for one, other in zip(radii, kept[1:], strict=True):
+            same(one, other)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
