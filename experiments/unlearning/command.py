@@ -77,7 +77,8 @@ def applied(
     method: Method, concept: Concept, settings: Any, loop: Loop, *, model: str | None = None, device: str = "cpu"
 ) -> Edit:
     """Loads the model, has it edited by the method that this one starts from, and runs it. What changed is said against
-    the base.""" from certify import load_pipeline
+    the base."""
+    from certify import load_pipeline
 
     if not method.after:
         return method.run(Diffusion(load_pipeline(model, device=device)), concept, settings, loop)

@@ -19,7 +19,8 @@ KINDS = ("named", "implicit", "others")
 
 def contexts(count: int = 200, seed: int = 0, style: bool = False) -> tuple[str, ...]:
     """Captions of the embedded world with "{}" in the place of the noun, or of the style: sentences in which a concept
-    is erased.""" rng = random.Random(seed)
+    is erased."""
+    rng = random.Random(seed)
     found: dict[str, None] = {}
     source = torch.Generator().manual_seed(seed)
     while len(found) < count:

@@ -167,7 +167,7 @@ def _resume(
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["run"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: is not a checkpoint that can be read ({error}); delete it to start again") from error
     wrong = [name for name, t in kept.items() if name not in tensors or tensors[name].shape != t.shape]
