@@ -47,7 +47,7 @@ class ExtremeRanks:
     Args:
         low, high: how many of each end, ≥ 0. These two ranks are answered at once; others need a sort of what is kept.
         memory: bytes for kept draws. Where low + high draws of all outputs exceed it they are spilled to disk.
-        folder: where to; None: a temporary folder, deleted with this object.
+        folder: where to, and nobody else; None: a temporary folder, deleted with the last object that reads it.
     """
 
     key = "extreme-ranks"
@@ -56,6 +56,8 @@ class ExtremeRanks:
     def __init__(self, low: int, high: int, *, memory: int = DEFAULT_MEMORY, folder: Path | None = None) -> None:
         self.low, self.high, self.count = low, high, 0
         self.memory, self.folder = memory, folder
+        self._beside: Path | None = None  # where a temporary folder is made; None: where the system makes them
+        self._rooms: list[_Room] = []  # temporary folders that are read from
         self.wanted = {(_LOW, low), (_HIGH, high)} if low or high else set()
         self._shape: tuple[int, ...] | None = None
         self._buffer: Tensor | None = None  # (capacity, outputs)
@@ -67,9 +69,9 @@ class ExtremeRanks:
         self._ordered: Path | None = None  # (outputs, low + high)
 
     def widened(self, other: ExtremeRanks) -> ExtremeRanks:
-        both = ExtremeRanks(
-            max(self.low, other.low), max(self.high, other.high), memory=self.memory, folder=self.folder
-        )
+        both = ExtremeRanks(max(self.low, other.low), max(self.high, other.high), memory=self.memory)
+        # Another object, other files: these may still be read.
+        both._beside = self.folder.parent if self.folder is not None else self._beside
         both.wanted = {(end, rank) for end, rank in self.wanted | other.wanted if rank}
         return both
 
@@ -103,6 +105,9 @@ class ExtremeRanks:
                 self._cut()
             rows = self._held.reshape(self._filled, *self._shape)
             state |= {"rows": rows, "files": torch.tensor(len(self._files))}
+            if self._files:
+                names = "\n".join(str(path.absolute()) for path, _ in self._files).encode()
+                state["names"] = torch.frombuffer(bytearray(names), dtype=torch.uint8)
         return state
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
@@ -110,11 +115,22 @@ class ExtremeRanks:
         self._files, self._ends = [], {}
         self._renewed()
         if "rows" in state:
-            files = int(state["files"])
-            if files and self.folder is None:
-                raise ValueError("state: a part of it was spilled to disk, and there is no folder to find it in")
-            self._files = [(path, _rows_in(path)) for path in map(self._file, range(files))]
+            if int(state["files"]):
+                names = bytes(state["names"].cpu().numpy()).decode().split("\n")
+                self._files = [(path, _rows_in(path)) for path in map(self._found, names)]
             self._take(state["rows"])
+
+    def _found(self, name: str) -> Path:
+        """A file of spilled draws, where it was written or in this object's own folder."""
+        path = Path(name)
+        if not path.exists() and self.folder is not None:
+            path = self.folder / path.name
+        if not path.exists():
+            raise ValueError(f"state: a part of it was spilled to disk, and {name!r} is not there")
+        room = _ROOMS.get(str(path.parent))
+        if room is not None and room not in self._rooms:
+            self._rooms.append(room)
+        return path
 
     def described(self) -> str:
         return f"extreme ranks {self.low} {self.high}"
@@ -228,8 +244,8 @@ class ExtremeRanks:
 
     def _place_for(self, name: str) -> Path:
         if self.folder is None:
-            self.folder = Path(tempfile.mkdtemp(prefix="certify-"))
-            weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+            self._rooms.append(_Room(self._beside))
+            self.folder = self._rooms[-1].path
         self.folder.mkdir(parents=True, exist_ok=True)
         return self.folder / name
 
@@ -348,6 +364,21 @@ class ExtremeRanks:
 
         _everywhere(order, held.shape[1], self._filled, held.is_cuda)
         self._sorted = True
+
+
+class _Room:
+    """A temporary folder, deleted when nobody refers to this object any more."""
+
+    def __init__(self, beside: Path | None) -> None:
+        if beside is not None:
+            beside.mkdir(parents=True, exist_ok=True)
+        self.path = Path(tempfile.mkdtemp(prefix="certify-", dir=beside)).absolute()
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+        _ROOMS[str(self.path)] = self
+
+
+_ROOMS: weakref.WeakValueDictionary[str, _Room] = weakref.WeakValueDictionary()
+"""Of this process, by their paths: a state names files, and whoever takes it over keeps their folder."""
 
 
 class _End:

@@ -68,8 +68,11 @@ def test_a_spilled_state_is_put_back(tmp_path: Path):
     ordered = x.sort(dim=0).values
     assert torch.equal(other.smallest(1500), ordered[1499])
     assert torch.equal(other.largest(1400), ordered[-1400])
-    with pytest.raises(ValueError, match="no folder to find it in"):
-        ExtremeRanks(1500, 1500).restore(acc.state())
+    state = acc.state()
+    for path in tmp_path.iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match=r"spilled to disk, and '.*draws-0\.npy' is not there"):
+        ExtremeRanks(1500, 1500).restore(state)
 
 
 def test_a_temporary_folder_goes_with_the_object():
@@ -163,3 +166,28 @@ def test_the_extremes_come_along_with_what_is_wanted_from_disk(tmp_path):
     assert torch.equal(acc.smallest(1), x.amin(dim=0))
     assert torch.equal(acc.largest(1), x.amax(dim=0))
     assert not (tmp_path / "ordered.npy").exists()
+
+
+def test_spilled_parts_merge_as_processes_do():
+    """Every process holds states of all, each with files of its own, and whoever takes files over keeps them alive."""
+    x = data(6000, (3,), "plain")
+    ordered = x.sort(dim=0).values
+    parts = [fed(ExtremeRanks(2900, 2950, memory=2**13), part, 80) for part in x.split(2000)]
+    states = [part.state() for part in parts]
+    for total in parts:
+        fresh = total.widened(total)
+        for state in states:
+            theirs = fresh.widened(fresh)
+            theirs.restore(state)
+            fresh.merge(theirs)
+        total_state = fresh.state()
+        again = total.widened(total)
+        again.restore(total_state)
+        folder = fresh.folder
+        del fresh
+        assert folder is not None
+        assert folder.exists()
+        assert torch.equal(again.smallest(2900), ordered[2899])
+        assert torch.equal(again.largest(2950), ordered[-2950])
+        del again
+        assert not folder.exists()
