@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.method import Edit, Method
 from experiments.unlearning.training import Loop
 
-__all__ = ["add_arguments", "applied", "main"]
+__all__ = ["add_arguments", "applied", "main", "progress"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +49,7 @@ def main(a: Any) -> int:
     method, concept = unlearning.METHODS[a.method], concept_of(a)
     settings = settings_of(method, concept, a.set, embedded=a.model is None)
     saving.check_free(a.out)
-    loop = Loop(seed=a.seed, folder=a.out, progress=_progress())
+    loop = Loop(seed=a.seed, folder=a.out, progress=progress())
     started = time.perf_counter()
     edit = applied(method, concept, settings, loop, model=a.model, device=_device(a.device))
     seconds = time.perf_counter() - started
@@ -79,6 +80,7 @@ def applied(
     """Loads the model, has it edited by the method that this one starts from, and runs it. What changed is said against
     the base."""
     from certify import load_pipeline
+    from certify.models import overlay_unet
 
     if not method.after:
         return method.run(Diffusion(load_pipeline(model, device=device)), concept, settings, loop)
@@ -89,8 +91,10 @@ def applied(
         else settings_of(before, concept, [], embedded=model is None)
     )
     start = applied(before, concept, first, loop, model=model, device=device)
-    pipe = load_pipeline(model, unet=dict(start.unet), device=device)
-    edit = method.run(Diffusion(pipe), concept, settings, loop)
+    pipe = load_pipeline(model, device=device)
+    original = copy.deepcopy(pipe.unet)
+    overlay_unet(pipe.unet, dict(start.unet))
+    edit = method.run(Diffusion(pipe, original), concept, settings, loop)
     return Edit(
         unet={**start.unet, **edit.unet},
         text_encoder={**start.text_encoder, **edit.text_encoder},
@@ -151,7 +155,7 @@ def _device(name: str | None) -> str:
     return name or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _progress() -> Callable[[str, int, int, float], None]:
+def progress() -> Callable[[str, int, int, float], None]:
     """A line that moves in a terminal, a line every half minute elsewhere."""
     started = shown = time.monotonic()
     moving = sys.stderr.isatty()

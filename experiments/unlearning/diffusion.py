@@ -27,16 +27,20 @@ class Diffusion:
 
     Args:
         pipe: a Stable Diffusion pipeline. Its U-Net is what methods train; the pipeline's scheduler stays as it is.
+        original: the U-Net before any edit, where the pipeline's has been edited by a first method; frozen here.
 
     Attributes:
+        original: as given, None where nothing has been edited.
         unet: the pipeline's U-Net, in evaluation mode (dropout off), without gradients until somebody asks for them.
         encoder: the frozen text encoder.
     """
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: Any, original: Any = None) -> None:
         from diffusers import DDIMScheduler
 
-        self.pipe, self.unet = pipe, pipe.unet
+        self.pipe, self.unet, self.original = pipe, pipe.unet, original
+        if original is not None:
+            original.eval().requires_grad_(False)
         self.unet.eval().requires_grad_(False)
         self.encoder = PromptEncoder.from_pipeline(pipe)
         self.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)

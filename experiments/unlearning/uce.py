@@ -27,7 +27,7 @@ from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.method import Edit, Method
 from experiments.unlearning.training import Loop
 
-__all__ = ["METHOD", "Settings", "edit", "projections", "solved"]
+__all__ = ["METHOD", "Settings", "edit", "minimiser", "projections", "rows_of", "solved"]
 
 
 @dataclass(frozen=True)
@@ -103,17 +103,36 @@ def solved(
         kept: (template, phrase) to preserve, besides the empty prompt.
         settings: scales, damping, rows.
     """
-    mine = _rows(encoder, places, settings.rows)
-    theirs = _rows(encoder, [(template, guide) for template, _ in places], settings.rows)
+    mine = rows_of(encoder, places, settings.rows)
+    theirs = rows_of(encoder, [(template, guide) for template, _ in places], settings.rows)
     counts = [min(len(a), len(b)) for a, b in zip(mine, theirs, strict=True)]
     c_ = torch.cat([a[:count] for a, count in zip(mine, counts, strict=True)])
     g_ = torch.cat([b[:count] for b, count in zip(theirs, counts, strict=True)])
-    p = torch.cat(_rows(encoder, [("{}", ""), *kept], settings.rows))
-    s_e = settings.erase_scale
+    p = torch.cat(rows_of(encoder, [("{}", ""), *kept], settings.rows))
     s_p = settings.preserve_scale or max(0.1, 1 / (1 + len(kept)))
-    width = c_.shape[1]
-    gram = settings.damping * torch.eye(width, dtype=torch.float64) + s_e * c_.T @ c_ + s_p * p.T @ p
-    pull = settings.damping * torch.eye(width, dtype=torch.float64) + s_e * g_.T @ c_ + s_p * p.T @ p
+    return minimiser(maps, c_, g_, p, erase_scale=settings.erase_scale, preserve_scale=s_p, damping=settings.damping)
+
+
+def minimiser(
+    maps: Mapping[str, torch.nn.Linear],
+    c: Tensor,
+    g: Tensor,
+    p: Tensor,
+    *,
+    erase_scale: float,
+    preserve_scale: float,
+    damping: float,
+) -> dict[str, Tensor]:
+    """The closed form itself: name → weight, in its dtype.
+
+    Args:
+        maps: `projections`, whose weights are W₀.
+        c, g: (rows, width) float64, what is erased and, row by row, where it goes.
+        p: (rows, width) float64, what stays.
+        erase_scale, preserve_scale, damping: s_e, s_p, λ.
+    """
+    damped = damping * torch.eye(c.shape[1], dtype=torch.float64) + preserve_scale * p.T @ p
+    gram, pull = damped + erase_scale * c.T @ c, damped + erase_scale * g.T @ c
     moved = torch.linalg.solve(gram, pull.T).T  # pull · gram⁻¹ (gram is symmetric): W = W₀ · moved
     return {
         f"{name}.weight": (module.weight.detach().double().cpu() @ moved).to(module.weight.dtype).contiguous()
@@ -121,7 +140,7 @@ def solved(
     }
 
 
-def _rows(encoder: PromptEncoder, places: Sequence[tuple[str, str]], rows: str) -> list[Tensor]:
+def rows_of(encoder: PromptEncoder, places: Sequence[tuple[str, str]], rows: str) -> list[Tensor]:
     """For each (template, phrase) the encodings from the phrase's last token on ("tail") or that one alone ("last"), float64;
     of an empty phrase from the token before its place."""
     tokenized = [encoder.tokenize(template.format(phrase).strip()) for template, phrase in places]
