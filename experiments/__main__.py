@@ -1,4 +1,5 @@
 """`python -m experiments unlearn METHOD --concept WORD --out DIR`: takes a concept out of a model (docs/guide/unlearning.md).
+`python -m experiments unlearn-all`: every method, on the embedded model, measured, as a table.
 `python -m experiments soundness {encoding,images}`: attacks on certified bounds (docs/guide/soundness.md).
 
     python -m experiments unlearn uce --concept circle --anchor square --out runs/uce-circle
@@ -13,6 +14,7 @@ import sys
 
 from experiments.soundness import report as soundness
 from experiments.unlearning import command as unlearning
+from experiments.unlearning import table as unlearn_all
 
 
 def main() -> int:
@@ -20,10 +22,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     unlearning.add_arguments(commands.add_parser("unlearn", help="take a concept out of a model"))
+    unlearn_all.add_arguments(commands.add_parser("unlearn-all", help="every method on the embedded model, measured"))
     soundness.add_arguments(commands.add_parser("soundness", help="attack certified bounds"))
     a = parser.parse_args()
     try:
-        return soundness.main(a) if a.command == "soundness" else unlearning.main(a)
+        return {"unlearn": unlearning.main, "unlearn-all": unlearn_all.main, "soundness": soundness.main}[a.command](a)
     except (ValueError, TypeError, FileNotFoundError, FileExistsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

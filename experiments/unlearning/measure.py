@@ -78,3 +78,54 @@ def rates(pipe: Any, concept: Concept, count: int = 96, *, seed: int = 6, **opti
         labels = judge.judge(gates.images(pipe, [text for text, _ in rows], seed=seed, **options)).labels[concept.head]
         result[kind] = sum(label == asked for label, (_, asked) in zip(labels, rows, strict=True)) / count
     return result
+
+
+def utility_prompts(concept: Concept, count: int = 512, seed: int = 9) -> list[str]:
+    """Captions of scenes without the concept, in which no word of its kind is left open."""
+    rng, source = random.Random(seed), torch.Generator().manual_seed(seed)
+    column, values = (0, scenes.SHAPES) if concept.head == "shape" else (3, scenes.STYLES)
+    index, texts = values.index(concept.name), []
+    while len(texts) < count:
+        for row in scenes.sample_scenes(count, source).tolist():
+            if row[column] == index or len(texts) == count:
+                continue
+            style = None if concept.head == "shape" else values[row[3]]
+            texts.append(language.caption(row, rng, kind="named", style=style, full=True).text)
+    return texts
+
+
+def rendered(concept: Concept, count: int = 512, seed: int = 10) -> torch.Tensor:
+    """Renderings of scenes without the concept: (count, 3, 32, 32) in [0, 1]."""
+    source = torch.Generator().manual_seed(seed)
+    column, values = (0, scenes.SHAPES) if concept.head == "shape" else (3, scenes.STYLES)
+    rows = scenes.sample_scenes(2 * count, source)
+    rows = rows[rows[:, column] != values.index(concept.name)][:count]
+    return scenes.render(rows, source)
+
+
+def utility(pipe: Any, concept: Concept, plain: torch.Tensor, *, seed: int = 8) -> dict[str, float]:
+    """What is left of everything else: FID against the unedited model's images and against renderings, and the
+    image–text score.
+
+    Args:
+        pipe: an embedded pipeline.
+        concept: what was erased; prompts are about other things.
+        plain: `utility_images` of the unedited model.
+        seed: of the initial noise.
+    """
+    from experiments.metrics.features import JudgeFeatures
+    from experiments.metrics.fid import fid
+    from experiments.metrics.image_text import world_scorer
+
+    texts = utility_prompts(concept, len(plain))
+    made, features = gates.images(pipe, texts, seed=seed), JudgeFeatures()
+    return {
+        "fid_plain": fid(plain, made, features),
+        "fid_rendered": fid(rendered(concept, len(plain)), made, features),
+        "image_text": world_scorer()(made, texts),
+    }
+
+
+def utility_images(pipe: Any, concept: Concept, count: int = 512, *, seed: int = 7) -> torch.Tensor:
+    """Images of the unedited model that `utility` compares with (other noise than there): (count, 3, 32, 32)."""
+    return gates.images(pipe, utility_prompts(concept, count), seed=seed)

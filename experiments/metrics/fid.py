@@ -1,0 +1,40 @@
+"""FID: the Fréchet distance between Gaussians fitted to the features of two sets of images, by torchmetrics.
+
+    FID = ‖μ_1 − μ_2‖² + tr(Σ_1 + Σ_2 − 2 (Σ_1 Σ_2)^½)
+
+Reference: Heusel et al. (2017). Values with one extractor cannot be compared with those of another, nor are they
+independent of how many images there are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["fid"]
+
+
+def fid(real: Tensor, made: Tensor, extractor: Any, *, batch: int = 256) -> float:
+    """The FID of images against reference images.
+
+    Args:
+        real, made: (b, 3, height, width) in [0, 1].
+        extractor: module, images → (b, d), with `num_features` = d.
+        batch: images at a time.
+
+    Raises:
+        ValueError: a set has no more images than there are features; its covariance would be singular.
+    """
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    for name, images in (("real", real), ("made", made)):
+        if len(images) <= extractor.num_features:
+            raise ValueError(
+                f"{name} has {len(images)} images: must be more than the extractor's {extractor.num_features} features"
+            )
+    metric = FrechetInceptionDistance(feature=extractor)
+    for images, is_real in ((real, True), (made, False)):
+        for part in images.split(batch):
+            metric.update(part, real=is_real)
+    return float(metric.compute())
