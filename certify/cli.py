@@ -51,6 +51,9 @@ DEFAULT_CONCEPT = "circle"
 Prompt = Annotated[str, typer.Argument(help="The prompt.", show_default=False)]
 Model = Annotated[str | None, typer.Option(help="Hub id or folder of a Stable Diffusion 1.x/2.x pipeline.")]
 UNet = Annotated[str | None, typer.Option(help="State dict or folder of an unlearned U-Net, put on top of --model.")]
+TextEncoder = Annotated[
+    str | None, typer.Option(help="State dict or folder of an unlearned text encoder, put on top of --model.")
+]
 Draws = Annotated[int, typer.Option("--n", help="Monte Carlo draws.")]
 Alpha = Annotated[float, typer.Option(help="Failure probability of the certificate as a whole.")]
 Steps = Annotated[int | None, typer.Option(help="Sampler steps. [default: 50; embedded model: 8]")]
@@ -69,6 +72,7 @@ class Settings:
         typer.Option("--concept", "-c", help="What to suppress: a name or a CSV/JSONL file. Repeat for several."),
     ] = None
     model: Model = None
+    text_encoder: TextEncoder = None
     sigma0: Annotated[float | None, typer.Option(help="Base noise, absolute, as in the paper.")] = None
     sigma0_relative: Annotated[float | None, typer.Option(help="Base noise in spreads of the token embeddings.")] = None
     k: Annotated[float | None, typer.Option("--k", help="How fast noise grows with relevance.")] = None
@@ -138,13 +142,19 @@ class Settings:
             "progress": progress,
         }
 
+    def source(self, unet: str | None) -> dict[str, Any]:
+        """Where the model comes from, for a certificate's record."""
+        text_encoder = {} if self.text_encoder is None else {"text_encoder": self.text_encoder}
+        return {"model": self.model, "unet": unet, **text_encoder, "concepts": self.concepts}
+
     def text_only(self) -> AdaptiveMedianSmoother:
         """The smoother on the text encoder alone."""
         from certify.adaptive import AdaptiveMedianSmoother
         from certify.models import load_text_encoder
 
         with terminal.out.status("loading the text encoder"):
-            encoder = load_text_encoder(self.model, device=_device(self.device), dtype=self.dtype)
+            how: dict[str, Any] = {"text_encoder": self.text_encoder, "device": _device(self.device)}
+            encoder = load_text_encoder(self.model, dtype=self.dtype, **how)
             return AdaptiveMedianSmoother.from_encoder(encoder, self.concepts, **self.smoothing())
 
     def whole(self, unet: str | None) -> tuple[AdaptiveMedianSmoother, Any]:
@@ -153,7 +163,8 @@ class Settings:
         from certify.models import load_pipeline
 
         with terminal.out.status("loading the pipeline"):
-            pipe = load_pipeline(self.model, unet=unet, device=_device(self.device), dtype=self.dtype)
+            how: dict[str, Any] = {"text_encoder": self.text_encoder, "device": _device(self.device)}
+            pipe = load_pipeline(self.model, unet=unet, dtype=self.dtype, **how)
             return AdaptiveMedianSmoother.from_pipeline(pipe, self.concepts, **self.smoothing()), pipe
 
 
@@ -278,7 +289,7 @@ def prompt(
             memory=memory,
             checkpoint=checkpoint,
             progress=tick,
-            source={"model": settings.model, "unet": unet, "concepts": settings.concepts},
+            source=settings.source(unet),
             **counts,
             **sampler,
         )
@@ -361,7 +372,7 @@ def prompts(
             )
         try:
             with terminal.bar("certifying") as tick:
-                source = {"model": settings.model, "unet": unet, "concepts": settings.concepts}
+                source = settings.source(unet)
                 records = datasets.certify_rows(
                     adaptive, results, options, limit=limit, memory=memory, progress=tick, source=source, **how
                 )
@@ -542,6 +553,7 @@ def check(
     text_only: Annotated[bool, typer.Option("--text-only", help="Only claims about the text encoding.")] = False,
     model: Model = None,
     unet: UNet = None,
+    text_encoder: TextEncoder = None,
     device: Device = None,
     batch_size: Batch = None,
 ) -> None:
@@ -562,15 +574,16 @@ def check(
     dtype, where = certificate.provenance.get("dtype"), _device(device)
     digests = (certificate.provenance.get("model") or {}).get("sha256") or {}
     whole = of_prompt and not text_only and names != {EMBEDDING}
+    over: dict[str, Any] = {"text_encoder": text_encoder or source.get("text_encoder")}
     with terminal.out.status("loading the model"):
         pipe = None
         if whole:
             pipe = load_pipeline(
-                model or source.get("model"), unet=unet or source.get("unet"), device=where, dtype=dtype
+                model or source.get("model"), unet=unet or source.get("unet"), device=where, dtype=dtype, **over
             )
             found = {name: fingerprint(part) for name, part in pipe.components.items() if name in digests}
         else:
-            encoder = load_text_encoder(model or source.get("model"), device=where, dtype=dtype)
+            encoder = load_text_encoder(model or source.get("model"), device=where, dtype=dtype, **over)
             found = {"module" if "module" in digests else "text_encoder": fingerprint(encoder.text_encoder)}
         for name, digest in found.items():
             if digest != digests.get(name):

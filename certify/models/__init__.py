@@ -12,12 +12,15 @@ Importing this package imports neither library; they come in when something is l
 from certify.models.denoiser import NoisePredictor
 from certify.models.fingerprint import fingerprint
 from certify.models.load import load_pipeline, load_text_encoder
+from certify.models.overlay import Overlay
 from certify.models.text import PromptEncoder, TokenizedPrompt
+from certify.models.text_encoder import overlay_text_encoder, text_overlay_of
 from certify.models.trajectory import Trajectory
 from certify.models.unet import UNetOverlay, overlay_of, overlay_unet
 
 __all__ = [
     "NoisePredictor",
+    "Overlay",
     "PromptEncoder",
     "TokenizedPrompt",
     "Trajectory",
@@ -26,5 +29,7 @@ __all__ = [
     "load_pipeline",
     "load_text_encoder",
     "overlay_of",
+    "overlay_text_encoder",
     "overlay_unet",
+    "text_overlay_of",
 ]

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from certify.models.quiet import quiet_libraries
 from certify.models.text import PromptEncoder
+from certify.models.text_encoder import overlay_text_encoder
 from certify.models.unet import overlay_unet
 
 __all__ = ["load_pipeline", "load_text_encoder"]
@@ -65,6 +66,7 @@ def load_pipeline(
     source: str | Path | None = None,
     *,
     unet: str | Path | Mapping[str, Tensor] | None = None,
+    text_encoder: str | Path | Mapping[str, Tensor] | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
@@ -78,6 +80,7 @@ def load_pipeline(
         source: None: the embedded model; a folder; or a hub id such as "CompVis/stable-diffusion-v1-4".
         unet: an unlearned U-Net to put on top of the base (`overlay_unet` says what it may be; `overlay_of(pipe)` what
             was replaced).
+        text_encoder: an unlearned text encoder to put on top of the base (`overlay_text_encoder`, `text_overlay_of`).
         device: where to; None: the CPU.
         dtype: of every part, a torch dtype or its name; None: float32.
         revision: of a hub id: branch, tag or commit.
@@ -118,6 +121,8 @@ def load_pipeline(
             raise _unreadable(source, folder, variant, error) from error
         if unet is not None:
             overlay_unet(pipe.unet, unet)
+        if text_encoder is not None:
+            overlay_text_encoder(pipe.text_encoder, text_encoder)
         pipe.to(device=place, dtype=target)
     return pipe
 
@@ -125,6 +130,7 @@ def load_pipeline(
 def load_text_encoder(
     source: str | Path | None = None,
     *,
+    text_encoder: str | Path | Mapping[str, Tensor] | None = None,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
@@ -151,9 +157,11 @@ def load_text_encoder(
             tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
         except OSError as error:
             raise _unreadable(source, folder, variant, error) from error
-        text_encoder = _load_part(CLIPTextModel, folder, "text_encoder", source, variant)
-        text_encoder.to(device=place, dtype=target)
-    return PromptEncoder(tokenizer, text_encoder)
+        base = _load_part(CLIPTextModel, folder, "text_encoder", source, variant)
+        if text_encoder is not None:
+            overlay_text_encoder(base, text_encoder)
+        base.to(device=place, dtype=target)
+    return PromptEncoder(tokenizer, base)
 
 
 def _load_part(cls: Any, folder: Path, part: str, source: str | Path | None, variant: str | None) -> Any:

@@ -173,7 +173,11 @@ BAD_OVERLAYS: dict[str, tuple[Callable[[State, Path], Any], type[Exception], str
         ValueError,
         r"original \(CompVis\) layout: convert the checkpoint",
     ),
-    "LoRA": (lambda s, d: {"down.lora_A.weight": torch.zeros(1)}, ValueError, r"LoRA weights: fuse them"),
+    "LoRA": (
+        lambda s, d: {"down.lora_A.weight": torch.zeros(1)},
+        ValueError,
+        r"of .down. there is not both of A \(down\) and B \(up\)",
+    ),
     "shape": (
         lambda s, d: _changed(s, "conv_in.bias", torch.zeros(3)),
         ValueError,
