@@ -49,7 +49,8 @@ def main(a: Any) -> int:
     method, concept = unlearning.METHODS[a.method], concept_of(a)
     settings = settings_of(method, concept, a.set, embedded=a.model is None)
     saving.check_free(a.out)
-    loop = Loop(seed=a.seed, folder=a.out, progress=progress())
+    what = f"{method.name} of {a.model or 'the embedded model'}, {settings}, {concept.erase} to {concept.anchor!r}"
+    loop = Loop(seed=a.seed, folder=a.out, progress=progress(), what=what)
     started = time.perf_counter()
     edit = applied(method, concept, settings, loop, model=a.model, device=_device(a.device))
     seconds = time.perf_counter() - started

@@ -129,7 +129,7 @@ def filled(template: str, phrase: str) -> str:
     """The sentence with a phrase in its place. Where the phrase is empty, what only served it goes as well ("in …
     style", a comma), and an article agrees with what follows it."""
     if not phrase:
-        for idle in (" in {} style", ", {}"):
+        for idle in (", in the style of {}", " in the style of {}", " in {} style", "{}'s ", ", {}"):
             template = template.replace(idle, "{}")
     before, after = template.split("{}")
     follows = (phrase + after).split()

@@ -55,12 +55,14 @@ class Loop:
         folder: where a checkpoint is kept while it runs; None: nowhere.
         progress: told after every step.
         every: seconds between checkpoints.
+        what: says what is run (method, concept, settings): a checkpoint of anything else is refused.
     """
 
     seed: int = 0
     folder: Path | None = None
     progress: Progress | None = None
     every: float = _EVERY
+    what: str = ""
 
     def __post_init__(self) -> None:
         _validate.seed_value(self.seed)
@@ -103,7 +105,7 @@ class Loop:
             **{f"state.{n}": t for n, t in (state or {}).items()},
         }
         path = None if self.folder is None else self.folder / f"{stage}.checkpoint.safetensors"
-        first = 0 if path is None or not path.exists() else _resume(path, kept, optimiser, dice, steps, self.seed)
+        first = 0 if path is None or not path.exists() else _resume(path, kept, optimiser, dice, steps, self)
         losses: list[float] = []
         saved = time.monotonic()
         for step in range(first, steps):
@@ -124,11 +126,45 @@ class Loop:
             if self.progress is not None:
                 self.progress(stage, step + 1, steps, value)
             if path is not None and time.monotonic() - saved > self.every:
-                _save(path, kept, optimiser, dice, step + 1, steps, self.seed)
+                _save(path, kept, optimiser, dice, step + 1, steps, self)
                 saved = time.monotonic()
         if path is not None:  # a later stage may be killed: this one need not be run again
-            _save(path, kept, optimiser, dice, steps, steps, self.seed)
+            _save(path, kept, optimiser, dice, steps, steps, self)
         return losses
+
+    def collect(self, stage: str, count: int, batch: int, make: Callable[[int, int, Dice], Tensor]) -> Tensor:
+        """Rows that are made once, before the training (images, latents), `batch` at a time; kept like a checkpoint.
+
+        Args:
+            stage: names the checkpoint, and what progress shows.
+            count: how many rows in all.
+            batch: how many at a time; every batch has dice of its own.
+            make: (first, stop, dice) → the rows first … stop − 1.
+
+        Returns:
+            The rows, on the CPU.
+
+        Raises:
+            ValueError: the checkpoint is another run's.
+        """
+        path = None if self.folder is None else self.folder / f"{stage}.checkpoint.safetensors"
+        about = {"count": count, "batch": batch, "seed": self.seed, "what": self.what}
+        parts: list[Tensor] = []
+        if path is not None and path.exists():
+            run, tensors = _read(path)
+            _check(path, run, about)
+            parts = [tensors["rows"]]
+        saved = time.monotonic()
+        for first in range(sum(map(len, parts)), count, batch):
+            stop = min(first + batch, count)
+            # Seeds of different batches, and of the training that follows, do not meet.
+            parts.append(make(first, stop, Dice((self.seed * 1_000_003 + 1 + first) % 2**63)).detach().cpu())
+            if self.progress is not None:
+                self.progress(stage, stop, count, 0.0)
+            if path is not None and (stop == count or time.monotonic() - saved > self.every):
+                _write(path, {"rows": torch.cat(parts)}, about)
+                saved = time.monotonic()
+        return torch.cat(parts)
 
     def finish(self) -> None:
         """Removes the checkpoints: what they were for has been written."""
@@ -143,38 +179,60 @@ def _save(
     dice: Dice,
     step: int,
     steps: int,
-    seed: int,
+    loop: Loop,
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
+    tensors = dict(kept)
     scalars: dict[str, float] = {}
     for index, entry in optimiser.state_dict()["state"].items():
         for name, value in entry.items():
             key = f"optimiser.{index}.{name}"
             if isinstance(value, Tensor):
-                tensors[key] = value.detach().cpu().contiguous()
+                tensors[key] = value
             elif value is not None:
                 scalars[key] = value
-    about = {"step": step, "steps": steps, "seed": seed, "dice": dice.state(), "scalars": scalars}
+    about = {"step": step, **_run(loop, steps), "dice": dice.state(), "scalars": scalars}
+    _write(path, tensors, about)
+
+
+def _run(loop: Loop, steps: int) -> dict[str, Any]:
+    """What tells one run from another."""
+    return {"steps": steps, "seed": loop.seed, "what": loop.what}
+
+
+def _check(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    wrong = [
+        f"{name} = {found.get(name)!r}, not {value!r}" for name, value in asked.items() if found.get(name) != value
+    ]
+    if wrong:
+        raise ValueError(
+            f"{path}: is the checkpoint of another run ({'; '.join(wrong)}); delete it, or choose another folder"
+        )
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".part")
-    save_file(tensors, beside, metadata={"run": json.dumps(about)})
+    still = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(still, beside, metadata={"run": json.dumps(about)})
     beside.replace(path)
 
 
-def _resume(
-    path: Path, kept: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, dice: Dice, steps: int, seed: int
-) -> int:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads(file.metadata()["run"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return json.loads(file.metadata()["run"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: is not a checkpoint that can be read ({error}); delete it to start again") from error
-    wrong = [name for name, t in kept.items() if name not in tensors or tensors[name].shape != t.shape]
-    if wrong or (about["steps"], about["seed"]) != (steps, seed):
+
+
+def _resume(
+    path: Path, kept: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, dice: Dice, steps: int, loop: Loop
+) -> int:
+    about, tensors = _read(path)
+    _check(path, about, _run(loop, steps))
+    if any(name not in tensors or tensors[name].shape != t.shape for name, t in kept.items()):
         raise ValueError(
-            f"{path}: is the checkpoint of another run (steps = {about['steps']}, seed = {about['seed']}"
-            f"{', other parameters' if wrong else ''}); delete it, or choose another folder"
+            f"{path}: is the checkpoint of another run (other parameters); delete it, or choose another folder"
         )
     with torch.no_grad():
         for name, tensor in kept.items():
