@@ -1,0 +1,245 @@
+"""`certify prompt`, `radius` and `curve`, stopped: real processes, real signals, and the same certificate in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from certify import cli, terminal
+
+PROMPT = "a photo of a red circle"
+TEXT = ("prompt", PROMPT, "--text-only", "--n", "4500")
+WHOLE = ("prompt", PROMPT, "--n", "300", "--statistics", "80", "--images", "128", "--steps", "2", "--replicas", "3")
+
+
+def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80", "CERTIFY_SAVE_EVERY": "0.02"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "certify", *arguments],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**environment, "PYTHONWARNINGS": "error"},
+    )
+
+
+def stopped(process: subprocess.Popen[str], how: int, moment) -> tuple[int, str, str]:
+    """Sends a signal when the moment has come, and returns how the process ended, its output and its errors."""
+    while process.poll() is None:
+        if moment():
+            process.send_signal(how)
+            break
+        time.sleep(0.003)
+    out, err = process.communicate()
+    return process.returncode, out, err
+
+
+def after(folder: Path, wanted: int, wait: float = 0.0):
+    """The moment after so many saves in a folder were seen, and a while."""
+    seen: dict[Path, int] = {}
+    count = 0
+
+    def moment() -> bool:
+        nonlocal count
+        for file in folder.glob("*.safetensors"):
+            with contextlib.suppress(FileNotFoundError):
+                now = file.stat().st_mtime_ns
+                if seen.get(file) != now:
+                    count += 1
+                    seen[file] = now
+        if count < wanted:
+            return False
+        time.sleep(wait)
+        return True
+
+    seen |= {file: file.stat().st_mtime_ns for file in folder.glob("*.safetensors")}
+    return moment
+
+
+def content(folder: Path) -> tuple[dict, bytes]:
+    record = json.loads((folder / "certificate.json").read_text())
+    del record["provenance"]["created"]
+    return record, (folder / "tensors.safetensors").read_bytes()
+
+
+def inside(cwd: Path, *arguments: str) -> tuple[int, str, str]:
+    """Runs a command in this process, in a folder; returns (exit code, output, errors)."""
+    streams, code = {"out": io.StringIO(), "err": io.StringIO()}, 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", ["certify", *arguments])
+        for name, stream in streams.items():
+            patch.setattr(terminal, name, terminal.Console(file=stream, width=80, highlight=False))
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return code, streams["out"].getvalue(), streams["err"].getvalue()
+
+
+def done(cwd: Path, *arguments: str) -> str:
+    code, out, err = inside(cwd, *arguments)
+    assert code == 0, err
+    return out
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Certificates that nobody stopped."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    for name, command in (("text", TEXT), ("whole", WHOLE)):
+        done(folder, *command, "--out", name)
+        assert not (folder / name / "checkpoint").exists()
+    return folder
+
+
+@pytest.mark.parametrize(("name", "command", "saves"), [("text", TEXT, (2, 1)), ("whole", WHOLE, (5,))])
+def test_killed_at_random_moments_it_goes_on_to_the_identical_certificate(undisturbed, tmp_path, name, command, saves):
+    chance, folder = random.Random(7), tmp_path / "a" / "checkpoint"
+    for most in saves:
+        process = start(*command, "--out", "a", cwd=tmp_path)
+        code, _, err = stopped(process, signal.SIGKILL, after(folder, chance.randint(1, most), chance.uniform(0, 0.05)))
+        assert code == -signal.SIGKILL, err
+        assert folder.is_dir()
+        assert not (tmp_path / "a" / "rate.png").exists()
+    assert "draws of an earlier start" in done(tmp_path, *command, "--out", "a")
+    assert content(tmp_path / "a") == content(undisturbed / name)
+    assert not folder.exists()
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """A folder in which `certify prompt` was stopped by Ctrl-C while it drew, and what it printed."""
+    cwd = tmp_path_factory.mktemp("interrupted")
+    folder = cwd / "runs" / "a-photo-of-a-red-circle"
+    code, out, err = stopped(start(*TEXT, cwd=cwd), signal.SIGINT, after(folder / "checkpoint", 4))
+    assert (code, err) == (130, "")
+    return cwd, folder, out
+
+
+@pytest.fixture
+def again(interrupted, tmp_path, monkeypatch):
+    """Runs a command in a copy of that folder; returns (exit code, output, errors)."""
+    shutil.copytree(interrupted[0], tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return lambda *arguments: inside(Path.cwd(), *arguments)
+
+
+def test_an_interrupt_keeps_the_draws_and_claims_nothing(interrupted):
+    cwd, folder, out = interrupted
+    lines = [line for line in out.splitlines() if line.strip()]
+    assert lines[-2:] == [
+        f"Stopped. What was drawn is kept in {folder.relative_to(cwd)}/checkpoint/",
+        "The same command goes on from there. Nothing is claimed yet.",
+    ]
+    for word in ("bound", "within squared distance", "Confidence"):
+        assert word not in out
+    assert [entry.name for entry in folder.iterdir()] == ["checkpoint"]
+    assert list((folder / "checkpoint").glob("*.safetensors"))
+
+
+def test_an_interrupted_run_goes_on_in_its_folder(undisturbed, interrupted, again):
+    code, out, err = again(*TEXT)
+    assert (code, "earlier start: runs/a-photo-of-a-red-circle/checkpoint/" in out) == (0, True), err
+    assert [path.name for path in Path("runs").iterdir()] == ["a-photo-of-a-red-circle"]
+    assert content(Path("runs/a-photo-of-a-red-circle")) == content(undisturbed / "text")
+
+
+def test_another_run_is_refused(again):
+    folder = Path("runs/a-photo-of-a-red-circle/checkpoint")
+    before = {file: file.read_bytes() for file in folder.iterdir()}
+    for change, named in (
+        (("--seed", "1"), "(seed differs)"),
+        (("--rho", "0.5", "--alpha", "1e-2"), "(rho, alpha differ)"),
+        (("--k", "5"), "(smoother differs)"),
+    ):
+        code, _, err = again(*TEXT, *change)
+        said = " ".join(err.split())
+        assert (code, named in said, "Traceback" in err) == (2, True, False), err
+        assert f"'{folder}': belongs to another run" in said
+        assert "delete it to begin anew, or give another --out" in said
+    assert {file: file.read_bytes() for file in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("pattern", "change"),
+    [
+        ("pilot-*.safetensors", lambda b: b[: len(b) // 2]),
+        ("pilot-*.safetensors", lambda b: b[:-1] + bytes([b[-1] ^ 1])),
+        ("run.json", lambda b: b[:100]),
+        ("run.json", lambda b: b.replace(b'"seed": 0', b'"seed": 1')),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused(again, pattern, change):
+    (file,) = Path("runs/a-photo-of-a-red-circle/checkpoint").glob(pattern)
+    file.write_bytes(change(file.read_bytes()))
+    code, _, err = again(*TEXT)
+    assert (code, "Traceback" in err, "damaged" in err, "delete it to begin anew" in err) == (2, False, True, True), err
+    assert str(file.parent) in err
+    shutil.rmtree(file.parent)
+    assert again(*TEXT[:4], "64")[0] == 0
+
+
+def test_two_at_once_are_refused(again):
+    fcntl = pytest.importorskip("fcntl")
+    with Path("runs/a-photo-of-a-red-circle/checkpoint/lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        code, _, err = again(*TEXT)
+    assert (code, "another process is writing there" in err) == (2, True)
+
+
+def test_a_kill_between_certificate_and_pictures_is_made_good(undisturbed, again):
+    folder = Path("runs/a-photo-of-a-red-circle")
+    for name in ("certificate.json", "tensors.safetensors"):
+        shutil.copy(undisturbed / "text" / name, folder / name)
+    assert again(*TEXT)[0] == 0
+    assert (folder / "curve.png").exists()
+    assert content(folder) == content(undisturbed / "text")
+    assert not (folder / "checkpoint").exists()
+
+
+def test_sigterm_is_alike_and_radius_and_curve_go_on(again, tmp_path):
+    command = ("radius", PROMPT, "--n", "6000")
+    (folder,) = Path("runs").iterdir()
+    shutil.rmtree(folder)
+    folder = Path("runs/radius-a-photo-of-a-red-circle/checkpoint")
+    code, out, err = stopped(start(*command, cwd=Path.cwd()), signal.SIGTERM, after(folder.absolute(), 2))
+    assert (code, err) == (143, "")
+    assert ("Stopped. What was drawn is kept in" in out, "ρ = " in out) == (True, False)
+    code, _, err = again(*command, "--seed", "3")
+    assert (code, "another run (seed differs); delete it" in " ".join(err.split())) == (2, True), err
+    resumed, plain = again(*command)[1].splitlines(), again(*command)[1].splitlines()
+    assert f"draws of an earlier start: {folder}/" in resumed
+    assert any("ρ = " in line for line in plain)
+    assert [line for line in resumed if "earlier" not in line and "about" not in line] == [
+        line for line in plain if "about" not in line
+    ]
+    assert not Path("runs").exists()
+    code, out, err = again("curve", PROMPT, "--n", "500", "--rhos", "0.25")
+    assert (code, Path("runs").exists()) == (0, False), err
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("4GB", 4 * 10**9), ("512 MiB", 2**29), ("1.5kb", 1500), ("2G", 2 * 10**9), ("1000000", 10**6), ("10B", 10)],
+)
+def test_sizes(text, size):
+    assert cli.Settings(memory=text).bytes == size
+
+
+@pytest.mark.parametrize("text", ["", "four", "-1GB", "0", "1 PB", "GB", "1e9", "regions"])
+def test_no_sizes(text):
+    with pytest.raises(ValueError, match="must be a number of bytes such as 4GB"):
+        _ = cli.Settings(memory=text).bytes
