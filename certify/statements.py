@@ -588,8 +588,8 @@ class _Plan:
         )
         finite = bool(torch.isfinite(box.lower).all() and torch.isfinite(box.upper).all())
         needed = None if finite else draws_needed(self._tails(), self._side())
-        ordered, center = self.setting.ordered, self.setting.center
-        if ordered is not None and statement.p != 0.5:
+        center = self.setting.center
+        if statement.p != 0.5 and (ordered := self.setting.ordered) is not None:
             center = ordered[min(len(ordered) - 1, int(statement.p * len(ordered)))]
         return PercentileBounds(
             lower=box.lower,

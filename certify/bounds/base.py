@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from certify.montecarlo import Accumulator, row_distances
+from certify.montecarlo.accumulators import in_order
 from certify.noise import Noise
 from certify.support import Support
 
@@ -84,7 +85,7 @@ class Setting:
     @functools.cached_property
     def ordered(self) -> Tensor | None:
         """The pilot draws, each output sorted by itself."""
-        return None if self.pilot is None else self.pilot.sort(dim=0).values
+        return None if self.pilot is None else in_order(self.pilot)
 
     @functools.cached_property
     def middle(self) -> Tensor | None:

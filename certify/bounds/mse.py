@@ -134,8 +134,10 @@ class CoordinatewiseMSE(Method):
         return min(guessed_distance(setting, ordered, low, high), self._cap())
 
     def needs(self, rho: float) -> list[Accumulator]:
-        low, high = ranks(self.setting.n, self.setting.noise.tails(self.p, 0.0 if self.population else rho), self.share)
-        return [ExtremeRanks(max(low, 1), max(high, 1))]
+        # The population's own median is bracketed at no perturbation, the moved one at ρ.
+        radii = (0.0, rho) if self.population else (rho,)
+        found = [ranks(self.setting.n, self.setting.noise.tails(self.p, radius), self.share) for radius in radii]
+        return [ExtremeRanks(max(low, 1), max(high, 1)) for low, high in found]
 
     def at(self, rho: float, seen: Mapping[str, Accumulator]) -> Evaluation:
         extremes = cast(ExtremeRanks, seen[ExtremeRanks.key])

@@ -13,6 +13,7 @@ draws feeds those of every bound asked for: accumulators of one `key` are widene
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from typing import Protocol, Self
 
@@ -32,6 +33,7 @@ __all__ = [
     "ExtremeRanks",
     "Groups",
     "digest",
+    "in_order",
     "median",
     "pool",
     "row_distances",
@@ -41,6 +43,9 @@ __all__ = [
 
 LARGEST_GROUP = SHARD * BLOCK
 """Draws in a shard, and so the most that a group of them can have."""
+
+_SORTED = 2**24
+"""Numbers that one sort works on."""
 
 
 class Accumulator(Protocol):
@@ -301,9 +306,22 @@ class Exceedances:
 
 def median(draws: Tensor) -> Tensor:
     """Element-wise median over the first axis; for an even number the average of the two middle draws."""
-    ordered = draws.sort(dim=0).values
+    ordered = in_order(draws)
     k = draws.shape[0]
-    return ordered[k // 2] if k % 2 else (ordered[k // 2 - 1] + ordered[k // 2]) / 2
+    return ordered[k // 2].clone() if k % 2 else (ordered[k // 2 - 1] + ordered[k // 2]) / 2
+
+
+def in_order(draws: Tensor) -> Tensor:
+    """Every output's draws (over the first axis) from the least to the largest.
+
+    Piece by piece: a sort takes several times the memory of what is sorted.
+    """
+    ordered = torch.empty_like(draws, memory_format=torch.contiguous_format)
+    rows, outputs = draws.shape[0], math.prod(draws.shape[1:])
+    flat, target, step = draws.reshape(rows, outputs), ordered.view(rows, outputs), max(1, _SORTED // max(rows, 1))
+    for start in range(0, outputs, step):
+        target[:, start : start + step] = flat[:, start : start + step].sort(dim=0).values
+    return ordered
 
 
 def digest(tensor: Tensor) -> str:

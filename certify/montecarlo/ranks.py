@@ -314,13 +314,15 @@ class ExtremeRanks:
         if not self._files:
             return own
         kind = _kind(own)
-        parts = []
         width = columns.stop - columns.start
+        whole, filled = torch.empty((width, self._spilled + self._filled), dtype=own.dtype), 0
         for path, rows in self._files:
             offset = _HEADER + columns.start * rows * kind.itemsize
             read = np.fromfile(path, dtype=kind, count=rows * width, offset=offset)
-            parts.append(torch.from_numpy(read.reshape(width, rows)).t())
-        return torch.cat([*parts, own.cpu()])
+            whole[:, filled : filled + rows] = torch.from_numpy(read.reshape(width, rows))
+            filled += rows
+        whole[:, filled:] = own.t()
+        return whole.t()
 
     def _from_disk(self, asked: tuple[str, int]) -> Tensor:
         """A rank out of the file that holds the two ends in order, written where there is none."""
