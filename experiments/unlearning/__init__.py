@@ -7,10 +7,10 @@ measures. Methods that start from another's result (`after`) get it made first.
 
 from __future__ import annotations
 
-from experiments.unlearning import esd, uce
+from experiments.unlearning import ablation, esd, uce
 from experiments.unlearning.method import Method
 
 __all__ = ["METHODS"]
 
-METHODS: dict[str, Method] = {method.name: method for method in (esd.METHOD, uce.METHOD)}
+METHODS: dict[str, Method] = {method.name: method for method in (esd.METHOD, ablation.METHOD, uce.METHOD)}
 """Name → method."""
