@@ -180,6 +180,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**given: Any) -> None:
         settings = Settings(**{f.name: given.pop(f.name) for f in fields(Settings)})
+        _ = settings.bytes  # refused before any work is done
         command(settings=settings, **given)
 
     run.__signature__ = own.replace(parameters=[*mine, *shared])  # type: ignore[attr-defined]
