@@ -49,6 +49,7 @@ from certify.bounds.percentile import BoxEvidence
 from certify.ellipsoid import Ellipsoid
 from certify.montecarlo import Function, draw
 from certify.noise import GaussianNoise, Noise
+from certify.sequential import Decision, stopped_event
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -138,7 +139,8 @@ class Claim:
         policy: covariance policy; `not_covered` says what it leaves out.
         alpha: failure probability of this claim; share: its part of the certificate's Σα.
         n: bounding draws.
-        scope: "single", "pointwise" or "simultaneous".
+        scope: "single"; "pointwise" or "simultaneous" for a point of a curve; "stopped early" where drawing ended as
+            soon as the claim was decided.
         status, reason: "certified" or "abstained".
         evidence, numbers: kind and numbers of what the value follows from; its tensors have the prefix `tensors`.
         center: the name of its reference among the tensors, or "".
@@ -361,7 +363,7 @@ class Certificate:
 
         Args:
             *results: what `percentile_bounds`, `mse_bound`, `certified_radius`, `bound_curve`, `deployed_bound`,
-                `statistic_bound`, `event_bound` returned, from one y and one noise.
+                `statistic_bound`, `event_bound` or `decide_…` returned, from one y and one noise.
             model: the module or pipeline behind f, for a SHA-256 over its named tensors, or its `ModelRecord`, where many
                 certificates are about one model; None: the record says that f was a plain callable.
             keep_input: whether the input y itself is stored; without it only its hash is. σ, the reference and the boxes
@@ -431,17 +433,22 @@ class Certificate:
     @property
     def curve(self) -> ClaimedCurve | None:
         """The claims of a bound curve, together; None without one."""
-        points = tuple(claim for claim in self.claims if claim.scope != "single")
+        points = tuple(claim for claim in self.claims if claim.scope in ("pointwise", "simultaneous"))
         return ClaimedCurve(points) if points else None
 
     def event(self, claim: Claim) -> ClaimedEvent:
         """A certified claim about an event, at every radius.
 
         Raises:
-            ValueError: the claim is of another kind, or an abstention.
+            ValueError: the claim is of another kind, an abstention, or its drawing was stopped early: such a count is a limit
+                at this radius alone.
         """
         if claim.quantity != "event" or claim.status != "certified":
             raise ValueError(f"claim is a {claim.status} {claim.quantity}: must be a certified event")
+        if claim.scope == "stopped early":
+            raise ValueError(
+                "claim was decided early: its count says nothing about other radii; draw a fixed number instead"
+            )
         return ClaimedEvent(claim, self.noise)
 
     def ellipsoid(self, claim: Claim) -> Ellipsoid:
@@ -676,15 +683,11 @@ class Certificate:
             seen, draws = int(kept["successes"]), claim.n
             if seen > draws:
                 return f"it states {draws} draws, its evidence {seen} of them"
-            low, high = event_interval(
-                seen,
-                draws,
-                self.noise,
-                rho=claim.rho,
-                replicas=claim.replicas or 1,
-                alpha=claim.alpha,
-                two_sided=claim.side == "two-sided",
-            )
+            at: dict[str, Any] = {"rho": claim.rho, "replicas": claim.replicas or 1, "alpha": claim.alpha}
+            if claim.scope == "stopped early":
+                low, high = 0.0, stopped_event(seen, draws, self.noise, **at)
+            else:
+                low, high = event_interval(seen, draws, self.noise, two_sided=claim.side == "two-sided", **at)
             above = _at_most(high, claim.value) and _at_most(kept["upper"], high)
             if not (above and _at_most(claim.lower or 0.0, low) and _at_most(low, kept["lower"])):
                 return f"{seen} of {draws} draws imply [{low:.6g}, {high:.6g}], its evidence says {kept}"
@@ -708,15 +711,19 @@ def _claim(part: Any, index: int, total: float, tensors: dict[str, Tensor]) -> C
     for key, tensor in {} if evidence is None else evidence.tensors().items():
         # float32 draws keep their exact value; a box in float64 stays float64.
         tensors[f"{name}.{key}"] = tensor.detach().cpu().contiguous()
-    radius, box = isinstance(part, CertifiedRadius), isinstance(part, PercentileBounds)
+    radius, box, early = (
+        isinstance(part, CertifiedRadius),
+        isinstance(part, PercentileBounds),
+        isinstance(part, Decision),
+    )
     center = getattr(part, "center", None)
-    replicas = getattr(part, "replicas", None)
+    replicas = None if part.quantity == "mse" else getattr(part, "replicas", None)
     return Claim(
         theorem=part.theorem,
         quantity=part.quantity,
         function=part.run.function,
         unit=part.unit,
-        value=None if box else float(part.rho if radius else part.value),
+        value=None if box else float(part.rho if radius else part.claimed if early else part.value),
         lower=float(part.lower) if getattr(part, "side", "") == "two-sided" else None,
         rho=float(part.rho),
         p=part.p if box else 0.5 if getattr(part, "smoother", "") == "median" and replicas is None else None,
@@ -757,7 +764,8 @@ def _kept_center(center: Tensor, tensors: dict[str, Tensor]) -> str:
 def _run(result: Any) -> Run:
     if isinstance(result, BoundCurve):
         return result.points[0].run
-    if isinstance(result, (MSEBound, CertifiedRadius, PercentileBounds, DeployedBound, StatisticBound, EventBound)):
+    known = (MSEBound, CertifiedRadius, PercentileBounds, DeployedBound, StatisticBound, EventBound, Decision)
+    if isinstance(result, known):
         return result.run
     raise TypeError(f"results hold a {type(result).__name__}: must be what certify's bounds return")
 
@@ -895,7 +903,7 @@ _BOUNDS = (*METHODS.values(), *ROUTES.values())
 _WORDS = (
     ("quantity", ("mse", "radius", "percentile", "deployed", "statistic", "event")),
     ("status", ("certified", "abstained")),
-    ("scope", ("single", "pointwise", "simultaneous")),
+    ("scope", ("single", "pointwise", "simultaneous", "stopped early")),
     ("side", ("upper", "lower", "two-sided")),
     ("theorem", ("T1", "T5", *(kind.theorem for kind in _BOUNDS))),
     ("smoother", ("percentile", "none", *(kind.smoother for kind in _BOUNDS))),

@@ -39,9 +39,9 @@ from torch import Tensor
 
 from certify import _validate
 from certify.bounds.base import Evidence, Run, Setting
-from certify.bounds.deployed import EventEvidence, LimitEvidence
+from certify.bounds.deployed import EventBound, EventEvidence, LimitEvidence, StatisticBound
 from certify.bounds.dimension_free import LayersEvidence
-from certify.bounds.mse import CoordinatewiseMSE
+from certify.bounds.mse import CoordinatewiseMSE, MSEBound
 from certify.bounds.percentile import draws_needed, enough
 from certify.montecarlo import AllDraws, Counts, ExtremeRanks, Function, draw, median, row_distances
 from certify.montecarlo.processes import Processes
@@ -85,6 +85,9 @@ class Decision:
         lower, upper: limits of the event's probability at y, each valid with probability 1 − α wherever drawing ended.
         reason: why it is not "yes", in words.
         evidence: for "yes", what a certificate keeps.
+        quantity: "event", "statistic" or "mse", as in a certificate's claims.
+        center: c of a squared distance.
+        q, side: of a statistic, as asked.
     """
 
     decided: str
@@ -106,6 +109,35 @@ class Decision:
     reason: str
     evidence: Evidence | None = field(repr=False)
     run: Run = field(repr=False)
+    center: Tensor | None = field(default=None, repr=False)
+    q: float | None = None
+    side: str = "upper"
+
+    scope = "stopped early"
+
+    @property
+    def unit(self) -> str:
+        """Of the claim."""
+        return {"event": EventBound.unit, "statistic": StatisticBound.unit, "mse": MSEBound.unit}[self.quantity]
+
+    @property
+    def smoother(self) -> str:
+        """ "median" for a squared distance, else "none": the deployed smoother."""
+        return "median" if self.quantity == "mse" else "none"
+
+    @property
+    def reference(self) -> str:
+        """ "center" for a squared distance, else "none"."""
+        return "center" if self.quantity == "mse" else "none"
+
+    @property
+    def claimed(self) -> float:
+        """What a certificate states: the bound of a probability or of a squared distance; of a statistic its threshold."""
+        if isinstance(self.evidence, LimitEvidence):
+            return self.evidence.lower if self.side == "lower" else self.evidence.upper
+        if self.status == "certified":
+            return self.value
+        return {"event": 1.0, "mse": math.inf}.get(self.quantity, -math.inf if self.side == "lower" else math.inf)
 
     @property
     def saved(self) -> int:
@@ -171,6 +203,12 @@ def anytime_limit(successes: int, n: int, alpha: float, side: str = "upper") -> 
     return 0.0 if successes == 0 else _bisected(enough_at, holds=0.0, fails=successes / n)
 
 
+def stopped_event(successes: int, n: int, noise: Noise, *, rho: float, replicas: int, alpha: float) -> float:
+    """The bound of P[event] within ‖δ‖_Σ ≤ ρ from a count that may have been stopped at any time (T5, T3)."""
+    upper = anytime_limit(successes, n, alpha)
+    return 1.0 if upper >= 1 else 1.0 - noise.tails(upper, rho, replicas).upper
+
+
 def looks(first: int, maximum: int, alpha: float) -> list[tuple[int, float]]:
     """When to look, and with what α: at `first`, doubled until `maximum`, and there; equal shares that add up to α.
 
@@ -231,7 +269,7 @@ def decide_event(
     seen = _Watched(allowed, asked.alpha)
     drawn = _drawn(asked, seen, batch_size, progress)
     lower, upper = seen.limits()
-    value = 1.0 if upper >= 1 else 1.0 - asked.noise.tails(upper, asked.rho, asked.replicas).upper
+    value = stopped_event(int(seen.ones), seen.count, asked.noise, rho=asked.rho, replicas=replicas, alpha=asked.alpha)
     value = min(value, target) if seen.decided == "yes" else value
     return Decision(
         decided=seen.decided,
@@ -330,6 +368,8 @@ def decide_statistic(
         reason=_why(seen, asked.alpha, "a statistic beyond the threshold", f"q = {q:g}"),
         evidence=LimitEvidence(*ends, q, side, asked.replicas) if seen.decided == "yes" else None,
         run=replace(asked.run, n=drawn),
+        q=q,
+        side=side,
     )
 
 
@@ -543,12 +583,13 @@ class _Distance:
             allowed=seen.allowed if isinstance(seen, _Watched) else None,
             lower=lower,
             upper=upper,
-            quantity="squared distance",
+            quantity="mse",
             theorem=theorem,
             method=method,
             reason=reason,
             evidence=evidence if seen.decided == "yes" else None,
             run=replace(self.run, n=drawn),
+            center=self.center,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from itertools import pairwise
 
@@ -12,7 +13,7 @@ from scipy.integrate import quad
 from scipy.special import ndtr, ndtri
 from scipy.stats import binom
 
-from certify import GaussianNoise, event_bound, mse_bound, statistic_bound
+from certify import Certificate, GaussianNoise, event_bound, mse_bound, statistic_bound
 from certify.bounds.deployed import EventEvidence
 from certify.bounds.dimension_free import LayersEvidence
 from certify.bounds.mse import BoxEvidence
@@ -382,3 +383,51 @@ def test_bad_calls_are_refused(monkeypatch):
     monkeypatch.setattr(Processes, "current", classmethod(lambda cls: Processes(0, 2)))
     with pytest.raises(RuntimeError, match="2 processes draw"):
         decide_event(event, Y, NOISE, target=0.1, rho=0.2)
+
+
+# In certificates.
+
+
+def linear(z: torch.Tensor) -> torch.Tensor:
+    return z * A
+
+
+def decisions(tolerance: float = 40.0) -> list:
+    common = {"rho": 0.3, "n": 4000, "seed": 3}
+    return [
+        decide_mse(linear, Y, NOISE, tolerance=tolerance, **common),
+        decide_mse(linear, Y, NOISE, tolerance=tolerance, method="dimension-free", **common),
+        decide_event(exceeds(1.0), Y, NOISE, target=0.2, replicas=5, function="exceeds", **common),
+        decide_statistic(score, Y, NOISE, threshold=CENTRE + 2 * SCALE, q=0.9, replicas=5, function="score", **common),
+    ]
+
+
+def test_a_certificate_of_decisions_is_kept_and_tested_again(tmp_path):
+    made = decisions()
+    assert [d.decided for d in made] == ["yes"] * 4
+    certificate = Certificate.of(*made)
+    assert [claim.quantity for claim in certificate.claims] == ["mse", "mse", "event", "statistic"]
+    assert [claim.n for claim in certificate.claims] == [d.n for d in made]
+    assert {claim.scope for claim in certificate.claims} == {"stopped early"}
+    assert certificate.claims[3].value == CENTRE + 2 * SCALE
+    loaded = Certificate.load(certificate.save(tmp_path / "kept"))
+    assert loaded.claims == certificate.claims
+    assert loaded.curve is None
+    functions = {"f": linear, "exceeds": exceeds(1.0), "score": score}
+    report = loaded.check(functions, Y, seed=9, n=4000)
+    assert not report.refuted
+    with pytest.raises(ValueError, match="decided early"):
+        loaded.event(loaded.claims[2])
+
+
+def test_a_certificate_of_a_false_decision_is_refuted():
+    made = decisions()
+    lie = dataclasses.replace(made[2], value=0.01, evidence=dataclasses.replace(made[2].evidence, upper=0.01))
+    report = Certificate.of(lie).check({"exceeds": exceeds(0.0)}, Y, seed=9, n=4000)
+    assert report.refuted
+
+
+def test_an_undecided_question_is_an_abstention():
+    made = decide_mse(linear, Y, NOISE, tolerance=1e-3, rho=0.3, n=400, seed=3)
+    claim = Certificate.of(made).claims[0]
+    assert (claim.status, claim.value, claim.reason) == ("abstained", math.inf, made.reason)
