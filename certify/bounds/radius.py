@@ -7,6 +7,10 @@ Statement. Let B̂(ρ) be a bound that at any fixed ρ is valid with probability
 Assumes: the tolerance C and the reference are fixed before the bounding draws are taken. With a reference from the same
 draws the statement is false: the least favourable one fails in 12–17 % of runs at α = .05 (docs/theory/t03-confidence.md).
 
+Draws that were kept for radii above a floor alone answer the search if B̂(floor) ≤ C: B̂ does not decrease, so it stays within
+C below. If not, the *same* draws are made once more (same seed, same blocks) and kept for all radii: ρ̂ is a function of the
+draws, whichever pass kept what it takes, and one level-α event as before.
+
 Reference: THEORY T3 (radius search), T8 (the ellipsoid).
 """
 
