@@ -1,4 +1,4 @@
-"""`--text-encoder`: what is certified is the encoder with the overlay, the record names it, and `certify check` finds it again."""
+"""`--text-encoder`: what is certified is the encoder with the overlay, named in the record, where `certify check` finds it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from certify import Certificate, cli
 from certify.models import load_text_encoder
 
 
-def _run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+def _run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["certify", *arguments])
-    cli.main()
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
 
 
 def test_the_overlay_is_certified_recorded_and_checked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -26,19 +28,17 @@ def test_the_overlay_is_certified_recorded_and_checked(monkeypatch: pytest.Monke
     save_file({name: weight + 0.05 * torch.randn(weight.shape, generator=source)}, tmp_path / "text.safetensors")
 
     text = ("a photo of a red circle", "--n", "300", "--text-only")
-    _run(monkeypatch, "prompt", *text, "--text-encoder", "text.safetensors", "--out", "a")
+    assert _run(monkeypatch, "prompt", *text, "--text-encoder", "text.safetensors", "--out", "a") == 0
     provenance = Certificate.load(Path("a")).provenance
     assert provenance["source"]["text_encoder"] == "text.safetensors"
     assert plain.fingerprint() not in str(provenance["model"])
 
-    _run(monkeypatch, "check", "a", "--n", "300", "--text-only")  # finds the overlay by the record
+    assert _run(monkeypatch, "check", "a", "--n", "300", "--text-only") == 0  # finds the overlay by the record
     (tmp_path / "text.safetensors").unlink()
-    with pytest.raises(SystemExit) as stop:
-        _run(monkeypatch, "check", "a", "--n", "300", "--text-only")
-    assert stop.value.code == 2
+    assert _run(monkeypatch, "check", "a", "--n", "300", "--text-only") == 2
 
 
 def test_without_an_overlay_the_record_says_nothing_of_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    _run(monkeypatch, "prompt", "a red circle", "--n", "300", "--text-only", "--out", "a")
+    assert _run(monkeypatch, "prompt", "a red circle", "--n", "300", "--text-only", "--out", "a") == 0
     assert "text_encoder" not in Certificate.load(Path("a")).provenance["source"]
