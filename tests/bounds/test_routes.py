@@ -14,6 +14,7 @@ from scipy.stats import beta, binom, chi, norm
 from certify import GaussianNoise, deployed_bound, layer_norm_support, percentile_bounds
 from certify.bounds import EVIDENCE, ROUTES
 from certify.bounds.routes import BallEvidence, RankedBoxEvidence, least_level
+from certify.statements import Deployed
 from tests.subjects import SUBJECTS
 
 Y1, ONE = torch.zeros(1, dtype=torch.float64), GaussianNoise(1.0)
@@ -381,3 +382,16 @@ def test_percentiles_that_do_not_hold_the_median_are_refused(change):
     RankedBoxEvidence.restored(RANKED, tensors, center)
     with pytest.raises(ValueError, match=r"u = |to_center = 0"):
         RankedBoxEvidence.restored({**RANKED, **change}, tensors, center)
+
+
+@pytest.mark.parametrize(("method", "smoother"), [("replicas", "median"), ("replicas", "mean"), ("best", "mean")])
+def test_groups_larger_than_a_shard_are_refused_by_name(method, smoother):
+    with pytest.raises(ValueError, match=f"replicas = 4097: must be at most 4096 for a {smoother} by groups of draws"):
+        Deployed(1.0, replicas=4097, method=method, smoother=smoother)
+
+
+def test_the_best_route_leaves_out_groups_that_cannot_be_formed():
+    y = torch.zeros(2, dtype=torch.float64)
+    r = deployed_bound(torch.tanh, y, 0.5, rho=0.5, replicas=4097, n=2000)
+    assert set(r.considered) == {"order statistics", "dimension-free"}
+    assert math.isfinite(r.value)
