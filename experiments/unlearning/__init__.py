@@ -7,12 +7,22 @@ measures. Methods that start from another's result (`after`) get it made first.
 
 from __future__ import annotations
 
-from experiments.unlearning import ablation, esd, forget_me_not, pruning, uce
+from experiments.unlearning import ablation, advunlearn, esd, forget_me_not, pruning, race, rece, uce
 from experiments.unlearning.method import Method
 
 __all__ = ["METHODS"]
 
 METHODS: dict[str, Method] = {
-    method.name: method for method in (esd.METHOD, ablation.METHOD, forget_me_not.METHOD, *pruning.METHODS, uce.METHOD)
+    method.name: method
+    for method in (
+        esd.METHOD,
+        ablation.METHOD,
+        forget_me_not.METHOD,
+        *pruning.METHODS,
+        uce.METHOD,
+        rece.METHOD,
+        race.METHOD,
+        advunlearn.METHOD,
+    )
 }
 """Name → method."""
