@@ -1,5 +1,6 @@
-"""`python -m certify` is `certify`."""
+"""`python -m certify` is `certify`; torchrun starts it this way."""
 
 from certify.cli import main
 
-main()
+if __name__ == "__main__":
+    main()

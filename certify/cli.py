@@ -1,4 +1,4 @@
-"""The command line: `certify prompt`, `prompts`, `radius`, `curve`, `plan`, `check`, `generate`, `concepts`.
+"""The command line: `certify prompt`, `prompts`, `radius`, `curve`, `decide`, `plan`, `check`, `generate`, `concepts`.
 
 Only what a command needs is imported when it runs; `certify --help` loads none of the heavy libraries.
 
@@ -204,7 +204,8 @@ def main() -> None:
     here = threading.current_thread() is threading.main_thread()  # elsewhere signals cannot be handled
     before = signal.signal(signal.SIGTERM, terminate) if here else None
     try:
-        app()
+        with _together():
+            app()
     except SystemExit:
         if terminated:
             sys.exit(128 + signal.SIGTERM)
@@ -263,7 +264,9 @@ def prompt(
     )
     _check_numbers(rho=rho, alpha=alpha, n=n)
     prompts, memory = [] if attacks is None else _lines(attacks), settings.bytes
-    folder = _fresh(out_dir, text, private)
+    if settings.policy == "memory":
+        _one_process("policy memory")
+    folder = _agreed(lambda: _fresh(out_dir, text, private))
     if text_only:
         adaptive, pipe, detector = settings.text_only(), None, None
     else:
@@ -297,8 +300,9 @@ def prompt(
     terminal.show_certificate(certificate)
     if detector is None and not text_only:
         terminal.out.print("[dim]No detector: nothing is said about images (--detector).[/]")
-    certificate.save(folder, overwrite=True)  # a run that was killed between here and the next lines wrote the same
-    _draw_pictures(certificate, folder, None if private else text)
+    if _rank() == 0:
+        certificate.save(folder, overwrite=True)  # a run that was killed between here and the next lines wrote the same
+        _draw_pictures(certificate, folder, None if private else text)
     RunFolder.remove(checkpoint)
     written = ", ".join(name for name in _FILES if (folder / name).exists())
     terminal.out.print(Text(f"written: {folder}/ ({written})"), soft_wrap=True)
@@ -339,6 +343,8 @@ def prompts(
 ) -> None:
     """Certify every prompt of a file, and report the certified fraction against the radius. A stopped run goes on."""
     import json
+
+    _one_process("certify prompts")
 
     from certify import _validate, datasets, plots
 
@@ -525,6 +531,78 @@ def curve(
 
 
 @app.command()
+@with_settings
+def decide(
+    settings: Settings,
+    text: Prompt,
+    unet: UNet = None,
+    rho: Annotated[float, typer.Option(help="Radius, in units of the noise.")] = 1.0,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Squared distance to keep. [default: that of the prompt without the concept]")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Ask about the attack success rate instead: is it at most this?")
+    ] = None,
+    detector: Annotated[str | None, typer.Option(help="With --rate: what an attack wants to see.")] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    n: Annotated[int, typer.Option("--n", help="The most draws.")] = 100_000,
+    alpha: Annotated[float, typer.Option(help="Probability of a wrong yes or no, however often is looked.")] = 1e-3,
+) -> None:
+    """Answer yes or no with as few draws as it takes: is the bound at ρ within a target?"""
+    from certify import decide_event, decide_mse
+    from certify.adaptive.certification import event_name, yardstick
+    from certify.downstream import attack_succeeds
+
+    _one_process("certify decide")
+    _check_numbers(rho=rho, alpha=alpha, n=n)
+    if rate is not None and tolerance is not None:
+        raise ValueError(f"rate = {rate!r} and tolerance = {tolerance!r}: must be one of them")
+    shared: dict[str, Any] = {"rho": rho, "n": n, "alpha": alpha, "seed": settings.seed}
+    if rate is None:
+        adaptive = settings.text_only()
+        problem, stick = adaptive.problem(text), yardstick(adaptive, text)
+        within = stick.distance if tolerance is None else tolerance
+        with terminal.bar("drawing") as tick:
+            decision = decide_mse(
+                problem.f,
+                problem.y,
+                problem.noise,
+                support=problem.support,
+                tolerance=within,
+                batch_size=settings.batch_size,
+                policy=problem.policy,
+                function=problem.quantity,
+                progress=tick,
+                **shared,
+            )
+        asked = f"Does the smoothed encoding stay within squared distance {within:.5g} of its reference"
+    else:
+        adaptive, pipe = settings.whole(unet)
+        detector = detector or _own_detector(settings)
+        if detector is None:
+            raise ValueError("detector = None: must be given with --rate for this model and concept")
+        deployment = adaptive.deployment(text)
+        event = attack_succeeds(deployment, pipe, detector, **settings.sampler(steps, guidance))
+        with terminal.bar("drawing") as tick:
+            decision = decide_event(
+                event,
+                deployment.y,
+                deployment.noise,
+                target=rate,
+                replicas=deployment.copies,
+                batch_size=settings.batch_size or 64,
+                policy=adaptive.policy,
+                function=event_name(detector),
+                progress=tick,
+                **shared,
+            )
+        asked = f"Is the probability of “{event_name(detector)}” at most {rate:g}"
+    terminal.show_decision(asked, decision)
+    terminal.show_not_covered(decision.run.policy, images=rate is not None, deployed=rate is not None)
+
+
+@app.command()
 def plan(
     rho: Annotated[float | None, typer.Option(help="Radius; solves for n.")] = None,
     n: Annotated[int | None, typer.Option("--n", help="Draws; solves for ρ.")] = None,
@@ -662,11 +740,38 @@ def concepts(
 
 
 @contextmanager
+def _together() -> Iterator[None]:
+    """Under torchrun several processes draw for one certificate; the first of them speaks and writes."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield
+        return
+    from certify.montecarlo.processes import joined
+
+    with joined() as processes:
+        terminal.out.quiet = not processes.leads
+        yield
+
+
+def _rank() -> int:
+    """Which of several processes this is; 0: the first, or the only one."""
+    return int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
+
+
+def _one_process(what: str) -> None:
+    """Refuses what several processes cannot do together."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            f"{what} needs a single process: WORLD_SIZE = {os.environ['WORLD_SIZE']}, must be 1 (no torchrun)"
+        )
+
+
+@contextmanager
 def _kept(folder: Path, otherwise: str = "") -> Iterator[Path]:
     """The folder for a run's checkpoint, below that for its results; says what is there, and what is kept if it is stopped."""
     from certify.montecarlo.checkpoint import CheckpointError, RunFolder
 
-    checkpoint = folder / "checkpoint"
+    # Every process has draws of its own to keep.
+    checkpoint = folder / (f"checkpoint-{_rank()}" if _rank() else "checkpoint")
     if RunFolder.holds_draws(checkpoint):
         terminal.out.print(Text(f"draws of an earlier start: {checkpoint}/", style="dim"), soft_wrap=True)
     try:
@@ -723,7 +828,9 @@ def _bytes(name: str, text: str) -> int:
 def _device(device: str | None) -> str:
     import torch
 
-    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device is None and torch.cuda.is_available():
+        return f"cuda:{torch.cuda.current_device()}"  # of several processes, each its own
+    return device or "cpu"
 
 
 def _own_detector(settings: Settings) -> str | None:
@@ -826,6 +933,20 @@ def _fresh(folder: Path | None, text: str, private: bool) -> Path:
     if any((folder / name).exists() for name in _FILES):
         raise FileExistsError(f"out = {str(folder)!r}: holds a certificate already; choose another folder")
     return folder
+
+
+def _agreed(choose: Callable[[], Path]) -> Path:
+    """A path that the first of several processes chooses for all."""
+    from certify.montecarlo.processes import Processes
+
+    processes = Processes.current()
+    if processes.count == 1:
+        return choose()
+    if not processes.leads:
+        return Path(os.fsdecode(processes.broadcast(b"", 0)))
+    chosen = choose()
+    processes.broadcast(os.fsencode(chosen), 0)
+    return chosen
 
 
 def _unused(path: Path) -> Path:

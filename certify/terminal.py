@@ -15,6 +15,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from certify.adaptive import AdaptiveMedianSmoother, TokenNoise
     from certify.certificate import Certificate, CheckReport, Claim
+    from certify.sequential import Decision
 
 __all__ = [
     "EVENT_RHOS",
@@ -26,6 +27,7 @@ __all__ = [
     "show_certificate",
     "show_checks",
     "show_curve",
+    "show_decision",
     "show_not_covered",
     "show_tokens",
     "table",
@@ -126,6 +128,19 @@ def show_certificate(certificate: Certificate) -> None:
         f"{certificate.provenance['pilot']:,} separate pilot draws; those of ideal smoothed values squared."
     )
     show_not_covered(claims[0].policy, images=any(claim.quantity == "event" for claim in claims))
+
+
+def show_decision(asked: str, decision: Decision) -> None:
+    """An answer, and what it took."""
+    answer = {"yes": "[bold green]Yes[/]", "no": "[bold red]No[/]", "undecided": "[bold]Undecided[/]"}[decision.decided]
+    out.print(f"{escape(asked)}, for every ‖δ‖_Σ ≤ {decision.rho:g}? {answer}.")
+    if decision.reason:
+        out.print(escape(f"{decision.reason[0].upper()}{decision.reason[1:]}."))
+    share = decision.saved / decision.maximum
+    out.print(
+        f"{decision.drawn:,} draws of at most {decision.maximum:,}: {share:.1%} saved ({decision.theorem}). Confidence "
+        f"1 − {decision.alpha:g}, wherever drawing ended."
+    )
 
 
 def show_not_covered(policy: str, *, images: bool = False, deployed: bool = True) -> None:

@@ -8,7 +8,9 @@ spectral sketch) shard by shard, in the order of the shards.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +20,7 @@ from torch import Tensor
 from certify.montecarlo.accumulators import Accumulator
 from certify.montecarlo.states import packed, unpacked
 
-__all__ = ["Kept", "Processes"]
+__all__ = ["Kept", "Processes", "joined"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class Processes:
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size())
         return cls(0, 1)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one that speaks and writes for all."""
+        return self.rank == 0
 
     def offset(self, first: int) -> int:
         """How far after the shard `first` this process begins, so that shard s is drawn by process s mod count."""
@@ -76,6 +83,23 @@ class Processes:
             data = torch.frombuffer(bytearray(blob), dtype=torch.uint8).to(self._device)
         dist.broadcast(data, source)
         return data.cpu().numpy().tobytes()
+
+
+@contextmanager
+def joined() -> Iterator[Processes]:
+    """This process among those that torchrun started: nccl where each has a GPU, else gloo. One alone joins nothing."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
+        yield Processes.current()
+        return
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    each = torch.cuda.is_available() and torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if each:
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if each else "gloo")
+    try:
+        yield Processes.current()
+    finally:
+        dist.destroy_process_group()
 
 
 class Kept:
