@@ -9,31 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from certify import Certificate, cli, terminal
+from certify import Certificate, cli
 
 PROMPT = "a photo of a red circle"
 SMALL = ("--n", "1500", "--statistics", "300", "--images", "64", "--steps", "2", "--q", "0.5", "--rho-deployed", "0.1")
 TEXT = ("--n", "500", "--text-only")
-
-
-@pytest.fixture
-def run(monkeypatch, tmp_path, capsys):
-    """Runs `certify …` in a fresh folder; returns (exit code, output, errors)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["certify", *arguments])
-        for name, stream in (("out", "stdout"), ("err", "stderr")):
-            monkeypatch.setattr(terminal, name, terminal.Console(file=getattr(sys, stream), width=80, highlight=False))
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture(scope="module")

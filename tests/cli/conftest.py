@@ -1,0 +1,29 @@
+"""A command, run in this process."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from certify import cli, terminal
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    """Runs `certify …` in a fresh folder; returns (exit code, output, errors)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["certify", *arguments])
+        for name, stream in (("out", "stdout"), ("err", "stderr")):
+            monkeypatch.setattr(terminal, name, terminal.Console(file=getattr(sys, stream), width=80, highlight=False))
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
