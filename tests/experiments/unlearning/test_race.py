@@ -1,0 +1,180 @@
+"""RACE: the inner problem's ball and its gain, the outer loss by hand, and a run that stops and goes on."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from certify import load_pipeline
+from experiments.unlearning import race
+from experiments.unlearning.concept import Concept
+from experiments.unlearning.diffusion import Diffusion
+from experiments.unlearning.training import Dice, Loop
+from tests.pipelines import pipeline_folder, pipeline_folder_sd2
+
+__all__ = ["pipeline_folder", "pipeline_folder_sd2"]
+
+CIRCLE = Concept.of(["circle"], neutral="", preserve=["square"], templates=["a red {}", "a photo of the {}"])
+QUICK = race.Settings(iterations=3, batch=2, steps=3, learning_rate=1e-3, attack_steps=2, radius=0.3)
+
+
+def fresh(folder: Path) -> Diffusion:
+    """A pipeline whose U-Net is a little off the original, as after ESD."""
+    pipe = load_pipeline(folder)
+    original = copy.deepcopy(pipe.unet)
+    source = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for p in pipe.unet.parameters():
+            p += 0.02 * torch.randn(p.shape, generator=source)
+    return Diffusion(pipe, original)
+
+
+def situation(diffusion: Diffusion, rows: int = 4) -> tuple[Any, ...]:
+    source = torch.Generator().manual_seed(1)
+    noise = diffusion.normal(rows, source)
+    t = diffusion.times(rows, source)
+    c = diffusion.encode(["a red circle"] * rows)
+    return diffusion.noised(diffusion.normal(rows, source), noise, t), t, c, noise
+
+
+def test_clamped_keeps_the_ball_and_the_range():
+    c = torch.tensor([[[-1.0, 0.0], [0.5, 1.0]], [[-3.0, 0.0], [0.5, 3.0]]])
+    delta = torch.tensor([[[-0.5, 0.5], [0.1, 0.5]], [[-0.5, 0.5], [-0.1, 0.1]]])
+    expected = torch.tensor([[[0.0, 0.2], [0.1, 0.0]], [[0.0, 0.2], [-0.1, 0.0]]])
+    torch.testing.assert_close(race.clamped(delta, c, 0.2), expected)
+
+
+@pytest.mark.parametrize("layout", ["pipeline_folder", "pipeline_folder_sd2"])
+def test_the_worst_encoding_predicts_the_first_noise_better(layout, request):
+    diffusion = fresh(request.getfixturevalue(layout))
+    x_t, t, c, noise = situation(diffusion)
+    settings = race.Settings(radius=0.5, attack_steps=10)
+    delta = race.worst(diffusion, x_t, t, c, noise, settings, torch.Generator().manual_seed(2))
+    assert delta.abs().max() <= 0.5 + 1e-6
+    for row, plain in zip(c + delta, c, strict=True):
+        assert row.min() >= plain.min() - 1e-6
+        assert row.max() <= plain.max() + 1e-6
+
+    def error(d: torch.Tensor) -> float:
+        out = diffusion.unet(x_t, t, encoder_hidden_states=c + d).sample
+        a = diffusion.alphas[t][:, None, None, None]
+        guess = out if diffusion.kind == "epsilon" else a.sqrt() * out + (1 - a).sqrt() * x_t
+        return float((guess - noise).square().mean())
+
+    source = torch.Generator().manual_seed(2)
+    start = race.clamped((2 * torch.rand(c.shape, generator=source) - 1) * 0.5, c, 0.5)
+    assert error(delta) < error(torch.zeros_like(c))
+    assert error(delta) < error(start)
+
+
+def test_one_attack_step_is_a_signed_step_downhill(pipeline_folder):
+    diffusion = fresh(pipeline_folder)
+    x_t, t, c, noise = situation(diffusion, 1)
+    settings = race.Settings(radius=0.4, attack_steps=1, attack_step=0.05)
+    found = race.worst(diffusion, x_t, t, c, noise, settings, torch.Generator().manual_seed(2))
+    start = 0.4 * (2 * torch.rand(c.shape, generator=torch.Generator().manual_seed(2)) - 1)
+    z = (c + start).clamp(c.min(), c.max()).requires_grad_(True)
+    (diffusion.unet(x_t, t, encoder_hidden_states=z).sample - noise).square().mean().backward()
+    assert z.grad is not None
+    moved = ((z.detach() - 0.05 * z.grad.sign()) - c).clamp(-0.4, 0.4)
+    torch.testing.assert_close(found, (c + moved).clamp(c.min(), c.max()) - c)
+
+
+def test_the_loss_is_esds_at_the_worst_encoding(pipeline_folder):
+    """The first loss of a run, from its own dice and plain torch: teacher at the clean encoding, student at c + δ."""
+    losses: list[float] = []
+    race.erase(
+        fresh(pipeline_folder), CIRCLE, QUICK, Loop(progress=lambda stage, step, steps, loss: losses.append(loss))
+    )
+    diffusion, dice = fresh(pipeline_folder), Dice(0)
+    said = CIRCLE.sentences(2, dice.rng)
+    c, c_0 = diffusion.encode([s.target for s in said]), diffusion.encode([s.neutral for s in said])
+    noise = diffusion.normal(2, dice.source)
+    x_t, t = diffusion.half_finished(c, steps=3, guidance=3.0, source=dice.source, noise=noise, bucket=True)
+    delta = race.worst(diffusion, x_t, t, c, noise, QUICK, dice.source)
+    teacher = diffusion.original
+    within = teacher(x_t, t, encoder_hidden_states=c).sample
+    without = teacher(x_t, t, encoder_hidden_states=c_0).sample
+    mine = diffusion.unet(x_t, t, encoder_hidden_states=c + delta).sample
+    expected = float((mine - (2 * without - within)).square().mean())
+    assert losses[0] == pytest.approx(expected, rel=1e-4)
+    clean = float((diffusion.unet(x_t, t, encoder_hidden_states=c).sample - (2 * without - within)).square().mean())
+    assert abs(clean - expected) > 1e-3 * expected  # δ matters to what is compared
+
+
+def test_trains_what_esd_trains_and_nothing_else(pipeline_folder):
+    diffusion = fresh(pipeline_folder)
+    before = {name: p.clone() for name, p in diffusion.unet.state_dict().items()}
+    teacher = {name: p.clone() for name, p in diffusion.original.state_dict().items()}
+    edit = race.erase(diffusion, CIRCLE, QUICK, Loop())
+    assert set(edit.unet) == {name for name, _ in diffusion.unet.named_parameters() if "attn2" not in name}
+    for name, p in diffusion.unet.state_dict().items():
+        assert ("attn2" in name) == torch.equal(p, before[name]), name
+    assert all(torch.equal(p, teacher[name]) for name, p in diffusion.original.state_dict().items())
+
+
+def test_the_pull_keeps_weights_near_their_start(pipeline_folder):
+    """Adam's steps are alike whatever the scale of the loss: a pull that outweighs it leaves weights that swing around
+    the start, where without it they drift."""
+
+    def moved(pull: float) -> float:
+        diffusion = fresh(pipeline_folder)
+        start = copy.deepcopy(diffusion.unet.state_dict())
+        settings = race.Settings(iterations=8, batch=1, steps=2, learning_rate=1e-3, attack_steps=1, pull=pull)
+        edit = race.erase(diffusion, CIRCLE, settings, Loop())
+        return sum(float((p - start[name]).abs().sum()) for name, p in edit.unet.items())
+
+    assert moved(1e4) < 0.7 * moved(0.0)
+
+
+def test_same_seed_same_weights_and_goes_on_where_it_stopped(pipeline_folder, tmp_path):
+    whole = race.erase(fresh(pipeline_folder), CIRCLE, QUICK, Loop())
+
+    def stop(stage: str, step: int, steps: int, loss: float) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        race.erase(fresh(pipeline_folder), CIRCLE, QUICK, Loop(folder=tmp_path, every=0.0, progress=stop))
+    rest: list[int] = []
+    again = race.erase(
+        fresh(pipeline_folder),
+        CIRCLE,
+        QUICK,
+        Loop(folder=tmp_path, every=0.0, progress=lambda stage, step, steps, loss: rest.append(step)),
+    )
+    assert rest == [2, 3]
+    assert all(torch.equal(p, again.unet[name]) for name, p in whole.unet.items())
+    other = race.erase(fresh(pipeline_folder), CIRCLE, QUICK, Loop(seed=1))
+    assert any(not torch.equal(p, other.unet[name]) for name, p in whole.unet.items())
+
+
+def test_published_settings():
+    s = race.Settings()
+    assert (s.radius, s.attack_steps, s.attack_step, s.pull) == (0.1, 10, None, 0.0)
+    assert (s.iterations, s.batch, s.learning_rate, s.negative_guidance, s.guidance) == (1000, 1, 1e-5, 1.0, 3.0)
+    assert race.METHOD.after == "esd"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"radius": 0}, "radius = 0"),
+        ({"attack_steps": 0}, "attack_steps = 0"),
+        ({"attack_step": -1.0}, "attack_step = -1.0"),
+        ({"pull": -0.1}, "pull = -0.1"),
+        ({"negative_guidance": 0}, "negative_guidance = 0"),
+    ],
+)
+def test_bad_settings(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        race.Settings(**wrong)
+
+
+def test_needs_the_original(pipeline_folder):
+    with pytest.raises(ValueError, match="original is None"):
+        race.erase(Diffusion(load_pipeline(pipeline_folder)), CIRCLE, QUICK, Loop())
