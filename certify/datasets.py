@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from certify import _validate
+from certify.bounds.base import default_pilot
 
 if TYPE_CHECKING:
     from certify.adaptive import AdaptiveMedianSmoother
@@ -639,8 +640,7 @@ def estimated_seconds(
     few, more = 64, 256
     timed(few)  # whatever happens only once
     least = timed(few)
-    # Pilot draws are a tenth of n, at most 1 000, at least 64.
-    draws = options.n + min(1000, max(64, options.n // 10)) - 2 * few
+    draws = options.n + default_pilot(options.n) - 2 * few
     each = max(0.0, timed(more) - least) / (more - few)
     seconds = least + each * max(0, draws)
     if options.statistics:

@@ -38,7 +38,7 @@ from scipy.stats import binom
 from torch import Tensor
 
 from certify import _validate
-from certify.bounds.base import Evidence, Run, Setting
+from certify.bounds.base import Evidence, Run, Setting, default_pilot
 from certify.bounds.deployed import EventBound, EventEvidence, LimitEvidence, StatisticBound
 from certify.bounds.dimension_free import LayersEvidence
 from certify.bounds.mse import CoordinatewiseMSE, MSEBound
@@ -438,7 +438,7 @@ def decide_mse(
     if center is not None:
         center = _validate.finite_tensor("center", center).detach()
     needs_pilot = center is None or (method == "dimension-free" and level is None)
-    pilots = max(64, min(1000, n // 10)) if pilot is None else _validate.count("pilot", pilot)
+    pilots = default_pilot(n) if pilot is None else _validate.count("pilot", pilot)
     pilots = pilots if needs_pilot else 0
     _alone()
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from certify import _validate
 from certify.bounds import METHODS, ROUTES, DeployedBound, Evaluation, Method, Run, Setting
+from certify.bounds.base import default_pilot
 from certify.bounds.mse import BoundCurve, MSEBound
 from certify.bounds.percentile import PercentileBounds, draws_needed, enough, percentile_box, ranks
 from certify.bounds.radius import CertifiedRadius, largest_radius
@@ -186,8 +187,8 @@ def ask(
         reference: "center", or "population": the distance between the two ideal smoothed values, the paper's statement.
             None: "center" for the median, "population" for the mean.
         support: a-priori support of f: a `Support` or a pair (lower, upper).
-        pilot: pilot draws, which choose the reference, if none is given, and between methods and their parameters; None: a
-            tenth of n, at least 64 and at most 1 000.
+        pilot: pilot draws, which choose the reference, if none is given, and between methods and their parameters; None:
+            `certify.bounds.base.default_pilot`.
         batch_size: inputs in one call of f.
         policy: how Σ came about, for the record.
         function: what f is called in the record.
@@ -732,7 +733,7 @@ def _mean(trial: Tensor | None) -> Tensor:
 
 
 def _pilot_draws(pilot: int | None, n: int) -> int:
-    return max(64, min(1000, n // 10)) if pilot is None else _validate.count("pilot", pilot)
+    return default_pilot(n) if pilot is None else _validate.count("pilot", pilot)
 
 
 def _check_method(smoother: str, method: str, registry: Mapping[tuple[str, str], Any] = METHODS) -> None:

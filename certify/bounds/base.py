@@ -25,7 +25,7 @@ from certify.montecarlo.accumulators import in_order
 from certify.noise import Noise
 from certify.support import Support
 
-__all__ = ["Evaluation", "Evidence", "Method", "Run", "Setting", "pilot_rank"]
+__all__ = ["Evaluation", "Evidence", "Method", "Run", "Setting", "default_pilot", "pilot_rank"]
 
 
 @dataclass(frozen=True)
@@ -210,6 +210,14 @@ class Method(ABC):
     @abstractmethod
     def at(self, rho: float, seen: Mapping[str, Accumulator]) -> Evaluation:
         """The bound at `rho`."""
+
+
+def default_pilot(n: int) -> int:
+    """How many pilot draws go before n bounding draws: a tenth, at most 1 000; below n = 10 000 a sixteenth, at least 64.
+
+    They choose the reference and the method. Where every draw is dear and n small, they are not to cost a tenth of the time.
+    """
+    return min(1000, max(64, n // (10 if n >= 10_000 else 16)))
 
 
 def pilot_rank(rank: int, n: int, pilot: int) -> int:
