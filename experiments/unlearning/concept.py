@@ -73,7 +73,15 @@ class Concept:
         preserve: Sequence[str] = (),
         templates: Sequence[str] = ("{}",),
     ) -> Concept:
-        """A concept of any model, named after its first phrase."""
+        """A concept of any model, named after its first phrase.
+
+        Raises:
+            TypeError: a text where a list of texts must be.
+            ValueError: nothing to erase, an unknown kind, or a template without its place.
+        """
+        for argument, value in (("erase", erase), ("preserve", preserve), ("templates", templates)):
+            if isinstance(value, str):
+                raise TypeError(f"{argument} = {value!r}: must be a list of texts")
         if not erase:
             raise ValueError("erase = []: must be words or phrases, none of them empty")
         return cls(erase[0], kind, tuple(erase), anchor, neutral, tuple(preserve), tuple(templates))
@@ -135,6 +143,6 @@ def filled(template: str, phrase: str) -> str:
     follows = (phrase + after).split()
     words = before.split()
     if words and follows and words[-1] in ("a", "an") and before.endswith(" "):
-        words[-1] = "an" if follows[0][0] in "aeiou" else "a"
+        words[-1] = "an" if follows[0][0].lower() in "aeiou" else "a"
         before = " ".join(words) + " "
     return " ".join(f"{before}{phrase}{after}".split())

@@ -13,32 +13,42 @@ import torch
 
 from certify import load_pipeline
 from certify.models import PromptEncoder
-from experiments import unlearning
 from experiments.unlearning import uce
-from experiments.unlearning.measure import contexts, rates
+from experiments.unlearning.concept import Concept
+from experiments.unlearning.diffusion import Diffusion
+from experiments.unlearning.measure import rates
+from experiments.unlearning.training import Loop
 
 BIASED = SimpleNamespace(named_modules=lambda: [("a.attn2.to_k", torch.nn.Linear(2, 2))])
+WORD = Concept.of(["circle"], anchor="square")
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    return load_pipeline()
+def diffusion():
+    return Diffusion(load_pipeline())
 
 
-def test_edits_exactly_the_cross_attention_keys_and_values(pipe):
-    before = {name: p.clone() for name, p in pipe.unet.state_dict().items()}
-    weights = uce.edit(pipe, ["circle"], uce.Settings(guide="square"))
-    assert set(weights) == {n for n in before if n.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))}
-    assert all(torch.equal(before[name], p) for name, p in pipe.unet.state_dict().items())  # the pipeline is left alone
-    assert all(weights[name].dtype == before[name].dtype for name in weights)
+def edited(diffusion, concept, **settings):
+    return uce.edit(diffusion, concept, uce.Settings(**settings), Loop()).unet
+
+
+def test_edits_exactly_the_cross_attention_keys_and_values(diffusion):
+    before = {name: p.clone() for name, p in diffusion.unet.state_dict().items()}
+    edit = uce.edit(diffusion, WORD, uce.Settings(), Loop())
+    assert set(edit.unet) == {n for n in before if n.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))}
+    assert (edit.text_encoder, edit.masks) == ({}, {})
+    # The pipeline is left alone.
+    assert all(torch.equal(before[name], p) for name, p in diffusion.unet.state_dict().items())
+    assert all(edit.unet[name].dtype == before[name].dtype for name in edit.unet)
+    assert not any(torch.equal(before[name], edit.unet[name]) for name in edit.unet)
 
 
 @pytest.mark.parametrize("rows", ["tail", "last"])
-def test_the_edit_is_the_minimiser(pipe, rows):
+def test_the_edit_is_the_minimiser(diffusion, rows):
     """The gradient of λ‖W − W₀‖² + s_e Σ‖W c − W₀ g‖² + s_p Σ‖W p − W₀ p‖² vanishes at the edit, and only there."""
-    settings = uce.Settings(guide="square", preserve=("star",), templates=("a red {}", "{} on teal"), rows=rows)
-    weights = uce.edit(pipe, ["circle"], settings)
-    encoder = PromptEncoder.from_pipeline(pipe)
+    concept = Concept.of(["circle"], anchor="square", preserve=["star"], templates=["a red {}", "{} on teal"])
+    weights = edited(diffusion, concept, rows=rows)
+    encoder = PromptEncoder.from_pipeline(diffusion.pipe)
 
     def states(text: str, phrase: str) -> torch.Tensor:
         tokenized = encoder.tokenize(text)
@@ -51,7 +61,7 @@ def test_the_edit_is_the_minimiser(pipe, rows):
     g = torch.cat([states("a red square", "square"), states("square on teal", "square")])
     p = torch.cat([states("", ""), states("a red star", "star"), states("star on teal", "star")])
     name = next(iter(weights))
-    old = pipe.unet.state_dict()[name].double().requires_grad_(False)
+    old = diffusion.unet.state_dict()[name].double().requires_grad_(False)
 
     def gradient(w: torch.Tensor) -> float:
         w = w.clone().requires_grad_(True)
@@ -63,56 +73,52 @@ def test_the_edit_is_the_minimiser(pipe, rows):
     assert gradient(weights[name].double()) < 1e-4 * gradient(old)
 
 
-def test_nothing_to_change_changes_nothing(pipe):
-    """A concept guided to itself keeps every weight."""
-    weights = uce.edit(pipe, ["circle"], uce.Settings(guide="circle"))
-    for name, weight in weights.items():
-        torch.testing.assert_close(weight, pipe.unet.state_dict()[name], rtol=0, atol=1e-5)
+def test_nothing_to_change_changes_nothing(diffusion):
+    """A concept that becomes itself keeps every weight."""
+    for name, weight in edited(diffusion, Concept.of(["circle"], anchor="circle")).items():
+        torch.testing.assert_close(weight, diffusion.unet.state_dict()[name], rtol=0, atol=1e-5)
 
 
-def test_erases_the_shape_and_keeps_the_others(pipe):
+def test_erases_the_shape_and_keeps_the_others(diffusion):
     """Measured over 96 images each: 0 and 1.0. Over 24: a method that did nothing would show ≥ 20 circles."""
-    settings = uce.Settings(guide="square", preserve=("triangle", "star", "cross", "heart"), templates=contexts())
-    edited = load_pipeline(unet=uce.edit(pipe, ["circle"], settings))
-    after = rates(edited, "circle", count=24)
+    concept = Concept.embedded("circle")
+    after = rates(load_pipeline(unet=edited(diffusion, concept)), concept, count=24)
     assert after["named"] <= 0.25
     assert after["others"] >= 0.75
 
 
 def test_command_writes_what_load_pipeline_takes(tmp_path: Path):
     folder = tmp_path / "uce"
-    call = [sys.executable, "-m", "experiments", "unlearn", "uce", "--concept", "dotted", "--guide", "solid", "--out"]
+    call = [sys.executable, "-m", "experiments", "unlearn", "uce", "--concept", "dotted", "--anchor", "solid", "--out"]
     done = subprocess.run([*call, str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     weights = load_pipeline(unet=folder / "unet.safetensors").unet.state_dict()
     name = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
     assert not torch.equal(weights[name], load_pipeline().unet.state_dict()[name])
-    card = (folder / "README.md").read_text()
-    record = json.loads(card.split("```json")[1].split("```")[0])
-    assert record["method"] == "uce"
-    assert record["erased"] == ["dotted"]
+    record = json.loads((folder / "README.md").read_text().split("```json")[1].split("```")[0])
+    assert (record["method"], record["erased"], record["anchor"]) == ("uce", ["dotted"], "solid")
     again = subprocess.run([*call, str(folder)], capture_output=True, text=True, check=False)
     assert again.returncode == 2
     assert "already" in again.stderr
     assert "Traceback" not in again.stderr
 
 
-def test_registry_names_callables():
-    assert set(unlearning.METHODS) == {"uce"}
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda pipe: uce.edit(pipe, []), "erase = "),
-        (lambda pipe: uce.edit(pipe, [" "]), "none of them empty"),
-        (lambda pipe: uce.Settings(damping=0), "damping = 0"),
-        (lambda pipe: uce.Settings(rows="all"), "rows = 'all'"),
-        (lambda pipe: uce.Settings(templates=("a red",)), "one '{}' each"),
-        (lambda pipe: uce.projections(torch.nn.Linear(2, 2)), "has no modules named"),
-        (lambda pipe: uce.projections(BIASED), "without bias"),
+        (lambda: uce.Settings(damping=0), "damping = 0"),
+        (lambda: uce.Settings(erase_scale=-1.0), "erase_scale = -1.0"),
+        (lambda: uce.Settings(preserve_scale=-1.0), "preserve_scale = -1.0"),
+        (lambda: uce.Settings(rows="all"), "rows = 'all'"),
+        (lambda: uce.projections(torch.nn.Linear(2, 2)), "has no modules named"),
+        (lambda: uce.projections(BIASED), "without bias"),
     ],
 )  # fmt: skip
-def test_bad_calls(pipe, call, message):
+def test_bad_calls(call, message):
     with pytest.raises(ValueError, match=message):
-        call(pipe)
+        call()
+
+
+def test_a_sentence_beyond_the_context_is_refused(diffusion):
+    with pytest.raises(ValueError, match="tokens with begin and end"):
+        edited(diffusion, Concept.of(["circle"], anchor="square", templates=["{}" + " red" * 40]))
