@@ -7,7 +7,7 @@ measures. Methods that start from another's result (`after`) get it made first.
 
 from __future__ import annotations
 
-from experiments.unlearning import ablation, advunlearn, esd, forget_me_not, pruning, race, rece, uce
+from experiments.unlearning import ablation, advunlearn, esd, forget_me_not, gift, pruning, race, rece, uce
 from experiments.unlearning.method import Method
 
 __all__ = ["METHODS"]
@@ -23,6 +23,7 @@ METHODS: dict[str, Method] = {
         rece.METHOD,
         race.METHOD,
         advunlearn.METHOD,
+        gift.METHOD,
     )
 }
 """Name → method."""
