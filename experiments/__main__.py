@@ -14,6 +14,7 @@ import sys
 
 from experiments.soundness import report as soundness
 from experiments.unlearning import command as unlearning
+from experiments.unlearning import immunity, sensitivity
 from experiments.unlearning import table as unlearn_all
 
 
@@ -23,10 +24,19 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     unlearning.add_arguments(commands.add_parser("unlearn", help="take a concept out of a model"))
     unlearn_all.add_arguments(commands.add_parser("unlearn-all", help="every method on the embedded model, measured"))
+    sensitivity.add_arguments(commands.add_parser("sensitivity", help="concept neurons of erased models under attack"))
+    immunity.add_arguments(commands.add_parser("immunity", help="attack models by fine-tuning, immunised or not"))
     soundness.add_arguments(commands.add_parser("soundness", help="attack certified bounds"))
     a = parser.parse_args()
     try:
-        return {"unlearn": unlearning.main, "unlearn-all": unlearn_all.main, "soundness": soundness.main}[a.command](a)
+        run = {
+            "unlearn": unlearning.main,
+            "unlearn-all": unlearn_all.main,
+            "sensitivity": sensitivity.main,
+            "immunity": immunity.main,
+            "soundness": soundness.main,
+        }[a.command]
+        return run(a)
     except (ValueError, TypeError, FileNotFoundError, FileExistsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
