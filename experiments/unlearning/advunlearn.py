@@ -238,9 +238,9 @@ METHOD = Method(
     run=erase,
     settings=Settings,
     embedded=lambda kind: Settings(
-        iterations=200,
+        iterations=120,
         batch=8,
-        learning_rate=1e-4,
+        learning_rate=3e-4,
         warm_up=40,
         every=8,
         attack_steps=8,
@@ -249,7 +249,7 @@ METHOD = Method(
         retain_weight=1.0,
         steps=8,
         guidance=2.0,
-        cache=24,
+        cache=16,
     ),
     published="1,000 iterations of 1 prompt, 30 attack steps in each after the first 200",
 )

@@ -11,9 +11,10 @@ import torch
 
 from certify import load_pipeline
 from certify.models import PromptEncoder
-from experiments.unlearning import advunlearn
+from experiments.unlearning import advunlearn, command
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
+from experiments.unlearning.measure import rates
 from experiments.unlearning.training import Dice, Loop
 from tests.pipelines import pipeline_folder
 
@@ -230,3 +231,17 @@ def test_published_settings():
 def test_bad_settings(wrong, message):
     with pytest.raises(ValueError, match=message):
         advunlearn.Settings(**wrong)
+
+
+@pytest.mark.slow
+def test_erases_and_keeps_on_the_embedded_model():
+    """At half the embedded settings' size. A method that did nothing would show at least 20 of 24 circles."""
+    concept = Concept.embedded("circle", sentences=60)
+    settings = replace(advunlearn.METHOD.embedded("object"), iterations=80, cache=8)
+    edit = command.applied(advunlearn.METHOD, concept, settings, Loop())
+    pipe = load_pipeline()
+    left = pipe.text_encoder.load_state_dict(dict(edit.text_encoder), strict=False)
+    assert not left.unexpected_keys
+    after = rates(pipe, concept, 24)
+    assert after["named"] <= 0.4
+    assert after["others"] >= 0.6

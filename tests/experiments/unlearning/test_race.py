@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from certify import load_pipeline
-from experiments.unlearning import race
+from experiments.unlearning import command, esd, race
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.training import Dice, Loop
@@ -175,6 +175,44 @@ def test_bad_settings(wrong, message):
         race.Settings(**wrong)
 
 
+def test_start_must_be_settings_of_esd():
+    with pytest.raises(TypeError, match="start = 3"):
+        race.Settings(start=3)
+
+
 def test_needs_the_original(pipeline_folder):
     with pytest.raises(ValueError, match="original is None"):
         race.erase(Diffusion(load_pipeline(pipeline_folder)), CIRCLE, QUICK, Loop())
+
+
+@pytest.mark.slow
+def test_brings_a_resistant_model_out_of_the_embedded_one():
+    """ESD and RACE at small size, through the command's own path: what the attack makes of the
+    encodings leaves the edited model nearer to ESD's target than the original."""
+    concept = Concept.embedded("circle", sentences=20)
+    start = esd.Settings(iterations=6, batch=4, learning_rate=2e-4, steps=4, guidance=2.0)
+    settings = race.Settings(
+        iterations=12, batch=4, learning_rate=2e-4, steps=4, guidance=2.0, attack_steps=4, radius=0.3, start=start
+    )
+    losses: dict[str, list[float]] = {"esd": [], "race": []}
+    loop = Loop(progress=lambda stage, step, steps, loss: losses[stage].append(loss))
+    edit = command.applied(race.METHOD, concept, settings, loop)
+    assert [len(v) for v in losses.values()] == [6, 12]
+    assert edit.record["starts from esd"]["trained"] == "noxattn"
+    pipe, plain = load_pipeline(), load_pipeline()
+    pipe.unet.load_state_dict(dict(edit.unet), strict=False)
+    resistant, original = Diffusion(pipe, plain.unet), Diffusion(plain)
+    source = torch.Generator().manual_seed(4)
+    said = concept.sentences(8, Dice(4).rng)
+    c, c_0 = (resistant.encode([getattr(s, k) for s in said]) for k in ("target", "neutral"))
+    noise = resistant.normal(8, source)
+    x_t, t = original.half_finished(c, steps=4, guidance=2.0, source=source, noise=noise)
+
+    def gap(diffusion: Diffusion) -> float:
+        """Distance from ESD's target at the worst encoding."""
+        delta = race.worst(diffusion, x_t, t, c, noise, settings, torch.Generator().manual_seed(5))
+        aim = esd.target(original, original.unet, x_t, t, c, c_0, 1.0)
+        with torch.no_grad():
+            return float((diffusion.predict(x_t, t, c + delta) - aim).square().mean())
+
+    assert gap(resistant) < 0.8 * gap(original)

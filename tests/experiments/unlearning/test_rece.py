@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from certify import load_pipeline
-from experiments.unlearning import rece, uce
+from experiments.unlearning import command, rece, uce
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
+from experiments.unlearning.measure import rates
 from experiments.unlearning.training import Loop
 from tests.pipelines import pipeline_folder
 
@@ -20,7 +21,7 @@ __all__ = ["pipeline_folder"]
 CIRCLE = Concept.of(["circle"], anchor="square", preserve=["coin"], templates=["a red {}", "a photo of the {}"])
 
 
-def fresh(folder: Path | None) -> Diffusion:
+def fresh(folder: Path) -> Diffusion:
     """A pipeline after UCE, with the U-Net from before it."""
     pipe = load_pipeline(folder)
     original = copy.deepcopy(pipe.unet)
@@ -164,3 +165,16 @@ def test_bad_settings(wrong, message):
 def test_needs_the_original(pipeline_folder):
     with pytest.raises(ValueError, match="original is None"):
         rece.edit(Diffusion(load_pipeline(pipeline_folder)), CIRCLE, rece.Settings(), Loop())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["circle", "striped"])
+def test_erases_and_keeps_on_the_embedded_model(name):
+    """Measured over 48 images each: 0 of the concept, at least 46 of the others. A method that did nothing would show at
+    least 20 of 24 and one that broke the model none of the others."""
+    concept = Concept.embedded(name, sentences=60)
+    edit = command.applied(rece.METHOD, concept, rece.Settings(epochs=2, together=True), Loop())
+    pipe = load_pipeline(unet=dict(edit.unet))
+    after = rates(pipe, concept, 24)
+    assert after["named"] <= 0.2
+    assert after["others"] >= 0.8
