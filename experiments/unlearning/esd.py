@@ -25,7 +25,7 @@ from certify import _validate
 from experiments.unlearning.concept import Concept, Sentence
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.method import Edit, Method
-from experiments.unlearning.parameters import trainable
+from experiments.unlearning.parameters import FILTERS, trainable
 from experiments.unlearning.training import Dice, Loop
 
 __all__ = ["METHOD", "Settings", "erase", "target"]
@@ -54,6 +54,8 @@ class Settings:
     sampler: str = "student"
 
     def __post_init__(self) -> None:
+        if self.parameters is not None:
+            _validate.choice("parameters", self.parameters, tuple(FILTERS))
         _validate.positive("negative_guidance", self.negative_guidance)
         _validate.positive("learning_rate", self.learning_rate)
         _validate.choice("sampler", self.sampler, ("student", "teacher"))
@@ -115,6 +117,6 @@ METHOD = Method(
     title="ESD (Gandikota et al. 2023)",
     run=erase,
     settings=Settings,
-    embedded=lambda kind: Settings(iterations=150, batch=8, learning_rate=3e-5, steps=8, guidance=2.0),
+    embedded=lambda kind: Settings(iterations=150, batch=8, learning_rate=2e-4, steps=8, guidance=2.0),
     published="1,000 iterations of 1 prompt, 50 sampler steps",
 )

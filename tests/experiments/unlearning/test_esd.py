@@ -1,0 +1,148 @@
+"""ESD: its target and update by hand, what trains, who samples, and what it does to the embedded model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from certify import load_pipeline
+from experiments.unlearning import esd, parameters
+from experiments.unlearning.concept import Concept
+from experiments.unlearning.measure import rates
+from experiments.unlearning.training import Dice, Loop
+
+CONCEPT = Concept.of(["circle"], neutral="square", templates=["a red {}", "a photo of the {}"])
+QUICK = {"iterations": 3, "batch": 2, "steps": 3, "learning_rate": 1e-3}
+
+
+def test_the_target_is_the_guided_combination(tiny):
+    """In the older code's parametrisation, and in the newer's with η' = η + 1; from the U-Net's own predictions."""
+    x, t = tiny.normal(2, torch.Generator().manual_seed(0)), torch.tensor([10, 700])
+    c, c_0 = tiny.encode(["a red circle", "a coin"]), tiny.encode(["a red square", ""])
+    with torch.no_grad():
+        with_ = tiny.unet(x, t, c, return_dict=False)[0]
+        without = tiny.unet(x, t, c_0, return_dict=False)[0]
+    teacher = tiny.frozen_copy()
+    for eta in (1.0, 2.5):
+        found = esd.target(tiny, teacher, x, t, c, c_0, eta)
+        torch.testing.assert_close(found, without - eta * (with_ - without), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found, with_ - (eta + 1) * (with_ - without), rtol=1e-4, atol=1e-5)
+    assert not found.requires_grad
+
+
+def test_the_target_means_the_same_for_noise_and_velocity(velocity):
+    """The combination of velocities is the velocity of the combined noises."""
+    x, t = velocity.normal(2, torch.Generator().manual_seed(0)), torch.tensor([10, 700])
+    c, c_0 = velocity.encode(["a red circle", "a coin"]), velocity.encode(["a red square", ""])
+    teacher = velocity.frozen_copy()
+    with torch.no_grad():
+        with_, without = (velocity.noise_of(velocity.predict(x, t, e), x, t) for e in (c, c_0))
+    found = velocity.noise_of(esd.target(velocity, teacher, x, t, c, c_0, 1.5), x, t)
+    torch.testing.assert_close(found, without - 1.5 * (with_ - without), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", ["student", "teacher"])
+def test_one_step_is_adams_on_the_loss(tiny, sampler):
+    settings = esd.Settings(parameters="xattn", iterations=1, batch=2, steps=3, learning_rate=1e-3, sampler=sampler)
+    before = {name: p.detach().clone() for name, p in tiny.unet.named_parameters()}
+    original = tiny.frozen_copy()
+    edit = esd.erase(tiny, CONCEPT, settings, Loop(seed=2))
+    dice = Dice(2)
+    said = CONCEPT.sentences(2, dice.rng)
+    c, c_0 = tiny.encode([s.target for s in said]), tiny.encode([s.neutral for s in said])
+    x, t = tiny.half_finished(
+        c, steps=3, guidance=3.0, source=dice.source, unet=original, bucket=sampler == "student"
+    )  # the student is still the original
+    with torch.no_grad():
+        with_, without = original(x, t, c).sample, original(x, t, c_0).sample
+    weights = {n: p.requires_grad_(True) for n, p in original.named_parameters() if ".attn2." in n}
+    loss = (original(x, t, c).sample - (2 * without - with_)).square().mean()
+    gradients = torch.autograd.grad(loss, list(weights.values()))
+    assert set(edit.unet) == set(weights)
+    for (name, after), g in zip(edit.unet.items(), gradients, strict=True):
+        step = 1e-3 * g / (g.abs() + 1e-8)  # Adam's first
+        torch.testing.assert_close(after, before[name] - step, rtol=0, atol=2e-5)
+    assert edit.record["last losses"] == [pytest.approx(float(loss.detach()), rel=1e-4)]
+
+
+@pytest.mark.parametrize(("kind", "which"), [("style", "xattn"), ("object", "noxattn")])
+def test_styles_train_cross_attention_and_objects_all_but(epsilon, kind, which):
+    concept = Concept.of(["circle"], kind=kind)
+    before = {name: p.detach().clone() for name, p in epsilon.unet.named_parameters()}
+    edit = esd.erase(epsilon, concept, esd.Settings(**QUICK), Loop())
+    trained = set(parameters.trainable(epsilon.unet, which))
+    assert set(edit.unet) == trained
+    moved = {name for name, p in epsilon.unet.named_parameters() if not torch.equal(p, before[name])}
+    assert moved <= trained
+    assert len(moved) > len(trained) // 2
+    assert all(torch.equal(edit.unet[name], p) for name, p in epsilon.unet.named_parameters() if name in trained)
+
+
+def test_training_moves_predictions_to_the_target(velocity):
+    """At places that training does not see, under the concept: closer to the target than the original is."""
+    teacher = velocity.frozen_copy()
+    x, t = velocity.normal(32, torch.Generator().manual_seed(77)), velocity.times(32, torch.Generator().manual_seed(7))
+    c, c_0 = velocity.encode(["a red circle"]), velocity.encode(["a red square"])
+    aim = esd.target(velocity, teacher, x, t, c.expand(32, -1, -1), c_0.expand(32, -1, -1), 1.0)
+
+    def distance() -> float:
+        with torch.no_grad():
+            return float((velocity.predict(x, t, c.expand(32, -1, -1)) - aim).square().mean())
+
+    before = distance()
+    settings = esd.Settings(iterations=20, batch=4, steps=2, learning_rate=2e-4, parameters="full")
+    esd.erase(velocity, Concept.of(["circle"], neutral="square", templates=["a red {}"]), settings, Loop())
+    assert 0 < distance() < 0.8 * before
+
+
+def test_same_seed_same_result_and_a_stopped_run_goes_on(pipeline_folder, tmp_path):
+    from experiments.unlearning.diffusion import Diffusion
+
+    def run(seed: int = 1, **loop):
+        edit = esd.erase(Diffusion(load_pipeline(pipeline_folder)), CONCEPT, esd.Settings(**QUICK), Loop(seed, **loop))
+        return edit.unet
+
+    def stop(stage: str, step: int, steps: int, loss: float) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    whole = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(folder=tmp_path, every=-1.0, progress=stop)
+    rest = run(folder=tmp_path)
+    assert all(torch.equal(whole[name], rest[name]) for name in whole)
+    other = run(seed=2)
+    assert not all(torch.equal(whole[name], other[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"negative_guidance": 0}, "negative_guidance = 0"),
+        ({"learning_rate": -1.0}, "learning_rate = -1.0"),
+        ({"iterations": 0}, "iterations = 0"),
+        ({"batch": 0}, "batch = 0"),
+        ({"sampler": "me"}, "sampler = 'me'"),
+        ({"parameters": "all"}, "parameters = 'all'"),
+    ],
+)  # fmt: skip
+def test_bad_settings(options, message):
+    with pytest.raises(ValueError, match=message):
+        esd.Settings(**options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["circle", "striped"])
+def test_erases_from_the_embedded_model(name):
+    """With a quarter of the iterations and 24 images of each kind."""
+    from dataclasses import replace
+
+    from experiments.unlearning.diffusion import Diffusion
+
+    concept = Concept.embedded(name)
+    settings = replace(esd.METHOD.embedded(concept.kind), iterations=60)
+    edit = esd.erase(Diffusion(load_pipeline()), concept, settings, Loop())
+    before, after = rates(load_pipeline(), concept, 24), rates(load_pipeline(unet=edit.unet), concept, 24)
+    assert before["named"] >= 0.85
+    assert after["named"] <= 0.5
+    assert after["others"] >= 0.75
