@@ -40,7 +40,7 @@ class ClipFeatures(nn.Module):
     """Images (b, 3, height, width) in [0, 1] → (b, d): the image embedding of a CLIP in a local folder.
 
     Args:
-        folder: with a `CLIPModel` and its image processor's sizes (`preprocessor_config.json` or the model's own image size).
+        folder: with a `CLIPModel`.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -51,12 +51,12 @@ class ClipFeatures(nn.Module):
         if not Path(folder).is_dir():
             raise FileNotFoundError(f"folder = {str(folder)!r}: must be a folder with a CLIPModel")
         with quiet_libraries(diffusers=False):
-            from transformers import CLIPVisionModelWithProjection
+            from transformers import CLIPModel
 
-            self.tower: Any = CLIPVisionModelWithProjection.from_pretrained(folder, local_files_only=True)
-        self.tower.eval().requires_grad_(False)
-        self.num_features = int(self.tower.config.projection_dim)
-        self.size = int(self.tower.config.image_size)
+            self.clip: Any = CLIPModel.from_pretrained(folder, local_files_only=True)
+        self.clip.eval().requires_grad_(False)
+        self.num_features = int(self.clip.config.projection_dim)
+        self.size = int(self.clip.config.vision_config.image_size)
         self.name = f"CLIP image embedding of {Path(folder).name} ({self.num_features})"
         self.register_buffer("mean", torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None])
         self.register_buffer("spread", torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None])
@@ -64,5 +64,6 @@ class ClipFeatures(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         sized = nn.functional.interpolate(images, (self.size, self.size), mode="bicubic", antialias=True).clamp(0, 1)
-        out: Tensor = self.tower(pixel_values=(sized - self.mean) / self.spread).image_embeds
+        pooled = self.clip.vision_model(pixel_values=(sized - self.mean) / self.spread).pooler_output
+        out: Tensor = self.clip.visual_projection(pooled)
         return out

@@ -1,8 +1,8 @@
-"""Image–text score: the mean cosine of an image's and its prompt's embeddings, the CLIP score without its customary
-factor of 100.
+"""Image–text score: the mean cosine of an image's and its prompt's embeddings, the CLIP score without its customary factor of 100.
 
-Reference: Hessel et al. (2021), "CLIPScore". The embedded model's images are scored by the world's own small CLIP;
-those of real models by a `CLIPModel` in a local folder, through torchmetrics.
+Reference: Hessel et al. (2021), "CLIPScore". The embedded model's images are scored by the world's own small CLIP, those of
+real models by a `CLIPModel` in a local folder. (Not through torchmetrics: its version 1.9 takes the image features of
+transformers 5 for a tensor, which they no longer are.)
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
+
+from certify.models.quiet import quiet_libraries
 
 __all__ = ["Scorer", "clip_scorer", "world_scorer"]
 
@@ -27,21 +30,32 @@ def world_scorer() -> Scorer:
 
 
 def clip_scorer(folder: str | Path, *, batch: int = 64) -> Scorer:
-    """Of a CLIP in a local folder.
+    """Of a CLIP in a local folder: `CLIPModel` and tokenizer.
 
     Raises:
         FileNotFoundError: no such folder.
     """
-    if not Path(folder).is_dir():
-        raise FileNotFoundError(f"folder = {str(folder)!r}: must be a folder with a CLIPModel and its processor")
+    from experiments.metrics.features import ClipFeatures
 
+    features = ClipFeatures(folder)
+    with quiet_libraries(diffusers=False):
+        from transformers import CLIPTokenizer
+
+        words = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    length = int(features.clip.config.text_config.max_position_embeddings)
+
+    @torch.no_grad()
     def score(images: Tensor, prompts: Sequence[str]) -> float:
-        from torchmetrics.multimodal.clip_score import CLIPScore
-
-        metric = CLIPScore(model_name_or_path=str(folder))
+        if len(prompts) != len(images):
+            raise ValueError(f"prompts has {len(prompts)} entries for {len(images)} images: must be as many")
+        cosines = []
         for first in range(0, len(images), batch):
-            part = (255 * images[first : first + batch]).round().byte()
-            metric.update(part, list(prompts[first : first + batch]))
-        return float(metric.compute()) / 100
+            texts = list(prompts[first : first + batch])
+            tokens = words(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+            pooled = features.clip.text_model(**tokens).pooler_output
+            cosines.append(
+                torch.cosine_similarity(features(images[first : first + batch]), features.clip.text_projection(pooled))
+            )
+        return float(torch.cat(cosines).mean())
 
     return score
