@@ -1,4 +1,4 @@
-"""Image–text score: the mean cosine of an image's and its prompt's embeddings, the CLIP score without its customary factor of 100.
+"""Image–text score: the mean cosine of an image's and its prompt's embeddings; the CLIP score without its factor of 100.
 
 Reference: Hessel et al. (2021), "CLIPScore". The embedded model's images are scored by the world's own small CLIP, those of
 real models by a `CLIPModel` in a local folder. (Not through torchmetrics: its version 1.9 takes the image features of
