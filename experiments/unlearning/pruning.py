@@ -5,7 +5,7 @@
 L_erase is ESD's loss, or AC's. m is 1 but for the critical weights, each of which has a gate with log-odds a of being kept:
 
     hard-concrete      z = min(1, max(0, σ((log u − log(1 − u) + a) / β) (ζ − γ) + γ)),   u uniform, β = 2/3, γ = −0.1, ζ = 1.1
-    straight-through   z = 1[a > 0], with the gradient of σ(a)
+    straight-through   z = 1[a > 0], and as many as the budget allows; ∂z/∂a is taken to be the gate's speed κ
 
 At the end the mask is binary: pruned are the weights with a < 0, those with the lowest a where there are more than the budget
 allows. The mask is all that is stored, a bit a weight of the layers that it touches; loading the base again restores the
@@ -14,13 +14,15 @@ model bit for bit.
 Reference: Yang, Cao and Xu (2024), "Pruning for Robust Concept Erasing in Diffusion Models". Known from the abstract and
 summary (its source is not public): a differentiable mask on single parameters, on critical ones, plugged into the
 objectives of ESD and AC; that it is recoverable and light to store. Reconstruction: the gates, their start at log-odds 3,
-Adam on them, the budget and the final cut. Ours: which weights are critical,
+Adam on them, the budget and the final cut. Ours: which weights are critical, and how fast their gates are,
 
-    score = max(0, E[∂L_erase/∂W · W]) / (E[(∂⟨e(x_t, c_p), ξ⟩/∂W · W)²] + floor)^½ ,      ξ random signs,
+    score = κ · E[∂L_erase/∂W · W],      κ = 1 / (H + mean H),      H = E[(∂⟨e(x_t, c_p), ξ⟩/∂W · W)²],      ξ random signs,
 
-what the erasing loss loses, to first order, when W goes to zero, against how far the predictions for kept prompts p move;
-the term L_keep = ‖ e_m(x_t, c_p) − sg[ e_*(x_t, c_p) ] ‖², without which pruning takes other concepts along; and AC's
-teacher, which is the model without the mask (published AC: the student itself).
+what the erasing loss loses, to first order, when W goes to zero, against how far the predictions for kept prompts p move
+(without κ, or in one go, pruning what erases best destroys the model); the term
+L_keep = ‖ e_m(x_t, c_p) − sg[ e_*(x_t, c_p) ] ‖²; straight-through gates, which start at −score and go on by κ ∂L/∂m, so
+that a weight whose loss turns out to do harm comes back; and AC's teacher, which is the model without the mask (published
+AC: the student itself).
 """
 
 from __future__ import annotations
@@ -73,31 +75,37 @@ class Settings:
         parameters: whose weights may be pruned (`parameters.FILTERS`): matrices and kernels of these, no biases, no norms.
         critical: share of them that get a gate.
         budget: share of them that may be pruned.
-        gates: "hard-concrete" or "straight-through".
-        start: log-odds of every gate at first.
-        iterations, batch: steps of Adam, and prompts in one.
-        learning_rate: Adam's, on the log-odds.
+        gates: "straight-through" or "hard-concrete".
+        start: log-odds of every hard-concrete gate at first.
+        learning_rate: of the log-odds. Straight-through: of gradient descent, where 1 makes steps like the first, which is
+            the score itself, in units of its root mean square. Hard-concrete: Adam's. None: 1, or 0.05.
+        growth: straight-through: share of the iterations over which the budget grows from nothing to all of it.
+        iterations, batch: steps, and prompts in one.
         keep: w, weight of the keeping term; 0: none.
         penalty: λ.
         scoring: batches that the scores are averaged over.
         negative_guidance: ESD's η.
-        steps, guidance: of the sampler (ESD: half-finished samples; AC and the keeping term: images).
-        images: latents of images that the keeping term, and AC, use.
+        sampler: where ESD's x_t come from: "student" (half-finished samples of the masked model, t in the step's bucket, as
+            ESD), "teacher" (the same of the original), or "images" (images of the original model, noised: much cheaper).
+        steps, guidance: of the sampler.
+        images: latents of images that the keeping term, AC, and the sampler "images" use.
     """
 
     objective: str = "esd"
     parameters: str = "full"
-    critical: float = 0.1
+    critical: float = 0.25
     budget: float = 0.02
-    gates: str = "hard-concrete"
+    gates: str = "straight-through"
     start: float = 3.0
+    learning_rate: float | None = None
+    growth: float = 0.35
     iterations: int = 1000
     batch: int = 1
-    learning_rate: float = 0.05
     keep: float = 1.0
     penalty: float = 0.0
     scoring: int = 64
     negative_guidance: float = 1.0
+    sampler: str = "student"
     steps: int = 50
     guidance: float = 3.0
     images: int = 200
@@ -106,12 +114,17 @@ class Settings:
         _validate.choice("objective", self.objective, OBJECTIVES)
         _validate.choice("parameters", self.parameters, tuple(FILTERS))
         _validate.choice("gates", self.gates, GATES)
-        for name in ("negative_guidance", "learning_rate", "critical", "budget"):
+        _validate.choice("sampler", self.sampler, ("student", "teacher", "images"))
+        for name in ("negative_guidance", "critical", "budget"):
             _validate.positive(name, getattr(self, name))
+        if self.learning_rate is not None:
+            _validate.positive("learning_rate", self.learning_rate)
         if self.critical > 1:
             raise ValueError(f"critical = {self.critical!r}: must be a share, at most 1")
         if self.budget > self.critical:
             raise ValueError(f"budget = {self.budget!r}: must be at most critical = {self.critical!r}")
+        if not 0 <= self.growth <= 1:
+            raise ValueError(f"growth = {self.growth!r}: must be a share between 0 and 1")
         for name in ("keep", "penalty"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} = {getattr(self, name)!r}: must be a number of at least 0")
@@ -161,19 +174,22 @@ class Gates:
     Attributes:
         places: name → positions in the flattened weight.
         log_odds: name → of being kept, one a place.
+        speeds: name → κ, one a place.
         shapes: name → the weight's.
         allowed: how many may be pruned in all.
     """
 
     places: Mapping[str, Tensor]
     log_odds: Mapping[str, Tensor]
+    speeds: Mapping[str, Tensor]
     shapes: Mapping[str, torch.Size]
     allowed: int
 
-    def pruned(self) -> dict[str, Tensor]:
-        """name → which of its places are pruned: log-odds below zero, the lowest of them where more are than allowed."""
+    def pruned(self, share: float = 1.0) -> dict[str, Tensor]:
+        """name → which of its places are pruned: log-odds below zero, the lowest of them where more are than a share of what
+        is allowed."""
         together = torch.cat([a.detach() for a in self.log_odds.values()])
-        lowest = together.argsort(stable=True)[: self.allowed]
+        lowest = together.argsort(stable=True)[: int(share * self.allowed)]
         chosen = torch.zeros(len(together), dtype=torch.bool, device=together.device)
         chosen[lowest] = together[lowest] < 0
         sizes = [len(a) for a in self.log_odds.values()]
@@ -187,13 +203,13 @@ class Gates:
             whole[name] = one.scatter(0, self.places[name], value).reshape(self.shapes[name])
         return whole
 
-    def drawn(self, kind: str, source: torch.Generator) -> dict[str, Tensor]:
-        """Masks to train with, differentiable in the log-odds."""
+    def drawn(self, kind: str, source: torch.Generator, share: float = 1.0) -> dict[str, Tensor]:
+        """Masks to train with, differentiable in the log-odds; straight-through with a share of the budget."""
         if kind == "straight-through":
-            pruned = self.pruned()
+            pruned = self.pruned(share)
             values = {}
             for name, a in self.log_odds.items():
-                soft = torch.sigmoid(a)
+                soft = self.speeds[name] * a
                 values[name] = (~pruned[name]).to(a.dtype) + soft - soft.detach()
             return self.masks(values)
         floor = torch.finfo(torch.float32).eps
@@ -203,9 +219,9 @@ class Gates:
         }
         return self.masks({name: hard_concrete(a, uniform[name]) for name, a in self.log_odds.items()})
 
-    def binary(self) -> dict[str, Tensor]:
+    def binary(self, share: float = 1.0) -> dict[str, Tensor]:
         """name → boolean mask, True where the weight stays; of the weights that lose any."""
-        pruned = {name: lost for name, lost in self.pruned().items() if bool(lost.any())}
+        pruned = {name: lost for name, lost in self.pruned(share).items() if bool(lost.any())}
         return self.masks({name: ~lost for name, lost in pruned.items()})
 
     def penalty(self) -> Tensor:
@@ -227,17 +243,25 @@ def objective(
         sampler: gives the U-Net that ESD's half-finished samples come from; None: the pipeline's own.
     """
     if settings.objective == "esd":
+        named = concept.sentences(settings.images, Dice(loop.seed).rng)
+        of_images = settings.sampler == "images"
+        shown = _latents("concept", [s.target for s in named], diffusion, settings, loop) if of_images else None
 
         def esd_loss(unet: Any, dice: Dice) -> Tensor:
-            c, c_0 = esd.prompts(diffusion, concept.sentences(settings.batch, dice.rng))
-            x_t, t = diffusion.half_finished(
-                c,
-                steps=settings.steps,
-                guidance=settings.guidance,
-                source=dice.source,
-                unet=None if sampler is None else sampler(),
-                bucket=True,
-            )
+            if shown is not None:
+                chosen = [dice.rng.randrange(len(named)) for _ in range(settings.batch)]
+                c, c_0 = esd.prompts(diffusion, [named[i] for i in chosen])
+                x_t, t = _noised(diffusion, shown[chosen], dice)
+            else:
+                c, c_0 = esd.prompts(diffusion, concept.sentences(settings.batch, dice.rng))
+                x_t, t = diffusion.half_finished(
+                    c,
+                    steps=settings.steps,
+                    guidance=settings.guidance,
+                    source=dice.source,
+                    unet=None if sampler is None or settings.sampler == "teacher" else sampler(),
+                    bucket=settings.sampler == "student",
+                )
             aim = esd.target(diffusion, diffusion.unet, x_t, t, c, c_0, settings.negative_guidance)
             return mse_loss(diffusion.predict(x_t, t, c, unet), aim)
 
@@ -260,8 +284,8 @@ def objective(
 
 def scores(
     diffusion: Diffusion, names: list[str], erase: Loss, kept: Loss, batches: int, dice: Dice
-) -> dict[str, Tensor]:
-    """name → score of every entry, of the weight's shape.
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """name → score of every entry, of the weight's shape; and the same of κ.
 
     Args:
         diffusion: the pipeline; gradients flow to these weights for the time being, and nothing changes.
@@ -289,7 +313,8 @@ def scores(
     finally:
         diffusion.unet.requires_grad_(False)
     floor = sum(float(h.sum()) for h in harm) / sum(h.numel() for h in harm) + torch.finfo(torch.float32).tiny
-    return {name: g.clamp(min=0) / (h + floor).sqrt() for name, g, h in zip(names, gain, harm, strict=True)}
+    speeds = {name: 1 / (h + floor) for name, h in zip(names, harm, strict=True)}
+    return {name: g * speeds[name] for name, g in zip(names, gain, strict=True)}, speeds
 
 
 def prune(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop) -> Edit:
@@ -325,21 +350,36 @@ def prune(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop
         signs = diffusion.normal(settings.batch, dice.source).sign()
         return (diffusion.predict(x_t, t, c, model) * signs).sum()
 
-    erase = objective(diffusion, concept, settings, loop)
-    found = scores(diffusion, names, erase, signed, settings.scoring, Dice(loop.seed + 2))
-    gates = _gates(found, {name: own[name] for name in names}, settings, allowed)
-    erase = objective(diffusion, concept, settings, loop, sampler=lambda: Masked(unet, gates.binary()))
-    optimiser = torch.optim.Adam(gates.log_odds.values(), lr=settings.learning_rate)
+    gates: Gates | None = None
+    at = 0  # the step that is being made
+
+    def share() -> float:
+        return min(1.0, (at + 1) / (settings.growth * settings.iterations)) if settings.growth else 1.0
+
+    def student_now() -> Any:
+        return unet if gates is None else Masked(unet, gates.binary(share()))
+
+    erase = objective(diffusion, concept, settings, loop, sampler=student_now)
+    found, speeds = scores(diffusion, names, erase, signed, settings.scoring, Dice(loop.seed + 2))
+    learned = gates = _gates(found, speeds, settings, allowed)
+    rate, trained = settings.learning_rate, list(gates.log_odds.values())
+    optimiser: torch.optim.Optimizer
+    if settings.gates == "straight-through":
+        optimiser = torch.optim.SGD(trained, lr=1.0 if rate is None else rate)
+    else:
+        optimiser = torch.optim.Adam(trained, lr=0.05 if rate is None else rate)
 
     def loss(step: int, dice: Dice) -> Tensor:
-        student = Masked(unet, gates.drawn(settings.gates, dice.source))
+        nonlocal at
+        at = step
+        student = Masked(unet, learned.drawn(settings.gates, dice.source, share()))
         value = erase(student, dice)
         if settings.keep:
             x_t, t, c = drawn(dice)
             with torch.no_grad():
                 aim = diffusion.predict(x_t, t, c)
             value = value + settings.keep * mse_loss(diffusion.predict(x_t, t, c, student), aim)
-        return value + settings.penalty * gates.penalty() if settings.penalty else value
+        return value + settings.penalty * learned.penalty() if settings.penalty else value
 
     losses = loop.run(f"p-{settings.objective}", gates.log_odds, optimiser, settings.iterations, loss)
     masks = gates.binary()
@@ -360,19 +400,26 @@ def prune(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop
     )
 
 
-def _gates(found: Mapping[str, Tensor], weights: Mapping[str, Tensor], settings: Settings, allowed: int) -> Gates:
-    """Gates at the weights with the highest scores, all of them with the same log-odds at first."""
+def _gates(found: Mapping[str, Tensor], speeds: Mapping[str, Tensor], settings: Settings, allowed: int) -> Gates:
+    """Gates at the weights with the highest scores."""
     together = torch.cat([s.flatten() for s in found.values()])
-    count = max(allowed, int(settings.critical * len(together)))
     best = torch.zeros(len(together), dtype=torch.bool, device=together.device)
-    best[together.topk(count).indices] = True
+    chosen = together.topk(max(allowed, int(settings.critical * len(together)))).indices
+    best[chosen] = True
+    unit = float(together[chosen].square().mean().sqrt()) + torch.finfo(torch.float32).tiny
     parts = zip(found, best.split([s.numel() for s in found.values()]), strict=True)
     places = {name: part.nonzero().flatten() for name, part in parts if bool(part.any())}
-    log_odds = {
-        name: torch.full((len(p),), settings.start, device=p.device, dtype=torch.float32, requires_grad=True)
-        for name, p in places.items()
-    }
-    return Gates(places, log_odds, {name: weights[name].shape for name in places}, allowed)
+    if settings.gates == "straight-through":
+        start = {name: -found[name].flatten()[at].float() / unit for name, at in places.items()}
+    else:
+        start = {name: torch.full(at.shape, settings.start, device=at.device) for name, at in places.items()}
+    return Gates(
+        places,
+        {name: a.clone().requires_grad_() for name, a in start.items()},
+        {name: speeds[name].flatten()[at].float() / unit for name, at in places.items()},
+        {name: found[name].shape for name in places},
+        allowed,
+    )
 
 
 def _latents(stage: str, prompts: list[str], diffusion: Diffusion, settings: Settings, loop: Loop) -> Tensor:
@@ -393,9 +440,14 @@ def _noised(diffusion: Diffusion, x_0: Tensor, dice: Dice) -> tuple[Tensor, Tens
     return diffusion.noised(x_0, noise, t), t
 
 
+_TUNED: dict[str, Any] = {"budget": 0.02, "keep": 0.3, "negative_guidance": 2.0}
+
+
 def _embedded(objective: str) -> Settings:
     given = AblationSettings() if objective == "ac" else Settings()
-    return replace(given, iterations=150, batch=8, scoring=16, steps=8, guidance=2.0, learning_rate=0.1)
+    return replace(
+        given, iterations=150, batch=8, scoring=24, images=100, sampler="images", steps=8, guidance=2.0, **_TUNED
+    )
 
 
 METHODS = (
