@@ -198,6 +198,6 @@ METHOD = Method(
     title="Concept ablation (Kumari et al. 2023)",
     run=ablate,
     settings=Settings,
-    embedded=lambda kind: Settings(iterations=150, batch=8, learning_rate=2e-5, images=200, steps=8, guidance=2.0),
+    embedded=lambda kind: Settings(iterations=180, batch=8, learning_rate=4.5e-5, images=100, steps=8, guidance=2.0),
     published="1,000 images of 200 prompts, 200 iterations of 4 prompts",
 )
