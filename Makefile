@@ -9,7 +9,7 @@ CONCEPT ?= circle
 
 READY := $(VENV)/.ready
 
-.PHONY: help certify test lint world-gates clean
+.PHONY: help certify test lint benchmarks world-gates clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -25,6 +25,9 @@ lint: $(READY) ## style and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+benchmarks: $(READY) ## measure what certificates cost (half an hour)
+	$(VENV)/bin/python -m benchmarks --out docs/benchmarks.md
 
 world-gates: $(READY) ## measure the embedded model (a minute)
 	$(VENV)/bin/python -m experiments.world gates

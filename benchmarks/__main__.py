@@ -22,6 +22,15 @@ import torch
 
 from benchmarks import floor, gpu, processes, smoother, stopping
 
+INTRODUCTION = """# Benchmarks
+
+Written by `python -m benchmarks --out docs/benchmarks.md`. The floor is what nobody can do without: the same noise
+drawn and `f` run on it, n times. A certificate draws pilot samples besides (which choose the reference), keeps the
+order statistics that it needs, and checks every output for NaN. *Sort everything* is the plain way: stack all outputs,
+`torch.sort`, read the same two ranks off. Machines differ and are noisy, so what counts are ratios within one run: all
+ways in turns, the median of the rounds' ratios, in brackets their range. Memory is what a run takes beyond what the
+model had before it."""
+
 PARTS = ("floor", "memory", "processes", "stopping", "smoother", "gpu")
 
 
@@ -35,8 +44,8 @@ def main() -> int:
     unknown = [part for part in a.parts if part not in PARTS]
     if unknown:
         parser.error(f"PART = {unknown[0]!r}: must be one of {', '.join(PARTS)}")
-    pages = [heading()]
-    print(pages[0], flush=True)
+    pages = [INTRODUCTION, heading()]
+    print(pages[1], flush=True)
     for part in a.parts or PARTS:
         text = TABLES[part](a.quick)
         if text:

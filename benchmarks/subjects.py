@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from certify import GaussianNoise
 
@@ -51,7 +51,6 @@ def large_encoder(device: str = "cpu", dtype: torch.dtype = torch.float32) -> tu
     """The encoder itself, with a tokenized prompt (the embedded model's tokenizer: what the words are does not matter)."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from certify import world
     from certify.models import PromptEncoder, load_text_encoder
 
     tokenizer = load_text_encoder().tokenizer
@@ -71,7 +70,6 @@ def large_encoder(device: str = "cpu", dtype: torch.dtype = torch.float32) -> tu
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = CLIPTextModel(config).eval().requires_grad_(False).to(device, dtype)
-    del world
     encoder = PromptEncoder(tokenizer, model)
     return encoder, encoder.tokenize(PROMPT)
 
@@ -86,8 +84,3 @@ def cheap(outputs: int) -> Subject:
         return torch.tanh(z @ first) @ second
 
     return Subject(f"perceptron, {outputs:,} outputs", f, torch.zeros(64), GaussianNoise(0.25), outputs)
-
-
-def compiled(module: nn.Module) -> Any:
-    """`torch.compile` of a module."""
-    return torch.compile(module)
