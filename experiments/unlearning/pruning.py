@@ -446,7 +446,7 @@ _TUNED: dict[str, Any] = {"budget": 0.02, "keep": 0.3, "negative_guidance": 2.0}
 def _embedded(objective: str) -> Settings:
     given = AblationSettings() if objective == "ac" else Settings()
     return replace(
-        given, iterations=150, batch=8, scoring=24, images=100, sampler="images", steps=8, guidance=2.0, **_TUNED
+        given, iterations=110, batch=8, scoring=24, images=64, sampler="images", steps=8, guidance=2.0, **_TUNED
     )
 
 
