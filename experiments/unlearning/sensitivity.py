@@ -446,7 +446,7 @@ def main(a: Any) -> int:
         print(_table(studies[-1]))
     for file, figure in (
         *((f"neurons-{method}.png", plot_concept_neurons(studies, method)) for method in methods),
-        ("models.png", plot_models(studies, methods)),
+        ("models.png", plot_models(studies, [ORIGINAL, *methods])),
     ):
         figure.savefig(a.out / file)
     print(f"written: {a.out}/")
