@@ -77,7 +77,7 @@ class Settings:
         seed: of everything.
     """
 
-    radii: tuple[float, ...] = (0.1, 0.25, 0.5)
+    radii: tuple[float, ...] = (0.1, 0.5, 1.0)
     attack_steps: int = 20
     prompts: int = 48
     draws: int = 4
@@ -413,7 +413,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--method", action="append", default=None, help="which of them (default: esd, p-esd)")
     parser.add_argument(
-        "--radius", action="append", type=float, default=None, help="of the attacks (default: .1, .25, .5)"
+        "--radius", action="append", type=float, default=None, help="of the attacks (default: .1, .5, 1)"
     )
     parser.add_argument("--prompts", type=int, default=48)
     parser.add_argument("--seed", type=int, default=0)
