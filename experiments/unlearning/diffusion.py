@@ -141,8 +141,8 @@ class Diffusion:
             source: draws the noise and k.
             unet: who samples; None: the pipeline's own.
             noise: x_T, (b, channels, height, width); None: drawn.
-            bucket: t uniform among the training steps nearer to step k than to the next (as ESD's older code), else the
-                sampler's own.
+            bucket: t uniform in the k-th of `steps` equal parts of the training steps, from the noisiest (as ESD's older
+                code), else the sampler's own.
         """
         scheduler = copy.deepcopy(self.scheduler)
         scheduler.set_timesteps(steps, device=self.device)
@@ -156,8 +156,8 @@ class Diffusion:
             x = scheduler.step(plain + guidance * (prompted - plain), t, x, return_dict=False)[0]
         t = int(scheduler.timesteps[k])
         if bucket:
-            below = int(scheduler.timesteps[k + 1]) if k + 1 < steps else -1
-            t = int(torch.randint(below + 1, t + 1, (1,), generator=source))
+            low, high = ((left * self.timesteps) // steps for left in (steps - 1 - k, steps - k))
+            t = int(torch.randint(low, high, (1,), generator=source))
         return x.to(self.dtype), torch.full((len(c),), t, device=self.device)
 
     @torch.no_grad()

@@ -117,6 +117,6 @@ METHOD = Method(
     title="ESD (Gandikota et al. 2023)",
     run=erase,
     settings=Settings,
-    embedded=lambda kind: Settings(iterations=150, batch=8, learning_rate=2e-4, steps=8, guidance=2.0),
+    embedded=lambda kind: Settings(iterations=180, batch=8, learning_rate=2e-4, steps=8, guidance=2.0),
     published="1,000 iterations of 1 prompt, 50 sampler steps",
 )

@@ -287,7 +287,7 @@ METHOD = Method(
     run=forget,
     settings=Settings,
     embedded=lambda kind: Settings(
-        iterations=100, batch=8, learning_rate=1e-4, images=64, steps=8, guidance=2.0, inversion_iterations=100
+        iterations=60, batch=4, learning_rate=5e-5, images=32, steps=8, guidance=2.0, inversion_iterations=100
     ),
     published="35 iterations of 1 image",
 )

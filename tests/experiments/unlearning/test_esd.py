@@ -65,6 +65,22 @@ def test_one_step_is_adams_on_the_loss(tiny, sampler):
     assert edit.record["last losses"] == [pytest.approx(float(loss.detach()), rel=1e-4)]
 
 
+@pytest.mark.parametrize("sampler", ["student", "teacher"])
+def test_images_are_the_students_or_the_originals(epsilon, sampler, monkeypatch):
+    """With the student's go times in the sampler's buckets, with the original's the sampler's own."""
+    original, run, seen = epsilon.frozen_copy(), epsilon.half_finished, []
+
+    def watched(c, *, unet, bucket, **options):
+        weights = (epsilon.unet if unet is None else unet).parameters()
+        seen.append((all(torch.equal(p, q) for p, q in zip(weights, original.parameters(), strict=True)), bucket))
+        return run(c, unet=unet, bucket=bucket, **options)
+
+    monkeypatch.setattr(epsilon, "half_finished", watched)
+    esd.erase(epsilon, CONCEPT, esd.Settings(**QUICK, sampler=sampler), Loop())
+    teacher = sampler == "teacher"
+    assert seen == [(True, not teacher), (teacher, not teacher), (teacher, not teacher)]
+
+
 @pytest.mark.parametrize(("kind", "which"), [("style", "xattn"), ("object", "noxattn")])
 def test_styles_train_cross_attention_and_objects_all_but(epsilon, kind, which):
     concept = Concept.of(["circle"], kind=kind)
