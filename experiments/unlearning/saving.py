@@ -45,7 +45,7 @@ def save(
 
     Raises:
         FileExistsError: the folder holds a result already.
-        ValueError: nothing changed.
+        ValueError: nothing changed, or weights of the U-Net both changed and masked.
     """
     from safetensors.torch import save_file
 
@@ -53,6 +53,8 @@ def save(
     check_free(folder)
     if not edit.tensors:
         raise ValueError(f"edit: {method.name} changed no tensor")
+    if edit.unet and edit.masks:
+        raise ValueError(f"edit: {method.name} changed and masked weights of the U-Net; must be one of them")
     folder.mkdir(parents=True, exist_ok=True)
     for part, name in FILES.items():
         tensors = {key: t.detach().cpu().contiguous() for key, t in getattr(edit, part).items()}

@@ -10,6 +10,7 @@ import argparse
 import csv
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,10 @@ def measured(concept: Concept, methods: list[str], out: Path, *, count: int, see
     ]
     for name in methods:
         folder, method = out / name, unlearning.METHODS[name]
+        settings = method.embedded(concept.kind)
         if not any((folder / file).exists() for file in saving.FILES.values()):
-            settings = method.embedded(concept.kind)
-            loop = Loop(seed=seed, folder=folder, progress=command.progress())
+            what = f"{name}, {settings}, {concept.erase} to {concept.anchor!r}"
+            loop = Loop(seed=seed, folder=folder, progress=command.progress(), what=what)
             started = time.perf_counter()
             edit = command.applied(method, concept, settings, loop)
             seconds = time.perf_counter() - started
@@ -81,6 +83,10 @@ def measured(concept: Concept, methods: list[str], out: Path, *, count: int, see
             )
             loop.finish()
         record = json.loads((folder / "README.md").read_text(encoding="utf-8").split("```json")[1].split("```")[0])
+        if (record["settings"], record["seed"]) != (json.loads(json.dumps(asdict(settings))), seed):
+            raise ValueError(
+                f"{folder}: holds a result of other settings or another seed; delete it, or choose another --out"
+            )
         about = {"concept": concept.name, "method": name, "seconds": record["seconds"]}
         rows.append(_row(folder, about, load_pipeline(**saving.overlays(folder)), concept, images, count))
         print(line(rows[-1]), flush=True)
