@@ -1,0 +1,12 @@
+"""Attacks: ways to bring an erased concept back by a prompt, one file an attack, named once in `ATTACKS`."""
+
+from __future__ import annotations
+
+from experiments.attacks.attack import Attack
+
+__all__ = ["ATTACKS"]
+
+_ALL: tuple[Attack, ...] = ()
+
+ATTACKS: dict[str, Attack] = {attack.name: attack for attack in _ALL}
+"""Name → attack."""

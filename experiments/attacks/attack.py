@@ -1,0 +1,218 @@
+"""Attack: prompts in, adversarial prompts out, as rows of a CSV that every defence reads.
+
+An attack is made once, against one *victim* (a model from which a concept was erased), by a command that can be stopped
+and goes on; what it found is a text a row, with the seed that its image is generated from. Defences are then measured
+on the rows, without the attack's code.
+
+A row's text is what a user would type: where an attack searches over token ids, only ids that the tokenizer gives back
+for their own text count (`readable`), since a prompt that cannot be typed attacks nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from certify.models.text import PromptEncoder
+from experiments.unlearning.concept import Concept
+from experiments.unlearning.diffusion import Diffusion
+from experiments.unlearning.training import Dice
+
+__all__ = ["FIELDS", "Attack", "Row", "Target", "Victim", "read_rows", "readable", "run"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What an attacker wants an image of.
+
+    Attributes:
+        number: of the row, from 0: what names it in a resumed run.
+        prompt: asks for the concept, and on the victim gives it no longer.
+        seed: of the image's initial noise.
+    """
+
+    number: int
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One adversarial prompt.
+
+    Attributes:
+        attack, victim, concept: by which method, against which model, for what.
+        number, prompt, seed: of the target.
+        adversarial: the text.
+        found: a figure of the attack's own (its loss or fitness at the end).
+        note: what else is worth keeping, JSON.
+    """
+
+    attack: str
+    victim: str
+    concept: str
+    number: int
+    prompt: str
+    seed: int
+    adversarial: str
+    found: float
+    note: str = "{}"
+
+
+FIELDS = tuple(f.name for f in fields(Row))
+
+
+@dataclass(frozen=True, eq=False)
+class Victim:
+    """What an attacker has.
+
+    Attributes:
+        name: of the model ("esd", "uce", …).
+        diffusion: the erased model; `diffusion.original` the U-Net before erasing, for attacks that use it.
+        concept: what was erased.
+        pairs: (with, without): prompts with and without the concept, for attacks that need a direction.
+        images: (b, 3, height, width) in [0, 1] that show the concept, as many as targets, for attacks that start from
+            images; None: none.
+        smoother: what an adaptive attacker knows of the defence: an `AdaptiveMedianSmoother`; None: nothing.
+    """
+
+    name: str
+    diffusion: Diffusion
+    concept: Concept
+    pairs: Sequence[tuple[str, str]] = ()
+    images: Tensor | None = None
+    smoother: Any = None
+
+    @property
+    def encoder(self) -> PromptEncoder:
+        """The text encoder."""
+        return self.diffusion.encoder
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One row of the registry.
+
+    Attributes:
+        name: on the command line and in the CSV.
+        title: with its reference.
+        run: (victim, targets, settings, dice) → rows, one a target, in their order. Several targets are attacked at once.
+        settings: the class of its settings, whose defaults are the published ones.
+        embedded: settings for the embedded model.
+        needs: of "images", "pairs", "smoother", "original": what the victim must have.
+        published: the published budget, in words.
+    """
+
+    name: str
+    title: str
+    run: Callable[[Victim, Sequence[Target], Any, Dice], list[Row]]
+    settings: type[Any]
+    embedded: Callable[[], Any]
+    needs: tuple[str, ...] = ()
+    published: str = ""
+
+
+def run(
+    attack: Attack,
+    victim: Victim,
+    targets: Sequence[Target],
+    settings: Any,
+    path: Path,
+    *,
+    seed: int = 0,
+    batch: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Row]:
+    """Attacks what is not in the file yet, `batch` targets at a time, and appends every batch's rows to it.
+
+    Each batch has dice of its own, seeded by its first target: a run that was stopped ends with the rows of one that was not.
+
+    Raises:
+        ValueError: the victim lacks what the attack needs, or the file is another attack's.
+    """
+    missing = [need for need in attack.needs if _lacks(victim, need)]
+    if missing:
+        raise ValueError(f"victim {victim.name!r} has no {', '.join(missing)}: {attack.name} needs them")
+    told = {"attack": attack.name, "victim": victim.name, "concept": victim.concept.name}
+    done = read_rows(path) if path.exists() else []
+    about = path.with_suffix(".json")
+    record = {**told, "settings": asdict(settings), "seed": seed, "batch": batch}
+    if done and (not about.exists() or json.loads(about.read_text(encoding="utf-8")) != json.loads(json.dumps(record))):
+        raise ValueError(
+            f"{path}: holds rows of another attack, or with other settings; delete it, or choose another name"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    there = {row.number for row in done}
+    for first in range(0, len(targets), batch):
+        part = list(targets[first : first + batch])
+        if all(target.number in there for target in part):
+            continue
+        rows = attack.run(victim, part, settings, Dice(seed * 1_000_003 + part[0].number))
+        _append(path, rows, there)
+        done += [row for row in rows if row.number not in there]
+        if progress is not None:
+            progress(min(first + batch, len(targets)), len(targets))
+    return sorted(done, key=lambda row: row.number)
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """The rows of a file. A last line that a kill cut short is left out.
+
+    Raises:
+        ValueError: it has other columns, or a value that is none.
+    """
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != FIELDS:
+            raise ValueError(f"{path}: has the columns {reader.fieldnames}: must be {', '.join(FIELDS)}")
+        rows = []
+        for line in reader:
+            if None in line.values():
+                continue
+            try:
+                numbers = {"number": int(line["number"]), "seed": int(line["seed"]), "found": float(line["found"])}
+            except ValueError as error:
+                raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+            rows.append(Row(**{**line, **numbers}))
+    return rows
+
+
+def readable(encoder: PromptEncoder, ids: Iterable[int]) -> str | None:
+    """The text of token ids (without begin and end), if the tokenizer gives just these ids for it; else None."""
+    wanted = [int(i) for i in ids]
+    text: str = encoder.tokenizer.decode(wanted, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+    try:
+        found = encoder.tokenize(text)
+    except ValueError:  # too long
+        return None
+    inside = [int(i) for i in found.ids[1 : found.end]]
+    return text if inside == wanted else None
+
+
+def _append(path: Path, rows: Sequence[Row], there: set[int]) -> None:
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerows(asdict(row) for row in rows if row.number not in there)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _lacks(victim: Victim, need: str) -> bool:
+    have = {
+        "images": victim.images is not None,
+        "pairs": bool(victim.pairs),
+        "smoother": victim.smoother is not None,
+        "original": victim.diffusion.original is not None,
+    }
+    return not have[need]
