@@ -220,6 +220,8 @@ class Study:
         radii: of the attacks.
         concept_scores, other_scores: model → radius, as text → S of concept neurons, and of the others.
         rates: model → share of images that show the concept: "0" without an attack, then by radius. Empty where nothing judges.
+        kept: model → share of images of other things that are right, with a random δ of entries ± r on their encodings: a
+            control. Where it falls, a model that no longer shows the concept may just show nothing any more.
         record: settings and counts.
     """
 
@@ -228,6 +230,7 @@ class Study:
     concept_scores: Mapping[str, Mapping[str, Sequence[float]]]
     other_scores: Mapping[str, Mapping[str, Sequence[float]]]
     rates: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    kept: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
@@ -278,12 +281,14 @@ def study(models: Mapping[str, Any], concept: Concept, settings: Settings) -> St
     mine: dict[str, dict[str, list[float]]] = {}
     others: dict[str, dict[str, list[float]]] = {}
     rates: dict[str, dict[str, float]] = {}
+    kept: dict[str, dict[str, float]] = {}
     for name, pipe in models.items():
         diffusion = Diffusion(pipe)
         c = diffusion.encode([s.target for s in asked])
         mine[name], others[name], rates[name] = {}, {}, {}
         if concept.head:
             rates[name]["0"] = _rate(pipe, concept, c, settings)
+            kept[name] = {f"{radius:g}": _kept(pipe, concept, radius, settings) for radius in (0.0, *settings.radii)}
         for radius in settings.radii:
             source = torch.Generator().manual_seed(settings.seed + 1)  # the same luck for every model
             found = attack(diffusion, c, latents, radius=radius, steps=settings.attack_steps, source=source)
@@ -301,6 +306,7 @@ def study(models: Mapping[str, Any], concept: Concept, settings: Settings) -> St
         mine,
         others,
         rates if concept.head else {},
+        kept,
         {**counts, **asdict(settings), "radii": list(settings.radii)},
     )
 
@@ -312,6 +318,21 @@ def _rate(pipe: Any, concept: Concept, encodings: Tensor, settings: Settings) ->
     made = gates.images(pipe, encodings, seed=settings.seed + 2, steps=settings.steps, guidance=settings.guidance)
     labels = world.load_judge().judge(made).labels[concept.head]
     return sum(label == concept.name for label in labels) / len(labels)
+
+
+def _kept(pipe: Any, concept: Concept, radius: float, settings: Settings) -> float:
+    from certify import world
+    from experiments.unlearning.measure import prompts
+    from experiments.world import gates
+
+    asked = prompts(concept, settings.prompts)["others"]
+    c = Diffusion(pipe).encode([text for text, _ in asked])
+    signs = torch.randint(2, c.shape, generator=torch.Generator().manual_seed(settings.seed + 3)).to(c) * 2 - 1
+    made = gates.images(
+        pipe, c + radius * signs, seed=settings.seed + 2, steps=settings.steps, guidance=settings.guidance
+    )
+    labels = world.load_judge().judge(made).labels[concept.head]
+    return sum(label == value for label, (_, value) in zip(labels, asked, strict=True)) / len(asked)
 
 
 def plot_concept_neurons(studies: Sequence[Study], model: str, *, radius: float | None = None) -> Figure:
@@ -464,5 +485,8 @@ def _table(one: Study) -> str:
     if one.rates:
         lines.append(f"{'share of images that show it':<31}" + "".join(f"{'r = ' + k:>10}" for k in ["0", *keys]))
         for model, rates in one.rates.items():
+            lines.append(f"{model:<31}" + "".join(f"{rates[k]:10.3f}" for k in ["0", *keys]))
+        lines.append("share of images of other things that are right, with a random δ")
+        for model, rates in one.kept.items():
             lines.append(f"{model:<31}" + "".join(f"{rates[k]:10.3f}" for k in ["0", *keys]))
     return "\n".join(lines)
