@@ -81,6 +81,8 @@ class Victim:
         images: (b, 3, height, width) in [0, 1] that show the concept, as many as targets, for attacks that start from
             images; None: none.
         smoother: what an adaptive attacker knows of the defence: an `AdaptiveMedianSmoother`; None: nothing.
+        reference: the whole model before erasing, where the text encoder was erased as well; None: it is
+            `diffusion.original` with the victim's text encoder.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Victim:
     pairs: Sequence[tuple[str, str]] = ()
     images: Tensor | None = None
     smoother: Any = None
+    reference: Diffusion | None = None
 
     @property
     def encoder(self) -> PromptEncoder:
@@ -213,6 +216,6 @@ def _lacks(victim: Victim, need: str) -> bool:
         "images": victim.images is not None,
         "pairs": bool(victim.pairs),
         "smoother": victim.smoother is not None,
-        "original": victim.diffusion.original is not None,
+        "original": victim.diffusion.original is not None or victim.reference is not None,
     }
     return not have[need]
