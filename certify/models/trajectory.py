@@ -32,7 +32,7 @@ from certify import _validate
 from certify.models.sampling import image_seed, initial_noise, one_encoding, sample
 from certify.models.text import PromptEncoder
 
-__all__ = ["Trajectory"]
+__all__ = ["Trajectory", "level"]
 
 _FORMAT, _SCHEMA = "certify trajectory", 1
 _TENSORS = ("x", "t", "alpha_bar", "weights")
@@ -129,7 +129,7 @@ class Trajectory:
         seen: list[tuple[Tensor, float, float]] = []
 
         def watch(i: int, x: Tensor, t: Tensor, scheduler: Any) -> None:
-            seen.append((x[0].clone(), float(t), _level(i, t, scheduler)))
+            seen.append((x[0].clone(), float(t), level(i, t, scheduler)))
 
         source = [torch.Generator().manual_seed(image_seed(seed, 0))]
         noise = initial_noise(pipe, 1, source)
@@ -210,7 +210,7 @@ class Trajectory:
         return cls.restored(record, tensors)
 
 
-def _level(i: int, t: Tensor, scheduler: Any) -> float:
+def level(i: int, t: Tensor, scheduler: Any) -> float:
     """ᾱ of the latents that the U-Net is given in its run i."""
     scale = float(scheduler.scale_model_input(torch.ones(1, dtype=torch.float64), t))
     if scale != 1:  # x_0 + σ ε was divided by √(1 + σ²)

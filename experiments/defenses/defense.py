@@ -2,6 +2,9 @@
 
 A defence changes the text (blacklist, POSI), its encoding (adaptive median smoothing) or the sampler's guidance (SLD).
 Image i has the initial noise of its own seed under every defence, so that two columns of a table differ by the defence alone.
+
+A text that is longer than the encoder's context loses its last words, under every defence alike, as a pipeline would
+cut it: a defence that rewrites sees the whole text, the encoder what fits.
 """
 
 from __future__ import annotations
@@ -9,16 +12,17 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from certify import generate
+from certify import _validate, generate
 from certify.models import PromptEncoder
+from experiments.unlearning.concept import Concept
 
-__all__ = ["Defense", "Made", "Plain"]
+__all__ = ["Defense", "Made", "Nothing", "Plain", "fitting"]
 
 
 @dataclass(frozen=True)
@@ -36,27 +40,61 @@ class Made:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Nothing:
+    """No options."""
+
+
 class Defense(ABC):
     """One defence of one pipeline.
 
     Args:
         pipe: a Stable Diffusion pipeline, erased or not.
         steps, guidance: of its sampler.
+        concept: what it defends against; defences that need none ignore it.
+        settings: of the defence; None: the published ones.
+
+    Raises:
+        TypeError: the settings are another defence's.
+        ValueError: the defence needs a concept and got none, or a setting is out of range.
     """
 
     name: ClassVar[str]
 
-    def __init__(self, pipe: Any, *, steps: int, guidance: float) -> None:
-        self.pipe, self.steps, self.guidance = pipe, steps, guidance
+    def __init__(
+        self, pipe: Any, *, steps: int, guidance: float, concept: Concept | None = None, settings: Any = None
+    ) -> None:
+        self.steps, self.guidance = _validate.count("steps", steps), _validate.positive("guidance", guidance)
+        self.pipe, self.concept = pipe, concept
+        self.settings = self.published() if settings is None else settings
+        if not isinstance(self.settings, type(self.published())):
+            raise TypeError(f"settings = {settings!r}: must be settings of {self.name!r}")
         self.encoder = PromptEncoder.from_pipeline(pipe)
 
+    @classmethod
+    def published(cls) -> Any:
+        """The published settings."""
+        return Nothing()
+
+    @classmethod
+    def embedded(cls) -> Any:
+        """Settings for the embedded model, chosen on its tune split."""
+        return cls.published()
+
     def make(self, prompts: Sequence[str], seeds: Sequence[int], *, batch: int = 64) -> Made:
-        """An image a prompt, from the initial noise of its seed."""
-        if len(prompts) != len(seeds):
-            raise ValueError(f"seeds has {len(seeds)} entries for {len(prompts)} prompts: must be one each")
+        """An image a prompt, from the initial noise of its seed.
+
+        Raises:
+            ValueError: there is no prompt, or not one seed a prompt.
+        """
+        if not prompts or len(prompts) != len(seeds):
+            raise ValueError(
+                f"seeds has {len(seeds)} entries for {len(prompts)} prompts: must be one each, at least one"
+            )
         started, parts, given = time.perf_counter(), [], []
         for first in range(0, len(prompts), batch):
-            texts = self.rewritten(prompts[first : first + batch])
+            rewritten = self.rewritten(prompts[first : first + batch])
+            texts = [fitting(self.encoder, text) for text in rewritten]
             parts.append(self.drawn(self.encoded(texts), list(seeds[first : first + batch])))
             given += texts
         return Made(torch.cat(parts), tuple(given), time.perf_counter() - started)
@@ -79,6 +117,11 @@ class Defense(ABC):
     def described(self) -> dict[str, Any]:
         """Its settings, for the record, as JSON values."""
 
+    def _against(self) -> Concept:
+        if self.concept is None:
+            raise ValueError(f"concept = None: {self.name!r} must be told what it defends against")
+        return self.concept
+
 
 class Plain(Defense):
     """No defence."""
@@ -86,4 +129,30 @@ class Plain(Defense):
     name = "none"
 
     def described(self) -> dict[str, Any]:
-        return {}
+        return asdict(self.settings)
+
+
+def fitting(encoder: PromptEncoder, text: str) -> str:
+    """The text, or as many of its words from the first on as the encoder's context holds. Text that is no words but one
+    run of characters is cut between characters."""
+    if _fits(encoder, text):
+        return text
+    words = text.split()
+    kept = _longest(encoder, words, " ")
+    return kept if kept else _longest(encoder, list(words[0]), "")
+
+
+def _longest(encoder: PromptEncoder, pieces: Sequence[str], between: str) -> str:
+    low, high = 0, len(pieces)  # `low` pieces fit, `high` do not
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _fits(encoder, between.join(pieces[:middle])) else (low, middle)
+    return between.join(pieces[:low])
+
+
+def _fits(encoder: PromptEncoder, text: str) -> bool:
+    try:
+        encoder.tokenize(text)
+    except ValueError:
+        return False
+    return True
