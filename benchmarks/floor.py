@@ -46,7 +46,7 @@ def rows(quick: bool = False, device: str = "cpu") -> list[Row]:
     for outputs in (770, 8_442, 59_136):
         table.append(row(subjects.cheap(outputs), 10_000 // share, 1.0, rounds if outputs < 10_000 else 3, device))
     if not quick:
-        table.append(row(subjects.large(device), 1_000, 1.0, 3, device, warm=False))
+        table.append(row(subjects.large(device), 1_000, 1.0, 2, device, warm=False))
     return table
 
 

@@ -198,6 +198,15 @@ METHOD = Method(
     title="Concept ablation (Kumari et al. 2023)",
     run=ablate,
     settings=Settings,
-    embedded=lambda kind: Settings(iterations=180, batch=8, learning_rate=4.5e-5, images=100, steps=8, guidance=2.0),
+    embedded=lambda kind: Settings(
+        # A style's word stands before other words of the sentence: without the prior term these are lost as well.
+        iterations=100 if kind == "style" else 180,
+        prior=1.0 if kind == "style" else None,
+        batch=8,
+        learning_rate=4.5e-5,
+        images=100,
+        steps=8,
+        guidance=2.0,
+    ),
     published="1,000 images of 200 prompts, 200 iterations of 4 prompts",
 )
