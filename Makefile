@@ -9,7 +9,7 @@ CONCEPT ?= circle
 
 READY := $(VENV)/.ready
 
-.PHONY: help certify test lint benchmarks world-gates clean
+.PHONY: help certify test test-slow lint benchmarks world-gates clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -19,7 +19,10 @@ certify: $(READY) ## set up if need be, then certify one prompt of the embedded 
 	$(VENV)/bin/certify prompt "$(PROMPT)" --concept "$(CONCEPT)"
 
 test: $(READY) ## set up if need be, then run the tests
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto -m "not slow"
+
+test-slow: $(READY) ## the tests that train models end to end (ten minutes)
+	$(VENV)/bin/python -m pytest -m slow
 
 lint: $(READY) ## style and types
 	$(VENV)/bin/ruff check .
