@@ -1,5 +1,6 @@
 """`python -m experiments unlearn METHOD --concept WORD --out DIR`: takes a concept out of a model (docs/guide/unlearning.md).
 `python -m experiments unlearn-all`: every method, on the embedded model, measured, as a table.
+`python -m experiments posi-train --concept WORD --out FILE`: trains the rewriter of the POSI defence.
 `python -m experiments soundness {encoding,images}`: attacks on certified bounds (docs/guide/soundness.md).
 
     python -m experiments unlearn uce --concept circle --anchor square --out runs/uce-circle
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from experiments.defenses import posi
 from experiments.soundness import report as soundness
 from experiments.unlearning import command as unlearning
 from experiments.unlearning import immunity, sensitivity
@@ -26,6 +28,7 @@ def main() -> int:
     unlearn_all.add_arguments(commands.add_parser("unlearn-all", help="every method on the embedded model, measured"))
     sensitivity.add_arguments(commands.add_parser("sensitivity", help="concept neurons of erased models under attack"))
     immunity.add_arguments(commands.add_parser("immunity", help="attack models by fine-tuning, immunised or not"))
+    posi.add_arguments(commands.add_parser("posi-train", help="train a prompt rewriter for the embedded model"))
     soundness.add_arguments(commands.add_parser("soundness", help="attack certified bounds"))
     a = parser.parse_args()
     try:
@@ -34,6 +37,7 @@ def main() -> int:
             "unlearn-all": unlearn_all.main,
             "sensitivity": sensitivity.main,
             "immunity": immunity.main,
+            "posi-train": posi.main,
             "soundness": soundness.main,
         }[a.command]
         return run(a)

@@ -1,0 +1,455 @@
+"""Rewriter: a small language model that reads a prompt and writes another, in plain torch; and how it is trained.
+
+It is a prefix language model. The prompt's tokens x stand in the first segment and see one another, the answer's tokens z in
+the second see the prompt and what was written before:
+
+    [x_1 … x_m, pad …] [begin, z_1, z_2, …]  →  z_1, z_2, …, end
+
+Position i of both segments has one embedding, so that copying, most of what a rewriter does, is to look at one's own
+number. Prompt and answer are in the pipeline's own tokens, and the token embeddings start as the pipeline's: what CLIP has
+learned about words, a pretrained language model would know, too.
+
+Training data of the embedded world is made, not collected: captions of training combinations in pairs that differ by the
+noun (or the style), the concept's word on one side and a neutral one on the other. Captions without the concept stay as
+they are. Some have tokens of the vocabulary thrown in at random places, on both sides: an attacker's prompts are not
+captions. Which of the words that mean the concept are known is a setting: the first is, as in the concept pairs, and
+whether the rewriter understands the others is what unseen prompts show.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from certify import _validate
+from certify.models import PromptEncoder
+from experiments.unlearning.concept import Concept, filled
+from experiments.unlearning.training import Dice, Loop
+
+__all__ = ["Rewriter", "Training", "pairs", "reinforce", "reward", "train"]
+
+_FORMAT = "certify prompt rewriter"
+
+Reward = Callable[[Sequence[str], Sequence[str], int], Tensor]
+"""(prompts, answers, seed of the images) → (b,)."""
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        b, tokens, width = x.shape
+        q, k, v = self.qkv(self.before(x)).view(b, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        x = x + self.out(seen.transpose(1, 2).reshape(b, tokens, width))
+        return x + self.down(F.gelu(self.up(self.between(x))))
+
+
+class Rewriter(nn.Module):
+    """Prompts → prompts.
+
+    Args:
+        encoder: gives the tokenizer, the context, and the token embeddings to start from.
+        layers, heads, width: of the transformer; the width is projected to from the encoder's where they differ.
+        seed: of the initial weights.
+
+    Raises:
+        ValueError: the heads do not divide the width.
+    """
+
+    def __init__(
+        self, encoder: PromptEncoder, *, layers: int = 2, heads: int = 4, width: int = 96, seed: int = 0
+    ) -> None:
+        super().__init__()
+        if _validate.count("width", width) % _validate.count("heads", heads):
+            raise ValueError(f"width = {width}: must be a multiple of heads = {heads}")
+        self.shape = {"layers": _validate.count("layers", layers), "heads": heads, "width": width}
+        self.encoder_ = [encoder]  # in a list: no module of this one
+        self.seen: dict[str, tuple[int, ...]] = {}
+        self.room = encoder.context_length - 2
+        table = encoder.embeddings.weight.detach().float().cpu()
+        self.vocabulary = len(table)
+        self.begin, self.end, self.pad = self.vocabulary, self.vocabulary + 1, self.vocabulary + 2
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.tokens = nn.Embedding(self.vocabulary + 3, width)
+            self.places = nn.Parameter(0.3 * torch.randn(self.room + 1, width))
+            self.segments = nn.Parameter(0.3 * torch.randn(2, width))
+            self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(layers))
+            self.last = nn.LayerNorm(width)
+            lift = torch.randn(table.shape[1], width) / width**0.5
+        with torch.no_grad():
+            unit = (table - table.mean(0)) / table.std()
+            self.tokens.weight.mul_(0.3)
+            self.tokens.weight[: self.vocabulary] = 0.3 * (
+                F.pad(unit, (0, width - table.shape[1])) if width >= table.shape[1] else unit @ lift
+            )
+        self.eval()
+
+    @property
+    def encoder(self) -> PromptEncoder:
+        """Whose tokens these are."""
+        return self.encoder_[0]
+
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts, without begin and end.
+
+        Raises:
+            ValueError: a text does not fit into the context.
+        """
+        rows = []
+        for text in texts:
+            row: list[int] = []
+            for piece in text.split():  # byte pairs are merged within what stands between spaces, and remembered
+                if piece not in self.seen:
+                    self.seen[piece] = self.encoder.tokenize(piece).content
+                row += self.seen[piece]
+            if len(row) > self.room:
+                raise ValueError(f"prompt = {text[:60]!r}: has {len(row)} tokens, must have at most {self.room}")
+            rows.append(row)
+        return rows
+
+    def texts(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Texts of token ids. Punctuation stands by itself, as the tokenizer reads it."""
+        decode = self.encoder.tokenizer.decode
+        return [
+            str(decode(list(row), skip_special_tokens=True, clean_up_tokenization_spaces=False)).strip() for row in rows
+        ]
+
+    def logits(self, given: Sequence[Sequence[int]], written: Tensor) -> Tensor:
+        """Of the next token after each one written.
+
+        Args:
+            given: token ids of the prompts.
+            written: (b, t), begin and the answer so far.
+
+        Returns:
+            (b, t, vocabulary + 3).
+        """
+        first = torch.full((len(given), self.room), self.pad)
+        for row, ids in zip(first, given, strict=True):
+            row[: len(ids)] = torch.tensor(ids, dtype=torch.long)
+        count = written.shape[1]
+        x = torch.cat(
+            [
+                self.tokens(first) + self.places[: self.room] + self.segments[0],
+                self.tokens(written) + self.places[:count] + self.segments[1],
+            ],
+            dim=1,
+        )
+        total = self.room + count
+        visible = torch.ones(total, total, dtype=torch.bool).tril()
+        visible[: self.room, : self.room] = True
+        mask = visible[None, None] & F.pad(first != self.pad, (0, count), value=True)[:, None, None, :]
+        mask = mask | torch.eye(total, dtype=torch.bool)  # an empty prompt's rows must see something
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.last(x[:, self.room :]) @ self.tokens.weight.T
+
+    def scores(self, given: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Log-probability of every token of the answers, its end included: (b, t), and which entries count, (b, t)."""
+        t = max(len(a) for a in answers) + 1
+        written, wanted = torch.full((len(answers), t), self.pad), torch.full((len(answers), t), self.pad)
+        for i, answer in enumerate(answers):
+            ids = torch.tensor(list(answer), dtype=torch.long)
+            written[i, 0], written[i, 1 : len(ids) + 1] = self.begin, ids
+            wanted[i, : len(ids)], wanted[i, len(ids)] = ids, self.end
+        log_p = self.logits(given, written).log_softmax(dim=2)
+        return log_p.gather(2, wanted[..., None])[..., 0], wanted != self.pad
+
+    @torch.no_grad()
+    def answer(self, given: Sequence[Sequence[int]], source: torch.Generator | None = None) -> list[list[int]]:
+        """Token ids of the answers: the most probable token each time, or drawn from `source`."""
+        written = torch.full((len(given), 1), self.begin)
+        done = torch.zeros(len(given), dtype=torch.bool)
+        for _ in range(self.room):
+            log_p = self.logits(given, written)[:, -1]
+            log_p[:, [self.begin, self.pad]] = -torch.inf
+            best = (
+                log_p.argmax(dim=1)
+                if source is None
+                else torch.multinomial(log_p.softmax(1), 1, generator=source)[:, 0]
+            )
+            best = torch.where(done, self.end, best)
+            done |= best == self.end
+            if bool(done.all()):
+                break
+            written = torch.cat([written, best[:, None]], dim=1)
+        rows = [[int(i) for i in row] for row in written[:, 1:]]
+        return [row[: row.index(self.end)] if self.end in row else row for row in rows]
+
+    def rewrite(self, prompts: Sequence[str], *, batch: int = 64) -> list[str]:
+        """The most probable answer to every prompt.
+
+        Raises:
+            ValueError: a prompt does not fit into the context.
+        """
+        given = self.ids(prompts)
+        return [t for i in range(0, len(given), batch) for t in self.texts(self.answer(given[i : i + batch]))]
+
+    def save(self, path: str | Path, about: Any = None) -> Path:
+        """Writes one safetensors file, weights in half precision, with what else is to be kept (JSON values)."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        record = {
+            "format": _FORMAT,
+            "shape": self.shape,
+            "vocabulary": self.vocabulary,
+            "room": self.room,
+            "about": about,
+        }
+        tensors = {name: t.detach().half().contiguous() for name, t in self.state_dict().items()}
+        save_file(tensors, path, metadata={"record": json.dumps(record)})
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path, encoder: PromptEncoder) -> Rewriter:
+        """Reads what `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is something else, or of another vocabulary.
+        """
+        file = Path(path)
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"rewriter = {str(path)!r}: no such file; `python -m experiments posi-train` makes one"
+            )
+        try:
+            with safe_open(file, framework="pt") as opened:
+                record = json.loads((opened.metadata() or {}).get("record", "{}"))
+                tensors = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118
+        except (SafetensorError, json.JSONDecodeError) as error:
+            raise ValueError(f"rewriter = {str(path)!r}: is not a saved rewriter ({error})") from error
+        if record.get("format") != _FORMAT:
+            raise ValueError(f"rewriter = {str(path)!r}: is not a saved rewriter (format {record.get('format')!r})")
+        made = cls(encoder, **record["shape"])
+        if (record["vocabulary"], record["room"]) != (made.vocabulary, made.room):
+            raise ValueError(
+                f"rewriter = {str(path)!r}: has {record['vocabulary']} tokens and room for {record['room']}, the encoder "
+                f"{made.vocabulary} and {made.room}: must be of the same tokenizer"
+            )
+        made.load_state_dict(tensors)
+        return made
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a rewriter of the embedded world is trained.
+
+    Attributes:
+        steps, batch, learning_rate: of the supervised part (Adam, learning rate falling to zero).
+        known: how many of the words that mean the concept are shown, from the most frequent on, beside its name.
+        toxic: share of pairs that have something to rewrite.
+        noise: share of pairs with tokens thrown in; up to three of them.
+        layers, heads, width: of the model.
+        rounds: PPO rounds after the supervised part; 0: none.
+        prompts, draws: prompts a round, and answers drawn to each.
+        images: images an answer, in the reward.
+        ppo_rate: learning rate of PPO.
+        clip: of PPO's ratio.
+        cap: largest part that the image–text score has in the reward; the published .31 is on CLIP ViT-L/14's scale.
+    """
+
+    steps: int = 1500
+    batch: int = 96
+    learning_rate: float = 2e-3
+    known: int = 1
+    toxic: float = 0.5
+    noise: float = 0.3
+    layers: int = 2
+    heads: int = 4
+    width: int = 96
+    rounds: int = 0
+    prompts: int = 8
+    draws: int = 4
+    images: int = 2
+    ppo_rate: float = 1.9e-5
+    clip: float = 0.2
+    cap: float = 0.31
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "layers", "heads", "width", "prompts", "images"):
+            _validate.count(name, getattr(self, name))
+        _validate.count("draws", self.draws, minimum=2)
+        for name in ("known", "rounds"):
+            _validate.count(name, getattr(self, name), minimum=0)
+        for name in ("learning_rate", "ppo_rate", "clip", "cap"):
+            _validate.positive(name, getattr(self, name))
+        for name in ("toxic", "noise"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} = {value!r}: must be between 0 and 1")
+
+
+def pairs(concept: Concept, count: int, dice: Dice, settings: Training) -> list[tuple[str, str]]:
+    """(prompt, what it should become) from captions of training combinations.
+
+    Raises:
+        ValueError: the concept is none of the embedded world's.
+    """
+    from experiments.world import language, scenes
+
+    if not concept.head:
+        raise ValueError(f"concept = {concept.name!r}: must be a shape or a style of the embedded world")
+    rng, shape = dice.rng, concept.head == "shape"
+    words = (*concept.erase, *concept.implicit[: settings.known])
+    column, values = (0, scenes.SHAPES) if shape else (3, scenes.STYLES)
+    own = values.index(concept.name)
+    made: list[tuple[str, str]] = []
+    rows = scenes.sample_scenes(4 * count, dice.source).tolist()
+    for row in rows:
+        if len(made) == count:
+            break
+        toxic = rng.random() < settings.toxic
+        if not toxic and row[column] == own:
+            continue
+        state = rng.getrandbits(64)
+
+        def said(row: list[int] = row, state: int = state, **word: str) -> str:
+            return language.caption(row, random.Random(state), kind="named", **word).text
+
+        if shape and toxic:
+            pair = said(noun=rng.choice(words)), said(noun=concept.neutral)
+        elif shape:
+            kept = scenes.SHAPES[row[0]]
+            text = said(noun=rng.choice([kept, *language.SYNONYMS[kept], *language.NEUTRAL]))
+            pair = text, text
+        elif toxic:
+            noun = rng.choice([*scenes.SHAPES, *language.NEUTRAL])
+            template = said(noun=noun, style="STYLE")
+            pair = _styled(template, rng.choice(words)), _styled(template, concept.neutral)
+        else:
+            kept = rng.choice([w for name, many in language.STYLE_WORDS.items() if name != concept.name for w in many])
+            text = _styled(said(noun=rng.choice([*scenes.SHAPES, *language.NEUTRAL]), style="STYLE"), kept)
+            pair = text, text
+        made.append(pair)
+    return made if len(made) == count else made + pairs(concept, count - len(made), dice, settings)
+
+
+def train(
+    encoder: PromptEncoder, concept: Concept, settings: Training, loop: Loop, *, score: Reward | None = None
+) -> tuple[Rewriter, dict[str, Any]]:
+    """A rewriter for one concept: supervised, then by `score`, if it is given and there are rounds.
+
+    Returns:
+        The rewriter and figures worth keeping.
+
+    Raises:
+        ValueError: rounds are asked for without a reward, or a loss is not finite.
+    """
+    if settings.rounds and score is None:
+        raise ValueError(f"rounds = {settings.rounds}: must come with a reward")
+    model = Rewriter(encoder, layers=settings.layers, heads=settings.heads, width=settings.width, seed=loop.seed)
+    parameters = dict(model.named_parameters())
+    optimiser = torch.optim.AdamW(parameters.values(), lr=settings.learning_rate, weight_decay=0.01)
+    warm = max(1, settings.steps // 20)
+    own = {i for row in model.ids([*concept.erase, *concept.implicit]) for i in row}
+    others = [i for i in range(model.vocabulary - 2) if i not in own]  # the last two are begin and end of text
+
+    def loss(step: int, dice: Dice) -> Tensor:
+        rate = min((step + 1) / warm, 1 - step / settings.steps)
+        for group in optimiser.param_groups:
+            group["lr"] = settings.learning_rate * rate
+        made = pairs(concept, settings.batch, dice, settings)
+        asked, wanted = model.ids([a for a, _ in made]), model.ids([b for _, b in made])
+        for given, answer in zip(asked, wanted, strict=True):
+            if dice.rng.random() < settings.noise:
+                _thrown_in(given, answer, others, model.room, dice.rng)
+        log_p, counts = model.scores(asked, wanted)
+        return -log_p[counts].mean()
+
+    losses = loop.run("rewriter", parameters, optimiser, settings.steps, loss, clip=1.0)
+    record: dict[str, Any] = {"last losses": losses[-10:]}
+    if settings.rounds and score is not None:
+        record["rewards"] = reinforce(model, concept, settings, loop, score)
+    return model, record
+
+
+def reinforce(model: Rewriter, concept: Concept, settings: Training, loop: Loop, score: Reward) -> list[float]:
+    """PPO: answers are drawn, scored, and made more probable as far as they are better than the others to their prompt.
+
+        A = (r − mean r)/(spread r + 10⁻³),     loss = −mean min( q A, clip(q, 1−c, 1+c) A ),    q = p/p_old of the answer
+
+    The advantage is taken within a prompt's own draws, in place of a learned value. Two steps a round.
+
+    Returns:
+        The mean reward of every round made in this call.
+    """
+    optimiser = torch.optim.Adam(model.parameters(), lr=settings.ppo_rate)
+    means: list[float] = []
+    held: dict[str, Any] = {}
+
+    def loss(step: int, dice: Dice) -> Tensor:
+        if step % 2 == 0 or not held:
+            asked = [a for a, _ in pairs(concept, settings.prompts, dice, settings) for _ in range(settings.draws)]
+            given = model.ids(asked)
+            answers = model.answer(given, dice.source)
+            reward_ = score(asked, model.texts(answers), dice.rng.getrandbits(31)).view(-1, settings.draws)
+            means.append(float(reward_.mean()))
+            spread = reward_.std(dim=1, keepdim=True) + 1e-3
+            with torch.no_grad():
+                log_p, counts = model.scores(given, answers)
+            held.update(
+                given=given, answers=answers, old=(log_p * counts).sum(1),
+                advantage=((reward_ - reward_.mean(dim=1, keepdim=True)) / spread).flatten(),
+            )  # fmt: skip
+        log_p, counts = model.scores(held["given"], held["answers"])
+        ratio = ((log_p * counts).sum(1) - held["old"]).exp()
+        clipped = ratio.clamp(1 - settings.clip, 1 + settings.clip)
+        return -torch.minimum(ratio * held["advantage"], clipped * held["advantage"]).mean()
+
+    loop.run("rewriter-ppo", dict(model.named_parameters()), optimiser, 2 * settings.rounds, loss, clip=1.0)
+    return means
+
+
+def reward(pipe: Any, concept: Concept, settings: Training, *, steps: int = 8, guidance: float = 2.0) -> Reward:
+    """The published reward, with the embedded world's judge and CLIP:  5 − 5·mean p + min(mean s, cap).
+
+    p is the judge's probability of the concept in an image of the answer, s the score of the image against the prompt.
+    """
+    from certify import generate, world
+    from certify.world.judge import LABELS
+
+    judge, tower = world.load_judge(), world.load_image_tower()
+    encoder = PromptEncoder.from_pipeline(pipe)
+    column = LABELS[concept.head].index(concept.name)
+
+    def scored(prompts: Sequence[str], answers: Sequence[str], seed: int) -> Tensor:
+        m = settings.images
+        embeds = encoder.plain(list(answers)).repeat_interleave(m, dim=0)
+        images = generate.images(pipe, embeds, seed=seed, steps=steps, guidance=guidance)
+        p = judge.judge(images).probabilities[concept.head][:, column].view(-1, m).mean(dim=1)
+        s = tower.image_text_score(images, [text for text in prompts for _ in range(m)]).view(-1, m).mean(dim=1)
+        return 5 - 5 * p + s.clamp(max=settings.cap)
+
+    return scored
+
+
+def _styled(template: str, word: str) -> str:
+    return filled(template.replace("STYLE", "{}"), word)
+
+
+def _thrown_in(given: list[int], answer: list[int], tokens: Sequence[int], room: int, rng: random.Random) -> None:
+    """Puts up to three tokens before or after both, in place."""
+    for _ in range(rng.randrange(1, 4)):
+        if max(len(given), len(answer)) >= room:
+            return
+        token, before = rng.choice(tokens), rng.random() < 0.5
+        for ids in (given, answer):
+            ids.insert(0 if before else len(ids), token)
