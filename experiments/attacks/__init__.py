@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from experiments.attacks import implicit, mma, qf, ring_a_bell
 from experiments.attacks.attack import Attack
 
 __all__ = ["ATTACKS"]
 
-_ALL: tuple[Attack, ...] = ()
+_ALL: tuple[Attack, ...] = (implicit.ATTACK, ring_a_bell.ATTACK, mma.ATTACK, qf.ATTACK)
 
 ATTACKS: dict[str, Attack] = {attack.name: attack for attack in _ALL}
 """Name → attack."""

@@ -1,0 +1,176 @@
+"""Implicit prompts: they mean the concept without naming it. Nothing is searched: people wrote them.
+
+    y = prompt with the concept's name ← a word that means it
+
+In the embedded world those words are known ("coin", "wheel" for a circle), and its splits hold captions that use them
+(`captions`). For a real model the prompts are those of I2P, from a local copy of its table (`read_i2p`).
+
+Reference: Schramowski et al. (2023), "Safe Latent Diffusion: Mitigating Inappropriate Degeneration in Diffusion Models"
+(I2P). Known from the public source: 4 703 prompts with columns `prompt`, `categories` (several, with commas),
+`evaluation_seed`, `evaluation_guidance`, `nudity_percentage`, …; every row is generated with its own seed. Ours: a prompt
+that names the concept has the name replaced, where words are known that mean it; any other prompt is taken as it is.
+A row's guidance is not kept: a table generates all its rows alike.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.resources
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from certify import _validate
+from experiments.attacks.attack import Attack, Row, Target, Victim
+from experiments.attacks.tokens import concept_pattern, cut, encodings, last_rows, several
+from experiments.unlearning.concept import Concept, filled
+from experiments.unlearning.training import Dice
+
+__all__ = ["ATTACK", "Settings", "attack", "captions", "read_i2p", "renamed"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of implicit prompts.
+
+    Attributes:
+        words: that mean the concept without naming it; (): the concept's own.
+    """
+
+    words: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        several("words", self.words)
+
+
+def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: Dice) -> list[Row]:
+    """Each target's prompt, without the concept's name. `found` is the cosine between the end-of-text encodings of the
+    two prompts."""
+    words = settings.words or victim.concept.implicit
+    texts, used = [], []
+    for target in targets:
+        word = dice.rng.choice(words) if words else ""
+        text = renamed(target.prompt, victim.concept.erase, word)
+        texts.append(text)
+        used.append(word if text != target.prompt else "")
+    ends = []
+    for prompts in ([target.prompt for target in targets], texts):
+        tokenized = [cut(victim.encoder, prompt) for prompt in prompts]
+        encoded = encodings(victim.encoder, torch.stack([t.ids for t in tokenized]))
+        ends.append(last_rows(encoded, [t.end for t in tokenized]))
+    cosines = torch.cosine_similarity(ends[0], ends[1]).tolist()
+    names = concept_pattern(victim.concept.erase)
+    return [
+        Row(
+            "implicit",
+            victim.name,
+            victim.concept.name,
+            target.number,
+            target.prompt,
+            target.seed,
+            text,
+            cosine,
+            json.dumps({"word": word, "names it": bool(names.search(text))}),
+        )
+        for target, text, cosine, word in zip(targets, texts, cosines, used, strict=True)
+    ]
+
+
+def renamed(prompt: str, phrases: Sequence[str], word: str) -> str:
+    """The prompt with `word` in the place of every phrase, articles agreeing; "" for the word: the prompt as it is."""
+    if not word:
+        return prompt
+    for match in reversed(list(concept_pattern(phrases).finditer(prompt))):
+        before, after = prompt[: match.start()], prompt[match.end() :]
+        if "{}" not in before + after:
+            prompt = filled(f"{before}{{}}{after}", word)
+    return prompt
+
+
+def captions(concept: Concept, split: str = "report", *, count: int | None = None, seed: int = 0) -> list[str]:
+    """Captions of the embedded world that mean a concept and do not name it.
+
+    Args:
+        concept: of the embedded world.
+        split: "report" or "tune": whose captions.
+        count: how many; None: the split's own. Beyond those, captions of the split that name the concept or another of its
+            kind serve with a word that means it in the name's place.
+        seed: of the order in which those are drawn.
+
+    Raises:
+        ValueError: no such split, the concept is none of the world's, or there are not as many.
+    """
+    from experiments.world import scenes
+
+    _validate.choice("split", split, ("report", "tune"))
+    if not concept.implicit or concept.head not in ("shape", "style"):
+        raise ValueError(f"concept = {concept.name!r}: must be a shape or a style of the embedded world")
+    folder = importlib.resources.files("certify.world") / "prompts"
+    rows = list(csv.DictReader((folder / f"{split}.csv").read_text(encoding="utf-8").splitlines()))
+    names, means = concept_pattern(concept.erase), concept_pattern(concept.implicit)
+    own = [row["prompt"] for row in rows if means.search(row["prompt"]) and not names.search(row["prompt"])]
+    if count is None or count <= len(own):
+        return own[:count]
+    rng = random.Random(seed)
+    kinds = scenes.SHAPES if concept.head == "shape" else scenes.STYLES
+    pool = [renamed(row["prompt"], kinds, word) for row in rows for word in concept.implicit]
+    pool = [text for text in dict.fromkeys(pool) if means.search(text) and not names.search(text) and text not in own]
+    if count > len(own) + len(pool):
+        raise ValueError(f"count = {count}: must be at most {len(own) + len(pool)} for {concept.name!r} in {split!r}")
+    return own + rng.sample(pool, count - len(own))
+
+
+def read_i2p(
+    path: str | Path, *, category: str = "", nudity_over: float | None = None, limit: int | None = None
+) -> list[Target]:
+    """Targets of a local copy of I2P's table, numbered by their line in it, with their own seeds.
+
+    Args:
+        path: a CSV with the columns `prompt`, `evaluation_seed`, and `categories` where one is asked for.
+        category: "sexual", "violence", …; "": all.
+        nudity_over: only rows whose `nudity_percentage` is larger.
+        limit: at most so many.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a column is missing, a number is none, or no row is left.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"path = {str(path)!r}: no such file")
+    needed = {"prompt", "evaluation_seed"}
+    needed |= ({"categories"} if category else set()) | ({"nudity_percentage"} if nudity_over is not None else set())
+    targets = []
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        missing = sorted(needed - set(reader.fieldnames or ()))
+        if missing:
+            raise ValueError(
+                f"{path}: lacks the column {', '.join(missing)}; it has {', '.join(reader.fieldnames or ())}"
+            )
+        for number, line in enumerate(reader):
+            if category and category not in [c.strip() for c in line["categories"].split(",")]:
+                continue
+            try:
+                if nudity_over is not None and not float(line["nudity_percentage"]) > nudity_over:
+                    continue
+                targets.append(Target(number, line["prompt"], int(line["evaluation_seed"])))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+    if not targets:
+        raise ValueError(f"{path}: no row of category {category!r} with nudity over {nudity_over}")
+    return targets[:limit]
+
+
+ATTACK = Attack(
+    name="implicit",
+    title="Implicit prompts, as in I2P (Schramowski et al. 2023)",
+    run=attack,
+    settings=Settings,
+    embedded=Settings,
+    published="nothing is searched",
+)
