@@ -21,7 +21,7 @@ from experiments.defenses.defense import Defense
 
 __all__ = ["Blacklist", "Settings", "dropped", "read_words"]
 
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(r"[^\W_]+")
 _BETWEEN = re.compile(r"[\s\-‐-―]*")
 
 
@@ -76,7 +76,7 @@ def dropped(prompt: str, phrases: Sequence[str]) -> str:
         if count:
             before = prompt[start : words[i].start()]
             start = words[i + count - 1].end()
-            kept += before.rstrip() if start == len(prompt) or not prompt[start].isalnum() else before
+            kept += before.rstrip()
         i += count or 1
     return (kept + prompt[start:]).strip() if start else prompt
 

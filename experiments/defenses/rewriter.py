@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from certify import _validate
 from certify.models import PromptEncoder
+from experiments.defenses.defense import fitting
 from experiments.unlearning.concept import Concept, filled
 from experiments.unlearning.training import Dice, Loop
 
@@ -312,33 +313,27 @@ def pairs(concept: Concept, count: int, dice: Dice, settings: Training) -> list[
     column, values = (0, scenes.SHAPES) if shape else (3, scenes.STYLES)
     own = values.index(concept.name)
     made: list[tuple[str, str]] = []
-    rows = scenes.sample_scenes(4 * count, dice.source).tolist()
-    for row in rows:
+    for row in scenes.sample_scenes(4 * count, dice.source).tolist():
         if len(made) == count:
             break
         toxic = rng.random() < settings.toxic
-        if not toxic and row[column] == own:
+        if toxic:
+            row[column] = own
+        if (row[column] == own) is not toxic or bool(scenes.held_out(torch.tensor([row]))):
             continue
-        state = rng.getrandbits(64)
+        state, named = rng.getrandbits(64), scenes.SHAPES[row[0]]
 
         def said(row: list[int] = row, state: int = state, **word: str) -> str:
             return language.caption(row, random.Random(state), kind="named", **word).text
 
-        if shape and toxic:
-            pair = said(noun=rng.choice(words)), said(noun=concept.neutral)
-        elif shape:
-            kept = scenes.SHAPES[row[0]]
-            text = said(noun=rng.choice([kept, *language.SYNONYMS[kept], *language.NEUTRAL]))
-            pair = text, text
-        elif toxic:
-            noun = rng.choice([*scenes.SHAPES, *language.NEUTRAL])
-            template = said(noun=noun, style="STYLE")
-            pair = _styled(template, rng.choice(words)), _styled(template, concept.neutral)
+        if shape:
+            noun = rng.choice(words if toxic else [named, *language.SYNONYMS[named], *language.NEUTRAL])
+            before, after = said(noun=noun), said(noun=concept.neutral if toxic else noun)
         else:
-            kept = rng.choice([w for name, many in language.STYLE_WORDS.items() if name != concept.name for w in many])
-            text = _styled(said(noun=rng.choice([*scenes.SHAPES, *language.NEUTRAL]), style="STYLE"), kept)
-            pair = text, text
-        made.append(pair)
+            template = said(noun=rng.choice([named, *language.NEUTRAL]), style="STYLE").replace("STYLE", "{}")
+            style = rng.choice(words if toxic else language.STYLE_WORDS[values[row[3]]])
+            before, after = filled(template, style), filled(template, concept.neutral if toxic else style)
+        made.append((before, after))
     return made if len(made) == count else made + pairs(concept, count - len(made), dice, settings)
 
 
@@ -393,28 +388,36 @@ def reinforce(model: Rewriter, concept: Concept, settings: Training, loop: Loop,
     """
     optimiser = torch.optim.Adam(model.parameters(), lr=settings.ppo_rate)
     means: list[float] = []
-    held: dict[str, Any] = {}
+    count = settings.prompts * settings.draws
+    blank = torch.full((count, model.room), model.pad)
+    # What the second step of a round needs of the first is part of the run's state: a stopped run goes on the same.
+    given_, answers_, old, advantage = blank.clone(), blank.clone(), torch.zeros(count), torch.zeros(count)
 
     def loss(step: int, dice: Dice) -> Tensor:
-        if step % 2 == 0 or not held:
+        if step % 2 == 0:
             asked = [a for a, _ in pairs(concept, settings.prompts, dice, settings) for _ in range(settings.draws)]
-            given = model.ids(asked)
-            answers = model.answer(given, dice.source)
-            reward_ = score(asked, model.texts(answers), dice.rng.getrandbits(31)).view(-1, settings.draws)
-            means.append(float(reward_.mean()))
-            spread = reward_.std(dim=1, keepdim=True) + 1e-3
-            with torch.no_grad():
-                log_p, counts = model.scores(given, answers)
-            held.update(
-                given=given, answers=answers, old=(log_p * counts).sum(1),
-                advantage=((reward_ - reward_.mean(dim=1, keepdim=True)) / spread).flatten(),
-            )  # fmt: skip
-        log_p, counts = model.scores(held["given"], held["answers"])
-        ratio = ((log_p * counts).sum(1) - held["old"]).exp()
+            drawn = model.answer(model.ids(asked), dice.source)
+            rewards = score(asked, model.texts(drawn), dice.rng.getrandbits(31)).view(-1, settings.draws)
+            means.append(float(rewards.mean()))
+            better = rewards - rewards.mean(dim=1, keepdim=True)
+            advantage.copy_((better / (rewards.std(dim=1, keepdim=True) + 1e-3)).flatten())
+            for held, rows in ((given_, model.ids(asked)), (answers_, drawn)):
+                held.fill_(model.pad)
+                for place, row in zip(held, rows, strict=True):
+                    place[: len(row)] = torch.tensor(row, dtype=torch.long)
+        given, answers = ([[i for i in row if i != model.pad] for row in t.tolist()] for t in (given_, answers_))
+        log_p, counts = model.scores(given, answers)
+        now = (log_p * counts).sum(dim=1)
+        if step % 2 == 0:
+            old.copy_(now.detach())
+        ratio = (now - old).exp()
         clipped = ratio.clamp(1 - settings.clip, 1 + settings.clip)
-        return -torch.minimum(ratio * held["advantage"], clipped * held["advantage"]).mean()
+        return -torch.minimum(ratio * advantage, clipped * advantage).mean()
 
-    loop.run("rewriter-ppo", dict(model.named_parameters()), optimiser, 2 * settings.rounds, loss, clip=1.0)
+    state = {"given": given_, "answers": answers_, "old": old, "advantage": advantage}
+    loop.run(
+        "rewriter-ppo", dict(model.named_parameters()), optimiser, 2 * settings.rounds, loss, clip=1.0, state=state
+    )
     return means
 
 
@@ -432,17 +435,13 @@ def reward(pipe: Any, concept: Concept, settings: Training, *, steps: int = 8, g
 
     def scored(prompts: Sequence[str], answers: Sequence[str], seed: int) -> Tensor:
         m = settings.images
-        embeds = encoder.plain(list(answers)).repeat_interleave(m, dim=0)
+        embeds = encoder.plain([fitting(encoder, answer) for answer in answers]).repeat_interleave(m, dim=0)
         images = generate.images(pipe, embeds, seed=seed, steps=steps, guidance=guidance)
         p = judge.judge(images).probabilities[concept.head][:, column].view(-1, m).mean(dim=1)
         s = tower.image_text_score(images, [text for text in prompts for _ in range(m)]).view(-1, m).mean(dim=1)
         return 5 - 5 * p + s.clamp(max=settings.cap)
 
     return scored
-
-
-def _styled(template: str, word: str) -> str:
-    return filled(template.replace("STYLE", "{}"), word)
 
 
 def _thrown_in(given: list[int], answer: list[int], tokens: Sequence[int], room: int, rng: random.Random) -> None:
