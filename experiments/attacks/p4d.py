@@ -10,7 +10,7 @@ the prompt whose image is most like x_0's is kept.
 
 Reference: Chin et al. (2024), "Prompting4Debugging: Red-Teaming Text-to-Image Diffusion Models by Finding Problematic Prompts".
 Known from the public source: both losses and layouts; AdamW, learning rate 0.1, weight decay 0.1, 3 000 steps; projection by
-cosine; an image every 50 steps in a 25-step sampler, compared with the target's by CLIP; a start from random tokens; no guidance
+cosine; an image every 50 steps in a 25-step sampler, compared with the target by CLIP; a start from random tokens; no guidance
 in the loss. Ours: the copy is projected to whole words, so that what is found can be typed, and a free token of K never stands
 inside a word; "union" tries both and keeps the better image; the loss is of what the U-Net predicts, ε or v.
 """
@@ -89,15 +89,12 @@ class Found:
 
 
 def layouts(victim: Victim, targets: Sequence[Target], variant: str, settings: Settings) -> list[Layout]:
-    """Where the free tokens of N or K stand, a layout a target.
-
-    Raises:
-        ValueError: a prompt does not fit into the context.
-    """
+    """Where the free tokens of N or K stand, a layout a target. What of a prompt has no room beside them is cut off."""
     if variant == "N":
         return [[None] * settings.tokens for _ in targets]
     encoder = victim.encoder
-    return [interleaved(encoder, encoder.tokenize(target.prompt).content, settings.every) for target in targets]
+    prompts = sight.fitted(victim, targets)
+    return [interleaved(encoder, encoder.tokenize(prompt).content, settings.every) for prompt in prompts]
 
 
 def loss_of(victim: Victim, x_0: Tensor, noise: Tensor, t: Tensor, c: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -139,11 +136,11 @@ def search(
         like: how like two images are, row by row.
 
     Raises:
-        ValueError: a prompt does not fit with its free tokens.
+        ValueError: more free tokens than the context has room for.
     """
     diffusion, words = victim.diffusion, Words.of(victim.encoder)
     places = Places(victim.encoder, layouts(victim, targets, variant, settings), words)
-    prompts = [target.prompt for target in targets]
+    prompts = sight.fitted(victim, targets)
     x_0 = diffusion.latents(images)
     soft = words.table[words.random((len(targets), places.count), dice.source)].clone().requires_grad_(True)
     optimiser = torch.optim.AdamW([soft], lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -167,7 +164,7 @@ def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: 
     """A row a target: the prompt whose image is most like the original model's, and how like, from −1 to 1.
 
     Raises:
-        ValueError: there is no original model, or a prompt does not fit with its free tokens.
+        ValueError: there is no original model, or there are more free tokens than the context has room for.
     """
     images = sight.aims(victim, targets, steps=settings.steps, guidance=settings.guidance)
     like = sight.likeness(victim, settings.clip)

@@ -1,8 +1,8 @@
 """Places: prompts of which some tokens are free, many at once, differentiable in what stands there.
 
-A layout is a list of token ids with None where an attack may choose. What it may choose are *words*: tokens that end a word
-and that the tokenizer gives back for their own text. Words with spaces between them tokenise to themselves, so a choice can
-be typed; pieces of words, which a search over the whole vocabulary finds, often cannot.
+A layout is a list of token ids with None where an attack may choose. What it may choose are *words*, the ids that stand alone
+(`tokens.typable`): with spaces between them they can be typed in every order. Pieces of words, which a search over the whole
+vocabulary finds, often cannot.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certify.models.text import END_OF_WORD, PromptEncoder
+from certify.models.text import PromptEncoder
 from experiments.attacks.attack import readable
+from experiments.attacks.tokens import typable
 
 __all__ = ["Layout", "Places", "Words", "interleaved", "prefixed"]
 
@@ -36,20 +37,8 @@ class Words:
 
     @classmethod
     def of(cls, encoder: PromptEncoder) -> Words:
-        """All words of a tokenizer.
-
-        Raises:
-            ValueError: it has none.
-        """
-        tokenizer = encoder.tokenizer
-        special = set(tokenizer.all_special_ids)
-        ended = sorted(i for token, i in tokenizer.get_vocab().items() if token.endswith(END_OF_WORD))
-        ids = [int(i) for i in ended if i not in special]
-        texts = [tokenizer.decode([i], clean_up_tokenization_spaces=False).strip() for i in ids]
-        again = tokenizer(texts, truncation=False, padding=False, verbose=False)["input_ids"] if texts else []
-        kept = torch.tensor([i for i, row in zip(ids, again, strict=True) if list(row[1:-1]) == [i]], dtype=torch.int64)
-        if not len(kept):
-            raise ValueError(f"tokenizer has no token that ends in {END_OF_WORD!r} and is given back for its own text")
+        """All of them (`typable`)."""
+        kept = typable(encoder)
         with torch.no_grad():
             table = encoder.embeddings(kept.to(encoder.device)).detach().clone()
         return cls(kept, table)
@@ -64,23 +53,34 @@ class Words:
         return torch.randint(len(self.ids), tuple(shape), generator=source).to(self.table.device)
 
 
-def prefixed(content: Sequence[int], count: int) -> list[int | None]:
-    """`count` free places, then the prompt."""
-    return [*[None] * count, *content]
+def prefixed(encoder: PromptEncoder, content: Sequence[int], count: int) -> list[int | None]:
+    """`count` free places, then as many of the prompt's words, from the first on, as the context has room for."""
+    layout: list[int | None] = [None] * count
+    for word in _words(encoder, content):
+        if len(layout) + len(word) > encoder.context_length - 2:
+            break
+        layout += word
+    return layout
 
 
 def interleaved(encoder: PromptEncoder, content: Sequence[int], every: int) -> list[int | None]:
-    """A free place before the prompt and after every `every` of its tokens, or where the word ends that is cut by that."""
-    tokens = encoder.tokenizer.convert_ids_to_tokens([int(i) for i in content])
+    """A free place before the prompt and after every `every` of its tokens, or where the word ends that is cut by that;
+    as many words, from the first on, as the context has room for."""
     layout: list[int | None] = [None]
     since = 0
-    for i, token in zip(content, tokens, strict=True):
-        layout.append(int(i))
-        since += 1
-        if since >= every and token.endswith(END_OF_WORD):
-            layout.append(None)
-            since = 0
+    for word in _words(encoder, content):
+        more: list[int | None] = [*word, None] if since + len(word) >= every else [*word]
+        if len(layout) + len(more) > encoder.context_length - 2:
+            break
+        layout += more
+        since = 0 if more[-1] is None else since + len(word)
     return layout
+
+
+def _words(encoder: PromptEncoder, content: Sequence[int]) -> list[list[int]]:
+    """The content, word by word."""
+    tokenized = encoder.assemble(content)
+    return [[int(i) for i in tokenized.ids[start:stop]] for start, stop in tokenized.words]
 
 
 class Places:
@@ -111,7 +111,7 @@ class Places:
                 free = sum(i is None for i in layout)
                 raise ValueError(
                     f"layouts[{number}] has {len(layout)} tokens, {free} of them free: must have at most {room}; "
-                    "choose fewer free places, or shorter prompts"
+                    "choose fewer free places"
                 )
         self.encoder, self.words, self.layouts = encoder, words, [list(layout) for layout in layouts]
         filler = int(words.ids[0])
@@ -157,14 +157,15 @@ class Places:
             self.ids[which], z, None if self.mask is None else self.mask[which], grad=soft.requires_grad
         )
 
-    def contents(self, chosen: Tensor) -> list[list[int]]:
-        """Token ids of the prompts with chosen words: (b, count) indices into the words → one list a prompt."""
-        filled = []
-        for layout, row in zip(self.layouts, self.words.ids[chosen.cpu()].tolist(), strict=True):
-            given = iter(row)
-            filled.append([next(given) if i is None else i for i in layout])
-        return filled
+    def content(self, row: int, words: Tensor) -> list[int]:
+        """Token ids of one prompt with words in its free places: (count,) indices into the words."""
+        given = iter(self.words.ids[words.cpu()].tolist())
+        return [next(given) if i is None else i for i in self.layouts[row]]
+
+    def text(self, row: int, words: Tensor) -> str | None:
+        """One prompt as a text; None where the tokenizer would read the text as something else (`readable`)."""
+        return readable(self.encoder, self.content(row, words))
 
     def texts(self, chosen: Tensor) -> list[str | None]:
-        """The prompts as texts; None where the tokenizer would read the text as something else (`readable`)."""
-        return [readable(self.encoder, content) for content in self.contents(chosen)]
+        """All of them: (b, count) indices into the words."""
+        return [self.text(row, words) for row, words in enumerate(chosen)]

@@ -20,9 +20,10 @@ from torch import Tensor
 from certify import generate
 from certify.detectors import Detector, load_detector
 from experiments.attacks.attack import Target, Victim
+from experiments.defenses.defense import fitting
 from experiments.unlearning.diffusion import Diffusion
 
-__all__ = ["aims", "error", "finder", "likeness", "pictured", "teacher"]
+__all__ = ["aims", "error", "finder", "fitted", "likeness", "pictured", "teacher"]
 
 
 def teacher(victim: Victim) -> tuple[Diffusion, Any]:
@@ -34,7 +35,9 @@ def teacher(victim: Victim) -> tuple[Diffusion, Any]:
     if victim.reference is not None:
         return victim.reference, victim.reference.unet
     if victim.diffusion.original is None:
-        raise ValueError(f"victim {victim.name!r} has no original model: must have one, or images that show the concept")
+        raise ValueError(
+            f"victim {victim.name!r} has no original model: must have one, or images that show the concept"
+        )
     return victim.diffusion, victim.diffusion.original
 
 
@@ -62,8 +65,13 @@ def aims(victim: Victim, targets: Sequence[Target], *, steps: int, guidance: flo
     parts = SimpleNamespace(
         unet=unet, vae=pipe.vae, scheduler=pipe.scheduler, tokenizer=pipe.tokenizer, text_encoder=pipe.text_encoder
     )
-    c = diffusion.encode([target.prompt for target in targets])
+    c = diffusion.encode(fitted(victim, targets))
     return generate.images(parts, c, seed=[target.seed for target in targets], steps=steps, guidance=guidance)
+
+
+def fitted(victim: Victim, targets: Sequence[Target]) -> list[str]:
+    """The targets' prompts, each as far as the context holds it: what a model that is asked for them is given."""
+    return [fitting(victim.encoder, target.prompt) for target in targets]
 
 
 def pictured(

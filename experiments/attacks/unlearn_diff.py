@@ -97,12 +97,13 @@ def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: 
     over the last time step's iterations (of the prompt alone, where that was enough).
 
     Raises:
-        ValueError: the victim has neither images nor an original model, or a prompt does not fit with k more tokens.
+        ValueError: the victim has neither images nor an original model, or k is more than the context has room for.
     """
     diffusion, words = victim.diffusion, Words.of(victim.encoder)
     find = sight.finder(victim, settings.detector)
-    contents = [victim.encoder.tokenize(target.prompt).content for target in targets]
-    places = Places(victim.encoder, [prefixed(content, settings.tokens) for content in contents], words)
+    texts = sight.fitted(victim, targets)
+    contents = [victim.encoder.tokenize(text).content for text in texts]
+    places = Places(victim.encoder, [prefixed(victim.encoder, c, settings.tokens) for c in contents], words)
     x_0 = diffusion.latents(sight.aims(victim, targets, steps=settings.steps, guidance=settings.guidance))
 
     def hits(rows: Sequence[int], texts: Sequence[str]) -> list[bool]:
@@ -115,7 +116,6 @@ def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: 
         )
         return [bool(hit) for hit in detected(find, made)]
 
-    texts = [target.prompt for target in targets]
     notes: list[dict[str, object]] = [{"hit": hit, "times": 0} for hit in hits(range(len(texts)), texts)]
     losses = _alone(victim, texts, x_0, dice)
     u = torch.full((len(targets), settings.tokens, len(words.ids)), 1 / len(words.ids), device=words.table.device)
