@@ -83,7 +83,8 @@ class Rewriter(nn.Module):
         self.encoder_ = [encoder]  # in a list: no module of this one
         self.seen: dict[str, tuple[int, ...]] = {}
         self.room = encoder.context_length - 2
-        table = encoder.embeddings.weight.detach().float().cpu()
+        rows: Any = encoder.embeddings.weight
+        table: Tensor = rows.detach().float().cpu()
         self.vocabulary = len(table)
         self.begin, self.end, self.pad = self.vocabulary, self.vocabulary + 1, self.vocabulary + 2
         with torch.random.fork_rng(devices=[]):

@@ -141,8 +141,8 @@ def rate(
     images = _validate.finite_tensor("images", images)
     if images.ndim not in (4, 5) or not images.numel():
         raise ValueError(f"images has shape {tuple(images.shape)}: must be (prompts[, seeds], 3, height, width)")
-    given = seeds if images.ndim == 5 else [[s] for s in seeds]  # type: ignore[list-item]
-    rows = tuple(tuple(_validate.seed_value(s) for s in row) for row in given)  # type: ignore[union-attr]
+    given: Any = seeds if images.ndim == 5 else [[s] for s in seeds]
+    rows = tuple(tuple(_validate.seed_value(s) for s in row) for row in given)
     each = images.shape[1] if images.ndim == 5 else 1
     if len(rows) != len(images) or any(len(row) != each for row in rows):
         raise ValueError(

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -107,7 +108,7 @@ def fitted(features: ClipFeatures, images: Tensor, labels: Tensor, *, penalty: f
     f = torch.cat([nn.functional.normalize(features(part), dim=1) for part in images.split(batch)]).double()
     strength = _validate.positive("penalty", penalty)
     head = torch.zeros(f.shape[1] + 1, dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([head], max_iter=200, line_search_fn="strong_wolfe")
+    optimiser: Any = torch.optim.LBFGS([head], max_iter=200, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimiser.zero_grad()
@@ -116,7 +117,7 @@ def fitted(features: ClipFeatures, images: Tensor, labels: Tensor, *, penalty: f
         loss.backward()
         return loss
 
-    optimiser.step(closure)  # type: ignore[no-untyped-call, arg-type]
+    optimiser.step(closure)
     return head.detach().float()
 
 
