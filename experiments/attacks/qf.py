@@ -14,8 +14,9 @@ alone is differentiated; the best draw of all is the result; M from the signs of
 turned into an attack that restores is told nowhere. Ours (inference): minimise the distance to T(explicit), with the
 explicit prompt the prompt itself followed by the phrase that names the concept; x is the prompt as it is, or with the
 name replaced by what says nothing (`base`). The mean over the best five is differentiated. Signs are typed with spaces
-between: typed together they would be cut into other tokens than were searched. Signs that the tokenizer does not
-know as one token are left out. The goal and M are of the text encoder before erasing. Where a prompt leaves room for fewer than K, so many are used.
+between: typed together they would be cut into other tokens than were searched. Signs that the tokenizer does not know as
+one token are left out. The goal and M are of the text encoder before erasing. Where a prompt leaves room for fewer than
+K, so many are used.
 """
 
 from __future__ import annotations
@@ -170,8 +171,8 @@ def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: 
     found = []
     for i, (target, (text, _)) in enumerate(zip(targets, texts, strict=True)):
         row = best[i, : search.count[i]]
-        signs = encoder.tokenizer.batch_decode([[int(token)] for token in row], clean_up_tokenization_spaces=False)
-        adversarial = " ".join([text, *(sign.strip() for sign in signs)])
+        signs = [encoder.tokenizer.decode([int(token)], clean_up_tokenization_spaces=False).strip() for token in row]
+        adversarial = " ".join([text, *signs])
         note = json.dumps({"signs": len(signs), "mask": round(float(mask.float().mean()), 4)})
         told = (target.number, target.prompt, target.seed, adversarial, float(value[i]), note)
         found.append(Row("qf-pgd", victim.name, victim.concept.name, *told))
@@ -261,7 +262,7 @@ ATTACK = Attack(
     title="QF-PGD (Zhuang et al. 2023), to restore",
     run=attack,
     settings=Settings,
-    embedded=lambda: Settings(iterations=40, draws=50),
+    embedded=lambda: Settings(base="neutral"),
     needs=("pairs",),
     published="100 iterations of 100 draws",
 )
