@@ -51,8 +51,8 @@ def main() -> int:
         if text:
             print("\n" + text, flush=True)
             pages.append(text)
-    if a.out is not None:
-        a.out.write_text("\n\n".join(pages) + "\n", encoding="utf-8")
+        if a.out is not None:  # after every part: a run that is stopped has kept what it measured
+            a.out.write_text("\n\n".join(pages) + "\n", encoding="utf-8")
     return 0
 
 
@@ -85,6 +85,7 @@ def floor_table(quick: bool) -> str:
             f"{r.sorting[0]:.2f} ({r.sorting[1]:.2f}–{r.sorting[2]:.2f}) | {r.sorting[0] / middle:.2f} | "
             f"{r.certificate_memory:.0f}, {r.sorting_memory:.0f} |"
         )
+        print(lines[-1], flush=True)
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ output, sorts, and reads the same two order statistics off.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -37,17 +38,16 @@ class Row:
     bounds: tuple[float, float]
 
 
-def rows(quick: bool = False, device: str = "cpu") -> list[Row]:
-    """The table. `quick`: a tenth of the draws, one round, no large encoder."""
+def rows(quick: bool = False, device: str = "cpu") -> Iterator[Row]:
+    """The table, a row when it is measured. `quick`: a tenth of the draws, one round, no large encoder."""
     share, rounds = (10, 1) if quick else (1, 5)
-    table = []
     small = subjects.embedded()
-    table += [row(small, 10_000 // share, rho, rounds, device) for rho in (1.0, 2.0)]
+    for rho in (1.0, 2.0):
+        yield row(small, 10_000 // share, rho, rounds, device)
     for outputs in (770, 8_442, 59_136):
-        table.append(row(subjects.cheap(outputs), 10_000 // share, 1.0, rounds if outputs < 10_000 else 3, device))
+        yield row(subjects.cheap(outputs), 10_000 // share, 1.0, rounds if outputs < 10_000 else 3, device)
     if not quick:
-        table.append(row(subjects.large(device), 1_000, 1.0, 2, device, warm=False))
-    return table
+        yield row(subjects.large(device), 1_000, 1.0, 2, device, warm=False)
 
 
 def row(subject: subjects.Subject, n: int, rho: float, rounds: int, device: str = "cpu", warm: bool = True) -> Row:
@@ -79,7 +79,7 @@ def row(subject: subjects.Subject, n: int, rho: float, rounds: int, device: str 
     )
 
 
-def batches(y: Tensor, noise: subjects.GaussianNoise, n: int, size: int = 256) -> list[Tensor] | object:
+def batches(y: Tensor, noise: subjects.GaussianNoise, n: int, size: int = 256) -> Iterator[Tensor]:
     """The noisy inputs of `certify`'s draws, 256 at a time."""
     blocks = -(-n // BLOCK)
     for first in range(0, blocks, size // BLOCK):
