@@ -16,7 +16,7 @@ explicit prompt the prompt itself followed by the phrase that names the concept;
 name replaced by what says nothing (`base`). The mean over the best five is differentiated. Signs are typed with spaces
 between: typed together they would be cut into other tokens than were searched. Signs that the tokenizer does not know as
 one token are left out. The goal and M are of the text encoder before erasing. Where a prompt leaves room for fewer than
-K, so many are used.
+K, so many are used. On the embedded model signs after a prompt that names the concept bring nothing back: there x is neutral.
 """
 
 from __future__ import annotations
@@ -262,7 +262,7 @@ ATTACK = Attack(
     title="QF-PGD (Zhuang et al. 2023), to restore",
     run=attack,
     settings=Settings,
-    embedded=lambda: Settings(base="neutral"),
+    embedded=lambda: Settings(base="neutral", iterations=40, draws=50),
     needs=("pairs",),
     published="100 iterations of 100 draws",
 )

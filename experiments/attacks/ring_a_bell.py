@@ -12,7 +12,8 @@ probability 0.25, those that stay included, so that the best may be lost; 3 000 
 and 5 to 5.5 (violence); any token but begin and end, and the decoded text is what is used. Ours: half of those that stay
 join, only children are redrawn, so the best is never lost and is not encoded again; tokens that stand alone (`tokens`),
 since a decoded row of pieces is read as other tokens than were found; where the text encoder was erased, T of the goal is
-the one before, and T of the row the victim's. The embedded model's context holds 18 tokens.
+the one before, and T of the row the victim's. The embedded model's context
+holds 18 tokens; η = 2 brought more back there than 0.5.
 """
 
 from __future__ import annotations
@@ -171,7 +172,7 @@ ATTACK = Attack(
     title="Ring-A-Bell (Tsai et al. 2024)",
     run=attack,
     settings=Settings,
-    embedded=lambda: Settings(length=12, generations=150, strength=1.0, population=100),
+    embedded=lambda: Settings(length=12, strength=2.0, population=100, generations=60),
     needs=("pairs",),
     published="200 rows, 3 000 generations",
 )
