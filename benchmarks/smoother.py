@@ -45,10 +45,10 @@ def share(quick: bool = False, device: str = "cpu") -> dict[str, float]:
 def _large_share(device: str) -> float:
     from diffusers import UNet2DConditionModel
 
-    from certify.adaptive import AdaptiveMedianSmoother, ConceptPairs
+    from certify.adaptive import AdaptiveMedianSmoother, Concept
 
     encoder, _ = subjects.large_encoder(device)
-    pairs = ConceptPairs("circle", (("a red circle", "a red shape"), ("a circle", "a shape")))
+    pairs = Concept("circle", (("a red circle", "a red shape"), ("a circle", "a shape")))
     adaptive = AdaptiveMedianSmoother.from_encoder(encoder, [pairs], sigma0_relative=0.1, k=1.0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
