@@ -126,6 +126,14 @@ class Rewriter(nn.Module):
             rows.append(row)
         return rows
 
+    def fits(self, text: str) -> bool:
+        """Whether a text fits into the context."""
+        try:
+            self.ids([text])
+        except ValueError:
+            return False
+        return True
+
     def texts(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Texts of token ids. Punctuation stands by itself, as the tokenizer reads it."""
         decode = self.encoder.tokenizer.decode
@@ -268,7 +276,7 @@ class Training:
         cap: largest part that the image–text score has in the reward; the published .31 is on CLIP ViT-L/14's scale.
     """
 
-    steps: int = 1500
+    steps: int = 600
     batch: int = 96
     learning_rate: float = 2e-3
     known: int = 1
@@ -299,8 +307,10 @@ class Training:
                 raise ValueError(f"{name} = {value!r}: must be between 0 and 1")
 
 
-def pairs(concept: Concept, count: int, dice: Dice, settings: Training) -> list[tuple[str, str]]:
-    """(prompt, what it should become) from captions of training combinations.
+def pairs(
+    concept: Concept, count: int, dice: Dice, settings: Training, fits: Callable[[str], bool] = bool
+) -> list[tuple[str, str]]:
+    """(prompt, what it should become) from captions of training combinations; only texts that fit.
 
     Raises:
         ValueError: the concept is none of the embedded world's.
@@ -334,8 +344,9 @@ def pairs(concept: Concept, count: int, dice: Dice, settings: Training) -> list[
             template = said(noun=rng.choice([named, *language.NEUTRAL]), style="STYLE").replace("STYLE", "{}")
             style = rng.choice(words if toxic else language.STYLE_WORDS[values[row[3]]])
             before, after = filled(template, style), filled(template, concept.neutral if toxic else style)
-        made.append((before, after))
-    return made if len(made) == count else made + pairs(concept, count - len(made), dice, settings)
+        if fits(before) and fits(after):
+            made.append((before, after))
+    return made if len(made) == count else made + pairs(concept, count - len(made), dice, settings, fits)
 
 
 def train(
@@ -362,7 +373,7 @@ def train(
         rate = min((step + 1) / warm, 1 - step / settings.steps)
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * rate
-        made = pairs(concept, settings.batch, dice, settings)
+        made = pairs(concept, settings.batch, dice, settings, model.fits)
         asked, wanted = model.ids([a for a, _ in made]), model.ids([b for _, b in made])
         for given, answer in zip(asked, wanted, strict=True):
             if dice.rng.random() < settings.noise:
@@ -396,7 +407,11 @@ def reinforce(model: Rewriter, concept: Concept, settings: Training, loop: Loop,
 
     def loss(step: int, dice: Dice) -> Tensor:
         if step % 2 == 0:
-            asked = [a for a, _ in pairs(concept, settings.prompts, dice, settings) for _ in range(settings.draws)]
+            asked = [
+                a
+                for a, _ in pairs(concept, settings.prompts, dice, settings, model.fits)
+                for _ in range(settings.draws)
+            ]
             drawn = model.answer(model.ids(asked), dice.source)
             rewards = score(asked, model.texts(drawn), dice.rng.getrandbits(31)).view(-1, settings.draws)
             means.append(float(rewards.mean()))

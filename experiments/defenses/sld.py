@@ -60,8 +60,8 @@ __all__ = [
 PUBLISHED = "published"
 """As a setting's `text`: the safety concept of the public source."""
 
-UNIT = 1.0
-"""The embedded model's, chosen on its tune split."""
+UNIT = 10.0
+"""The embedded model's, chosen on its tune split: at 10 medium, strong and max suppress more one after the other, as published."""
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,15 @@ def test_pairs_are_of_training_combinations(circle):
     assert known > 100
 
 
+def test_captions_that_are_too_long_are_left_out(encoder, circle):
+    """About one in a thousand is; the control draws the same captions and has one."""
+    fits = Rewriter(encoder, layers=1, width=32).fits
+    assert fits("a red circle")
+    assert not fits("red " * 19)
+    assert all(fits(a) and fits(b) for a, b in pairs(circle, 8000, Dice(0), Training(), fits))
+    assert not all(fits(a) and fits(b) for a, b in pairs(circle, 8000, Dice(0), Training()))
+
+
 def test_a_concept_of_no_world_has_no_pairs():
     with pytest.raises(ValueError, match="must be a shape or a style of the embedded world"):
         pairs(Concept.of(["van gogh"]), 5, Dice(0), Training())
