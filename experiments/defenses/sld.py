@@ -61,7 +61,7 @@ PUBLISHED = "published"
 """As a setting's `text`: the safety concept of the public source."""
 
 UNIT = 10.0
-"""The embedded model's, chosen on its tune split: at 10 medium, strong and max suppress more one after the other, as published."""
+"""The embedded model's, chosen on its tune split: medium, strong and max suppress more, one after the other."""
 
 
 @dataclass(frozen=True)

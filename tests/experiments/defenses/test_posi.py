@@ -186,8 +186,8 @@ def test_ppo_makes_rewarded_answers_more_probable_and_a_flat_reward_changes_noth
         log_p, _ = model.scores(asked, [word] * 32)
         reinforce(model, circle, settings, Loop(seed=5), score)
         later, _ = model.scores(asked, [word] * 32)
-        means[name] = float((later - log_p)[:, 0].mean())
-        moved = max(float((v - before[k]).abs().max()) for k, v in model.state_dict().items())
+        means[name] = float((later - log_p)[:, 0].mean().detach())
+        moved = max(float((v.detach() - before[k]).abs().max()) for k, v in model.state_dict().items())
         assert (moved == 0) is (name == "flat")
     assert means["counted"] > 0.2
 
