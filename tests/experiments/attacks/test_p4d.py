@@ -38,7 +38,7 @@ def test_the_loss_compares_the_two_u_nets(folder: str, request: pytest.FixtureRe
 def test_the_first_step_by_hand(folder: str, request: pytest.FixtureRequest):
     victim = small(request.getfixturevalue(folder))
     assert victim.images is not None
-    settings = Settings(tokens=3, iterations=1, check=1, steps=2, guidance=2.0, learning_rate=0.07, weight_decay=0.2)
+    settings = Settings(tokens=3, iterations=1, check=1, steps=2, guidance=2.0, learning_rate=0.5, weight_decay=0.2)
     some, seen = targets(["a red circle", "the small circle"]), iter([torch.zeros(2), torch.ones(2)])
     found = p4d.search(victim, some, victim.images[:2], "N", settings, Dice(3), lambda a, b: next(seen))
     # The same by hand, with the same dice.
@@ -57,7 +57,7 @@ def test_the_first_step_by_hand(folder: str, request: pytest.FixtureRequest):
         loss = p4d.loss_of(victim, x_0[here], noise[here], t[here], c, [some[row].prompt])
         (slope,) = torch.autograd.grad(loss.sum(), z)
         g = slope[0, 1:4]
-        soft[row] = soft[row] * (1 - 0.07 * 0.2) - 0.07 * g / (g.abs() + 1e-8)
+        soft[row] = soft[row] * (1 - 0.5 * 0.2) - 0.5 * g / (g.abs() + 1e-8)
         cosine = torch.nn.functional.cosine_similarity(soft[row][:, None], words.table[None], dim=2)
         after = words.ids[cosine.argmax(dim=1)].tolist()
         assert after != ids

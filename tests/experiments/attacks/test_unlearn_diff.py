@@ -18,7 +18,7 @@ from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.training import Dice
 from tests.experiments.attacks.victims import captions, erased, mean_error, random_search, small, targets
 
-QUICK = Settings(tokens=3, times=2, iterations=2, learning_rate=0.05, detector="", steps=2, guidance=2.0)
+QUICK = Settings(tokens=3, times=2, iterations=2, learning_rate=0.01, detector="", steps=2, guidance=2.0)
 
 
 def _sorted_projection(a: torch.Tensor) -> torch.Tensor:
@@ -67,12 +67,12 @@ def test_a_step_by_hand(folder: str, request: pytest.FixtureRequest):
         z = encoder.embed(tokenized)[None].requires_grad_(True)
         here, t = slice(row, row + 1), torch.tensor([430])
         loss = sight.error(diffusion, x_0[here], noise[here], t, encoder.encode(z, tokenized, grad=True))
-        assert mean[row] == pytest.approx(float(loss), rel=1e-4)
+        assert mean[row] == pytest.approx(float(loss.detach()), rel=1e-4)
         (slope,) = torch.autograd.grad(loss.sum(), z)
         # d loss / d u_w = slope · table_w, cut to [−1, 1]; Adam's first step is lr · g/|g| after decay is added.
         g = (slope[0, 1:3] @ words.table.T).clamp(-1, 1) + 0.001 / count
         stepped = 1 / count - 0.03 * g / (g.abs() + 1e-8)
-        assert float(u.detach()[row].max()) > 2 / count
+        assert float(u.detach()[row].max()) > 1.5 / count
         for j in range(2):
             torch.testing.assert_close(u.detach()[row, j], _sorted_projection(stepped[j]), rtol=0, atol=2e-5)
 
@@ -101,7 +101,7 @@ def test_rows_keep_the_prompt_and_can_be_typed():
 def test_it_goes_lower_than_random_prefixes_at_the_same_price():
     victim, some = erased(), captions(4)
     settings = Settings(
-        tokens=4, times=4, iterations=12, descending=True, learning_rate=0.05, detector="", steps=8, guidance=2.0
+        tokens=4, times=4, iterations=12, descending=True, learning_rate=0.01, detector="", steps=8, guidance=2.0
     )
     rows = unlearn_diff.attack(victim, some, settings, Dice(0))
     x_0 = victim.diffusion.latents(sight.aims(victim, some, steps=8, guidance=2.0))
