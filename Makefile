@@ -30,7 +30,8 @@ lint: $(READY) ## style and types
 	$(VENV)/bin/mypy
 
 benchmarks: $(READY) ## measure what certificates cost (half an hour)
-	$(VENV)/bin/python -m benchmarks --out docs/benchmarks.md
+	mkdir -p runs
+	$(VENV)/bin/python -m benchmarks --out runs/benchmarks.md
 
 world-gates: $(READY) ## measure the embedded model (a minute)
 	$(VENV)/bin/python -m experiments.world gates
