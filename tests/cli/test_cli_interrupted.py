@@ -19,7 +19,7 @@ import pytest
 from certify import cli, terminal
 
 PROMPT = "a photo of a red circle"
-TEXT = ("prompt", PROMPT, "--text-only", "--n", "4500")
+TEXT = ("prompt", PROMPT, "--text-only", "--n", "12000")
 WHOLE = ("prompt", PROMPT, "--n", "300", "--statistics", "80", "--images", "128", "--steps", "2", "--replicas", "3")
 
 
@@ -124,7 +124,7 @@ def interrupted(tmp_path_factory):
     """A folder in which `certify prompt` was stopped by Ctrl-C while it drew, and what it printed."""
     cwd = tmp_path_factory.mktemp("interrupted")
     folder = cwd / "runs" / "a-photo-of-a-red-circle"
-    code, out, err = stopped(start(*TEXT, cwd=cwd), signal.SIGINT, after(folder / "checkpoint", 4))
+    code, out, err = stopped(start(*TEXT, cwd=cwd), signal.SIGINT, after(folder / "checkpoint", 2))
     assert (code, err) == (130, "")
     return cwd, folder, out
 

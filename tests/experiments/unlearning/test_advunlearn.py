@@ -123,7 +123,9 @@ def test_the_attack_goes_downhill_and_moves_only_the_token(pipeline_folder, sign
 
     def error(token: torch.Tensor) -> float:
         c = advunlearn.encoded(student, made.prompts, token)
-        return float((diffusion.unet(made.x_t, made.t, encoder_hidden_states=c).sample - made.own).square().mean())
+        return float(
+            (diffusion.unet(made.x_t, made.t, encoder_hidden_states=c).sample - made.own).square().mean().detach()
+        )
 
     assert error(found) < error(start)
     assert all(torch.equal(p, weights[name]) for name, p in student.text_encoder.state_dict().items())
