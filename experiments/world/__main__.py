@@ -5,6 +5,7 @@
     autoencoder  images ↔ latents                                                17 minutes, one core
     judge        what does an image show?                                        4 minutes, one core
     denoiser     the U-Net, on what the second and third made                    26 minutes, two cores
+    variant      another U-Net on the shipped parts, as a pipeline of its own       minutes, see --channels
     ship         everything as fp16 safetensors into certify/world               seconds
     gates        prints what the shipped model reaches                           minutes
     tune         prints what settings of the smoother do on the tune split        a minute
@@ -26,7 +27,7 @@ import torch
 from experiments.world import language, prompts, scenes
 
 PACKAGE = Path(__file__).resolve().parents[2] / "certify" / "world"
-STAGES = ("prompts", "clip", "autoencoder", "judge", "denoiser", "ship", "gates", "tune", "grid")
+STAGES = ("prompts", "clip", "autoencoder", "judge", "denoiser", "variant", "ship", "gates", "tune", "grid")
 
 
 def main() -> None:
@@ -38,6 +39,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--resume", type=Path, default=None, help="start from weights saved here (autoencoder, denoiser)"
+    )
+    parser.add_argument(
+        "--channels",
+        type=int,
+        nargs=2,
+        default=None,
+        help="widths of a variant trained from nothing (default: further)",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/world/grid.png"), help="picture of `grid`")
     a = parser.parse_args()
@@ -62,6 +70,12 @@ def main() -> None:
 
         parts = (work / "clip", work / "tokenizer", work / "vae")
         denoiser.train(work / "unet", *parts, steps=a.steps or 5000, seed=a.seed, resume=a.resume)
+    elif a.stage == "variant":
+        from experiments.world import variant
+
+        channels = None if a.channels is None else (a.channels[0], a.channels[1])
+        rate = 3e-4 if channels is None else 1.2e-3
+        print(f"written: {variant.make(work, steps=a.steps or 600, seed=a.seed, channels=channels, rate=rate)}/")
     elif a.stage == "ship":
         ship(work)
     elif a.stage == "gates":

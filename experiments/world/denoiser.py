@@ -16,10 +16,13 @@ from torch import Tensor
 
 from experiments.world import clip, scenes
 
-__all__ = ["assemble", "build", "scheduler", "train"]
+__all__ = ["CHANNELS", "assemble", "build", "scheduler", "train"]
+
+CHANNELS = (64, 96)
+"""Of the shipped U-Net's two levels."""
 
 
-def build() -> Any:
+def build(channels: tuple[int, int] = CHANNELS) -> Any:
     """A new U-Net (diffusers' `UNet2DConditionModel`), 8×8×4 latents, cross-attention at both levels."""
     from diffusers import UNet2DConditionModel
 
@@ -27,7 +30,7 @@ def build() -> Any:
         sample_size=8,
         in_channels=4,
         out_channels=4,
-        block_out_channels=(64, 96),
+        block_out_channels=channels,
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
@@ -61,6 +64,7 @@ def latents_of(vae: Any, rows: Tensor, source: torch.Generator) -> Tensor:
 def train(
     folder: Path, clip_folder: Path, tokenizer_folder: Path, vae_folder: Path, *, steps: int, seed: int = 0,
     batch: int = 64, rate: float = 1.2e-3, pool_size: int = 16384, resume: Path | None = None,
+    channels: tuple[int, int] = CHANNELS,
 ) -> None:  # fmt: skip
     """Trains and saves the averaged U-Net in `folder`, every four minutes and at the end.
 
@@ -73,6 +77,7 @@ def train(
         rate: peak learning rate.
         pool_size: scenes rendered and encoded beforehand; an eighth is replaced every 400 steps.
         resume: start from an averaged U-Net saved here.
+        channels: of a new U-Net's two levels.
     """
     from diffusers import AutoencoderKL
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -82,7 +87,9 @@ def train(
     tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
     text = CLIPTextModel.from_pretrained(clip_folder / "text_encoder").eval()
     vae = AutoencoderKL.from_pretrained(vae_folder).eval()
-    unet = (build() if resume is None else type(build()).from_pretrained(resume)).to(memory_format=torch.channels_last)
+    unet = (build(channels) if resume is None else type(build()).from_pretrained(resume)).to(
+        memory_format=torch.channels_last
+    )
     unet.train()
     average = copy.deepcopy(unet).eval().requires_grad_(False)
     alphas = scheduler().alphas_cumprod
