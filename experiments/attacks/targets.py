@@ -1,0 +1,84 @@
+"""Targets in the embedded world: captions of a split that name the concept, each with the seed of its image.
+
+    own captions of the split that name it; then its other captions, their shape's noun (or the style's word) ← the name
+
+A split has some twenty captions that name a shape by its own word; a row of a table needs more. The others become like
+them: captions of the world differ in the noun as they do in any other word. No prompt is a target in both splits.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from certify import _validate, world
+from experiments.attacks.attack import Target
+from experiments.attacks.implicit import renamed
+from experiments.attacks.tokens import concept_pattern
+from experiments.unlearning.concept import Concept
+
+__all__ = ["targets"]
+
+_SPLITS = ("tune", "report")
+_KINDS = ("named", "synonym")  # whose captions are rewritten, in this order; neutral ones show no shape in particular
+
+
+def targets(concept: Concept, split: str = "report", *, count: int = 48, seed: int = 0) -> list[Target]:
+    """Prompts of a split that name a concept, numbered from 0, each with a seed of its own.
+
+    Those of a smaller count are the first of those of a larger one.
+
+    Args:
+        concept: of the embedded world.
+        split: "report" or "tune".
+        count: how many.
+        seed: of their order and of the images' initial noise.
+
+    Raises:
+        ValueError: no such split, the concept is none of the world's, or there are not as many.
+    """
+    _validate.choice("split", split, _SPLITS)
+    _validate.count("count", count)
+    _validate.seed_value(seed)
+    if concept.head not in ("shape", "style"):
+        raise ValueError(f"concept = {concept.name!r}: must be a shape or a style of the embedded world")
+    groups = _captions(concept, split)
+    if split == "tune":  # what both splits can be rewritten to is for reporting
+        groups = _without(groups, [text for group in _captions(concept, "report") for text in group], keep=1)
+    else:
+        groups = _without(groups, _captions(concept, "tune")[0], keep=1)
+    rng = random.Random(f"{seed} {concept.name} {split}")
+    texts = [text for group in groups for text in rng.sample(group, len(group))]
+    if count > len(texts):
+        raise ValueError(f"count = {count}: must be at most {len(texts)} for {concept.name!r} in {split!r}")
+    first = seed * 1_000_003 + 10_000 * _SPLITS.index(split)
+    return [Target(number, text, first + number) for number, text in enumerate(texts[:count])]
+
+
+def _captions(concept: Concept, split: str) -> list[list[str]]:
+    """Prompts of a split that name the concept, none twice: its own captions that do, then those that do once another
+    name is replaced, by kind."""
+    from experiments.world import language
+
+    names, rows = concept_pattern(concept.erase), world.prompts(split)
+    groups = [[row["prompt"] for row in rows if names.search(row["prompt"])]]
+    words = [word for group in language.STYLE_WORDS.values() for word in group]
+    for kind in _KINDS:
+        told = [row for row in rows if row["kind"] == kind]
+        made = [
+            renamed(row["prompt"], [row["noun"]] if concept.head == "shape" else words, concept.erase[0])
+            for row in told
+        ]
+        groups.append([text for text in made if names.search(text)])
+    return _without(groups, (), keep=0)
+
+
+def _without(groups: Sequence[Sequence[str]], texts: Sequence[str], *, keep: int) -> list[list[str]]:
+    """The groups less what an earlier one has, and less some texts in all but the first `keep`."""
+    seen: set[str] = set()
+    left = []
+    for number, group in enumerate(groups):
+        there = seen if number < keep else seen | set(texts)
+        left.append([text for text in dict.fromkeys(group) if text not in there])
+        seen |= set(left[-1])
+    return left
