@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
+import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.method import Edit, Method
 from experiments.unlearning.training import Loop
 
-__all__ = ["add_arguments", "applied", "main", "progress"]
+__all__ = ["add_arguments", "applied", "made", "main", "progress"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,6 +107,57 @@ def applied(
     )
 
 
+def made(
+    folder: Path,
+    method: Method,
+    concept: Concept,
+    settings: Any,
+    *,
+    seed: int,
+    model: str | None = None,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Runs a method unless the folder holds its result already, and returns the result's record.
+
+    Args:
+        folder: of the result; a stopped run goes on.
+        method, concept, settings, seed: what is made.
+        model: hub id or folder of the base; None: the embedded model.
+        device: where it is made.
+
+    Raises:
+        ValueError: the folder holds a result of another concept, of other settings or another seed.
+    """
+    if not any((folder / file).exists() for file in saving.FILES.values()):
+        what = f"{method.name} of {model or 'the embedded model'}, {settings}, {concept.erase} to {concept.anchor!r}"
+        loop = Loop(seed=seed, folder=folder, progress=progress(), what=what)
+        started = time.perf_counter()
+        edit = applied(method, concept, settings, loop, model=model, device=device)
+        seconds = time.perf_counter() - started
+        saving.save(
+            folder, edit, method=method, concept=concept, base=model, settings=settings, seed=seed, seconds=seconds
+        )
+        loop.finish()
+    record = saving.record(folder)
+    wanted = {
+        "method": method.name,
+        "erased": list(concept.erase),
+        "anchor": concept.anchor,
+        "templates": len(concept.templates),
+        "base": model or saving.EMBEDDED,
+        "settings": json.loads(json.dumps(asdict(settings))),
+        "seed": seed,
+    }
+    other = [name for name, value in wanted.items() if record[name] != value]
+    if other:
+        name = other[0]
+        raise ValueError(
+            f"{folder}: holds a result whose {name} is {record[name]!r}, not {wanted[name]!r}; "
+            "delete it, or choose another --out"
+        )
+    return record
+
+
 def concept_of(a: Any) -> Concept:
     """The concept that the arguments speak of."""
     if a.model is None:
@@ -126,9 +180,6 @@ def settings_of(method: Method, concept: Concept, given: list[str], *, embedded:
     Raises:
         ValueError: no such setting, or a value of another kind.
     """
-    import dataclasses
-    import json
-
     settings = method.embedded(concept.kind) if embedded else method.settings()
     names = {f.name for f in dataclasses.fields(settings)}
     for entry in given:

@@ -18,7 +18,10 @@ from certify.models.masks import packed
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.method import Edit, Method
 
-__all__ = ["FILES", "overlays", "save"]
+__all__ = ["EMBEDDED", "FILES", "overlays", "record", "save"]
+
+EMBEDDED = "the embedded model"
+"""What a record calls the base where it is that."""
 
 FILES = {"unet": "unet.safetensors", "text_encoder": "text_encoder.safetensors", "masks": "mask.safetensors"}
 
@@ -76,6 +79,21 @@ def check_free(folder: Path) -> None:
         raise FileExistsError(f"out = {str(folder)!r}: holds {there[0]} already; choose another folder")
 
 
+def record(folder: str | Path) -> dict[str, Any]:
+    """What a folder's README says of how it was made.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is not one of ours.
+    """
+    path = Path(folder) / "README.md"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8").split("```json")[1].split("```")[0])
+    except (IndexError, ValueError) as error:
+        raise ValueError(f"{path}: has no record of an unlearning method") from error
+    return found
+
+
 def overlays(folder: str | Path) -> dict[str, Path]:
     """What to give to `load_pipeline` for a saved result: argument → file.
 
@@ -118,7 +136,7 @@ def _card(
         "neutral": concept.neutral,
         "preserved": list(concept.preserve),
         "templates": len(concept.templates),
-        "base": base or "the embedded model",
+        "base": base or EMBEDDED,
         "settings": asdict(settings),
         "seed": seed,
         "seconds": round(seconds, 1),

@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from experiments import unlearning
 from experiments.unlearning import command, saving
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.measure import KINDS, rates, utility, utility_images
-from experiments.unlearning.training import Loop
 
 __all__ = ["COLUMNS", "add_arguments", "main", "page"]
 
@@ -72,21 +69,7 @@ def measured(concept: Concept, methods: list[str], out: Path, *, count: int, see
     for name in methods:
         folder, method = out / name, unlearning.METHODS[name]
         settings = method.embedded(concept.kind)
-        if not any((folder / file).exists() for file in saving.FILES.values()):
-            what = f"{name}, {settings}, {concept.erase} to {concept.anchor!r}"
-            loop = Loop(seed=seed, folder=folder, progress=command.progress(), what=what)
-            started = time.perf_counter()
-            edit = command.applied(method, concept, settings, loop)
-            seconds = time.perf_counter() - started
-            saving.save(
-                folder, edit, method=method, concept=concept, base=None, settings=settings, seed=seed, seconds=seconds
-            )
-            loop.finish()
-        record = json.loads((folder / "README.md").read_text(encoding="utf-8").split("```json")[1].split("```")[0])
-        if (record["settings"], record["seed"]) != (json.loads(json.dumps(asdict(settings))), seed):
-            raise ValueError(
-                f"{folder}: holds a result of other settings or another seed; delete it, or choose another --out"
-            )
+        record = command.made(folder, method, concept, settings, seed=seed)
         about = {"concept": concept.name, "method": name, "seconds": record["seconds"]}
         rows.append(_row(folder, about, load_pipeline(**saving.overlays(folder)), concept, images, count))
         print(line(rows[-1]), flush=True)
