@@ -133,12 +133,12 @@ def run(
     batch: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Row]:
-    """Attacks what is not in the file yet, `batch` targets at a time, and appends every batch's rows to it.
+    """Attacks what is not in the file yet, `batch` targets at a time, and writes the file anew with every batch's rows.
 
     Each batch has dice of its own, seeded by its first target: a run that was stopped ends with the rows of one that was not.
 
     Raises:
-        ValueError: the victim lacks what the attack needs, or the file is another attack's.
+        ValueError: the victim lacks what the attack needs, or the file is another attack's or about other prompts.
     """
     missing = [need for need in attack.needs if _lacks(victim, need)]
     if missing:
@@ -147,23 +147,31 @@ def run(
     done = read_rows(path) if path.exists() else []
     about = path.with_suffix(".json")
     record = {**told, "settings": asdict(settings), "seed": seed, "batch": batch}
+    if "smoother" in attack.needs:
+        record["smoother"] = victim.smoother.settings()
     if done and (not about.exists() or json.loads(about.read_text(encoding="utf-8")) != json.loads(json.dumps(record))):
         raise ValueError(
             f"{path}: holds rows of another attack, or with other settings; delete it, or choose another name"
         )
+    there = {row.number: (row.prompt, row.seed) for row in done}
+    for target in targets:
+        if there.get(target.number, (target.prompt, target.seed)) != (target.prompt, target.seed):
+            raise ValueError(
+                f"{path}: row {target.number} is about {there[target.number][0]!r} with seed {there[target.number][1]}, "
+                f"now asked for {target.prompt!r} with seed {target.seed}; delete the file, or choose another name"
+            )
     path.parent.mkdir(parents=True, exist_ok=True)
     about.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    there = {row.number for row in done}
     for first in range(0, len(targets), batch):
         part = list(targets[first : first + batch])
         if all(target.number in there for target in part):
             continue
         rows = attack.run(victim, part, settings, Dice(seed * 1_000_003 + part[0].number))
-        _append(path, rows, there)
-        done += [row for row in rows if row.number not in there]
+        done = sorted([*done, *(row for row in rows if row.number not in there)], key=lambda row: row.number)
+        _write(path, done)
         if progress is not None:
             progress(min(first + batch, len(targets)), len(targets))
-    return sorted(done, key=lambda row: row.number)
+    return done
 
 
 def read_rows(path: str | Path) -> list[Row]:
@@ -184,7 +192,7 @@ def read_rows(path: str | Path) -> list[Row]:
                 numbers = {"number": int(line["number"]), "seed": int(line["seed"]), "found": float(line["found"])}
             except ValueError as error:
                 raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
-            rows.append(Row(**{**line, **numbers}))
+            rows.append(Row(**{**line, **numbers}))  # type: ignore[arg-type]
     return rows
 
 
@@ -200,15 +208,16 @@ def readable(encoder: PromptEncoder, ids: Iterable[int]) -> str | None:
     return text if inside == wanted else None
 
 
-def _append(path: Path, rows: Sequence[Row], there: set[int]) -> None:
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
+def _write(path: Path, rows: Sequence[Row]) -> None:
+    """All at once: whoever reads the file finds the rows of whole batches, whenever the run is stopped."""
+    new = path.with_suffix(f".{os.getpid()}.new")
+    with new.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerows(asdict(row) for row in rows if row.number not in there)
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
         file.flush()
         os.fsync(file.fileno())
+    new.replace(path)
 
 
 def _lacks(victim: Victim, need: str) -> bool:

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.method import Edit, Method
 from experiments.unlearning.training import Loop
 
-__all__ = ["add_arguments", "applied", "made", "main", "progress"]
+__all__ = ["add_arguments", "applied", "changed", "concept_of", "device_of", "made", "main", "progress", "settings_of"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +55,7 @@ def main(a: Any) -> int:
     what = f"{method.name} of {a.model or 'the embedded model'}, {settings}, {concept.erase} to {concept.anchor!r}"
     loop = Loop(seed=a.seed, folder=a.out, progress=progress(), what=what)
     started = time.perf_counter()
-    edit = applied(method, concept, settings, loop, model=a.model, device=_device(a.device))
+    edit = applied(method, concept, settings, loop, model=a.model, device=device_of(a.device))
     seconds = time.perf_counter() - started
     print(f"{method.name}: {edit.tensors} tensors changed in {seconds:.1f} s")
     folder = saving.save(
@@ -180,45 +180,57 @@ def settings_of(method: Method, concept: Concept, given: list[str], *, embedded:
     Raises:
         ValueError: no such setting, or a value of another kind.
     """
-    settings = method.embedded(concept.kind) if embedded else method.settings()
+    return changed(method.embedded(concept.kind) if embedded else method.settings(), given)
+
+
+def changed(settings: Any, given: Sequence[str], argument: str = "set") -> Any:
+    """Settings, a dataclass, with what was given as NAME=VALUE in place of what is there; a list stands for a tuple.
+
+    Raises:
+        ValueError: no such setting, or a value of another kind.
+    """
     names = {f.name for f in dataclasses.fields(settings)}
     for entry in given:
         name, equals, text = entry.partition("=")
         if not equals or name not in names:
-            raise ValueError(f"set = {entry!r}: must be NAME=VALUE with a name of {', '.join(sorted(names))}")
+            raise ValueError(f"{argument} = {entry!r}: must be NAME=VALUE with a name of {', '.join(sorted(names))}")
         try:
             value = json.loads(text)
         except ValueError:
             value = text
         old = getattr(settings, name)
+        if isinstance(old, tuple) and isinstance(value, list):
+            value = tuple(value)
         if (
             old is not None
             and value is not None
             and not isinstance(value, (type(old), int) if isinstance(old, float) else type(old))
         ):
-            raise ValueError(f"set = {entry!r}: {name} must be a {type(old).__name__}")
+            raise ValueError(f"{argument} = {entry!r}: {name} must be a {type(old).__name__}")
         settings = dataclasses.replace(settings, **{name: value})
     return settings
 
 
-def _device(name: str | None) -> str:
+def device_of(name: str | None) -> str:
+    """As asked for, else the graphics card where there is one."""
     import torch
 
     return name or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def progress() -> Callable[[str, int, int, float], None]:
+def progress() -> Callable[[str, int, int, float | None], None]:
     """A line that moves in a terminal, a line every half minute elsewhere."""
     started = shown = time.monotonic()
     moving = sys.stderr.isatty()
 
-    def report(stage: str, step: int, steps: int, loss: float) -> None:
+    def report(stage: str, step: int, steps: int, loss: float | None) -> None:
         nonlocal shown
         now = time.monotonic()
         if step < steps and now - shown < (0.2 if moving else 30):
             return
         shown = now
-        text = f"{stage}: {step:,} of {steps:,}, loss {loss:.4g}, {now - started:.0f} s"
+        of_loss = "" if loss is None else f"loss {loss:.4g}, "
+        text = f"{stage}: {step:,} of {steps:,}, {of_loss}{now - started:.0f} s"
         print(
             f"\r{text:<79}" if moving else text,
             end="\n" if step == steps or not moving else "",
