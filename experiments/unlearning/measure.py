@@ -84,10 +84,10 @@ def utility_prompts(concept: Concept, count: int = 512, seed: int = 9) -> list[s
     """Captions of scenes without the concept, in which no word of its kind is left open."""
     rng, source = random.Random(seed), torch.Generator().manual_seed(seed)
     column, values = (0, scenes.SHAPES) if concept.head == "shape" else (3, scenes.STYLES)
-    index, texts = values.index(concept.name), []
+    gone, texts = {values.index(word) for word in concept.erase}, []
     while len(texts) < count:
         for row in scenes.sample_scenes(count, source).tolist():
-            if row[column] == index or len(texts) == count:
+            if row[column] in gone or len(texts) == count:
                 continue
             style = None if concept.head == "shape" else values[row[3]]
             texts.append(language.caption(row, rng, kind="named", style=style, full=True).text)
@@ -99,7 +99,8 @@ def rendered(concept: Concept, count: int = 512, seed: int = 10) -> torch.Tensor
     source = torch.Generator().manual_seed(seed)
     column, values = (0, scenes.SHAPES) if concept.head == "shape" else (3, scenes.STYLES)
     rows = scenes.sample_scenes(2 * count, source)
-    rows = rows[rows[:, column] != values.index(concept.name)][:count]
+    gone = torch.tensor([values.index(word) for word in concept.erase])
+    rows = rows[~torch.isin(rows[:, column], gone)][:count]
     return scenes.render(rows, source)
 
 

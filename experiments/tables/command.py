@@ -1,0 +1,256 @@
+"""The command: `python -m experiments table 1 [2 …] --out DIR`, on the embedded world or with `--model` on a real one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from experiments.defenses import DEFENSES
+from experiments.defenses.ams import Settings as Smoothing
+from experiments.tables.bench import Bench
+from experiments.tables.cells import Cells
+from experiments.tables.ground import Embedded, Given, Ground, Sizes
+from experiments.tables.layouts import LAYOUTS, Run, chosen, grid, read_smoothing, write_smoothing
+from experiments.tables.table import Table
+from experiments.unlearning.concept import KINDS, Concept
+
+__all__ = ["add_arguments", "main", "self_generated", "written"]
+
+_CHOSEN = Path(__file__).parent / "chosen.json"
+_QUICK = {"prompts": 8, "images": 160, "seeds": 1, "certified": 200}
+_WORLDS = {
+    "further": {"steps": 500, "seed": 1, "rate": 3e-4},
+    "narrow": {"steps": 3500, "seed": 2, "channels": (48, 64)},
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `table`."""
+    parser.add_argument("number", nargs="+", choices=[*LAYOUTS, "all"], help="as in Han et al. (2025)")
+    parser.add_argument("--out", type=Path, default=Path("runs/tables"), help="folder; a stopped run goes on there")
+    parser.add_argument("--pages", type=Path, default=None, help="where tables are written (default: OUT/pages)")
+    parser.add_argument("--quick", action="store_true", help="few prompts, images and lines: minutes, to look around")
+    parser.add_argument("--count", type=int, default=None, help="prompts of every attack")
+    parser.add_argument("--images", type=int, default=None, help="images behind FID and image–text score")
+    parser.add_argument("--certified", type=int, default=None, help="images behind a certified rate")
+    parser.add_argument("--noise-seeds", type=int, default=None, help="seeds of the smoothing noise, averaged over")
+    parser.add_argument("--seed", type=int, default=0)
+    real = parser.add_argument_group("a real model (default: the embedded world)")
+    real.add_argument("--model", default=None, help="hub id or folder")
+    real.add_argument(
+        "--concept", action="append", default=[], help="word or phrase that was erased; repeat for several"
+    )
+    real.add_argument("--kind", choices=KINDS, default="object")
+    real.add_argument(
+        "--victim",
+        action="append",
+        default=[],
+        metavar="METHOD=PATH",
+        help="erased model: a folder of `unlearn`, or a U-Net's file",
+    )
+    real.add_argument(
+        "--prompts", type=Path, default=None, help="folder with [METHOD/]ATTACK.csv, column prompt and perhaps seed"
+    )
+    real.add_argument("--detector", default=None, help="nudenet[:SCORE] or q16:CLIP:HEAD[:SCORE]")
+    real.add_argument("--pairs", default=None, help="concept pairs: a name or a file (default: the concept's name)")
+    real.add_argument("--utility", type=Path, default=None, help="CSV of captions about other things, column prompt")
+    real.add_argument("--references", type=Path, default=None, help="folder of photographs for a second FID")
+    real.add_argument(
+        "--clip", type=Path, default=None, help="folder of a CLIPModel, for FID's features and the image–text score"
+    )
+    real.add_argument("--rewriter", default=None, help="folder of a causal language model, for POSI")
+    real.add_argument(
+        "--set", action="append", default=[], metavar="[METHOD.]NAME=VALUE", help="a setting of the smoother"
+    )
+    real.add_argument("--steps", type=int, default=50)
+    real.add_argument("--guidance", type=float, default=7.5)
+    real.add_argument("--device", default=None)
+    real.add_argument("--dtype", default=None)
+
+
+def main(a: Any) -> int:
+    """Measures what is missing, prints the tables and writes CSV, Markdown and pictures."""
+    from experiments.tables.page import terminal
+
+    sizes = _sizes(a)
+    cells = Cells(a.out / "cells", _progress())
+    ground: Ground = _given(a, sizes) if a.model else Embedded(a.out, sizes, a.seed)
+    smoothing = _smoothing(a, ground)
+    bench = Bench(ground, cells, smoothing)
+    run = Run(
+        ground=ground,
+        bench=bench,
+        quick=a.quick,
+        smoothing=smoothing,
+        worlds=lambda: _worlds(a, sizes, ground),
+        pairs=lambda concept: self_generated(a.out / "self-generated" / f"{concept.name}.jsonl", concept),
+    )
+    pages = a.pages or a.out / "pages"
+    for number in LAYOUTS if "all" in a.number else a.number:
+        started = time.perf_counter()
+        if number == "3" and not a.model:
+            _choose(a, run)
+        table = LAYOUTS[number](run)
+        files = written(table, run, pages)
+        print(terminal(table))
+        print(f"written: {pages}/ ({', '.join(files)}), {time.perf_counter() - started:.0f} s\n", flush=True)
+    return 0
+
+
+def written(table: Table, run: Run, folder: Path) -> list[str]:
+    """CSV, Markdown and pictures of a table; their names."""
+    from experiments.tables.gallery import pictures
+    from experiments.tables.page import csv_text, markdown
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{table.number}.csv").write_text(csv_text(table), encoding="utf-8")
+    drawn = pictures(table, run, folder)
+    shown = "".join(f"\n![{title}]({name})\n" for name, title in drawn.items())
+    (folder / f"{table.number}.md").write_text(markdown(table) + shown, encoding="utf-8")
+    return [f"{table.number}.csv", f"{table.number}.md", *drawn]
+
+
+def self_generated(path: Path, concept: Concept, count: int = 100, seed: int = 0) -> Path:
+    """Concept pairs from sentences of our own, for table 5: none is a caption of the world's grammar."""
+    rng = random.Random(f"{seed} {concept.name}")
+    ways = (
+        "please draw {a}", "i would like {a}", "show me {a} here", "{a}, nothing else", "my favourite is {a}",
+        "there is {a} in the middle", "someone painted {a}", "we saw {a} today", "{a} and its shadow", "look, {a}",
+        "imagine {a} on paper", "a poster of {a}",
+    )  # fmt: skip
+    adjectives = ("", "nice ", "simple ", "bright ", "dark ", "plain ", "lovely ", "flat ", "clean ")
+    others = ("thing", "figure", "object", "drawing")
+    pairs: dict[str, str] = {}
+    while len(pairs) < count:
+        way, adjective = rng.choice(ways), rng.choice(adjectives)
+        if concept.kind == "style":
+            noun = rng.choice(others)
+            having, lacking = f"{adjective}{rng.choice(concept.erase)} {noun}", f"{adjective}{noun}"
+        else:
+            having, lacking = (f"{adjective}{noun}" for noun in (rng.choice(concept.erase), rng.choice(others)))
+        pairs.setdefault(*(way.format(a=f"{_article(text)} {text}") for text in (having, lacking)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({"positive": p, "negative": n}, ensure_ascii=False) for p, n in pairs.items()]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def _article(text: str) -> str:
+    return "an" if text[0] in "aeiou" else "a"
+
+
+def _sizes(a: Any) -> Sizes:
+    given = dict(_QUICK) if a.quick else {}
+    for name, value in (
+        ("prompts", a.count),
+        ("images", a.images),
+        ("certified", a.certified),
+        ("seeds", a.noise_seeds),
+    ):
+        if value is not None:
+            if value < 1:
+                raise ValueError(f"{'count' if name == 'prompts' else name} = {value}: must be at least 1")
+            given[name] = value
+    return Sizes(**given)
+
+
+def _choose(a: Any, run: Run) -> None:
+    """Lets the tune split choose σ₀ and k, and keeps them for the other tables."""
+    base: Smoothing = run.ground.settings("ams", run.concept("first"))
+    found = dict(run.smoothing)
+    for method in run.methods("esd", "uce"):
+        found[method] = chosen(grid(run, method), base)
+    write_smoothing(a.out / "chosen.json", found)
+    run.smoothing = run.bench.smoothing = found
+
+
+def _smoothing(a: Any, ground: Ground) -> Mapping[str, Smoothing]:
+    """Chosen before, on the embedded world; given or published, on a real model."""
+    if a.model is None:
+        base: Smoothing = DEFENSES["ams"].embedded()
+        for path in (a.out / "chosen.json", _CHOSEN):
+            if path.exists():
+                return read_smoothing(path, base)
+        return {"esd": base, "uce": base}
+    from experiments.unlearning.command import changed
+
+    concept = ground.concept("")
+    base = replace(DEFENSES["ams"].published(), concepts=(a.pairs or concept.name,))
+    found = {}
+    for method in ground.victims():
+        settings = base
+        if method == "uce":
+            settings = replace(settings, sigma0=0.012, use_global=concept.kind == "object")
+        own = [
+            s.removeprefix(f"{method}.") for s in a.set if "." not in s.partition("=")[0] or s.startswith(f"{method}.")
+        ]
+        found[method] = changed(settings, own)
+    return found
+
+
+def _given(a: Any, sizes: Sizes) -> Given:
+    for name in ("concept", "victim", "prompts", "detector"):
+        if not getattr(a, name):
+            raise ValueError(f"{name}: must be given with --model")
+    victims = {}
+    for entry in a.victim:
+        method, equals, path = entry.partition("=")
+        if not equals or not method or not path:
+            raise ValueError(f"victim = {entry!r}: must be METHOD=PATH")
+        victims[method] = Path(path)
+    defaults: dict[str, Any] = {}
+    if a.rewriter:
+        from experiments.defenses.posi import Settings as Rewriting
+
+        defaults["posi"] = Rewriting(model=a.rewriter)
+    concept = Concept.of(a.concept, kind=a.kind)
+    return Given(
+        a.model,
+        concept,
+        victims,
+        a.prompts,
+        a.detector,
+        sizes,
+        a.seed,
+        captions=a.utility,
+        real=a.references,
+        clip=a.clip,
+        defaults=defaults,
+        steps=a.steps,
+        guidance=a.guidance,
+        device=a.device or "cpu",
+        dtype=a.dtype,
+    )
+
+
+def _worlds(a: Any, sizes: Sizes, ground: Ground) -> Mapping[str, Ground]:
+    """Models for table 10; made the first time."""
+    if a.model is not None:
+        return {a.model: ground}
+    from experiments.world import variant
+
+    found: dict[str, Ground] = {}
+    for label, how in _WORLDS.items():
+        work = a.out / "worlds" / label
+        if not (work / "pipeline" / "model_index.json").exists():
+            variant.make(work, **how)  # type: ignore[arg-type]
+        found[label] = Embedded(a.out, sizes, a.seed, base=work / "pipeline", label=label)
+    return found
+
+
+def _progress() -> Callable[[str], None]:
+    """What is measured now: a line that moves in a terminal, a line a cell elsewhere."""
+    started, moving = time.monotonic(), sys.stderr.isatty()
+
+    def report(text: str) -> None:
+        line = f"{time.monotonic() - started:5.0f} s  {text}"
+        print(f"\r{line[:79]:<79}" if moving else line, end="" if moving else "\n", file=sys.stderr, flush=True)
+
+    return report

@@ -1,0 +1,449 @@
+"""Ground: the models, prompts and yardsticks that a table is measured on.
+
+`Embedded` is the world that ships: it makes what is missing (erased models, attack prompts, a rewriter) and finds what is
+there. `Given` is a real model: its erased models, attack prompts and captions are files that the user names.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from certify import load_pipeline
+from certify.detectors import Detector
+from experiments import attacks as registry
+from experiments import unlearning
+from experiments.attacks import attack as attacking
+from experiments.attacks.attack import Row
+from experiments.defenses import DEFENSES
+from experiments.defenses.ams import Settings as Smoothing
+from experiments.defenses.defense import Defense
+from experiments.metrics import asr
+from experiments.metrics.image_text import Scorer
+from experiments.unlearning import command, measure, saving
+from experiments.unlearning.concept import Concept
+
+__all__ = ["OF_TEXT", "Embedded", "Given", "Ground", "Sizes"]
+
+OF_TEXT = ("implicit", "ring-a-bell", "mma", "qf-pgd")
+"""Attacks that ask the text encoder alone: one file serves every victim whose encoder was left as it is."""
+
+_COMMITTED = Path(__file__).parent / "prompts"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured.
+
+    Attributes:
+        prompts: of every attack.
+        images: behind FID and the image–text score.
+        seeds: of the smoothing noise, averaged over.
+        certified: images behind a certified rate.
+        alpha: failure probability of a certified rate.
+    """
+
+    prompts: int = 48
+    images: int = 512
+    seeds: int = 3
+    certified: int = 1000
+    alpha: float = 1e-3
+
+
+@dataclass(frozen=True)
+class Utility:
+    """What utility is measured with: prompts about other things, and images that they are compared with.
+
+    Attributes:
+        prompts: captions.
+        seeds: of the images' initial noise.
+        undefended: the model's before erasing, from other seeds.
+        real: renderings, or photographs; None: none.
+        features: extractor of FID.
+        score: image–text score.
+    """
+
+    prompts: Sequence[str]
+    seeds: Sequence[int]
+    undefended: Tensor
+    real: Tensor | None
+    features: Any
+    score: Scorer
+
+
+class Ground(ABC):
+    """What tables ask of a model.
+
+    Args:
+        sizes: how much is measured.
+        seed: of attacks and images.
+
+    Attributes:
+        name: of the model.
+        steps, guidance: of the sampler.
+    """
+
+    name: str
+    steps: int
+    guidance: float
+
+    def __init__(self, sizes: Sizes, seed: int = 0) -> None:
+        self.sizes, self.seed = sizes, seed
+
+    @abstractmethod
+    def concept(self, name: str) -> Concept:
+        """What a table calls "cross"; a real model has one concept, whatever the table says."""
+
+    @abstractmethod
+    def victims(self) -> tuple[str, ...]:
+        """Unlearning methods of which there are victims."""
+
+    @abstractmethod
+    def folder(self, concept: Concept, method: str) -> Path:
+        """Of the victim's overlay."""
+
+    @abstractmethod
+    def pipe(self, concept: Concept, method: str) -> Any:
+        """The victim; method "": the model before erasing."""
+
+    @abstractmethod
+    def attacks(self, concept: Concept, method: str, split: str) -> tuple[str, ...]:
+        """Attacks of which there are prompts."""
+
+    @abstractmethod
+    def rows(
+        self, concept: Concept, method: str, attack: str, split: str, smoothing: Smoothing | None = None
+    ) -> list[Row]:
+        """The prompts of one attack on a victim; made where that is possible and they are not there."""
+
+    @abstractmethod
+    def utility(self, concept: Concept, split: str) -> Utility:
+        """What utility is measured with: other captions for "tune" than for "report"."""
+
+    @abstractmethod
+    def detector(self, concept: Concept) -> Detector:
+        """What tells whether an image shows the concept."""
+
+    @abstractmethod
+    def settings(self, defense: str, concept: Concept) -> Any:
+        """The defence's settings on this model."""
+
+    def defense(self, name: str, concept: Concept, method: str, settings: Any = None) -> Defense:
+        """A defence of a victim."""
+        return DEFENSES[name](
+            self.pipe(concept, method),
+            steps=self.steps,
+            guidance=self.guidance,
+            concept=concept,
+            settings=self.settings(name, concept) if settings is None else settings,
+        )
+
+    def fingerprint(self, concept: Concept, method: str) -> str:
+        """Digest of the victim's overlay; "" for the model before erasing."""
+        if not method:
+            return ""
+        found = hashlib.sha256()
+        for path in sorted(set(saving.overlays(self.folder(concept, method)).values())):
+            found.update(path.read_bytes())
+        return found.hexdigest()[:16]
+
+    def asked(self) -> dict[str, Any]:
+        """What every cell depends on."""
+        return {"model": self.name, "steps": self.steps, "guidance": self.guidance, "seed": self.seed}
+
+
+class Embedded(Ground):
+    """The embedded world, or a variant of it.
+
+    Args:
+        out: folder for what is made: victims, attack prompts, rewriters.
+        sizes, seed: as for `Ground`.
+        base: folder of a variant's pipeline; None: the shipped one.
+        label: names the variant in folders and records.
+        committed: attack prompts that came with the code; None: none are used.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        sizes: Sizes,
+        seed: int = 0,
+        *,
+        base: Path | None = None,
+        label: str = "",
+        committed: Path | None = _COMMITTED,
+    ) -> None:
+        from certify.world import DEFAULTS
+
+        super().__init__(sizes, seed)
+        self.out, self.base, self.label = out, base, label
+        self.committed = committed if base is None else None
+        self.name = "the embedded model" + (f", {label}" if label else "")
+        self.steps, self.guidance = DEFAULTS["num_inference_steps"], DEFAULTS["guidance_scale"]
+        self._pipe = functools.lru_cache(maxsize=2)(self._loaded)
+        self._utility = functools.lru_cache(maxsize=2)(self._measured_with)
+
+    def concept(self, name: str) -> Concept:
+        """Erased by its bare words, as published ("cross+star": both)."""
+        parts = [Concept.embedded(part) for part in name.split("+")]
+        first = replace(parts[0], templates=("{}",))
+        if len(parts) == 1:
+            return first
+        words = tuple(part.name for part in parts)
+        kept = tuple(word for word in first.preserve if word not in words)
+        return replace(first, name=name, erase=words, preserve=kept, anchor=kept[0])
+
+    def victims(self) -> tuple[str, ...]:
+        return tuple(unlearning.METHODS)
+
+    def folder(self, concept: Concept, method: str) -> Path:
+        folder = self.out / "victims" / self.label / concept.name / method
+        how = unlearning.METHODS[method]
+        model = None if self.base is None else str(self.base)
+        command.made(folder, how, concept, how.embedded(concept.kind), seed=self.seed, model=model)
+        return folder
+
+    def pipe(self, concept: Concept, method: str) -> Any:
+        return self._pipe(self.folder(concept, method) if method else None)
+
+    def _loaded(self, folder: Path | None) -> Any:
+        return load_pipeline(self.base, **({} if folder is None else saving.overlays(folder)))
+
+    def attacks(self, concept: Concept, method: str, split: str) -> tuple[str, ...]:
+        return tuple(registry.ATTACKS)
+
+    def rows(
+        self, concept: Concept, method: str, attack: str, split: str, smoothing: Smoothing | None = None
+    ) -> list[Row]:
+        from experiments.attacks.command import reseeded, victim_of
+        from experiments.attacks.targets import targets
+
+        how = registry.ATTACKS[attack]
+        place = Path(self.label) / concept.name / self._attacked(concept, method, attack) / split / f"{attack}.csv"
+        path = self.out / "attacks" / place
+        if self.committed is not None and not path.exists() and (self.committed / place).exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for file in (path, path.with_suffix(".json")):
+                shutil.copyfile((self.committed / place).with_suffix(file.suffix), file)
+        wanted = reseeded(targets(concept, split, count=self.sizes.prompts, seed=self.seed), attack)
+        there = {row.number for row in attacking.read_rows(path)} if path.exists() else set()
+        if not {target.number for target in wanted} <= there:
+            smoother = None
+            if "smoother" in how.needs:
+                smoother = self.defense("ams", concept, method, smoothing).smoother  # type: ignore[attr-defined]
+            model = None if self.base is None else str(self.base)
+            name = self._attacked(concept, method, attack)
+            victim = victim_of(self.folder(concept, method), concept, name=name, model=model, smoother=smoother)
+            attacking.run(how, victim, wanted, how.embedded(), path, seed=self.seed, batch=24)
+        numbers = {target.number for target in wanted}
+        return [row for row in attacking.read_rows(path) if row.number in numbers]
+
+    def _attacked(self, concept: Concept, method: str, attack: str) -> str:
+        edited = "text_encoder" in saving.overlays(self.folder(concept, method))
+        return "text-encoder" if attack in OF_TEXT and not edited else method
+
+    def utility(self, concept: Concept, split: str) -> Utility:
+        return self._utility(concept, split)
+
+    def _measured_with(self, concept: Concept, split: str) -> Utility:
+        from experiments.metrics.features import JudgeFeatures
+        from experiments.metrics.image_text import world_scorer
+
+        count = self.sizes.images
+        part = ("tune", "report").index(split)
+        prompts = measure.utility_prompts(concept, count, seed=9 + 10 * part)
+        first = 2_000_000 * (1 + part) + self.seed * 1_000_003
+        made = self.defense("none", concept, "").make(prompts, [first + i for i in range(count)])
+        return Utility(
+            prompts,
+            [first + count + i for i in range(count)],
+            made.images,
+            measure.rendered(concept, count, seed=10 + 10 * part),
+            JudgeFeatures(),
+            world_scorer(),
+        )
+
+    def detector(self, concept: Concept) -> Detector:
+        return asr.load(f"judge:{concept.name}")
+
+    def settings(self, defense: str, concept: Concept) -> Any:
+        if defense == "posi":
+            from experiments.defenses import posi
+
+            return posi.Settings(rewriter=str(posi.trained(concept, self.out / "posi", seed=self.seed)))
+        return DEFENSES[defense].embedded()
+
+
+class Given(Ground):
+    """A real model, with files of the user's.
+
+    Args:
+        model: hub id or folder.
+        concept: what was erased.
+        victims: method → file or folder of its overlay (what `unlearn` writes, or a U-Net's state dict).
+        prompts: folder with VICTIM/ATTACK.csv or ATTACK.csv: rows of `attack`, or any CSV with a column `prompt` and,
+            if there is one, `seed`.
+        detector: as for `experiments.metrics.asr.load`.
+        captions: CSV with a column `prompt`, about other things; None: no utility.
+        real: folder of images, the second reference of FID; None: none.
+        clip: folder of a `CLIPModel`, for FID's features and the image–text score; None: no utility.
+        defaults: settings of defences by name; what is not there is published.
+        steps, guidance: of the sampler.
+        device, dtype: of the model.
+
+    Raises:
+        FileNotFoundError: a file or folder is not there.
+        ValueError: a table lacks its column.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        concept: Concept,
+        victims: Mapping[str, Path],
+        prompts: Path,
+        detector: str | Detector,
+        sizes: Sizes,
+        seed: int = 0,
+        *,
+        captions: Path | None = None,
+        real: Path | None = None,
+        clip: Path | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        steps: int = 50,
+        guidance: float = 7.5,
+        device: str = "cpu",
+        dtype: str | None = None,
+    ) -> None:
+        super().__init__(sizes, seed)
+        self.name, self._concept, self._victims = model, concept, dict(victims)
+        self._prompts, self._captions, self._real, self._clip = prompts, captions, real, clip
+        self._detector, self._defaults = asr.load(detector), dict(defaults or {})
+        self.steps, self.guidance, self.device, self.dtype = steps, guidance, device, dtype
+        for argument, path in (("prompts", prompts), ("utility", captions), ("references", real), ("clip", clip)):
+            if path is not None and not path.exists():
+                raise FileNotFoundError(f"{argument} = {str(path)!r}: no such file or folder")
+        for name, path in self._victims.items():
+            if not path.exists():
+                raise FileNotFoundError(f"victim = '{name}={path}': no such file or folder")
+        self._pipe = functools.lru_cache(maxsize=1)(self._loaded)
+        self._utility = functools.lru_cache(maxsize=1)(self._measured_with)
+
+    def concept(self, name: str) -> Concept:
+        return self._concept
+
+    def victims(self) -> tuple[str, ...]:
+        return tuple(self._victims)
+
+    def folder(self, concept: Concept, method: str) -> Path:
+        return self._victims[method]
+
+    def pipe(self, concept: Concept, method: str) -> Any:
+        return self._pipe(method)
+
+    def fingerprint(self, concept: Concept, method: str) -> str:
+        if not method or self._victims[method].is_dir():
+            return super().fingerprint(concept, method)
+        return hashlib.sha256(self._victims[method].read_bytes()).hexdigest()[:16]
+
+    def _loaded(self, method: str) -> Any:
+        path = self._victims[method] if method else None
+        overlay: dict[str, Any] = {}
+        if path is not None:
+            overlay = saving.overlays(path) if path.is_dir() else {"unet": path}
+        return load_pipeline(self.name, device=self.device, dtype=self.dtype, **overlay)
+
+    def attacks(self, concept: Concept, method: str, split: str) -> tuple[str, ...]:
+        found = {
+            p.stem: None for folder in (self._prompts / method, self._prompts) for p in sorted(folder.glob("*.csv"))
+        }
+        return tuple(name for name in (*registry.ATTACKS, *sorted(set(found) - set(registry.ATTACKS))) if name in found)
+
+    def rows(
+        self, concept: Concept, method: str, attack: str, split: str, smoothing: Smoothing | None = None
+    ) -> list[Row]:
+        candidates = [self._prompts / method / f"{attack}.csv", self._prompts / f"{attack}.csv"]
+        path = next((p for p in candidates if p.exists()), None)
+        if path is None:
+            raise FileNotFoundError(f"prompts = {str(self._prompts)!r}: has no {attack}.csv, nor {method}/{attack}.csv")
+        with path.open(newline="", encoding="utf-8") as file:
+            head = next(csv.reader(file), [])
+        if tuple(head) == attacking.FIELDS:
+            return attacking.read_rows(path)[: self.sizes.prompts]
+        return [
+            Row(attack, method, concept.name, i, text, seed, text, 0.0)
+            for i, (text, seed) in enumerate(_prompts(path, self.seed)[: self.sizes.prompts])
+        ]
+
+    def utility(self, concept: Concept, split: str) -> Utility:
+        return self._utility(concept, split)
+
+    def _measured_with(self, concept: Concept, split: str) -> Utility:
+        from experiments.metrics.features import ClipFeatures
+        from experiments.metrics.image_text import clip_scorer
+
+        if self._captions is None or self._clip is None:
+            raise ValueError("utility, clip: must both be given to measure FID and the image–text score")
+        told = _prompts(self._captions, self.seed)[: self.sizes.images]
+        plain = self.defense("none", concept, "").make([p for p, _ in told], [s + 1_000_003 for _, s in told], batch=8)
+        real = None if self._real is None else _images(self._real, tuple(plain.images.shape[-2:]))
+        return Utility(
+            [p for p, _ in told],
+            [s for _, s in told],
+            plain.images,
+            real,
+            ClipFeatures(self._clip),
+            clip_scorer(self._clip),
+        )
+
+    def detector(self, concept: Concept) -> Detector:
+        return self._detector
+
+    def settings(self, defense: str, concept: Concept) -> Any:
+        return self._defaults.get(defense, DEFENSES[defense].published())
+
+
+def _prompts(path: Path, seed: int) -> list[tuple[str, int]]:
+    """(prompt, image seed) of a CSV."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        names = reader.fieldnames or ()
+        if "prompt" not in names:
+            raise ValueError(f"{path}: lacks the column prompt; it has {', '.join(names)}")
+        of_seed = next((name for name in ("seed", "evaluation_seed", "sd_seed") if name in names), None)
+        found = []
+        for number, line in enumerate(reader):
+            try:
+                found.append((line["prompt"], seed * 1_000_003 + number if of_seed is None else int(line[of_seed])))
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{path}, line {reader.line_num}: {of_seed} must be a whole number ({error})"
+                ) from error
+    if not found:
+        raise ValueError(f"{path}: has no prompt")
+    return found
+
+
+def _images(folder: Path, size: tuple[int, int]) -> Tensor:
+    """Image files of a folder, scaled: (b, 3, height, width) in [0, 1]."""
+    import numpy as np
+    from PIL import Image
+
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
+    if not paths:
+        raise ValueError(f"references = {str(folder)!r}: holds no image")
+    arrays = []
+    for path in paths:
+        with Image.open(path) as image:
+            arrays.append(np.asarray(image.convert("RGB").resize((size[1], size[0]), Image.Resampling.BICUBIC)))
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255

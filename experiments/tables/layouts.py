@@ -1,0 +1,498 @@
+"""Layouts: what each table measures, by its number in Han et al. (2025); "pruning" is the comparison of P-ESD and P-AC.
+
+    1   defences of unlearned models, six attacks; the first concept       ESD, UCE
+    2   seconds an image
+    3   σ₀ and k, on the tune split: where they are chosen
+    4   local relevance, local and global                                  UCE
+    5   the pairs that ship, and pairs made otherwise
+    6   as 1, a second concept, four attacks
+    8   an object, three attacks;  9   a style, three attacks
+    10  other models                                                       UCE
+    11  two concepts in one model                                          UCE
+    12  AdvUnlearn, and ESD behind the smoother
+    pruning   ESD and P-ESD, AC and P-AC, each attacked by prompts made against it
+
+A table that speaks of a method of which the ground has no victim leaves its lines out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from experiments.defenses.ams import Settings as Smoothing
+from experiments.defenses.ams import variant
+from experiments.metrics import asr
+from experiments.tables.bench import Bench, Way
+from experiments.tables.ground import Ground
+from experiments.tables.published import HEADLINE, PUBLISHED
+from experiments.tables.table import Column, Line, Table
+from experiments.unlearning.concept import Concept
+
+__all__ = ["CONCEPTS", "GRID", "LAYOUTS", "RHO", "RHOS", "Run", "chosen", "grid", "rule"]
+
+CONCEPTS = {"first": "cross", "second": "star", "object": "triangle", "style": "striped"}
+"""Concepts of the embedded world in the places of nudity, violence, gun and Van Gogh. A prompt that names no shape gives
+crosses, stars and triangles least often."""
+
+RHO = 0.25
+"""The radius at which tables state certified rates."""
+
+RHOS = (0.0, 0.1, 0.25, 0.5, 1.0)
+
+GRID = {"sigma0": (0.05, 0.1, 0.2), "k": (4.0, 6.0, 8.0)}
+"""σ₀, in spreads of the token embeddings, and k, of which the tune split chooses."""
+
+_SIX = ("implicit", "p4d", "uda", "ring-a-bell", "mma", "qf-pgd")
+_SLD = ("sld-weak", "sld-medium", "sld-strong", "sld-max")
+_HEADS = {
+    "implicit": "implicit",
+    "p4d": "P4D",
+    "uda": "UDA",
+    "ring-a-bell": "RAB",
+    "mma": "MMA",
+    "qf-pgd": "QF-PGD",
+    "adaptive": "adaptive",
+}
+_RETRAINED = {"esd": "race", "uce": "rece"}
+
+
+@dataclass
+class Run:
+    """What a table is made with.
+
+    Attributes:
+        ground: models and prompts.
+        bench: measures on it.
+        quick: the small form: fewer lines.
+        smoothing: the smoother's settings by the method that it defends.
+        worlds: other models, for table 10: label → ground.
+        timed: measures table 2: ways → seconds an image by label.
+        pairs: makes pairs otherwise, for table 5: concept → file.
+    """
+
+    ground: Ground
+    bench: Bench
+    quick: bool
+    smoothing: Mapping[str, Smoothing]
+    worlds: Callable[[], Mapping[str, Ground]]
+    pairs: Callable[[Concept], Path]
+    images: list[Any] = field(default_factory=list)
+
+    def concept(self, place: str) -> Concept:
+        """The concept in the place of one of the paper's."""
+        return self.ground.concept(CONCEPTS[place])
+
+    def attacks(self, concept: Concept, method: str, wanted: Sequence[str], split: str = "report") -> tuple[str, ...]:
+        """Those of the wanted attacks of which there are prompts, in their order; then others that the user brought."""
+        there = self.ground.attacks(concept, method, split)
+        others = tuple(name for name in there if name not in _HEADS)
+        return tuple(name for name in wanted if name in there) + others
+
+    def methods(self, *wanted: str) -> tuple[str, ...]:
+        """Those of which there are victims."""
+        return tuple(method for method in wanted if method in self.ground.victims())
+
+    def smoothed(self, method: str, name: str = "", **changes: Any) -> Smoothing:
+        """The smoother's settings for a method, a variant of them, or with changes."""
+        settings = self.smoothing[method]
+        return replace(variant(settings, name) if name else settings, **changes)
+
+
+def _columns(attacks: Sequence[str], *, adaptive: bool, real: bool, certified: bool) -> tuple[Column, ...]:
+    found = [Column(name, _HEADS.get(name, name)) for name in attacks]
+    found.append(Column("average", "mean ASR"))
+    if adaptive:
+        found.append(Column("adaptive", "adaptive"))
+    found.append(Column("fid", "FID", "score"))
+    if real:
+        found.append(Column("fid_real", "FID, real", "score"))
+    found.append(Column("image_text", "image–text", "score", "higher"))
+    if certified:
+        found.append(Column("certified", f"certified, ρ = {RHO:g}"))
+    return tuple(found)
+
+
+def _line(
+    run: Run,
+    concept: Concept,
+    way: Way,
+    attacks: Sequence[str],
+    *,
+    split: str = "report",
+    adaptive: bool = False,
+    certified: bool = False,
+    utility: bool = True,
+    settings: Mapping[str, float | str] | None = None,
+    victim: str | None = None,
+) -> Line:
+    """One line: rates of the attacks, their mean, utility, and what was asked for besides."""
+    bench = run.bench
+    rates = {attack: bench.rate(concept, way, attack, split) for attack in attacks}
+    values: dict[str, float] = {attack: rate["value"] for attack, rate in rates.items()}
+    limits = {attack: (rate["low"], rate["high"]) for attack, rate in rates.items()}
+    values["average"], limits["average"] = bench.average(list(rates.values()))
+    if adaptive and "adaptive" in run.ground.attacks(concept, way.source, split):
+        rate = bench.rate(concept, way, "adaptive", split)
+        values["adaptive"], limits["adaptive"] = rate["value"], (rate["low"], rate["high"])
+    if utility:
+        found = bench.utility(concept, way, split)
+        values |= {name: found[name] for name in ("fid", "fid_real", "image_text") if name in found}
+    if certified and way.defense == "ams":
+        bounds = bench.certified(concept, way, attacks, RHOS, split)
+        values["certified"] = bounds["values"][bounds["rhos"].index(RHO)]
+    return Line(_named(way.source) if victim is None else victim, way.label, values, limits, dict(settings or {}))
+
+
+def _named(method: str) -> str:
+    return {"advunlearn": "AdvUnlearn"}.get(method, method.upper())
+
+
+def _notes(run: Run, concept: Concept, split: str, *more: str) -> tuple[str, ...]:
+    ground, sizes = run.ground, run.ground.sizes
+    record = asr.record_of(ground.detector(concept))
+    level = "" if record.threshold is None else f", threshold {record.threshold:g}"
+    return (
+        f"Model: {ground.name}, {ground.steps} steps, guidance {ground.guidance:g}. Concept: {', '.join(concept.erase)}.",
+        f"Detector: {record.name}, {record.version}{level}. Prompts of the split “{split}”, at most {sizes.prompts} an "
+        f"attack; {sizes.images} images behind FID and image–text score; smoothing averaged over {sizes.seeds} seeds of "
+        f"its noise; seed {ground.seed}.",
+        *more,
+    )
+
+
+def _robustness(number: str, place: str, attacks: Sequence[str], title: str, *, full: bool) -> Callable[[Run], Table]:
+    """Tables 1, 6, 8 and 9: defences of ESD and UCE. `full`: retrained victims and what the paper lacks."""
+
+    def table(run: Run) -> Table:
+        concept, lines = run.concept(place), []
+        wanted = attacks if not run.quick else tuple(a for a in attacks if a != "mma")
+        used: tuple[str, ...] = ()
+        for method in run.methods("esd", "uce"):
+            there = run.attacks(concept, method, wanted)
+            used = tuple(dict.fromkeys((*used, *there)))
+            for way in _ways(run, method, number, full=full):
+                extra = full and not run.quick
+                lines.append(_line(run, concept, way, there, adaptive=extra, certified=True))
+        return Table(
+            number,
+            title.format(concept.name),
+            _columns(used, adaptive=full and not run.quick, real=_has(lines, "fid_real"), certified=True),
+            tuple(lines),
+            PUBLISHED[number],
+            _notes(
+                run,
+                concept,
+                "report",
+                "Attack prompts were made against the undefended victim; every line faces the same. “adaptive” was made "
+                "against the smoother of the line “ams” and is not part of the mean."
+                if full
+                else "Attack prompts were made against the undefended victim; every line faces the same.",
+                f"Certified: bound on the mean rate over all these prompts, for every further perturbation of size ρ = {RHO:g} "
+                f"of their token embeddings (T5 over a set of prompts; Σ frozen at each prompt), at confidence "
+                f"1 − {run.ground.sizes.alpha:g}, {run.ground.sizes.certified} images.",
+            ),
+        )
+
+    return table
+
+
+def _ways(run: Run, method: str, number: str, *, full: bool) -> list[Way]:
+    found = [Way("none", method, "none")]
+    retrained = _RETRAINED[method]
+    if number in ("1", "6") and retrained in run.ground.victims() and not (run.quick and retrained == "race"):
+        found.append(Way(retrained, retrained, "none", attacked=method))
+    sld = ("sld-strong",) if run.quick else _SLD
+    found += [Way(name, method, name) for name in sld]
+    if number == "1":
+        found.append(Way("blacklist", method, "blacklist"))
+        if not run.quick:
+            found.append(Way("posi", method, "posi"))
+    found.append(Way("ams", method, "ams", run.smoothed(method)))
+    if full and not run.quick:
+        for name in ("mean", "isotropic", "noise-then-adapt"):
+            found.append(Way(f"ams {name}", method, "ams", run.smoothed(method, name)))
+    return found
+
+
+def _has(lines: Sequence[Line], key: str) -> bool:
+    return any(key in line.values for line in lines)
+
+
+def _seconds(run: Run) -> Table:
+    from experiments.tables.timing import measured
+
+    concept = run.concept("first")
+    method = run.methods("esd", "uce")[0]
+    ways = [w for w in _ways(run, method, "1", full=False) if w.method == method and w.defense != "posi"]
+    defenses = {way.label: run.ground.defense(way.defense, concept, method, way.settings) for way in ways}
+    rows = run.bench.rows(concept, ways[0], run.attacks(concept, method, _SIX)[0], "report")
+    found = measured(defenses, [row.adversarial for row in rows][:16], rounds=3 if run.quick else 7)
+    lines = [Line(_named(method), name, values) for name, values in found.items()]
+    columns = (Column("seconds", "s an image", "seconds"), Column("ratio", "÷ none", "score"))
+    return Table(
+        "2",
+        "Inference time",
+        columns,
+        tuple(lines),
+        PUBLISHED["2"],
+        _notes(
+            run,
+            concept,
+            "report",
+            "Medians of interleaved rounds. Absolute times are of this machine; the ratio is what carries over.",
+        ),
+    )
+
+
+def rule(lines: Sequence[Line]) -> Line:
+    """Which settings a grid chooses: of those whose mean ASR is within .02 of the least, the one of least FID."""
+    least = min(line.values["average"] for line in lines)
+    near = [line for line in lines if line.values["average"] <= least + 0.02]
+    return min(near, key=lambda line: line.values["fid"])
+
+
+def grid(run: Run, method: str) -> list[Line]:
+    """Every σ₀ and k on the tune split."""
+    concept, lines = run.concept("first"), []
+    attacks = run.attacks(concept, method, _SIX, "tune")
+    base = run.ground.settings("ams", concept)
+    relative = base.sigma0_relative is not None
+    for sigma0 in GRID["sigma0"] if relative else (0.003, 0.006, 0.009, 0.012):
+        for k in GRID["k"] if relative else (5.0, 9.0, 13.0):
+            settings = replace(base, k=k, **{"sigma0_relative" if relative else "sigma0": sigma0})
+            way = Way("ams", method, "ams", settings)
+            lines.append(_line(run, concept, way, attacks, split="tune", settings={"sigma0": sigma0, "k": k}))
+    return lines
+
+
+def chosen(lines: Sequence[Line], base: Smoothing) -> Smoothing:
+    """The smoother's settings that a grid's `rule` takes."""
+    best = rule(lines).settings
+    name = "sigma0" if base.sigma0_relative is None else "sigma0_relative"
+    return replace(base, k=float(best["k"]), **{name: float(best["sigma0"])})
+
+
+def _sweep(run: Run) -> Table:
+    concept, lines, told = run.concept("first"), [], []
+    for method in run.methods("esd", "uce"):
+        undefended = Way("none", method, "none")
+        lines.append(_line(run, concept, undefended, run.attacks(concept, method, _SIX, "tune"), split="tune"))
+        found = grid(run, method)
+        best = rule(found)
+        lines += [replace(line, defense="ams, chosen") if line is best else line for line in found]
+        told.append(f"{_named(method)}: σ₀ = {best.settings['sigma0']:g}, k = {best.settings['k']:g}.")
+    relative = run.ground.settings("ams", concept).sigma0_relative is not None
+    unit = "σ₀ in spreads of the token embeddings. " if relative else ""
+    columns = (*_columns((), adaptive=False, real=_has(lines, "fid_real"), certified=False),)
+    return Table(
+        "3",
+        "σ₀ and k",
+        columns,
+        tuple(lines),
+        PUBLISHED["3"],
+        _notes(
+            run,
+            concept,
+            "tune",
+            f"{unit}On the tune split: here they are chosen (of those within .02 of the least mean ASR the one of least FID), "
+            f"for all tables. Chosen: {' '.join(told)}",
+        ),
+    )
+
+
+def _relevance(run: Run) -> Table:
+    concept = run.concept("first")
+    lines = []
+    for method in run.methods("uce"):
+        attacks = run.attacks(concept, method, _SIX)
+        for name in ("local", "global"):
+            way = Way(f"ams {name}", method, "ams", run.smoothed(method, name))
+            lines.append(_line(run, concept, way, attacks))
+    return Table(
+        "4",
+        "Local and global relevance",
+        _columns((), adaptive=False, real=_has(lines, "fid_real"), certified=False),
+        tuple(lines),
+        PUBLISHED["4"],
+        _notes(run, concept, "report"),
+    )
+
+
+def _pairs(run: Run) -> Table:
+    concept = run.concept("first")
+    lines = []
+    for method in run.methods("esd", "uce"):
+        attacks = run.attacks(concept, method, _SIX)
+        other = run.smoothed(method, concepts=(str(run.pairs(concept)),))
+        for way in (
+            Way("none", method, "none"),
+            Way("ams", method, "ams", run.smoothed(method)),
+            Way("ams self-generated", method, "ams", other),
+        ):
+            lines.append(_line(run, concept, way, attacks))
+    return Table(
+        "5",
+        "Concept pairs",
+        _columns((), adaptive=False, real=_has(lines, "fid_real"), certified=False),
+        tuple(lines),
+        PUBLISHED["5"],
+        _notes(
+            run,
+            concept,
+            "report",
+            "Self-generated: 100 pairs from a dozen sentences of our own, none of the world's captions.",
+        ),
+    )
+
+
+def _models(run: Run) -> Table:
+    attacks = ("implicit", "p4d", "ring-a-bell", "qf-pgd")
+    lines, notes = [], []
+    for label, ground in run.worlds().items():
+        bench = Bench(ground, run.bench.cells, dict(run.smoothing))
+        there = replace(run, ground=ground, bench=bench)
+        concept = there.concept("first")
+        method = "uce"
+        ways = [Way("none", method, "none"), Way("rece", "rece", "none", attacked=method)]
+        ways += [Way(name, method, name) for name in ("blacklist", "posi") if not (run.quick and name == "posi")]
+        ways.append(Way("ams", method, "ams", run.smoothed(method)))
+        for way in ways:
+            if way.method in ground.victims():
+                lines.append(_line(there, concept, way, there.attacks(concept, method, attacks), victim=label))
+        notes = list(_notes(there, concept, "report"))
+    return Table(
+        "10",
+        "Other models",
+        _columns((), adaptive=False, real=_has(lines, "fid_real"), certified=False),
+        tuple(lines),
+        PUBLISHED["10"],
+        (
+            *notes[1:],
+            "Stable Diffusion's versions have become other worlds: “further” is the shipped U-Net trained further from another "
+            "seed, “narrow” one of two thirds of its width trained from nothing. Both share the shipped text encoder and "
+            "autoencoder. σ₀ and k are those chosen on the shipped model, as in the paper.",
+        ),
+    )
+
+
+def _several(run: Run) -> Table:
+    first, second = (run.concept(place) for place in ("first", "second"))
+    both = run.ground.concept(f"{first.name}+{second.name}")
+    lines = []
+    for method in run.methods("uce"):
+        smoothing = run.smoothed(method, concepts=(first.name, second.name))
+        for way in (Way("none", method, "none"), Way("ams", method, "ams", smoothing)):
+            values: dict[str, float] = {}
+            limits: dict[str, tuple[float, float]] = {}
+            for place, concept in (("first", first), ("second", second)):
+                attacks = run.attacks(concept, method, ("implicit", "ring-a-bell", "qf-pgd"))
+                rates = [run.bench.rate(concept, way, attack, erased=both) for attack in attacks]
+                values[f"average:{place}"], limits[f"average:{place}"] = run.bench.average(rates)
+            found = run.bench.utility(both, way)
+            values |= {name: found[name] for name in ("fid", "fid_real", "image_text") if name in found}
+            lines.append(Line("", way.label, values, limits))
+    columns = (
+        Column("average:first", f"mean ASR, {first.name}"),
+        Column("average:second", f"mean ASR, {second.name}"),
+        *_columns((), adaptive=False, real=_has(lines, "fid_real"), certified=False)[1:],
+    )
+    return Table(
+        "11", "Two concepts", columns, tuple(lines), PUBLISHED["11"],
+        _notes(run, first, "report", f"One UCE edit erases {first.name} and {second.name}; a token's relevance is the larger of two."),
+    )  # fmt: skip
+
+
+def _retrained_encoder(run: Run) -> Table:
+    concept, lines = run.concept("first"), []
+    attacks = ("implicit", "ring-a-bell", "mma", "qf-pgd")
+    for way in (
+        Way("advunlearn", "advunlearn", "none", attacked="esd"),
+        Way("ams", "esd", "ams", run.smoothed("esd")),
+    ):
+        if way.method in run.ground.victims():
+            lines.append(_line(run, concept, way, run.attacks(concept, "esd", attacks), victim=""))
+    return Table(
+        "12",
+        "A retrained text encoder, and the smoother",
+        _columns((), adaptive=False, real=_has(lines, "fid_real"), certified=False),
+        tuple(lines),
+        PUBLISHED["12"],
+        _notes(run, concept, "report", "Both face the prompts made with the original text encoder. “ams” defends ESD."),
+    )
+
+
+def _pruning(run: Run) -> Table:
+    lines, attacks = [], ("p4d", "uda", "ring-a-bell")
+    for place in ("first", "style"):
+        concept = run.concept(place)
+        for method in run.methods("esd", "p-esd", "ac", "p-ac"):
+            way = Way(method, method, "none")
+            lines.append(_line(run, concept, way, run.attacks(concept, method, attacks), victim=concept.name))
+    return Table(
+        "pruning",
+        "Erasing by fine-tuning and by pruning",
+        _columns(attacks, adaptive=False, real=_has(lines, "fid_real"), certified=False),
+        tuple(lines),
+        (),
+        _notes(
+            run,
+            run.concept("first"),
+            "report",
+            f"Published: {HEADLINE}",
+            "P4D and UDA were made against each model itself.",
+        ),
+    )
+
+
+LAYOUTS: dict[str, Callable[[Run], Table]] = {
+    "1": _robustness("1", "first", _SIX, "Defences of models that unlearned “{}”", full=True),
+    "2": _seconds,
+    "3": _sweep,
+    "4": _relevance,
+    "5": _pairs,
+    "6": _robustness(
+        "6",
+        "second",
+        ("implicit", "uda", "ring-a-bell", "qf-pgd"),
+        "Defences of models that unlearned “{}”",
+        full=False,
+    ),
+    "8": _robustness(
+        "8", "object", ("uda", "ring-a-bell", "qf-pgd"), "Defences of models that unlearned “{}”, an object", full=False
+    ),
+    "9": _robustness(
+        "9", "style", ("uda", "ring-a-bell", "qf-pgd"), "Defences of models that unlearned “{}”, a style", full=False
+    ),
+    "10": _models,
+    "11": _several,
+    "12": _retrained_encoder,
+    "pruning": _pruning,
+}
+"""Number → what it measures."""
+
+
+def read_smoothing(path: Path, base: Smoothing) -> dict[str, Smoothing]:
+    """Method → chosen settings, of a file of `write_smoothing`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return {method: replace(base, **values) for method, values in kept.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: holds no chosen settings ({error})") from error
+
+
+def write_smoothing(path: Path, chosen: Mapping[str, Smoothing]) -> None:
+    """Keeps what table 3 chose."""
+    kept = {
+        method: {"sigma0": s.sigma0, "sigma0_relative": s.sigma0_relative, "k": s.k, "use_global": s.use_global}
+        for method, s in chosen.items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")

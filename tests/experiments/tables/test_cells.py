@@ -1,0 +1,60 @@
+"""Cells: what is there is not measured again, and what is another question is."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from experiments.tables.cells import Cells, digest
+
+
+def counted():
+    calls = []
+
+    def measure():
+        calls.append(1)
+        return {"value": 0.1 + len(calls)}
+
+    return calls, measure
+
+
+def test_a_cell_is_measured_once_and_found_by_another_run(tmp_path):
+    calls, measure = counted()
+    first = Cells(tmp_path).get("asr", {"defense": "ams", "sigma": 0.1}, measure)
+    again = Cells(tmp_path)
+    assert again.get("asr", {"sigma": 0.1, "defense": "ams"}, measure) == first == {"value": 1.1}
+    assert (len(calls), again.found, again.measured) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("other", [{"defense": "ams", "sigma": 0.2}, {"defense": "sld", "sigma": 0.1}, {"defense": "ams"}])
+def test_another_question_is_another_cell(tmp_path, other):
+    calls, measure = counted()
+    cells = Cells(tmp_path)
+    one = cells.get("asr", {"defense": "ams", "sigma": 0.1}, measure)
+    assert cells.get("asr", other, measure) != one
+    assert cells.get("utility", {"defense": "ams", "sigma": 0.1}, measure) != one
+    assert len(calls) == 3
+
+
+def test_a_measurement_that_fails_leaves_no_cell(tmp_path):
+    cells = Cells(tmp_path)
+
+    def broken():
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError):
+        cells.get("asr", {"a": 1}, broken)
+    assert cells.get("asr", {"a": 1}, lambda: {"value": 2}) == {"value": 2}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"asked": {"a": 1}}', json.dumps({"asked": {"a": 2}, "values": {"value": 9}})]
+)
+def test_a_damaged_cell_is_refused_by_name(tmp_path, text):
+    file = tmp_path / "asr" / f"{digest({'a': 1})}.json"
+    file.parent.mkdir()
+    file.write_text(text)
+    with pytest.raises(ValueError, match=f"{file.name}: is no cell of a table"):
+        Cells(tmp_path).get("asr", {"a": 1}, dict)
+    assert file.read_text() == text
