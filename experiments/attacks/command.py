@@ -2,22 +2,124 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from certify import load_pipeline
+from certify import _validate, load_pipeline
 from certify.adaptive import concepts
-from experiments.attacks import ATTACKS
-from experiments.attacks.attack import Target, Victim
+from certify.world import DEFAULTS
+from experiments import attacks, pictures
+from experiments.attacks import targets as asked
+from experiments.attacks.attack import Attack, Row, Target, Victim, run
+from experiments.defenses import DEFENSES
+from experiments.metrics import asr
+from experiments.unlearning import command as unlearning
 from experiments.unlearning import saving
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
 
-__all__ = ["reseeded", "victim_of"]
+__all__ = ["add_arguments", "main", "reseeded", "victim_of"]
+
+BATCH = 24
+"""Targets attacked at once; the tables' rows are made so."""
 
 _APART = 1_000  # more than one attack's targets
+_COUNT = 48
+_SAMPLER = (50, 7.5)  # steps and guidance, as in the published attacks on Stable Diffusion
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `attack`."""
+    parser.add_argument("attack", choices=[*attacks.ATTACKS], help="how")
+    parser.add_argument(
+        "--victim", required=True, type=Path, help="what `unlearn` wrote; or a file with a U-Net's weights"
+    )
+    parser.add_argument("--concept", action="append", required=True, help="what was erased; with --model a phrase")
+    parser.add_argument("--split", choices=asked.SPLITS, default="report", help="embedded model: whose prompts")
+    parser.add_argument("--count", type=int, default=None, help=f"prompts (default: {_COUNT}, of a file all)")
+    parser.add_argument("--seed", type=int, default=0, help="of prompts, images and the search")
+    parser.add_argument("--out", required=True, type=Path, help="CSV; a stopped run goes on")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the attack; repeat for several"
+    )
+    parser.add_argument("--batch", type=int, default=BATCH, help="prompts attacked at once")
+    parser.add_argument(
+        "--model", default=None, help="hub id or folder that was erased from (default: the embedded model)"
+    )
+    parser.add_argument("--prompts", type=Path, default=None, help="CSV with columns prompt and perhaps seed, or I2P's")
+    parser.add_argument("--category", default="", help="of I2P's table: only these rows")
+    parser.add_argument(
+        "--pairs", type=Path, default=None, help=".csv or .jsonl of prompts with and without the concept"
+    )
+    parser.add_argument(
+        "--images", type=Path, default=None, help="folder of images that show it, one a prompt, in order"
+    )
+    parser.add_argument("--neutral", default="", help="with --model: what stands in its place where nothing is said")
+    parser.add_argument("--detector", default=None, help="with --model: judge:…, nudenet:…, q16:…")
+    parser.add_argument("--steps", type=int, default=None, help="of the sampler, for the images judged at the end")
+    parser.add_argument("--guidance", type=float, default=None, help="the same")
+    parser.add_argument(
+        "--smoother", action="append", default=[], metavar="NAME=VALUE", help="what an adaptive attacker knows of it"
+    )
+    parser.add_argument("--device", default=None, help="cpu, cuda, … (default: cuda where there is one)")
+    parser.set_defaults(kind="object", anchor=None, preserve=[], template=[])
+
+
+def main(a: Any) -> int:
+    """Attacks what is not in the file yet, and says how many of its prompts bring the concept back."""
+    attack, concept = attacks.ATTACKS[a.attack], unlearning.concept_of(a)
+    if a.out.suffix != ".csv" or a.out.is_dir():
+        raise ValueError(f"out = {str(a.out)!r}: must be a file that ends in .csv")
+    _validate.count("batch", a.batch)
+    _validate.seed_value(a.seed)
+    settings, detector = _settings(a, attack), _detector(a, concept)
+    own = (DEFAULTS["num_inference_steps"], DEFAULTS["guidance_scale"]) if a.model is None else _SAMPLER
+    steps = own[0] if a.steps is None else _validate.count("steps", a.steps)
+    guidance = own[1] if a.guidance is None else _validate.positive("guidance", a.guidance)
+    wanted = _targets(a, concept)
+    pairs = None if a.pairs is None else concepts.Concept.load(a.pairs).pairs
+
+    def smoother(pipe: Any) -> Any:
+        ams = DEFENSES["ams"]
+        known = unlearning.changed(ams.embedded() if a.model is None else ams.published(), a.smoother, "smoother")
+        known = known if a.pairs is None else replace(known, concepts=(str(a.pairs),))
+        built: Any = ams(pipe, steps=steps, guidance=guidance, concept=concept, settings=known)
+        return built.smoother
+
+    victim = victim_of(
+        a.victim,
+        concept,
+        model=a.model,
+        smoother=smoother if "smoother" in attack.needs else None,
+        device=unlearning.device_of(a.device),
+    )
+    if pairs is not None:
+        victim = replace(victim, pairs=pairs)
+    if a.images is not None:
+        victim = replace(victim, images=_images(a.images, victim.diffusion, len(wanted)))
+    report = unlearning.progress()
+    rows = run(
+        attack,
+        victim,
+        wanted,
+        settings,
+        a.out,
+        seed=a.seed,
+        batch=a.batch,
+        progress=lambda done, count: report(attack.name, done, count, None),
+    )
+    numbers = {target.number for target in wanted}
+    rows = [row for row in rows if row.number in numbers]
+    print(f"{attack.name}: {len(rows)} rows in {a.out}")
+    if detector is None:
+        print("images were not judged: no --detector")
+    else:
+        found = _rate(victim, rows, detector, steps, guidance, a.batch)
+        print(f"images that show {concept.name!r} without a defence, by {found.detector.name}: {found}")
+    return 0
 
 
 def victim_of(
@@ -32,9 +134,9 @@ def victim_of(
     """What an attacker has of a model that `python -m experiments unlearn` edited.
 
     Args:
-        folder: its result.
+        folder: its result; or a file with the erased U-Net's weights.
         concept: what was erased. Its pairs are those that ship for a concept of this name, none if there are none.
-        name: of the victim; None: the folder's.
+        name: of the victim; None: the folder's, or the file's without its ending.
         model: hub id or folder that was edited; None: the embedded model.
         smoother: an `AdaptiveMedianSmoother`, or what makes one of the victim's pipeline, for attackers who know it.
         device: where to.
@@ -44,10 +146,10 @@ def victim_of(
         ValueError: the result does not fit the model.
     """
     folder = Path(folder)
-    given: dict[str, Any] = {**saving.overlays(folder)}
+    given: dict[str, Any] = {"unet": folder} if folder.is_file() else {**saving.overlays(folder)}
     pipe, base = load_pipeline(model, device=device, **given), load_pipeline(model, device=device)
     return Victim(
-        name=name or folder.resolve().name,
+        name=name or (folder.stem if folder.is_file() else folder.resolve().name),
         diffusion=Diffusion(pipe, base.unet),
         concept=concept,
         pairs=_shipped(concept.name),
@@ -62,10 +164,57 @@ def reseeded(targets: Sequence[Target], attack_name: str) -> list[Target]:
     Raises:
         ValueError: no such attack.
     """
-    if attack_name not in ATTACKS:
-        raise ValueError(f"attack = {attack_name!r}: must be one of {', '.join(ATTACKS)}")
-    shift = _APART * list(ATTACKS).index(attack_name)
-    return [replace(target, seed=target.seed + shift) for target in targets]
+    if attack_name not in attacks.ATTACKS:
+        raise ValueError(f"attack = {attack_name!r}: must be one of {', '.join(attacks.ATTACKS)}")
+    return [replace(target, seed=target.seed + _shift(attack_name)) for target in targets]
+
+
+def _shift(attack_name: str) -> int:
+    return _APART * list(attacks.ATTACKS).index(attack_name)
+
+
+def _settings(a: Any, attack: Attack) -> Any:
+    """The attack's settings. One that looks for the concept in images is told by which detector."""
+    settings = unlearning.changed(attack.embedded() if a.model is None else attack.settings(), a.set)
+    named = any(entry.partition("=")[0] == "detector" for entry in a.set)
+    if named or "detector" not in {field.name for field in fields(settings)}:
+        return settings
+    if a.detector is not None:
+        return replace(settings, detector=a.detector)
+    if a.model is not None:
+        raise ValueError(f"detector: must be given with --model, {attack.name} looks for the concept in images")
+    return settings
+
+
+def _detector(a: Any, concept: Concept) -> Any:
+    name = a.detector or (f"judge:{concept.name}" if a.model is None else None)
+    return None if name is None else asr.load(name)
+
+
+def _targets(a: Any, concept: Concept) -> list[Target]:
+    if a.prompts is not None:
+        first = a.seed * 1_000_003 + _shift(a.attack)
+        return asked.read(a.prompts, count=a.count, first=first, category=a.category)
+    if a.model is not None:
+        raise ValueError("prompts: must be given with --model, a CSV with a column prompt")
+    found = asked.targets(concept, a.split, count=_COUNT if a.count is None else a.count, seed=a.seed)
+    return reseeded(found, a.attack)
+
+
+def _images(folder: Path, diffusion: Diffusion, count: int) -> Any:
+    scale = int(diffusion.pipe.vae_scale_factor)
+    _, height, width = diffusion.latent_shape()
+    found = pictures.read(folder, height * scale, width * scale)
+    if len(found) < count:
+        raise ValueError(f"images = {str(folder)!r}: holds {len(found)} for {count} prompts: must be one a prompt")
+    return found
+
+
+def _rate(victim: Victim, rows: Sequence[Row], detector: Any, steps: int, guidance: float, batch: int) -> asr.Rate:
+    none = DEFENSES["none"](victim.diffusion.pipe, steps=steps, guidance=guidance)
+    seeds = [row.seed for row in rows]
+    made = none.make([row.adversarial for row in rows], seeds, batch=batch)
+    return asr.rate(made.images.cpu(), detector, seeds=seeds)
 
 
 def _shipped(name: str) -> tuple[tuple[str, str], ...]:

@@ -145,7 +145,7 @@ def read_i2p(
     needed = {"prompt", "evaluation_seed"}
     needed |= ({"categories"} if category else set()) | ({"nudity_percentage"} if nudity_over is not None else set())
     targets = []
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         missing = sorted(needed - set(reader.fieldnames or ()))
         if missing:

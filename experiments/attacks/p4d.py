@@ -166,8 +166,8 @@ def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: 
     Raises:
         ValueError: there is no original model, or there are more free tokens than the context has room for.
     """
-    images = sight.aims(victim, targets, steps=settings.steps, guidance=settings.guidance)
     like = sight.likeness(victim, settings.clip)
+    images = sight.aims(victim, targets, steps=settings.steps, guidance=settings.guidance)
     variants = ("N", "K") if settings.variant == "union" else (settings.variant,)
     best = search(victim, targets, images, variants[0], settings, dice, like)
     for variant in variants[1:]:

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from certify import generate
-from certify.detectors import Detector, load_detector
+from certify.detectors import Detector
 from experiments.attacks.attack import Target, Victim
 from experiments.defenses.defense import fitting
+from experiments.metrics.asr import load
 from experiments.unlearning.diffusion import Diffusion
 
 __all__ = ["aims", "error", "finder", "fitted", "likeness", "pictured", "teacher"]
@@ -104,16 +105,16 @@ def finder(victim: Victim, spec: str) -> Detector:
 
     Args:
         victim: whose concept is looked for.
-        spec: as for `load_detector`; "": the embedded world's judge of the concept.
+        spec: as for `metrics.asr.load`; "": the embedded world's judge of the concept.
 
     Raises:
         ValueError: an unknown detector, or "" for a concept that is none of the embedded world's.
     """
     if spec:
-        return load_detector(spec)
+        return load(spec)
     if not victim.concept.head:
         raise ValueError(f"detector = '': must name one, {victim.concept.name!r} is no concept of the embedded world")
-    return load_detector(f"judge:{victim.concept.name}")
+    return load(f"judge:{victim.concept.name}")
 
 
 def likeness(victim: Victim, folder: str) -> Callable[[Tensor, Tensor], Tensor]:

@@ -1,4 +1,6 @@
-"""Targets in the embedded world: captions of a split that name the concept, each with the seed of its image.
+"""Targets: prompts that ask for the concept, each with the seed of its image.
+
+For a real model they come from a file (`read`). In the embedded world they are captions of a split:
 
     own captions of the split that name it; then its other captions, their shape's noun (or the style's word) ← the name
 
@@ -8,18 +10,21 @@ them: captions of the world differ in the noun as they do in any other word. No 
 
 from __future__ import annotations
 
+import csv
 import random
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from certify import _validate, world
 from experiments.attacks.attack import Target
-from experiments.attacks.implicit import renamed
+from experiments.attacks.implicit import read_i2p, renamed
 from experiments.attacks.tokens import concept_pattern
 from experiments.unlearning.concept import Concept
 
-__all__ = ["targets"]
+__all__ = ["SPLITS", "read", "targets"]
 
-_SPLITS = ("tune", "report")
+SPLITS = ("tune", "report")
 _KINDS = ("named", "synonym")  # whose captions are rewritten, in this order; neutral ones show no shape in particular
 
 
@@ -37,7 +42,7 @@ def targets(concept: Concept, split: str = "report", *, count: int = 48, seed: i
     Raises:
         ValueError: no such split, the concept is none of the world's, or there are not as many.
     """
-    _validate.choice("split", split, _SPLITS)
+    _validate.choice("split", split, SPLITS)
     _validate.count("count", count)
     _validate.seed_value(seed)
     if concept.head not in ("shape", "style"):
@@ -51,8 +56,50 @@ def targets(concept: Concept, split: str = "report", *, count: int = 48, seed: i
     texts = [text for group in groups for text in rng.sample(group, len(group))]
     if count > len(texts):
         raise ValueError(f"count = {count}: must be at most {len(texts)} for {concept.name!r} in {split!r}")
-    first = seed * 1_000_003 + 10_000 * _SPLITS.index(split)
+    first = seed * 1_000_003 + 10_000 * SPLITS.index(split)
     return [Target(number, text, first + number) for number, text in enumerate(texts[:count])]
+
+
+def read(path: str | Path, *, count: int | None = None, first: int = 0, category: str = "") -> list[Target]:
+    """Targets of a table, numbered from 0.
+
+    Args:
+        path: a CSV with a column `prompt`, and perhaps `seed`; or I2P's, whose column is `evaluation_seed`.
+        count: at most so many, the first; None: all.
+        first: the first image's seed, where the table has none.
+        category: of I2P's table only those rows.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it has no column `prompt`, an empty one, a seed that is no whole number, or no row.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"prompts = {str(path)!r}: no such file")
+    if count is not None:
+        _validate.count("count", count)
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        columns = list(reader.fieldnames or ())
+        if "prompt" not in columns:
+            raise ValueError(f"{path}: lacks the column prompt; it has {', '.join(columns)}")
+        if category or ("seed" not in columns and "evaluation_seed" in columns):
+            found = read_i2p(path, category=category, limit=count)
+            return [replace(target, number=number) for number, target in enumerate(found)]
+        made = []
+        for number, line in enumerate(reader):
+            if number == count:
+                break
+            seed = line["seed"] if "seed" in columns else str(first + number)
+            try:
+                made.append(Target(number, line["prompt"] or "", int(seed)))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{path}, line {reader.line_num}: seed = {seed!r}: must be a whole number") from error
+            if not made[-1].prompt.strip():
+                raise ValueError(f"{path}, line {reader.line_num}: prompt is empty")
+    if not made:
+        raise ValueError(f"{path}: has no prompt")
+    return made
 
 
 def _captions(concept: Concept, split: str) -> list[list[str]]:

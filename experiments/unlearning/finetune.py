@@ -36,6 +36,7 @@ from torch.nn.utils import parametrize
 
 from certify import _validate
 from certify.models import PromptEncoder
+from experiments import pictures
 from experiments.unlearning.concept import Concept, filled
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.parameters import trainable
@@ -183,24 +184,11 @@ class Examples:
         Raises:
             FileNotFoundError: the folder holds no image.
         """
-        import numpy as np
-        from PIL import Image
-
-        files = sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg"))
-        if not files:
-            raise FileNotFoundError(f"images = {str(folder)!r}: holds no .png, .jpg or .jpeg")
         scale = int(diffusion.pipe.vae_scale_factor)
         _, height, width = diffusion.latent_shape()
-        parts = []
-        for file in files:
-            with Image.open(file) as image:
-                side = min(image.size)
-                left, top = (image.width - side) // 2, (image.height - side) // 2
-                square = image.convert("RGB").crop((left, top, left + side, top + side))
-            pixels = np.asarray(square.resize((width * scale, height * scale)), dtype=np.float32) / 255
-            parts.append(torch.from_numpy(pixels).permute(2, 0, 1))
+        images = pictures.read(folder, height * scale, width * scale)
         template, phrase = _parted(prompt)
-        return cls(diffusion.latents(torch.stack(parts)), (template,) * len(files), phrase)
+        return cls(diffusion.latents(images), (template,) * len(images), phrase)
 
     def draw(self, count: int, dice: Dice) -> tuple[Tensor, list[str]]:
         """Latents (count, …) and templates of random examples."""
