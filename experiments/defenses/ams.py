@@ -57,8 +57,9 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.concepts, str):
-            raise TypeError(f"concepts = {self.concepts!r}: must be a list of names or paths")
+        given: object = self.concepts
+        if isinstance(given, str):
+            raise TypeError(f"concepts = {given!r}: must be a list of names or paths")
         _validate.seed_value(self.seed)
         _validate.choice("policy", self.policy, ("frozen", "noise-then-adapt"))
 

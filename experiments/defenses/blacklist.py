@@ -38,8 +38,9 @@ class Settings:
     file: str = ""
 
     def __post_init__(self) -> None:
-        if isinstance(self.words, str):
-            raise TypeError(f"words = {self.words!r}: must be a list of words")
+        given: object = self.words
+        if isinstance(given, str):
+            raise TypeError(f"words = {given!r}: must be a list of words")
 
 
 def read_words(path: str | Path) -> tuple[str, ...]:

@@ -46,6 +46,9 @@ class ClipFeatures(nn.Module):
         FileNotFoundError: no such folder.
     """
 
+    mean: Tensor
+    spread: Tensor
+
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
         if not Path(folder).is_dir():
