@@ -13,6 +13,7 @@ from certify.certificate import Certificate, Claim
 from certify.confidence import plan
 from certify.ellipsoid import Ellipsoid
 from certify.noise import GaussianNoise
+from certify.rates import event_rate_over
 from certify.replicas import deployed_distance, event_bound, statistic_bound
 from certify.sequential import Decision, decide_event, decide_mse, decide_statistic
 from certify.smoothers import MeanSmoother, MedianSmoother
@@ -45,6 +46,7 @@ __all__ = [
     "deployed_bound",
     "deployed_distance",
     "event_bound",
+    "event_rate_over",
     "layer_norm_support",
     "load_pipeline",
     "mse_bound",

@@ -11,6 +11,8 @@ computed from that encoding is a statistic of the K copies, and T5 speaks about 
     d = adaptive.deployment("a photo of …")
     certify.event_bound(attack_succeeds(d, pipe, detector), d.y, d.noise, replicas=d.copies, rho=…)
 
+`attack_rate_over` bounds the mean of that event's probability over a set of prompts, from images of all of them.
+
 They are defined for any deployment: an object with `copies` and a call `(z, generator)`, z (b, copies, tokens, width) →
 (b, tokens, width). References (c, v, the trajectory) must not depend on the draws that bound the statistic. The generator's
 randomness, smoothing noise beyond that in z and initial noise of images, does not depend on the prompt: T5 allows it.
@@ -24,14 +26,16 @@ randomness, smoothing noise beyond that in z and initial noise of images, does n
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from certify import _validate
+from certify.bounds.rates import RateOver
 from certify.confidence import clopper_pearson
 from certify.detectors import Detector, detected, load_detector
 from certify.generate import images
@@ -40,10 +44,15 @@ from certify.models.sampling import image_seed, one_encoding
 from certify.montecarlo import Counts
 from certify.montecarlo.checkpoint import Checkpoint
 from certify.montecarlo.processes import Kept, Processes
+from certify.montecarlo.streams import block_seed
+from certify.noise import GaussianNoise
+from certify.rates import Asked, Block
 
 __all__ = [
     "Deployed",
+    "DeployedPrompt",
     "MeasuredRate",
+    "attack_rate_over",
     "attack_succeeds",
     "concept_score",
     "embedding_distance",
@@ -65,6 +74,18 @@ class Deployed(Protocol):
 
     def __call__(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """(b, copies, tokens, width) → (b, tokens, width)."""
+
+
+class DeployedPrompt(Deployed, Protocol):
+    """And of a deployment whose copies a statement draws itself: `AdaptiveMedianSmoother.deployment` makes them."""
+
+    @property
+    def y(self) -> Tensor:
+        """(tokens, width), the prompt's token embeddings."""
+
+    @property
+    def noise(self) -> GaussianNoise:
+        """What is added in each copy; σ = 0 where nothing is."""
 
 
 def embedding_distance(deployment: Deployed, center: Tensor) -> Statistic:
@@ -263,6 +284,93 @@ def attack_succeeds(
         return detected(fires, make(deployment(z, generator), generator=generator)).to(z.device)
 
     return succeeds
+
+
+def attack_rate_over(
+    deployments: Sequence[DeployedPrompt],
+    pipe: Any,
+    detector: str | Detector,
+    *,
+    rhos: Sequence[float],
+    n: int = 1000,
+    alpha: float = 1e-3,
+    two_sided: bool = False,
+    seed: int = 0,
+    steps: int = 50,
+    guidance: float = 7.5,
+    unconditional: Tensor | None = None,
+    batch: int = 64,
+    checkpoint: Checkpoint | str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> RateOver:
+    """The mean success rate of attacks over a set of prompts, whatever each prompt is perturbed to (T5, corollary).
+
+    Equation
+        for all ‖δ_i‖_{Σ_i} ≤ ρ:  (1/m) Σ_i P[ detector fires on the image made at y_i + δ_i ] ≤ Φ(Φ⁻¹(p̄) + √K ρ),
+        p̄ the Clopper–Pearson limit of the mean at the y_i, from n images of prompts chosen at random with replacement.
+
+    Every Σ_i is fixed: the claim is about the m smoothers that `deployments` are, each for its own prompt. A prompt whose
+    deployment has no noise is covered for δ = 0 only. With different numbers of copies, K is the largest.
+
+    Reference
+        THEORY T5, corollary (docs/theory/t05-deployed.md).
+
+    Args:
+        deployments: one a prompt, all with encodings of the same shape.
+        pipe: a Stable Diffusion pipeline.
+        detector: see `certify.detectors.load_detector`.
+        rhos: radii > 0, increasing; the bound at others is `RateOver.at`.
+        n: images in all.
+        alpha: failure probability over these images, of the statement at all radii together.
+        two_sided: bound the mean from below, too; α is then shared.
+        seed: which prompts, smoothing noise and initial noise. The prompts' order does not matter.
+        steps, guidance, unconditional: as for `attack_succeeds`.
+        batch: images at a time, of whatever prompts. Only rounding depends on it.
+        checkpoint: where to keep the count after every batch, and to go on from. Its `function` should name model and
+            detector.
+        progress: called with (images done, n).
+
+    Returns:
+        `RateOver`.
+
+    Raises:
+        ValueError, TypeError: an argument out of range, or deployments whose encodings differ in shape.
+    """
+    given = list(deployments)
+    for i, deployment in enumerate(given):
+        if not callable(deployment) or not all(hasattr(deployment, name) for name in ("y", "noise", "copies")):
+            raise TypeError(f"deployments[{i}] is a {type(deployment).__name__}: must have y, noise, copies and a call")
+    if not given:
+        raise ValueError("deployments is empty: must hold at least one")
+    fires = load_detector(detector)
+    make, batch = _maker(pipe, steps, guidance, unconditional, batch), _validate.count("batch", batch)
+    asked = Asked(
+        [d.y for d in given],
+        [d.noise for d in given],
+        [d.copies for d in given],
+        rhos,
+        n,
+        alpha,
+        two_sided,
+        seed,
+        about=f"{steps} {guidance}",
+    )
+
+    def verdicts(blocks: Sequence[Block]) -> Tensor:
+        encodings = torch.cat([_encodings(given, block) for block in blocks])
+        rows = [block.first + row for block in blocks for row in range(block.count)]
+        return detected(fires, make(encodings, seed=[block_seed(asked.seed, "images", row) for row in rows]))
+
+    return asked.counted(verdicts, batch, checkpoint, progress)
+
+
+def _encodings(deployments: Sequence[Deployed], block: Block) -> Tensor:
+    """(draws, tokens, width), one prompt's after the other, put back in the order of the draws."""
+    made = [deployments[i](z, block.source) for i, _, z in block.groups]
+    shapes = {tuple(h.shape[1:]) for h in made}
+    if len(shapes) > 1:
+        raise ValueError(f"deployments give encodings of shapes {sorted(shapes)}: must give one shape")
+    return torch.cat(made)[torch.cat([rows for _, rows, _ in block.groups]).argsort()]
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 Draws come in blocks of `BLOCK`. What a block holds depends on (seed, stream, block number) and on the kind of device
 alone: not on the batch size, on how many processes share the work, on a restart, nor on how many draws are asked for
 (the first 1 000 noises of 10 000 are those of a run with 1 000). Different purposes never share a block: pilot draws that
-choose a reference, bounding draws that enter a certificate, draws that check one, draws of the deployed smoother, and the
-internal randomness that a function may ask for in any of them.
+choose a reference, bounding draws that enter a certificate, draws that check one, draws of the deployed smoother, which
+prompts are drawn where a statement is about several, initial noise of images (a block each), and the internal randomness that a
+function may ask for in any of them.
 
 The 64-bit seed of a block is (high word: hash of the user's seed; low word: a bijective mix of hash + 16·block + stream).
 A CPU generator of torch uses the low word only, so the bijection is what guarantees that no two blocks of a run, of
@@ -27,7 +28,7 @@ BLOCK = 64
 SHARD = 64
 """Blocks in a shard (`certify.montecarlo.engine`)."""
 
-STREAMS = ("pilot", "bounding", "checking", "deployment")
+STREAMS = ("pilot", "bounding", "checking", "deployment", "choosing", "images")
 _MASK = 0xFFFFFFFF
 
 

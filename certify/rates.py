@@ -1,0 +1,233 @@
+"""Rates: the mean probability of an event over a set of prompts, whatever is done to each of them (T5, its corollary).
+
+`event_rate_over` takes any events of K noisy copies; `certify.downstream.attack_rate_over` is the same for the images of a
+text-to-image model. Both draw the same way: which prompt, its noise, and the randomness of what is made of it come from
+streams of their own (`certify.montecarlo.streams`) and depend on the seed and the draw's number alone.
+
+>>> import torch
+>>> from certify import GaussianNoise, event_rate_over
+>>> events = [lambda z, level=level: z.mean(dim=(1, 2)) > level for level in (1.0, 2.0, 3.0)]
+>>> r = event_rate_over(events, [torch.zeros(4)] * 3, GaussianNoise(1.0), rhos=[0.1, 0.2], replicas=5, n=2000)
+>>> 0 <= r.limit < r.values[0] < r.values[1] < 0.05
+True
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from certify import _validate
+from certify.bounds.rates import RateOver
+from certify.montecarlo import BLOCK, Counts, Function, generator
+from certify.montecarlo.checkpoint import Checkpoint, as_checkpoint
+from certify.montecarlo.engine import accepts_generator
+from certify.montecarlo.processes import Kept, Processes
+from certify.noise import GaussianNoise, Noise
+
+__all__ = ["Asked", "Block", "event_rate_over"]
+
+DEFAULT_BATCH = 256
+
+
+def event_rate_over(
+    events: Sequence[Function],
+    ys: Sequence[Tensor],
+    noises: Sequence[Noise | float] | Noise | float,
+    *,
+    rhos: Sequence[float],
+    replicas: int | Sequence[int] = 13,
+    n: int = 10_000,
+    alpha: float = 1e-3,
+    two_sided: bool = False,
+    seed: int = 0,
+    batch_size: int | None = None,
+    checkpoint: Checkpoint | str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> RateOver:
+    """The mean probability of an event over several inputs, whatever is done to each of them (T5, corollary).
+
+    Equation
+        for all ‖δ_i‖_{Σ_i} ≤ ρ:  (1/m) Σ_i P[event i at y_i + δ_i] ≤ Φ(Φ⁻¹(p̄) + √K ρ),  p̄ the Clopper–Pearson limit of
+        the mean at the y_i, from n draws at inputs chosen at random with replacement.
+
+    Reference
+        THEORY T5, corollary (docs/theory/t05-deployed.md).
+
+    Args:
+        events: m functions, batch (b, K_i, *input) → (b,) of 0/1 or booleans. One that takes a `generator` may be random.
+        ys: the m inputs.
+        noises: one `GaussianNoise` (or number: isotropic) for each, or one for all. Without any σ > 0, δ = 0 alone is covered.
+        rhos: radii > 0, increasing; the bound at others is `RateOver.at`.
+        replicas: K_i, one for each or one for all; the bound is for the largest.
+        n: draws.
+        alpha: failure probability over these draws, of the statement at all radii together.
+        two_sided: bound the mean from below, too; α is then shared.
+        seed: of all draws. The result depends on the set of inputs, not on their order.
+        batch_size: draws made together; None: 256. The result does not depend on it.
+        checkpoint: where to keep the count, and to go on from. Its `function` should say what the events are.
+        progress: called with (draws done, n).
+
+    Returns:
+        `RateOver`.
+
+    Raises:
+        ValueError, TypeError: an argument out of range, or an event that does not return (b,) of 0 and 1.
+    """
+    functions = list(events)
+    for i, event in enumerate(functions):
+        if not callable(event):
+            raise TypeError(f"events[{i}] = {event!r}: must be callable on a batch (b, replicas, *input)")
+    ys, count = list(ys), len(functions)
+    each = [noises] * count if isinstance(noises, (Noise, float, int)) else list(noises)
+    copies = [replicas] * count if isinstance(replicas, int) else list(replicas)
+    for name, values in (("ys", ys), ("noises", each), ("replicas", copies)):
+        if len(values) != count:
+            raise ValueError(f"{name} has {len(values)} entries for {count} events: must be one an event")
+    asked = Asked(ys, each, copies, rhos, n, alpha, two_sided, seed)
+
+    def verdicts(blocks: Sequence[Block]) -> Tensor:
+        return torch.cat([_of_events(functions, block) for block in blocks])
+
+    return asked.counted(verdicts, DEFAULT_BATCH if batch_size is None else batch_size, checkpoint, progress)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Up to `BLOCK` draws.
+
+    Attributes:
+        first: number of the first of them.
+        count: how many.
+        groups: (prompt, which of these draws are at it, their noisy copies (rows, K, *input)), for each prompt that was drawn.
+        source: for whatever else is random.
+    """
+
+    first: int
+    count: int
+    groups: tuple[tuple[int, Tensor, Tensor], ...]
+    source: torch.Generator
+
+
+class Asked:
+    """The checked arguments of a statement about several prompts, and the pass that draws them.
+
+    Args:
+        ys, noises, copies: an entry a prompt.
+        rhos, n, alpha, two_sided, seed: as in `event_rate_over`.
+        about: what else decides the draws, for checkpoints.
+    """
+
+    def __init__(
+        self,
+        ys: Sequence[Tensor],
+        noises: Sequence[Noise | float],
+        copies: Sequence[int],
+        rhos: Sequence[float],
+        n: int,
+        alpha: float,
+        two_sided: bool,
+        seed: int,
+        about: str = "",
+    ) -> None:
+        if not ys:
+            raise ValueError("ys is empty: must hold at least one input")
+        self.ys = [_validate.finite_tensor(f"ys[{i}]", y).detach() for i, y in enumerate(ys)]
+        self.noises = [_gaussian(i, noise) for i, noise in enumerate(noises)]
+        self.copies = [_validate.count(f"replicas[{i}]", k) for i, k in enumerate(copies)]
+        self.rhos, self.n = _validate.increasing("rhos", rhos), _validate.count("n", n)
+        self.alpha, self.seed = _validate.probability("alpha", alpha), _validate.seed_value(seed)
+        self.two_sided = bool(two_sided)
+        sigmas = [noise.sigma_for(y.shape) for y, noise in zip(self.ys, self.noises, strict=True)]
+        self.unperturbed = sum(not bool((sigma > 0).any()) for sigma in sigmas)
+        names = [_name(y, sigma, k) for y, sigma, k in zip(self.ys, sigmas, self.copies, strict=True)]
+        # What is drawn depends on the set of prompts, not on the order in which they are given.
+        self._order = sorted(range(len(names)), key=names.__getitem__)
+        self._about = hashlib.sha256(b"".join([about.encode(), *sorted(names)])).digest()
+
+    def counted(
+        self,
+        verdicts: Callable[[Sequence[Block]], Tensor],
+        batch: int,
+        checkpoint: Checkpoint | str | Path | None,
+        progress: Callable[[int, int], None] | None,
+    ) -> RateOver:
+        """Draws, and counts how often the verdict was 1.
+
+        Args:
+            verdicts: blocks → a 0/1 for each of their draws, in their order.
+            batch: draws handed to it together, about; at least a block.
+            checkpoint, progress: as in `event_rate_over`.
+        """
+        together = max(1, _validate.count("batch", batch) // BLOCK)
+        seen, keep = Counts(), as_checkpoint(checkpoint)
+        kept = Kept([seen], Processes(0, 1))
+        if keep is not None:
+            about = torch.tensor(list(self._about), dtype=torch.uint8)
+            keep.open(about, None, n=self.n, seed=self.seed, stream="choosing", kept=kept)
+            keep.resume(kept, ())
+        blocks = -(-self.n // BLOCK)
+        with torch.no_grad():
+            for first in range(-(-seen.count // BLOCK), blocks, together):
+                seen.update(verdicts([self._block(i) for i in range(first, min(first + together, blocks))]))
+                if keep is not None:
+                    keep.save(0, 0, kept, (), always=True)
+                if progress is not None:
+                    progress(seen.count, self.n)
+        return RateOver(
+            prompts=len(self.ys),
+            unperturbed=self.unperturbed,
+            successes=int(seen.ones),
+            n=self.n,
+            replicas=max(self.copies),
+            alpha=self.alpha,
+            two_sided=self.two_sided,
+            rhos=self.rhos,
+            seed=self.seed,
+        )
+
+    def _block(self, number: int) -> Block:
+        first = number * BLOCK
+        count, device = min(BLOCK, self.n - first), self.ys[0].device
+        places = torch.randint(len(self.ys), (BLOCK,), generator=generator(self.seed, "choosing", number))
+        chosen = [self._order[place] for place in places.tolist()][:count]
+        source = generator(self.seed, "bounding", number, device)
+        noisy = [self.noises[i].draw(self.ys[i], self.copies[i], source) for i in chosen]
+        groups = []
+        for i in self._order:
+            rows = [row for row, prompt in enumerate(chosen) if prompt == i]
+            if rows:
+                groups.append((i, torch.tensor(rows), torch.stack([noisy[row] for row in rows])))
+        internal = generator(self.seed, "bounding", number, device, internal=True)
+        return Block(first, count, tuple(groups), internal)
+
+
+def _of_events(events: Sequence[Function], block: Block) -> Tensor:
+    seen = torch.zeros(block.count, dtype=torch.float64)
+    for i, rows, z in block.groups:
+        made = events[i](z, generator=block.source) if accepts_generator(events[i]) else events[i](z)
+        if not isinstance(made, Tensor) or tuple(made.shape) != (len(rows),):
+            what = f"shape {tuple(made.shape)}" if isinstance(made, Tensor) else f"a {type(made).__name__}"
+            raise ValueError(f"events[{i}] returned {what}: must return a tensor of shape ({len(rows)},), one a draw")
+        seen[rows] = made.detach().to("cpu", torch.float64)
+    return seen
+
+
+def _gaussian(i: int, noise: Noise | float) -> GaussianNoise:
+    given = GaussianNoise(noise) if isinstance(noise, (int, float)) and not isinstance(noise, bool) else noise
+    if not isinstance(given, GaussianNoise):
+        raise TypeError(f"noises[{i}] is a {type(noise).__name__}: must be a GaussianNoise or a number")
+    return given
+
+
+def _name(y: Tensor, sigma: Tensor, copies: int) -> bytes:
+    """What is drawn at one prompt, as bytes to sort by."""
+    made = hashlib.sha256(f"{y.device.type} {y.dtype} {tuple(y.shape)} {copies} ".encode())
+    for part in (y, sigma):
+        made.update(part.to("cpu", torch.float64).numpy().tobytes())
+    return made.digest()
