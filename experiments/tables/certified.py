@@ -211,7 +211,8 @@ class _Run:
 
     @functools.cached_property
     def pipe(self) -> Any:
-        return load_pipeline(self.base, **({} if self.victim is None else saving.overlays(self.victim)))
+        given: dict[str, Any] = {} if self.victim is None else dict(saving.overlays(self.victim))
+        return load_pipeline(self.base, **given)
 
     @functools.cached_property
     def smoother(self) -> Any:
