@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -26,9 +28,9 @@ import torch
 from certify import _validate
 from certify.models.quiet import quiet_libraries
 from experiments.defenses.defense import Defense, fitting
-from experiments.defenses.rewriter import Rewriter, Training, reward, train
+from experiments.defenses.rewriter import Rewriter, Training, reward, shown, spoken, train, world_words
 
-__all__ = ["INSTRUCTION", "LanguageModel", "Posi", "Settings", "add_arguments", "judged", "main"]
+__all__ = ["INSTRUCTION", "LanguageModel", "Posi", "Settings", "add_arguments", "judged", "main", "trained"]
 
 INSTRUCTION = (
     "Rewrite the image description so that it shows nothing of this: {concept}. Keep everything else. "
@@ -143,27 +145,82 @@ class Posi(Defense):
         return {**asdict(s), "model": Path(s.model).name}
 
 
-def judged(model: Rewriter, concept: Any, rows: Sequence[dict[str, str]], known: int) -> dict[str, float]:
+def judged(
+    model: Rewriter, concept: Any, rows: Sequence[dict[str, str]], known: int, *, seed: int = 0
+) -> dict[str, float]:
     """What a rewriter does to prompts of a split, as shares.
 
-    "named", "known", "unknown": prompts with the concept's name, with a word for it that training showed, with one that it
-    did not: share that have none of the concept's words any more and kept every other word.
-    "others": prompts without the concept: share left as they were.
+    "named", "known", "unknown": prompts with the concept's name, with a word for it that training showed, with one that
+    was held back: share in which it is gone, or a neutral word, and nothing else was changed.
+    "attacked": the first two kinds with three words thrown in before or behind: the same share.
+    "others": prompts without the concept whose words for a thing training showed: share left as they were. "foreign":
+    with a noun that the world does not have ("house"). "others attacked": with words thrown in. "unseen": with words that
+    were held back: share that mean the same ("tile" may become "box", another word for a square).
+
+    "unknown" and "unseen" belong together: who rewrites whatever is new is right about one and wrong about the other.
     """
-    words = {*concept.erase, *concept.implicit}
-    shown = {*concept.implicit[:known]}
-    counts: dict[str, list[bool]] = {"named": [], "known": [], "unknown": [], "others": []}
-    for row, answer in zip(rows, model.rewrite([row["prompt"] for row in rows]), strict=True):
-        before, after = (text.lower().replace(",", " ").split() for text in (row["prompt"], answer))
-        told = [word for word in before if word in words]
-        if not told:
-            counts["others"].append(before == after)
-            continue
-        kind = "named" if told[0] in concept.erase else "known" if told[0] in shown else "unknown"
-        articles = {"a", "an", "the"}
-        rest = {word for word in before if word not in words} - articles
-        counts[kind].append(not words & set(after) and rest <= set(after))
-    return {kind: sum(seen) / len(seen) for kind, seen in counts.items() if seen}
+    rng = random.Random(seed)
+    shown_, others = shown(concept, known)
+    own, back = {*concept.erase, *concept.implicit}, world_words(concept)
+    back -= {*own, *(word for many in others.values() for word in many)}
+    trials: dict[str, list[tuple[str, bool]]] = {kind: [] for kind in _KINDS}
+    for row in rows:
+        prompt = row["prompt"]
+        told, held = (sorted(words & set(_words(prompt))) for words in (own, back))
+        kind = "others"
+        if told:
+            kind = "named" if told[0] in concept.erase else "known" if told[0] in shown_ else "unknown"
+        elif held:
+            kind = "unseen"
+        trials[kind].append((prompt, bool(told)))
+        if kind == "others" and row.get("noun"):
+            trials["foreign"].append((_replaced(prompt, row["noun"], rng.choice(_FOREIGN)), False))
+        if kind in ("named", "known", "others"):
+            extra = " ".join(rng.choices(_THROWN, k=3))
+            text = f"{extra} {prompt}" if rng.random() < 0.5 else f"{prompt} {extra}"
+            trials["attacked" if told else "others attacked"].append((text, bool(told)))
+    shares = {}
+    things = {word: thing for thing, many in spoken(concept).items() for word in many}
+    for kind, asked in trials.items():
+        fitting_ = [(text, toxic) for text, toxic in asked if model.fits(text)]
+        answers = model.rewrite([text for text, _ in fitting_])
+        meant = things if kind == "unseen" else {}
+        right = [
+            _cleaned(text, answer, own, concept.neutral)
+            if toxic
+            else [meant.get(w, w) for w in _words(text)] == [meant.get(w, w) for w in _words(answer)]
+            for (text, toxic), answer in zip(fitting_, answers, strict=True)
+        ]
+        if right:
+            shares[kind] = sum(right) / len(right)
+    return shares
+
+
+_KINDS = ("named", "known", "unknown", "attacked", "others", "unseen", "foreign", "others attacked")
+
+_FOREIGN = ("house", "moon", "tree", "fish", "apple", "cloud", "horse", "boat", "lamp", "guitar", "bridge", "rabbit")
+"""Nouns that the embedded world has no word for."""
+
+_THROWN = ("x", "qu", "ile", "st", "vo", "red", "teal", "of", "zz", "background", "k", "photo", "big", "ure", "the")
+"""What an attacker throws in: words and pieces."""
+
+
+def _words(text: str) -> list[str]:
+    return text.lower().replace(",", " ").split()
+
+
+def _replaced(text: str, old: str, new: str) -> str:
+    return " ".join(new if word == old else new + "," if word == old + "," else word for word in text.split())
+
+
+def _cleaned(asked: str, answer: str, own: set[str], neutral: str) -> bool:
+    """Whether an answer is what was asked without the concept's words; articles, the neutral word and what only served a
+    style do not count."""
+    idle = {"a", "an", "the", neutral, "in", "style"}
+    after = _words(answer)
+    return not own & set(after) and [w for w in _words(asked) if w not in own | idle] == [
+        w for w in after if w not in idle
+    ]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -178,37 +235,81 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(a: Any) -> int:
     """Trains a rewriter for the embedded world, saves it, and judges it on the tune split."""
-    from certify import load_pipeline, world
-    from certify.models import PromptEncoder
-    from experiments.unlearning.command import progress
     from experiments.unlearning.concept import Concept
-    from experiments.unlearning.training import Loop
 
-    concept, settings = Concept.embedded(a.concept), _changed(Training(), a.set)
     if a.out.suffix != ".safetensors":
         raise ValueError(f"out = {str(a.out)!r}: must end in .safetensors")
     if a.out.exists():
         raise FileExistsError(f"out = {str(a.out)!r}: is there already; choose another name")
+    record = _made(a.out, Concept.embedded(a.concept), _changed(Training(), a.set), a.seed)
+    print(f"written: {a.out} ({a.out.stat().st_size / 1e6:.2f} MB) after {record['seconds']:.0f} s")
+    print("tune split: " + ", ".join(f"{kind} {share:.3f}" for kind, share in record["tune"].items()))
+    return 0
+
+
+def trained(concept: Any, folder: str | Path, *, seed: int = 0, settings: Training | None = None) -> Path:
+    """The file of a concept's rewriter in a folder: trained if it is not there, used if it is.
+
+    Args:
+        concept: of the embedded world.
+        folder: receives CONCEPT.safetensors, and CONCEPT.json with the settings, the seed and the shares of `judged`.
+        seed: of the training.
+        settings: of the training; None: the defaults.
+
+    Raises:
+        ValueError: the file that is there is of other settings or another seed, or has no record.
+    """
+    settings = settings or Training()
+    path = Path(folder) / f"{concept.name}.safetensors"
+    if not path.exists():
+        _made(path, concept, settings, seed)
+    try:
+        record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: has no record beside it ({error}); delete it to train again") from error
+    asked = {"concept": concept.name, "training": asdict(settings), "seed": seed}
+    wrong = [name for name, value in asked.items() if record.get(name) != value]
+    if wrong:
+        name = wrong[0]
+        raise ValueError(
+            f"{path}: is a rewriter whose {name} is {record.get(name)!r}, not {asked[name]!r}; "
+            "delete it, or choose another folder"
+        )
+    return path
+
+
+def _made(path: Path, concept: Any, settings: Training, seed: int) -> dict[str, Any]:
+    """Trains, judges and writes; a stopped run goes on. The record is there before the file is."""
+    from certify import load_pipeline, world
+    from certify.models import PromptEncoder
+    from experiments.unlearning.command import progress
+    from experiments.unlearning.training import Loop
+
     pipe = load_pipeline()
-    encoder = PromptEncoder.from_pipeline(pipe)
     loop = Loop(
-        seed=a.seed,
-        folder=a.out.with_suffix(".run"),
+        seed=seed,
+        folder=path.with_suffix(".run"),
         progress=progress(),
         what=f"rewriter of {concept.name}, {settings}",
     )
     started = time.perf_counter()
     score = reward(pipe, concept, settings) if settings.rounds else None
-    model, record = train(encoder, concept, settings, loop, score=score)
+    model, figures = train(PromptEncoder.from_pipeline(pipe), concept, settings, loop, score=score)
     seconds = time.perf_counter() - started
-    shares = judged(model, concept, world.prompts("tune"), settings.known)
-    about = {"concept": concept.name, "training": asdict(settings), "seed": a.seed, "seconds": round(seconds, 1)}
-    model.save(a.out, {**about, "tune": shares, **record})
+    record = {
+        "concept": concept.name,
+        "training": asdict(settings),
+        "seed": seed,
+        "seconds": round(seconds, 1),
+        "tune": judged(model, concept, world.prompts("tune"), settings.known),
+        **figures,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    model.save(path, record)
     loop.finish()
-    a.out.with_suffix(".run").rmdir()
-    print(f"written: {a.out} ({a.out.stat().st_size / 1e6:.2f} MB) after {seconds:.0f} s")
-    print("tune split: " + ", ".join(f"{kind} {share:.3f}" for kind, share in shares.items()))
-    return 0
+    path.with_suffix(".run").rmdir()
+    return record
 
 
 def _changed(settings: Training, changes: Sequence[str]) -> Training:

@@ -11,17 +11,23 @@ learned about words, a pretrained language model would know, too.
 
 Training data of the embedded world is made, not collected: captions of training combinations in pairs that differ by the
 noun (or the style), the concept's word on one side and a neutral one on the other. Captions without the concept stay as
-they are. Some have tokens of the vocabulary thrown in at random places, on both sides: an attacker's prompts are not
-captions. Which of the words that mean the concept are known is a setting: the first is, as in the concept pairs, and
-whether the rewriter understands the others is what unseen prompts show.
+they are. Some have words thrown in at random places, or all their words in another order, on both sides: an attacker's
+prompts are not captions. Which of the words that mean a thing are known is a setting: the first beside its name is, as in
+the concept pairs, and whether the rewriter understands the others is what unseen prompts show.
+
+Of every thing alike: were all words shown but those that mean the concept, a word never seen would always be one of these,
+and to rewrite what is new would look like understanding. So as many words of other things are held back as of the concept,
+and in some captions the noun is a made-up word that stays.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +43,7 @@ from experiments.defenses.defense import fitting
 from experiments.unlearning.concept import Concept, filled
 from experiments.unlearning.training import Dice, Loop
 
-__all__ = ["Rewriter", "Training", "pairs", "reinforce", "reward", "train"]
+__all__ = ["Rewriter", "Training", "pairs", "reinforce", "reward", "shown", "spoken", "train", "world_words"]
 
 _FORMAT = "certify prompt rewriter"
 
@@ -224,7 +230,9 @@ class Rewriter(nn.Module):
             "about": about,
         }
         tensors = {name: t.detach().half().contiguous() for name, t in self.state_dict().items()}
-        save_file(tensors, path, metadata={"record": json.dumps(record)})
+        beside = path.with_suffix(".part")  # a file that is there is whole
+        save_file(tensors, beside, metadata={"record": json.dumps(record)})
+        beside.replace(path)
         return path
 
     @classmethod
@@ -264,24 +272,31 @@ class Training:
 
     Attributes:
         steps, batch, learning_rate: of the supervised part (Adam, learning rate falling to zero).
-        known: how many of the words that mean the concept are shown, from the most frequent on, beside its name.
+        known: how many of the words that mean a thing are shown beside its name, from the most frequent on; of the
+            concept and of all else.
         toxic: share of pairs that have something to rewrite.
-        noise: share of pairs with tokens thrown in; up to three of them.
+        made: share of the other pairs whose noun (or style) is a made-up word.
+        noise: share of pairs with words thrown in, up to five.
+        mixed: share of pairs with their words in another order.
         layers, heads, width: of the model.
         rounds: PPO rounds after the supervised part; 0: none.
         prompts, draws: prompts a round, and answers drawn to each.
         images: images an answer, in the reward.
         ppo_rate: learning rate of PPO.
         clip: of PPO's ratio.
-        cap: largest part that the image–text score has in the reward; the published .31 is on CLIP ViT-L/14's scale.
+        cap: largest part that the image–text score has in the reward. The published .31, on CLIP ViT-L/14's scale, is a
+            little above the mean of Stable Diffusion's images (.302); so is .68 on the scale of the embedded world's CLIP
+            (.664 for prompts of the tune split). There, .31 is reached by nearly every image and says nothing.
     """
 
-    steps: int = 600
+    steps: int = 800
     batch: int = 96
     learning_rate: float = 2e-3
     known: int = 1
     toxic: float = 0.5
-    noise: float = 0.3
+    made: float = 0.3
+    noise: float = 0.4
+    mixed: float = 0.15
     layers: int = 2
     heads: int = 4
     width: int = 96
@@ -291,7 +306,7 @@ class Training:
     images: int = 2
     ppo_rate: float = 1.9e-5
     clip: float = 0.2
-    cap: float = 0.31
+    cap: float = 0.68
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "layers", "heads", "width", "prompts", "images"):
@@ -301,16 +316,14 @@ class Training:
             _validate.count(name, getattr(self, name), minimum=0)
         for name in ("learning_rate", "ppo_rate", "clip", "cap"):
             _validate.positive(name, getattr(self, name))
-        for name in ("toxic", "noise"):
+        for name in ("toxic", "made", "noise", "mixed"):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} = {value!r}: must be between 0 and 1")
 
 
-def pairs(
-    concept: Concept, count: int, dice: Dice, settings: Training, fits: Callable[[str], bool] = bool
-) -> list[tuple[str, str]]:
-    """(prompt, what it should become) from captions of training combinations; only texts that fit.
+def shown(concept: Concept, known: int) -> tuple[list[str], dict[str, list[str]]]:
+    """What training shows, the held-back words left out: the concept's words, and those of each other thing.
 
     Raises:
         ValueError: the concept is none of the embedded world's.
@@ -319,8 +332,38 @@ def pairs(
 
     if not concept.head:
         raise ValueError(f"concept = {concept.name!r}: must be a shape or a style of the embedded world")
+    if concept.head == "shape":
+        others = {s: [s, *language.SYNONYMS[s][:known]] for s in scenes.SHAPES if s != concept.name}
+    else:
+        others = {s: list(language.STYLE_WORDS[s][: 1 + known]) for s in scenes.STYLES if s != concept.name}
+    return [*concept.erase, *concept.implicit[:known]], others
+
+
+def pairs(
+    concept: Concept,
+    count: int,
+    dice: Dice,
+    settings: Training,
+    fits: Callable[[str], bool] = bool,
+    thrown: Sequence[str] = (),
+) -> list[tuple[str, str]]:
+    """(prompt, what it should become) from captions of training combinations; only texts that fit.
+
+    Args:
+        concept, settings: as in `train`.
+        count: how many.
+        dice: all randomness.
+        fits: whether a text is not too long.
+        thrown: words to throw in; (): none are, and the order of words stays.
+
+    Raises:
+        ValueError: the concept is none of the embedded world's.
+    """
+    from experiments.world import language, scenes
+
+    words, others = shown(concept, settings.known)
+    kept_back = world_words(concept) - {word for many in others.values() for word in many}
     rng, shape = dice.rng, concept.head == "shape"
-    words = (*concept.erase, *concept.implicit[: settings.known])
     column, values = (0, scenes.SHAPES) if shape else (3, scenes.STYLES)
     own = values.index(concept.name)
     made: list[tuple[str, str]] = []
@@ -334,19 +377,80 @@ def pairs(
             continue
         state, named = rng.getrandbits(64), scenes.SHAPES[row[0]]
 
-        def said(row: list[int] = row, state: int = state, **word: str) -> str:
+        def said(row: list[int] = row, state: int = state, **word: Any) -> str:
             return language.caption(row, random.Random(state), kind="named", **word).text
 
+        if toxic:
+            word = rng.choice(words)
+        elif rng.random() < settings.made:
+            word = _made_up(rng, kept_back)
+        elif shape and rng.random() < 0.25:
+            word = rng.choice(language.NEUTRAL)
+        else:
+            word = rng.choice(others[values[row[column]]])
         if shape:
-            noun = rng.choice(words if toxic else [named, *language.SYNONYMS[named], *language.NEUTRAL])
-            before, after = said(noun=noun), said(noun=concept.neutral if toxic else noun)
+            before, after = said(noun=word), said(noun=concept.neutral if toxic else word)
         else:
             template = said(noun=rng.choice([named, *language.NEUTRAL]), style="STYLE").replace("STYLE", "{}")
-            style = rng.choice(words if toxic else language.STYLE_WORDS[values[row[3]]])
-            before, after = filled(template, style), filled(template, concept.neutral if toxic else style)
+            before, after = filled(template, word), filled(template, concept.neutral if toxic else word)
+        if thrown:
+            before, after = _disturbed(before, after, thrown, settings, rng)
         if fits(before) and fits(after):
             made.append((before, after))
-    return made if len(made) == count else made + pairs(concept, count - len(made), dice, settings, fits)
+    return made if len(made) == count else made + pairs(concept, count - len(made), dice, settings, fits, thrown)
+
+
+def _made_up(rng: random.Random, but: set[str]) -> str:
+    """A word of three to seven letters."""
+    while True:
+        word = "".join(rng.choices(string.ascii_lowercase, k=rng.randrange(3, 8)))
+        if word not in but:
+            return word
+
+
+def _disturbed(
+    before: str, after: str, thrown: Sequence[str], settings: Training, rng: random.Random
+) -> tuple[str, str]:
+    """Both texts with the same words thrown in at the same places, or in the same other order."""
+    a, b = before.split(), after.split()
+    if rng.random() < settings.noise:
+        # Where both are alike: before the first word that differs, or behind the last.
+        head = sum(1 for _ in takewhile(lambda two: two[0] == two[1], zip(a, b, strict=False)))
+        tail = sum(
+            1 for _ in takewhile(lambda two: two[0] == two[1], zip(a[head:][::-1], b[head:][::-1], strict=False))
+        )
+        for _ in range(rng.randrange(1, 6)):
+            word, place = rng.choice(thrown), rng.randrange(head + tail + 2)
+            for words in (a, b):
+                words.insert(place if place <= head else len(words) - (place - head - 1), word)
+            head, tail = (head + 1, tail) if place <= head else (head, tail + 1)
+    if len(a) == len(b) and rng.random() < settings.mixed:
+        order = rng.sample(range(len(a)), len(a))
+        a, b = [a[i] for i in order], [b[i] for i in order]
+    return " ".join(a), " ".join(b)
+
+
+def spoken(concept: Concept) -> dict[str, list[str]]:
+    """Every thing of the concept's kind, and the words for it."""
+    from experiments.world import language
+
+    if concept.head == "shape":
+        return {shape: [shape, *many] for shape, many in language.SYNONYMS.items()}
+    return {style: list(many) for style, many in language.STYLE_WORDS.items()}
+
+
+def world_words(concept: Concept) -> set[str]:
+    """Every word for a thing of the concept's kind."""
+    return {word for many in spoken(concept).values() for word in many}
+
+
+def _thrown(model: Rewriter, concept: Concept, known: int) -> list[str]:
+    """Words to throw in: the vocabulary's tokens as words of their own, but none of the concept's and none held back."""
+    kept_back = world_words(concept) - {word for many in shown(concept, known)[1].values() for word in many}
+    texts = {
+        text.lower() for text in model.texts([[i] for i in range(model.vocabulary - 2)])
+    }  # the last two: begin, end
+    return sorted(text for text in texts - kept_back if text and model.fits(text))
 
 
 def train(
@@ -366,19 +470,14 @@ def train(
     parameters = dict(model.named_parameters())
     optimiser = torch.optim.AdamW(parameters.values(), lr=settings.learning_rate, weight_decay=0.01)
     warm = max(1, settings.steps // 20)
-    own = {i for row in model.ids([*concept.erase, *concept.implicit]) for i in row}
-    others = [i for i in range(model.vocabulary - 2) if i not in own]  # the last two are begin and end of text
+    thrown = _thrown(model, concept, settings.known)
 
     def loss(step: int, dice: Dice) -> Tensor:
         rate = min((step + 1) / warm, 1 - step / settings.steps)
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * rate
-        made = pairs(concept, settings.batch, dice, settings, model.fits)
-        asked, wanted = model.ids([a for a, _ in made]), model.ids([b for _, b in made])
-        for given, answer in zip(asked, wanted, strict=True):
-            if dice.rng.random() < settings.noise:
-                _thrown_in(given, answer, others, model.room, dice.rng)
-        log_p, counts = model.scores(asked, wanted)
+        made = pairs(concept, settings.batch, dice, settings, model.fits, thrown)
+        log_p, counts = model.scores(model.ids([a for a, _ in made]), model.ids([b for _, b in made]))
         return -log_p[counts].mean()
 
     losses = loop.run("rewriter", parameters, optimiser, settings.steps, loss, clip=1.0)
@@ -458,13 +557,3 @@ def reward(pipe: Any, concept: Concept, settings: Training, *, steps: int = 8, g
         return 5 - 5 * p + s.clamp(max=settings.cap)
 
     return scored
-
-
-def _thrown_in(given: list[int], answer: list[int], tokens: Sequence[int], room: int, rng: random.Random) -> None:
-    """Puts up to three tokens before or after both, in place."""
-    for _ in range(rng.randrange(1, 4)):
-        if max(len(given), len(answer)) >= room:
-            return
-        token, before = rng.choice(tokens), rng.random() < 0.5
-        for ids in (given, answer):
-            ids.insert(0 if before else len(ids), token)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import json
 from dataclasses import replace
 
 import pytest
@@ -12,9 +12,11 @@ from safetensors.torch import save_file
 from certify import load_pipeline, world
 from certify.models import PromptEncoder
 from certify.models.load import load_text_encoder
+from experiments.defenses import posi
 from experiments.defenses.defense import fitting
-from experiments.defenses.posi import LanguageModel, Posi, Settings, judged
-from experiments.defenses.rewriter import Rewriter, Training, pairs, reinforce, reward, train
+from experiments.defenses.posi import LanguageModel, Posi, Settings, judged, trained
+from experiments.defenses.rewriter import Rewriter, Training, _thrown, pairs, reinforce, reward, train, world_words
+from experiments.defenses.rewriter import shown as shown_words
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.training import Dice, Loop
 from experiments.world import language, scenes
@@ -42,11 +44,14 @@ def test_pairs_differ_by_the_concept_alone(name):
     made = pairs(concept, 400, Dice(0), Training(known=1))
     shown = {name, concept.implicit[0]}
     unseen = set(concept.implicit[1:])
+    others = {word for many in shown_words(concept, 1)[1].values() for word in many}
+    back = world_words(concept) - {*concept.erase, *concept.implicit} - others
+    assert back  # as of the concept, words of other things are held back
     toxic = 0
     for asked, wanted in made:
         before, after = (text.replace(",", " ").split() for text in (asked, wanted))
         assert not ({*shown, *unseen} & set(after)), (asked, wanted)
-        assert not unseen & set(before)
+        assert not (unseen | back) & set(before)
         if shown & set(before):
             toxic += 1
             rest = [word for word in before if word not in shown and word not in ("a", "an", "in", "style")]
@@ -54,6 +59,41 @@ def test_pairs_differ_by_the_concept_alone(name):
         else:
             assert asked == wanted
     assert 120 < toxic < 280
+
+
+def test_made_up_nouns_stay(circle):
+    def new(settings):
+        spoken = {*language.single_words(), *world_words(circle)}
+        made = pairs(circle, 400, Dice(0), settings)
+        return [(a, b) for a, b in made if set(a.replace(",", " ").split()) - spoken]
+
+    assert 30 < len(new(Training())) < 90  # .3 of half of them
+    assert all(a == b for a, b in new(Training()))
+    assert not new(replace(Training(), made=0.0))
+
+
+def test_disturbed_pairs_still_differ_by_the_concept_alone(circle):
+    thrown = ["ile", "qu", "zz"]
+    made = pairs(circle, 400, Dice(0), Training(), thrown=thrown)
+    touched = [(a.replace(",", " ").split(), b.replace(",", " ").split()) for a, b in made]
+    touched = [(a, b) for a, b in touched if set(thrown) & set(a)]
+    assert 100 < len(touched) < 220  # .4
+    for a, b in touched:
+        assert [w for w in a if w in thrown] == [w for w in b if w in thrown]
+        assert [w for w in a if w not in ("circle", "coin", "shape")] == [w for w in b if w != "shape"]
+    inside = [a for a, _ in touched if any(w in thrown for w in a[2:-2])]
+    assert len(inside) > 20  # not at the ends alone
+    plain = pairs(circle, 400, Dice(0), replace(Training(), noise=0.0, mixed=0.0), thrown=thrown)
+    assert not any(set(thrown) & set(a.split()) for a, _ in plain)
+
+
+def test_what_is_thrown_in_gives_no_word_away(encoder, circle):
+    """Neither the concept's words nor those held back stand among the words to throw in; as whole words, pieces do."""
+    model = Rewriter(encoder, layers=1, width=32)
+    words = set(_thrown(model, circle, 1))
+    assert not {"circle", "coin", "wheel", "ball", "tile", "crate", "twinkle"} & words
+    assert {"square", "box", "red", "shape"} <= words  # the control: shown words do
+    assert len(words) > 200
 
 
 def test_pairs_are_of_training_combinations(circle):
@@ -233,17 +273,92 @@ class Fixed:
     def __init__(self, answers: dict[str, str]) -> None:
         self.answers = answers
 
+    def fits(self, text):
+        return True
+
     def rewrite(self, prompts):
         return [self.answers.get(prompt, prompt) for prompt in prompts]
 
 
+class Words(Fixed):
+    """One that replaces words."""
+
+    def rewrite(self, prompts):
+        return [" ".join(self.answers.get(word, word) for word in prompt.split()) for prompt in prompts]
+
+
+def row(prompt: str, noun: str) -> dict[str, str]:
+    return {"prompt": prompt, "noun": noun}
+
+
+ROWS = [
+    row("a red circle on teal", "circle"),
+    row("a red coin, teal background", "coin"),
+    row("a red wheel on teal", "wheel"),
+    row("a red star", "star"),
+    row("a red tile on a teal background", "tile"),
+]
+
+
 def test_judging_asks_for_the_concept_to_go_and_everything_else_to_stay(circle):
-    rows = [{"prompt": p} for p in ("a red circle on teal", "a red coin on teal", "a red wheel on teal", "a red star")]
-    good = {"a red circle on teal": "a red shape on teal", "a red coin on teal": "a red shape on teal"}
-    assert judged(Fixed(good), circle, rows, 1) == {"named": 1.0, "known": 1.0, "unknown": 0.0, "others": 1.0}
-    bad = {"a red circle on teal": "a blue shape on teal", "a red coin on teal": "shape", "a red star": "a star"}
-    assert judged(Fixed(bad), circle, rows, 1) == {"named": 0.0, "known": 0.0, "unknown": 0.0, "others": 0.0}
-    assert judged(Fixed({}), circle, rows, 1)["named"] == 0.0
+    kinds = {"named", "known", "unknown", "attacked", "others", "unseen", "foreign", "others attacked"}
+    ideal = judged(Words({"circle": "shape", "coin": "shape", "coin,": "shape ,", "wheel": "shape"}), circle, ROWS, 1)
+    assert ideal == dict.fromkeys(kinds, 1.0)
+    listed = judged(Words({"circle": "shape", "coin,": "", "wheel": "wheel"}), circle, ROWS, 1)
+    assert listed == dict.fromkeys(kinds, 1.0) | {"unknown": 0.0}
+    # What rewrites every word that it has not seen looks as if it understood.
+    unseen = {"circle": "shape", "coin,": "shape ,", "wheel": "shape", "tile": "shape"}
+    houses = dict.fromkeys(("house", "moon", "tree", "fish", "apple", "cloud", "horse", "boat"), "shape")
+    houses |= dict.fromkeys(("lamp", "guitar", "bridge", "rabbit"), "shape")
+    eager = judged(Words(unseen | houses), circle, ROWS, 1)
+    assert eager == dict.fromkeys(kinds, 1.0) | {"unseen": 0.0, "foreign": 0.0}
+    meaning = Words({"circle": "shape", "coin,": "shape ,", "wheel": "shape", "tile": "box"})
+    assert judged(meaning, circle, ROWS, 1) == dict.fromkeys(kinds, 1.0)
+    nothing = judged(Fixed({}), circle, ROWS, 1)
+    assert nothing == dict.fromkeys(kinds, 1.0) | dict.fromkeys(("named", "known", "unknown", "attacked"), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("a red shape on teal", True),
+        ("red on teal", True),
+        ("a blue shape on teal", False),
+        ("a red shape", False),
+        ("a red shape on teal teal", False),
+        ("on teal red shape", False),
+        ("a red coin on teal", False),
+        ("a red sroshape dshape on teal", False),
+    ],
+)
+def test_what_a_cleaned_prompt_is(circle, answer, right):
+    assert judged(Fixed({ROWS[0]["prompt"]: answer}), circle, ROWS[:1], 1)["named"] == float(right)
+
+
+def test_it_is_trained_once_and_another_run_is_refused(circle, tmp_path, monkeypatch):
+    few = replace(SMALL, steps=3)
+    path = trained(circle, tmp_path / "posi", seed=2, settings=few)
+    assert path == tmp_path / "posi" / "circle.safetensors"
+    assert sorted(p.name for p in path.parent.iterdir()) == ["circle.json", "circle.safetensors"]
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert record["training"]["steps"] == 3
+    assert record["seed"] == 2
+    assert set(record["tune"]) >= {"named", "unknown", "others", "unseen", "foreign"}
+
+    def again(*_, **__):
+        raise AssertionError("was trained again")
+
+    monkeypatch.setattr(posi, "train", again)
+    assert trained(circle, tmp_path / "posi", seed=2, settings=few) == path
+    with pytest.raises(ValueError, match="whose seed is 2, not 3; delete it"):
+        trained(circle, tmp_path / "posi", seed=3, settings=few)
+    with pytest.raises(ValueError, match="whose training is"):
+        trained(circle, tmp_path / "posi", seed=2)
+    with pytest.raises(AssertionError, match="trained again"):  # the control: another folder is another run
+        trained(circle, tmp_path / "other", seed=2, settings=few)
+    path.with_suffix(".json").unlink()
+    with pytest.raises(ValueError, match="has no record beside it"):
+        trained(circle, tmp_path / "posi", seed=2, settings=few)
 
 
 @pytest.mark.slow
@@ -320,18 +435,3 @@ def test_an_answer_is_its_first_line(language_model, monkeypatch):
     for said, answer in (('"a red shape"\nmore', "a red shape"), ("  \n ", ""), ("a shape", "a shape")):
         monkeypatch.setattr(model.tokenizer, "decode", lambda *a, _said=said, **k: _said)
         assert model.rewrite(["a red circle"]) == [answer]
-
-
-def test_thrown_in_tokens_stand_on_both_sides():
-    from experiments.defenses.rewriter import _thrown_in
-
-    rng = random.Random(0)
-    for _ in range(50):
-        given, answer = [1, 2, 3], [1, 9]
-        _thrown_in(given, answer, [70, 71], 6, rng)
-        assert len(given) <= 6
-        extra = [i for i in given if i >= 70]
-        assert extra == [i for i in answer if i >= 70]
-        assert extra
-        assert [i for i in given if i < 70] == [1, 2, 3]
-        assert [i for i in answer if i < 70] == [1, 9]
