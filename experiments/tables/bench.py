@@ -1,7 +1,7 @@
 """Bench: the figures of one line of a table, each a resumable cell.
 
 ASR         share of an attack's prompts whose image shows the concept, each drawn from its own seed; under smoothing the
-            mean over several seeds of the smoothing noise, as the paper's figures are
+            mean over several seeds of the smoothing noise, as the paper's figures are (on the tune split one)
 average     the unweighted mean over the attacks
 FID         of images of captions about other things, against the undefended model's before erasing, and against
             renderings (or photographs)
@@ -12,7 +12,7 @@ certified   bound on the mean rate over all prompts of the table's attacks, for 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -64,7 +64,7 @@ class Bench:
         smoothing: what an adaptive attacker knows of the smoother, by the method that it defends.
     """
 
-    def __init__(self, ground: Ground, cells: Cells, smoothing: dict[str, Smoothing] | None = None) -> None:
+    def __init__(self, ground: Ground, cells: Cells, smoothing: Mapping[str, Smoothing] | None = None) -> None:
         self.ground, self.cells, self.smoothing = ground, cells, dict(smoothing or {})
 
     def rows(self, concept: Concept, way: Way, attack: str, split: str) -> list[Row]:
@@ -87,7 +87,7 @@ class Bench:
         ground, whole = self.ground, erased or concept
         rows = self.rows(concept, way, attack, split)
         settings = ground.settings(way.defense, whole) if way.settings is None else way.settings
-        seeds = ground.sizes.seeds if isinstance(settings, Smoothing) else 1
+        seeds = ground.sizes.seeds if isinstance(settings, Smoothing) and split == "report" else 1
         find = ground.detector(concept)
         asked = {
             **self._asked(whole, way, settings),
@@ -167,7 +167,7 @@ class Bench:
                 [deployments[i] for i in again],
                 defense.pipe,
                 find,
-                rhos=list(rhos),
+                rhos=[rho for rho in rhos if rho > 0],
                 n=sizes.certified,
                 alpha=sizes.alpha,
                 seed=ground.seed,
@@ -180,6 +180,8 @@ class Bench:
                 "successes": found.successes,
                 "n": found.n,
                 "replicas": found.replicas,
+                "prompts": found.prompts,
+                "unperturbed": found.unperturbed,
             }
 
         return self.cells.get("certified", asked, measured)

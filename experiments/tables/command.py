@@ -80,8 +80,9 @@ def main(a: Any) -> int:
     from experiments.tables.page import terminal
 
     sizes = _sizes(a)
-    cells = Cells(a.out / "cells", _progress())
-    ground: Ground = _given(a, sizes) if a.model else Embedded(a.out, sizes, a.seed)
+    progress = _progress()
+    cells = Cells(a.out / "cells", progress)
+    ground: Ground = _given(a, sizes) if a.model else Embedded(a.out, sizes, a.seed, progress=progress)
     smoothing = _smoothing(a, ground)
     bench = Bench(ground, cells, smoothing)
     run = Run(
@@ -89,7 +90,7 @@ def main(a: Any) -> int:
         bench=bench,
         quick=a.quick,
         smoothing=smoothing,
-        worlds=lambda: _worlds(a, sizes, ground),
+        worlds=lambda: _worlds(a, sizes, ground, progress),
         pairs=lambda concept: self_generated(a.out / "self-generated" / f"{concept.name}.jsonl", concept),
     )
     pages = a.pages or a.out / "pages"
@@ -230,7 +231,7 @@ def _given(a: Any, sizes: Sizes) -> Given:
     )
 
 
-def _worlds(a: Any, sizes: Sizes, ground: Ground) -> Mapping[str, Ground]:
+def _worlds(a: Any, sizes: Sizes, ground: Ground, progress: Callable[[str], None]) -> Mapping[str, Ground]:
     """Models for table 10; made the first time."""
     if a.model is not None:
         return {a.model: ground}
@@ -241,7 +242,7 @@ def _worlds(a: Any, sizes: Sizes, ground: Ground) -> Mapping[str, Ground]:
         work = a.out / "worlds" / label
         if not (work / "pipeline" / "model_index.json").exists():
             variant.make(work, **how)  # type: ignore[arg-type]
-        found[label] = Embedded(a.out, sizes, a.seed, base=work / "pipeline", label=label)
+        found[label] = Embedded(a.out, sizes, a.seed, base=work / "pipeline", label=label, progress=progress)
     return found
 
 

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -170,6 +170,7 @@ class Embedded(Ground):
         sizes, seed: as for `Ground`.
         base: folder of a variant's pipeline; None: the shipped one.
         label: names the variant in folders and records.
+        progress: told what is being attacked.
         committed: attack prompts that came with the code; None: none are used.
     """
 
@@ -182,11 +183,12 @@ class Embedded(Ground):
         base: Path | None = None,
         label: str = "",
         committed: Path | None = _COMMITTED,
+        progress: Callable[[str], None] = lambda text: None,
     ) -> None:
         from certify.world import DEFAULTS
 
         super().__init__(sizes, seed)
-        self.out, self.base, self.label = out, base, label
+        self.out, self.base, self.label, self.progress = out, base, label, progress
         self.committed = committed if base is None else None
         self.name = "the embedded model" + (f", {label}" if label else "")
         self.steps, self.guidance = DEFAULTS["num_inference_steps"], DEFAULTS["guidance_scale"]
@@ -217,7 +219,8 @@ class Embedded(Ground):
         return self._pipe(self.folder(concept, method) if method else None)
 
     def _loaded(self, folder: Path | None) -> Any:
-        return load_pipeline(self.base, **({} if folder is None else saving.overlays(folder)))
+        overlay: dict[str, Any] = {} if folder is None else {**saving.overlays(folder)}
+        return load_pipeline(self.base, **overlay)
 
     def attacks(self, concept: Concept, method: str, split: str) -> tuple[str, ...]:
         return tuple(registry.ATTACKS)
@@ -244,7 +247,17 @@ class Embedded(Ground):
             model = None if self.base is None else str(self.base)
             name = self._attacked(concept, method, attack)
             victim = victim_of(self.folder(concept, method), concept, name=name, model=model, smoother=smoother)
-            attacking.run(how, victim, wanted, how.embedded(), path, seed=self.seed, batch=24)
+            self.progress(f"attack: {attack} on {name}, {concept.name}, {split}")
+            attacking.run(
+                how,
+                victim,
+                wanted,
+                how.embedded(),
+                path,
+                seed=self.seed,
+                batch=24,
+                progress=lambda done, all_: self.progress(f"attack: {attack} on {name}, {done} of {all_} prompts"),
+            )
         numbers = {target.number for target in wanted}
         return [row for row in attacking.read_rows(path) if row.number in numbers]
 
@@ -396,7 +409,7 @@ class Given(Ground):
             raise ValueError("utility, clip: must both be given to measure FID and the image–text score")
         told = _prompts(self._captions, self.seed)[: self.sizes.images]
         plain = self.defense("none", concept, "").make([p for p, _ in told], [s + 1_000_003 for _, s in told], batch=8)
-        real = None if self._real is None else _images(self._real, tuple(plain.images.shape[-2:]))
+        real = None if self._real is None else _images(self._real, (plain.images.shape[-2], plain.images.shape[-1]))
         return Utility(
             [p for p, _ in told],
             [s for _, s in told],

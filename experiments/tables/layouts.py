@@ -32,11 +32,12 @@ from experiments.tables.published import HEADLINE, PUBLISHED
 from experiments.tables.table import Column, Line, Table
 from experiments.unlearning.concept import Concept
 
-__all__ = ["CONCEPTS", "GRID", "LAYOUTS", "RHO", "RHOS", "Run", "chosen", "grid", "rule"]
+__all__ = ["CONCEPTS", "GRID", "LAYOUTS", "RETRAINED", "RHO", "RHOS", "Run", "chosen", "grid", "rule"]
 
-CONCEPTS = {"first": "cross", "second": "star", "object": "triangle", "style": "striped"}
-"""Concepts of the embedded world in the places of nudity, violence, gun and Van Gogh. A prompt that names no shape gives
-crosses, stars and triangles least often."""
+CONCEPTS = {"first": "star", "second": "cross", "object": "triangle", "style": "striped"}
+"""Concepts of the embedded world in the places of nudity, violence, gun and Van Gogh. The first is the shape that prompts
+without a shape give least often: on the tune split a UCE model draws 10 % stars where a prompt's noun is left out (cross 22 %,
+circle, square, triangle, heart 17–22 %), and what smoothing drowns is like a noun left out."""
 
 RHO = 0.25
 """The radius at which tables state certified rates."""
@@ -57,7 +58,7 @@ _HEADS = {
     "qf-pgd": "QF-PGD",
     "adaptive": "adaptive",
 }
-_RETRAINED = {"esd": "race", "uce": "rece"}
+RETRAINED = {"esd": "race", "uce": "rece"}
 
 
 @dataclass
@@ -147,6 +148,27 @@ def _line(
     return Line(_named(way.source) if victim is None else victim, way.label, values, limits, dict(settings or {}))
 
 
+def _table(
+    number: str,
+    title: str,
+    columns: Sequence[Column],
+    lines: Sequence[Line],
+    published: Sequence[Line],
+    notes: Sequence[str],
+) -> Table:
+    """A table of what its lines have in its columns: narrow ones print the mean over attacks alone."""
+    keys = {column.key for column in columns}
+    kept = tuple(
+        replace(
+            line,
+            values={k: v for k, v in line.values.items() if k in keys},
+            limits={k: v for k, v in line.limits.items() if k in keys},
+        )
+        for line in lines
+    )
+    return Table(number, title, tuple(columns), kept, tuple(published), tuple(notes))
+
+
 def _named(method: str) -> str:
     return {"advunlearn": "AdvUnlearn"}.get(method, method.upper())
 
@@ -155,11 +177,12 @@ def _notes(run: Run, concept: Concept, split: str, *more: str) -> tuple[str, ...
     ground, sizes = run.ground, run.ground.sizes
     record = asr.record_of(ground.detector(concept))
     level = "" if record.threshold is None else f", threshold {record.threshold:g}"
+    seeds = sizes.seeds if split == "report" else 1
     return (
         f"Model: {ground.name}, {ground.steps} steps, guidance {ground.guidance:g}. Concept: {', '.join(concept.erase)}.",
         f"Detector: {record.name}, {record.version}{level}. Prompts of the split “{split}”, at most {sizes.prompts} an "
-        f"attack; {sizes.images} images behind FID and image–text score; smoothing averaged over {sizes.seeds} seeds of "
-        f"its noise; seed {ground.seed}.",
+        f"attack; {sizes.images} images behind FID and image–text score; smoothing averaged over {seeds} "
+        f"{'seeds' if seeds > 1 else 'seed'} of its noise; seed {ground.seed}.",
         *more,
     )
 
@@ -177,11 +200,11 @@ def _robustness(number: str, place: str, attacks: Sequence[str], title: str, *, 
             for way in _ways(run, method, number, full=full):
                 extra = full and not run.quick
                 lines.append(_line(run, concept, way, there, adaptive=extra, certified=True))
-        return Table(
+        return _table(
             number,
             title.format(concept.name),
             _columns(used, adaptive=full and not run.quick, real=_has(lines, "fid_real"), certified=True),
-            tuple(lines),
+            lines,
             PUBLISHED[number],
             _notes(
                 run,
@@ -202,7 +225,7 @@ def _robustness(number: str, place: str, attacks: Sequence[str], title: str, *, 
 
 def _ways(run: Run, method: str, number: str, *, full: bool) -> list[Way]:
     found = [Way("none", method, "none")]
-    retrained = _RETRAINED[method]
+    retrained = RETRAINED[method]
     if number in ("1", "6") and retrained in run.ground.victims() and not (run.quick and retrained == "race"):
         found.append(Way(retrained, retrained, "none", attacked=method))
     sld = ("sld-strong",) if run.quick else _SLD
@@ -233,11 +256,11 @@ def _seconds(run: Run) -> Table:
     found = measured(defenses, [row.adversarial for row in rows][:16], rounds=3 if run.quick else 7)
     lines = [Line(_named(method), name, values) for name, values in found.items()]
     columns = (Column("seconds", "s an image", "seconds"), Column("ratio", "÷ none", "score"))
-    return Table(
+    return _table(
         "2",
         "Inference time",
         columns,
-        tuple(lines),
+        lines,
         PUBLISHED["2"],
         _notes(
             run,
@@ -263,7 +286,7 @@ def grid(run: Run, method: str) -> list[Line]:
     relative = base.sigma0_relative is not None
     for sigma0 in GRID["sigma0"] if relative else (0.003, 0.006, 0.009, 0.012):
         for k in GRID["k"] if relative else (5.0, 9.0, 13.0):
-            settings = replace(base, k=k, **{"sigma0_relative" if relative else "sigma0": sigma0})
+            settings = _at(base, sigma0, k)
             way = Way("ams", method, "ams", settings)
             lines.append(_line(run, concept, way, attacks, split="tune", settings={"sigma0": sigma0, "k": k}))
     return lines
@@ -272,8 +295,14 @@ def grid(run: Run, method: str) -> list[Line]:
 def chosen(lines: Sequence[Line], base: Smoothing) -> Smoothing:
     """The smoother's settings that a grid's `rule` takes."""
     best = rule(lines).settings
-    name = "sigma0" if base.sigma0_relative is None else "sigma0_relative"
-    return replace(base, k=float(best["k"]), **{name: float(best["sigma0"])})
+    return _at(base, float(best["sigma0"]), float(best["k"]))
+
+
+def _at(base: Smoothing, sigma0: float, k: float) -> Smoothing:
+    """The settings with another σ₀ and k, in the unit that they are in."""
+    if base.sigma0_relative is None:
+        return replace(base, sigma0=sigma0, k=k)
+    return replace(base, sigma0_relative=sigma0, k=k)
 
 
 def _sweep(run: Run) -> Table:
@@ -288,11 +317,11 @@ def _sweep(run: Run) -> Table:
     relative = run.ground.settings("ams", concept).sigma0_relative is not None
     unit = "σ₀ in spreads of the token embeddings. " if relative else ""
     columns = (*_columns((), adaptive=False, real=_has(lines, "fid_real"), certified=False),)
-    return Table(
+    return _table(
         "3",
         "σ₀ and k",
         columns,
-        tuple(lines),
+        lines,
         PUBLISHED["3"],
         _notes(
             run,
@@ -312,11 +341,11 @@ def _relevance(run: Run) -> Table:
         for name in ("local", "global"):
             way = Way(f"ams {name}", method, "ams", run.smoothed(method, name))
             lines.append(_line(run, concept, way, attacks))
-    return Table(
+    return _table(
         "4",
         "Local and global relevance",
         _columns((), adaptive=False, real=_has(lines, "fid_real"), certified=False),
-        tuple(lines),
+        lines,
         PUBLISHED["4"],
         _notes(run, concept, "report"),
     )
@@ -334,11 +363,11 @@ def _pairs(run: Run) -> Table:
             Way("ams self-generated", method, "ams", other),
         ):
             lines.append(_line(run, concept, way, attacks))
-    return Table(
+    return _table(
         "5",
         "Concept pairs",
         _columns((), adaptive=False, real=_has(lines, "fid_real"), certified=False),
-        tuple(lines),
+        lines,
         PUBLISHED["5"],
         _notes(
             run,
@@ -364,11 +393,11 @@ def _models(run: Run) -> Table:
             if way.method in ground.victims():
                 lines.append(_line(there, concept, way, there.attacks(concept, method, attacks), victim=label))
         notes = list(_notes(there, concept, "report"))
-    return Table(
+    return _table(
         "10",
         "Other models",
         _columns((), adaptive=False, real=_has(lines, "fid_real"), certified=False),
-        tuple(lines),
+        lines,
         PUBLISHED["10"],
         (
             *notes[1:],
@@ -400,9 +429,9 @@ def _several(run: Run) -> Table:
         Column("average:second", f"mean ASR, {second.name}"),
         *_columns((), adaptive=False, real=_has(lines, "fid_real"), certified=False)[1:],
     )
-    return Table(
-        "11", "Two concepts", columns, tuple(lines), PUBLISHED["11"],
-        _notes(run, first, "report", f"One UCE edit erases {first.name} and {second.name}; a token's relevance is the larger of two."),
+    return _table(
+        "11", "Two concepts", columns, lines, PUBLISHED["11"],
+        _notes(run, first, "report", f"One UCE edit erases {first.name} and {second.name}; relevance is the larger of two."),
     )  # fmt: skip
 
 
@@ -415,11 +444,11 @@ def _retrained_encoder(run: Run) -> Table:
     ):
         if way.method in run.ground.victims():
             lines.append(_line(run, concept, way, run.attacks(concept, "esd", attacks), victim=""))
-    return Table(
+    return _table(
         "12",
         "A retrained text encoder, and the smoother",
         _columns((), adaptive=False, real=_has(lines, "fid_real"), certified=False),
-        tuple(lines),
+        lines,
         PUBLISHED["12"],
         _notes(run, concept, "report", "Both face the prompts made with the original text encoder. “ams” defends ESD."),
     )
@@ -432,11 +461,11 @@ def _pruning(run: Run) -> Table:
         for method in run.methods("esd", "p-esd", "ac", "p-ac"):
             way = Way(method, method, "none")
             lines.append(_line(run, concept, way, run.attacks(concept, method, attacks), victim=concept.name))
-    return Table(
+    return _table(
         "pruning",
         "Erasing by fine-tuning and by pruning",
         _columns(attacks, adaptive=False, real=_has(lines, "fid_real"), certified=False),
-        tuple(lines),
+        lines,
         (),
         _notes(
             run,
