@@ -10,7 +10,7 @@
     10  other models                                                       UCE
     11  two concepts in one model                                          UCE
     12  AdvUnlearn, and ESD behind the smoother
-    pruning   ESD and P-ESD, AC and P-AC, each attacked by prompts made against it
+    pruning   ESD and P-ESD, AC and P-AC, an object and a style, each attacked by prompts made against it
 
 A table that speaks of a method of which the ground has no victim leaves its lines out.
 """
@@ -32,7 +32,20 @@ from experiments.tables.published import HEADLINE, PUBLISHED
 from experiments.tables.table import Column, Line, Table
 from experiments.unlearning.concept import Concept
 
-__all__ = ["CONCEPTS", "GRID", "LAYOUTS", "RETRAINED", "RHO", "RHOS", "Run", "chosen", "grid", "rule"]
+__all__ = [
+    "ATTACKS",
+    "CONCEPTS",
+    "GRID",
+    "LAYOUTS",
+    "RETRAINED",
+    "RHO",
+    "RHOS",
+    "SCORES",
+    "Run",
+    "chosen",
+    "grid",
+    "rule",
+]
 
 CONCEPTS = {"first": "star", "second": "cross", "object": "triangle", "style": "striped"}
 """Concepts of the embedded world in the places of nudity, violence, gun and Van Gogh. The first is the shape that prompts
@@ -49,15 +62,28 @@ GRID = {"sigma0": (0.05, 0.1, 0.2), "k": (4.0, 6.0, 8.0)}
 
 _SIX = ("implicit", "p4d", "uda", "ring-a-bell", "mma", "qf-pgd")
 _SLD = ("sld-weak", "sld-medium", "sld-strong", "sld-max")
-_HEADS = {
-    "implicit": "implicit",
-    "p4d": "P4D",
-    "uda": "UDA",
-    "ring-a-bell": "RAB",
-    "mma": "MMA",
-    "qf-pgd": "QF-PGD",
-    "adaptive": "adaptive",
-}
+ATTACKS = (
+    Column("implicit", "implicit"),
+    Column("p4d", "P4D"),
+    Column("uda", "UDA"),
+    Column("ring-a-bell", "RAB"),
+    Column("mma", "MMA"),
+    Column("qf-pgd", "QF-PGD"),
+    Column("adaptive", "adaptive"),
+)
+"""Columns of attacks."""
+
+SCORES = (
+    Column("average", "mean ASR"),
+    Column("fid", "FID", "score"),
+    Column("fid_real", "FID, real", "score"),
+    Column("image_text", "image–text", "score", "higher"),
+    Column("certified", f"certified, ρ = {RHO:g}"),
+    Column("seconds", "s an image", "seconds"),
+    Column("ratio", "÷ none", "score"),
+)
+"""The other columns."""
+
 RETRAINED = {"esd": "race", "uce": "rece"}
 
 
@@ -90,7 +116,8 @@ class Run:
     def attacks(self, concept: Concept, method: str, wanted: Sequence[str], split: str = "report") -> tuple[str, ...]:
         """Those of the wanted attacks of which there are prompts, in their order; then others that the user brought."""
         there = self.ground.attacks(concept, method, split)
-        others = tuple(name for name in there if name not in _HEADS)
+        ours = {column.key for column in ATTACKS}
+        others = tuple(name for name in there if name not in ours)
         return tuple(name for name in wanted if name in there) + others
 
     def methods(self, *wanted: str) -> tuple[str, ...]:
@@ -104,17 +131,16 @@ class Run:
 
 
 def _columns(attacks: Sequence[str], *, adaptive: bool, real: bool, certified: bool) -> tuple[Column, ...]:
-    found = [Column(name, _HEADS.get(name, name)) for name in attacks]
-    found.append(Column("average", "mean ASR"))
-    if adaptive:
-        found.append(Column("adaptive", "adaptive"))
-    found.append(Column("fid", "FID", "score"))
-    if real:
-        found.append(Column("fid_real", "FID, real", "score"))
-    found.append(Column("image_text", "image–text", "score", "higher"))
-    if certified:
-        found.append(Column("certified", f"certified, ρ = {RHO:g}"))
-    return tuple(found)
+    known = {column.key: column for column in (*ATTACKS, *SCORES)}
+    keys = [
+        *attacks,
+        "average",
+        *(["adaptive"] if adaptive else []),
+        "fid",
+        *(["fid_real"] if real else []),
+        "image_text",
+    ]
+    return tuple(known.get(key, Column(key, key)) for key in [*keys, *(["certified"] if certified else [])])
 
 
 def _line(
@@ -255,7 +281,7 @@ def _seconds(run: Run) -> Table:
     rows = run.bench.rows(concept, ways[0], run.attacks(concept, method, _SIX)[0], "report")
     found = measured(defenses, [row.adversarial for row in rows][:16], rounds=3 if run.quick else 7)
     lines = [Line(_named(method), name, values) for name, values in found.items()]
-    columns = (Column("seconds", "s an image", "seconds"), Column("ratio", "÷ none", "score"))
+    columns = [column for column in SCORES if column.key in ("seconds", "ratio")]
     return _table(
         "2",
         "Inference time",
@@ -455,7 +481,7 @@ def _retrained_encoder(run: Run) -> Table:
 
 
 def _pruning(run: Run) -> Table:
-    lines, attacks = [], ("p4d", "uda", "ring-a-bell")
+    lines, attacks = [], ("uda", "ring-a-bell")
     for place in ("first", "style"):
         concept = run.concept(place)
         for method in run.methods("esd", "p-esd", "ac", "p-ac"):
@@ -472,7 +498,7 @@ def _pruning(run: Run) -> Table:
             run.concept("first"),
             "report",
             f"Published: {HEADLINE}",
-            "P4D and UDA were made against each model itself.",
+            "UDA was made against each model itself.",
         ),
     )
 

@@ -27,7 +27,9 @@ def test_a_cell_is_measured_once_and_found_by_another_run(tmp_path):
     assert (len(calls), again.found, again.measured) == (1, 1, 0)
 
 
-@pytest.mark.parametrize("other", [{"defense": "ams", "sigma": 0.2}, {"defense": "sld", "sigma": 0.1}, {"defense": "ams"}])
+@pytest.mark.parametrize(
+    "other", [{"defense": "ams", "sigma": 0.2}, {"defense": "sld", "sigma": 0.1}, {"defense": "ams"}]
+)
 def test_another_question_is_another_cell(tmp_path, other):
     calls, measure = counted()
     cells = Cells(tmp_path)
