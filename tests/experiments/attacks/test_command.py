@@ -16,10 +16,11 @@ from safetensors.torch import save_file
 from certify import load_pipeline, world
 from experiments import __main__ as commands
 from experiments import pictures
-from experiments.attacks import ATTACKS, ring_a_bell
+from experiments.attacks import ATTACKS, ring_a_bell, sight
 from experiments.attacks.attack import Target, Victim, read_rows
 from experiments.attacks.command import reseeded, victim_of
 from experiments.attacks.targets import SPLITS, read, targets
+from experiments.metrics import asr
 from experiments.unlearning.concept import Concept
 from tests.experiments.attacks.victims import erased, small
 
@@ -261,6 +262,10 @@ def real(pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     }
 
 
+def dark(images: torch.Tensor) -> torch.Tensor:
+    return images.amax(dim=(1, 2, 3)) < 0.01
+
+
 def _asks(real: dict[str, Path], name: str) -> list[object]:
     return [
         name, "--model", real["model"], "--victim", real["victim"], "--concept", "red circle", "--concept", "circle",
@@ -275,11 +280,13 @@ def _asks(real: dict[str, Path], name: str) -> list[object]:
         ("qf-pgd", ["pairs", "--set", "iterations=1", "--set", "length=2", "--neutral", "coin"]),
         ("mma", ["--set", "steps=1", "--set", "rows=4", "--set", "length=4"]),
         ("uda", ["images", "--set", "times=1", "--set", "iterations=1", "--set", "steps=2", "--set", "tokens=2",
-                 "--detector", "judge:circle"]),
+                 "--detector", "dark"]),
     ],
 )  # fmt: skip
 def test_a_real_model_end_to_end(real, name, more, tmp_path, monkeypatch, capsys):
-    """The same code path as for Stable Diffusion."""
+    """The same code path as for Stable Diffusion, but for a detector of images this small."""
+    for module in (asr, sight):
+        monkeypatch.setattr(module, "load", lambda given: dark if given == "dark" else given)
     given = {"pairs": ["--pairs", real["pairs.jsonl"]], "images": ["--images", real["images"]]}
     words = [*_asks(real, name), *given.get(more[0], [more[0]]), *more[1:], "--out", tmp_path / "rows.csv"]
     assert called(monkeypatch, *words) == 0, capsys.readouterr().err
@@ -288,7 +295,7 @@ def test_a_real_model_end_to_end(real, name, more, tmp_path, monkeypatch, capsys
     assert {(row.attack, row.victim, row.concept) for row in rows} == {(name, "mine", "red circle")}
     said = capsys.readouterr().out
     assert f"{name}: 3 rows in" in said
-    assert ("by judge:circle: " if name == "uda" else "images were not judged: no --detector") in said
+    assert ("by dark: 0.0 % [" if name == "uda" else "images were not judged: no --detector") in said
     before = (tmp_path / "rows.csv").read_bytes()
     assert called(monkeypatch, *words) == 0
     assert (tmp_path / "rows.csv").read_bytes() == before
