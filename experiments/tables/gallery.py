@@ -44,7 +44,8 @@ def pictures(table: Table, run: Run, folder: Path) -> dict[str, str]:
         drawn[name] = f"Table {number}: mean attack success rate against FID"
     if number == "3":
         name = "3-sweep.png"
-        drawing.sweep(table, folder / name)
+        relative = run.ground.settings("ams", run.concept("first")).sigma0_relative is not None
+        drawing.sweep(table, folder / name, unit="in spreads of the token embeddings" if relative else "")
         drawn[name] = "σ₀ and k: attack success rate and FID"
     if number in ("1", "6"):
         concept = run.concept("first" if number == "1" else "second")

@@ -16,13 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from certify import load_pipeline
 from certify.detectors import Detector
 from experiments import attacks as registry
-from experiments import unlearning
+from experiments import pictures, unlearning
 from experiments.attacks import attack as attacking
 from experiments.attacks.attack import Row
 from experiments.defenses import DEFENSES
@@ -240,7 +239,8 @@ class Embedded(Ground):
                 shutil.copyfile((self.committed / place).with_suffix(file.suffix), file)
         wanted = reseeded(targets(concept, split, count=self.sizes.prompts, seed=self.seed), attack)
         there = {row.number for row in attacking.read_rows(path)} if path.exists() else set()
-        if not {target.number for target in wanted} <= there:
+        # An attack on the smoother is one on these settings of it: what is there is checked against them.
+        if "smoother" in how.needs or not {target.number for target in wanted} <= there:
             smoother = None
             if "smoother" in how.needs:
                 smoother = self.defense("ams", concept, method, smoothing).smoother  # type: ignore[attr-defined]
@@ -409,7 +409,9 @@ class Given(Ground):
             raise ValueError("utility, clip: must both be given to measure FID and the image–text score")
         told = _prompts(self._captions, self.seed)[: self.sizes.images]
         plain = self.defense("none", concept, "").make([p for p, _ in told], [s + 1_000_003 for _, s in told], batch=8)
-        real = None if self._real is None else _images(self._real, (plain.images.shape[-2], plain.images.shape[-1]))
+        real = (
+            None if self._real is None else pictures.read(self._real, *plain.images.shape[-2:], argument="references")
+        )
         return Utility(
             [p for p, _ in told],
             [s for _, s in told],
@@ -445,18 +447,3 @@ def _prompts(path: Path, seed: int) -> list[tuple[str, int]]:
     if not found:
         raise ValueError(f"{path}: has no prompt")
     return found
-
-
-def _images(folder: Path, size: tuple[int, int]) -> Tensor:
-    """Image files of a folder, scaled: (b, 3, height, width) in [0, 1]."""
-    import numpy as np
-    from PIL import Image
-
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
-    if not paths:
-        raise ValueError(f"references = {str(folder)!r}: holds no image")
-    arrays = []
-    for path in paths:
-        with Image.open(path) as image:
-            arrays.append(np.asarray(image.convert("RGB").resize((size[1], size[0]), Image.Resampling.BICUBIC)))
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
