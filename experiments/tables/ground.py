@@ -409,9 +409,8 @@ class Given(Ground):
             raise ValueError("utility, clip: must both be given to measure FID and the image–text score")
         told = _prompts(self._captions, self.seed)[: self.sizes.images]
         plain = self.defense("none", concept, "").make([p for p, _ in told], [s + 1_000_003 for _, s in told], batch=8)
-        real = (
-            None if self._real is None else pictures.read(self._real, *plain.images.shape[-2:], argument="references")
-        )
+        height, width = plain.images.shape[-2:]
+        real = None if self._real is None else pictures.read(self._real, height, width, "references")
         return Utility(
             [p for p, _ in told],
             [s for _, s in told],
