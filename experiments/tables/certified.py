@@ -63,9 +63,9 @@ class Effort:
     n: int = 1000
     alpha: float = 1e-3
     ascent: int = 6
-    images: int = 6
-    choosing: int = 64
-    counted: int = 192
+    images: int = 4
+    choosing: int = 32
+    counted: int = 160
     confidence: float = 0.95
     steps: int = int(world.DEFAULTS["num_inference_steps"])
     guidance: float = float(world.DEFAULTS["guidance_scale"])
