@@ -31,7 +31,8 @@ from experiments.unlearning.concept import Concept
 __all__ = ["pictures"]
 
 _COLUMNS = 6
-_CURVES = 4  # prompts behind the certified picture, of each victim
+_CURVES = 3  # prompts behind the certified picture, of each victim
+_FARTHEST = 0.5  # radius of the certified picture; beyond it bounds are near 1
 _LARGEST = 128  # pixels of an image in a grid
 
 
@@ -152,7 +153,7 @@ def _certified(run: Run, concept: Concept, attacks: Sequence[str], path: Path) -
             concept,
             run.smoothed(method),
             prompts[:: max(1, len(prompts) // _CURVES)][:_CURVES],
-            [rho for rho in RHOS if rho > 0],
+            [rho for rho in RHOS if 0 < rho <= _FARTHEST],
             run.bench.cells.folder / "curves",
             effort=effort,
             progress=run.bench.cells.progress,
