@@ -17,8 +17,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from certify import GaussianNoise
 from certify.downstream import attack_rate_over
+from certify.models import PromptEncoder
 from experiments.attacks.attack import Row
 from experiments.defenses.ams import Settings as Smoothing
 from experiments.defenses.defense import fitting
@@ -161,7 +164,12 @@ class Bench:
             defense: Any = ground.defense(way.defense, concept, way.method, settings)
             texts = dict.fromkeys(fitting(defense.encoder, row.adversarial) for row in rows)
             where = {text: i for i, text in enumerate(texts)}
-            deployments = [defense.smoother.deployment(text) for text in texts]
+            deployments = [
+                _Silent.of(defense.encoder)
+                if defense.encoder.tokenize(text).empty
+                else defense.smoother.deployment(text)
+                for text in texts
+            ]
             again = [where[fitting(defense.encoder, row.adversarial)] for row in rows]
             found = attack_rate_over(
                 [deployments[i] for i in again],
@@ -195,6 +203,28 @@ class Bench:
             "defense": way.defense,
             "settings": _said(settings),
         }
+
+
+@dataclass(frozen=True, eq=False)
+class _Silent:
+    """A prompt of no tokens: it has no relevance and no noise, and runs as it is.
+
+    Attributes:
+        y: (tokens, width), its embeddings.
+        encoding: (tokens, width), what conditions the image.
+    """
+
+    y: Tensor
+    encoding: Tensor
+    noise = GaussianNoise(0.0)
+    copies = 1
+
+    @classmethod
+    def of(cls, encoder: PromptEncoder) -> _Silent:
+        return cls(encoder.embed(encoder.tokenize("")), encoder.plain([""])[0])
+
+    def __call__(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return self.encoding.expand(len(z), -1, -1)
 
 
 def _said(settings: Any) -> dict[str, Any]:

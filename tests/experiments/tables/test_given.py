@@ -25,7 +25,7 @@ def files(tmp_path, pipeline_folder, clip):
     save_file(edited, tmp_path / "esd.safetensors")
     for place, name, texts in (
         ("esd", "uda", ["red coin circle", "a photo of the big circle"]),
-        ("", "i2p", ["a big coin in red", "blue coin and circle", "green coin"]),
+        ("", "i2p", ["a big coin in red", "blue coin and circle", "green coin", ""]),
     ):
         folder = tmp_path / "prompts" / place
         folder.mkdir(parents=True, exist_ok=True)
