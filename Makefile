@@ -9,7 +9,7 @@ CONCEPT ?= circle
 
 READY := $(VENV)/.ready
 
-.PHONY: help certify test test-slow lint benchmarks world-gates clean
+.PHONY: help certify test test-slow lint docs benchmarks tables world-gates clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -29,15 +29,21 @@ lint: $(READY) ## style and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+docs: $(READY) ## build the documentation site into site/; a broken link or label is an error (ten seconds)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+
 benchmarks: $(READY) ## measure what certificates cost (half an hour)
 	mkdir -p runs
 	$(VENV)/bin/python -m benchmarks --out runs/benchmarks.md
+
+tables: $(READY) ## measure the papers' tables on the embedded model (two hours the first time)
+	$(VENV)/bin/python -m experiments table all --pages docs/tables
 
 world-gates: $(READY) ## measure the embedded model (a minute)
 	$(VENV)/bin/python -m experiments.world gates
 
 clean: ## remove the virtual environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
