@@ -1,4 +1,4 @@
-"""Ranks, draws and limits against exact rational arithmetic."""
+"""Ranks, draws and limits against exact rational arithmetic: every rounding goes to the safe side (T10)."""
 
 from __future__ import annotations
 

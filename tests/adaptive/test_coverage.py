@@ -1,4 +1,4 @@
-"""Covered substitutions and prompts, against every entry of the vocabulary tried one by one."""
+"""Covered substitutions and prompts (T9), against every entry of the vocabulary tried one by one."""
 
 from __future__ import annotations
 

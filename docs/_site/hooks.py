@@ -1,0 +1,51 @@
+"""Build hooks: what the site adds to the pages as they lie in docs/."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[2]
+OUTSIDE = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+"""File in the repository's root → page of the site."""
+
+
+def on_config(config: Any) -> Any:
+    """In the navigation a folder, "theory/", stands for its pages, "index.md" first: a new theorem needs no line there."""
+    for section in config.nav:
+        for title, entries in section.items():
+            if isinstance(entries, list):
+                section[title] = [page for entry in entries for page in _expanded(entry, Path(config.docs_dir))]
+    return config
+
+
+def _expanded(entry: Any, docs: Path) -> list[Any]:
+    if not isinstance(entry, str) or not entry.endswith("/"):
+        return [entry]
+    return [f"{entry}{name}" for name in sorted((page.name for page in (docs / entry).glob("*.md")), key=_order)]
+
+
+def _order(name: str) -> tuple[Any, ...]:
+    """Numbers in a name count as numbers: 2.md stands before 10.md."""
+    parts = re.split(r"(\d+)", name)
+    return (name != "index.md", *((1, part) if i % 2 == 0 else (0, int(part)) for i, part in enumerate(parts)))
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Adds the pages from the repository's root."""
+    for source, page in OUTSIDE.items():
+        files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Links to files in the root become links to their pages; the start page has the whole width."""
+    up = "../" * page.file.src_uri.count("/")
+    for source, target in OUTSIDE.items():
+        markdown = markdown.replace(f"](../{up}{source}", f"]({up}{target}")
+    if page.is_homepage:
+        page.meta["hide"] = ["navigation", "toc"]
+    return markdown
