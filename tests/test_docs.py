@@ -370,3 +370,17 @@ def test_links_to_the_root_lead_to_pages_of_the_site():
     ):
         page = SimpleNamespace(file=SimpleNamespace(src_uri=source), is_homepage=source == "index.md", meta={})
         assert site_module("hooks").on_page_markdown(f"[a]({link})", page) == f"[a]({expected})"
+
+
+@pytest.mark.parametrize(
+    ("html", "warned"),
+    [
+        ('<a href="https://example.org">elsewhere</a> <script src="a.js"></script> <img alt="" src="../b.png">', 0),
+        ('<script defer src="https://example.org/a.js"></script>', 1),
+        ("<link rel=stylesheet href=//example.org/a.css><img src='http://example.org/b.png'>", 2),
+    ],
+)
+def test_a_page_that_loads_from_elsewhere_is_warned_of(html, warned, caplog):
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="a.md"))
+    assert site_module("hooks").on_post_page(html, page) == html
+    assert len(caplog.records) == warned

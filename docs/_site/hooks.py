@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[2]
 OUTSIDE = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """File in the repository's root → page of the site."""
+
+LOG = logging.getLogger("mkdocs.hooks")
+_LOADED = re.compile(r"<(?:script|img|iframe|source|link)\b[^>]*?\b(?:src|href)=[\"']?((?:https?:)?//[^\"'\s>]+)")
 
 
 def on_config(config: Any) -> Any:
@@ -49,3 +53,10 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if page.is_homepage:
         page.meta["hide"] = ["navigation", "toc"]
     return markdown
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """Warns, and so stops a strict build, where a page would load something from elsewhere."""
+    for address in _LOADED.findall(output):
+        LOG.warning(f"{page.file.src_uri}: loads {address}; the site must be readable without a network")
+    return output
