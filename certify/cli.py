@@ -1,4 +1,5 @@
-"""The command line: `certify prompt`, `prompts`, `radius`, `curve`, `decide`, `plan`, `check`, `generate`, `concepts`.
+"""The command line: `certify prompt`, `prompts`, `radius`, `curve`, `decide`, `plan`, `check`, `report`, `generate` and
+`concepts`.
 
 Only what a command needs is imported when it runs; `certify --help` loads none of the heavy libraries.
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import itertools
 import math
 import os
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from certify.adaptive import AdaptiveMedianSmoother
     from certify.certificate import Certificate
     from certify.montecarlo.checkpoint import Checkpoint
+    from certify.report import Pictures
 
 __all__ = ["app", "main"]
 
@@ -689,6 +692,60 @@ def check(
 
 
 @app.command()
+def report(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of `certify prompt` or of `certify prompts`.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="HTML file to write. [default: report.html in the folder]")
+    ] = None,
+    images: Annotated[
+        int | None,
+        typer.Option(help="Pairs of images with and without the defence. [default: 4; without the model: 0]"),
+    ] = None,
+    model: Model = None,
+    unet: UNet = None,
+    text_encoder: TextEncoder = None,
+    device: Device = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a page that is there.")] = False,
+) -> None:
+    """Write a certificate, or the run over a data set, as one HTML page to forward: it needs no network, no other file."""
+    from certify import Certificate, _validate
+    from certify import report as pages
+
+    _one_process("certify report")
+    path = folder / "report.html" if out is None else out
+    if images is not None:
+        _validate.count("images", images, minimum=0)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"folder = {str(folder)!r}: no such folder")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"out = {str(path)!r}: must end in .html or .htm")
+    if path.is_dir() or (path.exists() and not force):
+        raise FileExistsError(f"out = {str(path)!r}: exists already; choose another name or give --force")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"out = {str(path)!r}: the folder {str(path.parent)!r} does not exist")
+    if (folder / "certificate.json").exists():
+        certificate = Certificate.load(folder)
+        over = {"unet": unet, "text_encoder": text_encoder}
+        pictures = _examples(certificate, folder, images, model, over, device)
+        digests = pages.file_digests(folder, ("certificate.json", "tensors.safetensors"))
+        page = pages.certificate_page(certificate, folder=str(folder), digests=digests, pictures=pictures)
+    elif (folder / "settings.json").exists() or (folder / "results.jsonl").exists():
+        if images:
+            raise ValueError(f"images = {images}: must be left out for a run; report one of its certificates instead")
+        run = pages.RunRecord.load(folder)
+        digests = pages.file_digests(folder, ("settings.json", "results.jsonl"))
+        page = pages.run_page(run, folder=str(folder), digests=digests)
+    else:
+        raise FileNotFoundError(
+            f"folder = {str(folder)!r}: holds neither certificate.json (certify prompt) nor results.jsonl (certify prompts)"
+        )
+    _write_text(path, page)
+    terminal.out.print(Text(f"written: {path} ({len(page.encode()) // 1024:,} KiB)"), soft_wrap=True)
+
+
+@app.command()
 @with_settings
 def generate(
     settings: Settings,
@@ -913,6 +970,128 @@ def _draw_pictures(certificate: Certificate, folder: Path, title: str | None) ->
             *(certificate.event(c) for c in events), undefended=measured.get("rate"), title=title
         )
         _draw(picture, folder / "rate.png")
+
+
+def _examples(
+    certificate: Certificate,
+    folder: Path,
+    images: int | None,
+    model: str | None,
+    over: dict[str, str | None],
+    device: str | None,
+) -> Pictures | None:
+    """Images for the page of a certificate: a picture of `certify generate` that lies in its folder, or freshly made ones.
+
+    Unless they are asked for, they are made only where the model is certainly at hand: the embedded one, or one that is named.
+    """
+    from certify.report import Pictures
+
+    record = certificate.provenance
+    source = record.get("source") or {}
+    named = model is not None or any(over.values())
+    asked = images is not None or named
+    if images == 0:
+        return None
+    if not asked:
+        sheet = next((path for name in _SHEETS if (path := folder / name).is_file()), None)
+        if sheet is not None:
+            return Pictures(sheet=_png(sheet), note=f"{sheet.name}, as it lies beside the certificate.")
+        if "model" not in source or any(source.get(name) for name in ("model", "unet", "text_encoder")):
+            return None
+    why = ""
+    if "smoother" not in record:
+        why = "is not one of a prompt"
+    elif not record.get("prompt"):
+        why = "leaves its prompt out"
+    elif certificate.claims[0].policy == "memory":
+        why = "has a covariance that its memory stored"
+    if why:
+        if not asked:
+            return None
+        raise ValueError(f"images = {images}: must be 0, since the certificate {why}")
+    try:
+        return _made(certificate, 4 if images is None else images, model, over, device)
+    except ValueError as error:
+        if asked:
+            raise
+        return Pictures(note=f"No images: {error}.")
+
+
+def _made(
+    certificate: Certificate, images: int, model: str | None, over: dict[str, str | None], device: str | None
+) -> Pictures:
+    """Images of a certificate's prompt, with and without its smoother, from the model that it is about.
+
+    Raises:
+        ValueError: the model is another one.
+    """
+    from certify import world
+    from certify.adaptive.certification import rebuilt
+    from certify.generate import pair
+    from certify.models import fingerprint, load_pipeline
+    from certify.report import Pictures
+
+    record = certificate.provenance
+    source = record.get("source") or {}
+    digests = (record.get("model") or {}).get("sha256") or {}
+    where = model or source.get("model")
+    with terminal.out.status("loading the model"):
+        put: dict[str, Any] = {name: value or source.get(name) for name, value in over.items()}
+        pipe = load_pipeline(where, device=_device(device), dtype=record.get("dtype"), **put)
+        parts = {"module": pipe.text_encoder, **pipe.components}
+        found = {name: fingerprint(parts[name]) for name in digests if parts.get(name) is not None}
+        different = [name for name in digests if found.get(name) != digests[name]]
+        if different or not found:
+            part = different[0].replace("module", "text encoder").replace("_", " ") if different else "model"
+            raise ValueError(f"the {part} is not the one that this certificate is about: its SHA-256 differs")
+        adaptive = rebuilt(certificate, pipe, source.get("concepts"))
+    own = {"num_inference_steps": 50, "guidance_scale": 7.5} if where else world.DEFAULTS
+    made = record.get("images") or (record.get("trajectory") or {}).get("origin") or {}
+    steps, guidance = made.get("steps", own["num_inference_steps"]), made.get("guidance", own["guidance_scale"])
+    seed, sampler = record["seed"], {"steps": steps, "guidance": guidance}
+    with terminal.out.status("generating"):
+        rows = pair(pipe, adaptive, record["prompt"], images=images, seed=seed, **sampler)
+    undefended, defended = (tuple(_png_bytes(image) for image in row) for row in rows)
+    note = (
+        f"Made for this page, with the model whose SHA-256 is below: seed {seed}, {steps} steps, guidance {guidance:g}. Both "
+        "of a pair start from the same initial noise."
+    )
+    return Pictures(undefended, defended, note=note)
+
+
+_SHEETS = ("pair.png", "pair.jpg", "images.png", "images.jpg")
+"""Pictures of `certify generate … --out FOLDER/pair.png`."""
+
+
+def _png(path: Path) -> bytes:
+    """A picture as PNG: its pixels, and nothing else that the file may hold."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > 2**24:
+                raise ValueError(f"{image.width} × {image.height} pixels are too many")
+            clean = Image.frombytes("RGB", image.size, image.convert("RGB").tobytes())
+    except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: is no picture that can be shown ({error}); --images 0 leaves it out") from error
+    return _png_bytes(clean)
+
+
+def _png_bytes(image: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Written beside and renamed, so that a reader never sees half a file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 _FILES = ("certificate.json", "tensors.safetensors", "noise.png", "curve.png", "rate.png")

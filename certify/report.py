@@ -1052,8 +1052,8 @@ def _tick(value: float) -> str:
 def _head(kind: str, title: str, sentence: str, tiles: Sequence[tuple[str, str]], of_prompt: bool = True) -> str:
     note = (
         '<p class="note">Size is counted in units of the noise: one token alone may change by its noise times the size, '
-        "several together by correspondingly less. How the change was found does not matter. Confidence is about the random draws that "
-        "the certificate was computed from, not about prompts or attackers.</p>"
+        "several together by correspondingly less. How the change was found does not matter. Confidence is about "
+        "the random draws that the certificate was computed from, not about prompts or attackers.</p>"
         if of_prompt
         else '<p class="note">Size is counted in units of the noise, coordinate by coordinate.</p>'
     )

@@ -1,0 +1,170 @@
+"""`certify report`: a page from a folder, with the embedded model's images, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from PIL import Image
+
+from certify import Certificate, cli, datasets, load_pipeline, world
+from certify.adaptive import AdaptiveMedianSmoother
+from tests.test_report import Page, self_contained
+
+PROMPT = "a <script> circle"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder of `certify prompt`, one of a private certificate, and one of `certify prompts`."""
+    folder = tmp_path_factory.mktemp("made")
+    pipe = load_pipeline()
+    adaptive = AdaptiveMedianSmoother.from_pipeline(pipe, ["circle"], n=3, **world.SMOOTHING)
+    source = {"model": None, "unet": None, "concepts": ["circle"]}
+    small = {"pipe": pipe, "n": 64, "statistics": 16, "images": 2, "detector": "judge:circle", "steps": 2}
+    cert = adaptive.certify(PROMPT, guidance=2.0, source=source, **small)
+    cert.save(folder / "one")
+    adaptive.certify("a red circle", n=64, statistics=0, private=True, source=source).save(folder / "private")
+    (folder / "few.csv").write_text('prompt\n"a red circle"\n""\n"a <script> square"\n')
+    data = datasets.PromptSet.load(folder / "few.csv")
+    options = datasets.RowOptions(n=64, save_certificates=True)
+    settings = datasets.run_settings(adaptive, data, options)
+    with datasets.Results(folder / "run", settings, data) as results:
+        datasets.certify_rows(adaptive, results, options, source=source)
+    return folder
+
+
+@pytest.fixture
+def here(made, tmp_path):
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def test_a_certificate_becomes_a_page_with_images(run, here):
+    code, out, err = run("report", "one", "--images", "1")
+    assert code == 0, err
+    assert "written: one/report.html" in out
+    text = (here / "one" / "report.html").read_text(encoding="utf-8")
+    page = self_contained(text)
+    assert PROMPT in page.text
+    assert [tag for tag, _ in page.tags].count("img") == 2
+    exact = {value for value, _ in page.values}
+    certificate = Certificate.load(here / "one")
+    assert {c.value for c in certificate.claims if c.status == "certified"} <= exact
+    assert {c.rho for c in certificate.claims} <= exact
+    for digest in certificate.provenance["model"]["sha256"].values():
+        assert digest in page.text
+    assert "certify check one" in page.text
+    # Nothing is written over, except where that is asked for.
+    code, _, err = run("report", "one", "--images", "0")
+    assert (code, "exists already" in " ".join(err.split())) == (2, True)
+    assert (here / "one" / "report.html").read_text(encoding="utf-8") == text
+    code, _, err = run("report", "one", "--images", "0", "--force")
+    assert code == 0, err
+    assert "<img" not in (here / "one" / "report.html").read_text(encoding="utf-8")
+
+
+def test_images_are_left_out_where_the_model_is_another_one(run, here):
+    file = here / "one" / "certificate.json"
+    record = json.loads(file.read_text())
+    record["provenance"]["model"]["sha256"]["unet"] = "0" * 64
+    file.write_text(json.dumps(record))
+    code, _, err = run("report", "one")
+    assert code == 0, err
+    page = Page((here / "one" / "report.html").read_text(encoding="utf-8"))
+    assert "No images: the unet is not the one that this certificate is about" in page.text
+    assert "img" not in {tag for tag, _ in page.tags}
+    code, _, err = run("report", "one", "--images", "1", "--force")
+    assert (code, "the unet is not the one" in " ".join(err.split())) == (2, True)
+
+
+def test_a_picture_beside_the_certificate_is_shown_without_what_else_the_file_holds(run, here):
+    with (here / "one" / "pair.png").open("wb") as file:
+        Image.new("RGB", (8, 8), "teal").save(file, "PNG")
+        file.write(b"<script>alert(3)</script>")
+    code, _, err = run("report", "one")
+    assert code == 0, err
+    text = (here / "one" / "report.html").read_text(encoding="utf-8")
+    assert "pair.png, as it lies beside the certificate" in self_contained(text).text
+    assert text.count("<img") == 1
+    (here / "one" / "pair.png").write_bytes(b"<svg onload=alert(4)>")
+    code, _, err = run("report", "one", "--force")
+    assert (code, "is no picture that can be shown" in " ".join(err.split())) == (2, True)
+    assert (here / "one" / "report.html").read_text(encoding="utf-8") == text
+
+
+def test_a_private_certificate_stays_private(run, here):
+    code, _, err = run("report", "private", "--out", "page.html")
+    assert code == 0, err
+    page = self_contained((here / "page.html").read_text(encoding="utf-8"))
+    assert "a prompt left out of the record" in page.text
+    assert "certify check private --prompt …" in page.text
+    assert "red" not in page.text.split()
+    code, _, err = run("report", "private", "--out", "other.html", "--images", "1")
+    assert (code, "the certificate leaves its prompt out" in " ".join(err.split())) == (2, True)
+
+
+def test_a_run_becomes_a_page(run, here):
+    code, _, err = run("report", "run", "--out", "run.html")
+    assert code == 0, err
+    page = self_contained((here / "run.html").read_text(encoding="utf-8"))
+    records = [json.loads(line) for line in (here / "run" / "results.jsonl").read_text().splitlines()]
+    exact = {value for value, _ in page.values}
+    assert {float(record["radius"]) for record in records} <= exact
+    assert {record["bound"] for record in records if record.get("bound") is not None} <= exact
+    for piece in ("a <script> square", "the prompt is empty", "certify check run/certificates/0001"):
+        assert piece in page.text, piece
+
+
+def damage(folder):
+    """Folders that are none, or broken."""
+    (folder / "empty").mkdir()
+    for name in ("cut", "foreign", "wrong", "numbers", "missing"):
+        shutil.copytree(folder / "one", folder / name)
+    text = (folder / "one" / "certificate.json").read_text()
+    (folder / "cut" / "certificate.json").write_text(text[: len(text) // 2])
+    (folder / "foreign" / "certificate.json").write_text("[1, 2]")
+    record = json.loads(text)
+    record["provenance"]["token_noise"] = 5
+    (folder / "wrong" / "certificate.json").write_text(json.dumps(record))
+    record = json.loads(text)
+    record["provenance"]["yardstick"]["distance"] = "very far"
+    (folder / "numbers" / "certificate.json").write_text(json.dumps(record))
+    (folder / "missing" / "tensors.safetensors").unlink()
+    shutil.copytree(folder / "run", folder / "torn")
+    (folder / "torn" / "settings.json").unlink()
+    shutil.copytree(folder / "run", folder / "changed")
+    lines = (folder / "changed" / "results.jsonl").read_text()
+    (folder / "changed" / "results.jsonl").write_text(lines.replace('"row": 2', '"row": 3'))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nowhere",), "no such folder"),
+        (("few.csv",), "no such folder"),
+        (("empty",), "holds neither certificate.json"),
+        (("cut",), "not readable as JSON"),
+        (("foreign",), "schema_version = None"),
+        (("wrong",), "cannot be shown"),
+        (("numbers",), "cannot be shown"),
+        (("missing",), "not readable"),
+        (("torn",), "holds no settings.json"),
+        (("changed",), "line 2: is damaged or of another run"),
+        (("run", "--images", "2"), "must be left out for a run"),
+        (("one", "--images", "-1"), "images = -1"),
+        (("one", "--out", "page.txt"), "must end in .html"),
+        (("one", "--out", "empty"), "must end in .html"),
+        (("one", "--out", "no/page.html"), "does not exist"),
+    ],
+)
+def test_misuse_and_damage_are_one_line_and_exit_code_2(run, here, monkeypatch, arguments, message):
+    damage(here)
+    before = sorted(here.rglob("*"))
+    monkeypatch.setattr(cli, "_made", lambda *_: pytest.fail("images are made for a page that is refused"))
+    if "--images" not in arguments:
+        arguments = (*arguments, "--images", "0")
+    code, _, err = run("report", *arguments)
+    assert (code, message in " ".join(err.split()), "Traceback" in err) == (2, True, False), err
+    assert sorted(here.rglob("*")) == before
