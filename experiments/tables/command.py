@@ -12,8 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from certify.models import PromptEncoder
 from experiments.defenses import DEFENSES
 from experiments.defenses.ams import Settings as Smoothing
+from experiments.defenses.defense import fitting
 from experiments.tables.bench import Bench
 from experiments.tables.cells import Cells
 from experiments.tables.ground import Embedded, Given, Ground, Sizes
@@ -91,7 +93,11 @@ def main(a: Any) -> int:
         quick=a.quick,
         smoothing=smoothing,
         worlds=lambda: _worlds(a, sizes, ground, progress),
-        pairs=lambda concept: self_generated(a.out / "self-generated" / f"{concept.name}.jsonl", concept),
+        pairs=lambda concept: self_generated(
+            a.out / "self-generated" / f"{concept.name}.jsonl",
+            concept,
+            PromptEncoder.from_pipeline(ground.pipe(concept, "")),
+        ),
     )
     pages = a.pages or a.out / "pages"
     for number in LAYOUTS if "all" in a.number else a.number:
@@ -118,8 +124,9 @@ def written(table: Table, run: Run, folder: Path) -> list[str]:
     return [f"{table.number}.csv", f"{table.number}.md", *drawn]
 
 
-def self_generated(path: Path, concept: Concept, count: int = 100, seed: int = 0) -> Path:
-    """Concept pairs from sentences of our own, for table 5: none is a caption of the world's grammar."""
+def self_generated(path: Path, concept: Concept, encoder: PromptEncoder, count: int = 100, seed: int = 0) -> Path:
+    """Concept pairs from sentences of our own that fit the encoder's context, for table 5: none is a caption of the world's
+    grammar."""
     rng = random.Random(f"{seed} {concept.name}")
     ways = (
         "please draw {a}", "i would like {a}", "show me {a} here", "{a}, nothing else", "my favourite is {a}",
@@ -136,7 +143,9 @@ def self_generated(path: Path, concept: Concept, count: int = 100, seed: int = 0
             having, lacking = f"{adjective}{rng.choice(concept.erase)} {noun}", f"{adjective}{noun}"
         else:
             having, lacking = (f"{adjective}{noun}" for noun in (rng.choice(concept.erase), rng.choice(others)))
-        pairs.setdefault(*(way.format(a=f"{_article(text)} {text}") for text in (having, lacking)))
+        positive, negative = (way.format(a=f"{_article(text)} {text}") for text in (having, lacking))
+        if fitting(encoder, positive) == positive and fitting(encoder, negative) == negative:
+            pairs.setdefault(positive, negative)
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({"positive": p, "negative": n}, ensure_ascii=False) for p, n in pairs.items()]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

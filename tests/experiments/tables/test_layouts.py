@@ -9,6 +9,7 @@ import pytest
 
 from certify import world
 from certify.adaptive.concepts import Concept as Pairs
+from certify.models import load_text_encoder
 from experiments.defenses.ams import Settings
 from experiments.metrics.asr import interval
 from experiments.tables.bench import Bench
@@ -80,10 +81,12 @@ def test_limits_of_a_mean_cover_unequal_rates(bench):
 @pytest.mark.parametrize("name", ["cross", "striped"])
 def test_self_generated_pairs_are_pairs_and_none_of_the_world(tmp_path, name):
     concept = Concept.embedded(name)
-    path = self_generated(tmp_path / f"{name}.jsonl", concept)
+    encoder = load_text_encoder()
+    path = self_generated(tmp_path / f"{name}.jsonl", concept, encoder)
     pairs = [json.loads(line) for line in path.read_text().splitlines()]
     assert len({p["positive"] for p in pairs}) == len(pairs) == 100
     assert all(name in p["positive"] and name not in p["negative"] for p in pairs)
+    assert all(encoder.tokenize(text).length <= encoder.context_length for p in pairs for text in p.values())
     shipped = {row["prompt"] for split in ("tune", "report") for row in world.prompts(split)}
     shipped |= {p for pair in Pairs.load(name).pairs for p in pair}
     assert not shipped & {p["positive"] for p in pairs}
