@@ -36,7 +36,7 @@ EVENT_RHOS = (0.0, 0.1, 0.25, 0.5, 1.0)
 """Radii at which an event's bound stands in the table below its curve."""
 
 _WIDE, _HIGH = 480, 290  # of a chart, in its own units
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 16, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 68, 14, 16, 44
 _NEAREST = 3  # uncovered tokens that are named
 _PLAIN = {"frozen": "A defence that sets its noise anew from the changed prompt. "}
 _RUN_FORMAT = "certify prompts 1"
@@ -274,12 +274,13 @@ def _headline(certificate: Certificate, claim: Claim) -> str:
     change = f"Whatever change of size up to {_n(claim.rho, 'near')} an attacker makes to the embeddings of {of}"
     if distance <= 0 or value > distance:
         return (
-            f"{change}, its smoothed encoding moves by a squared distance of at most {_n(value)}, {sure}. That says little: "
-            f"leaving out {word} moves it by {_n(distance, 'near')}."
+            f"{change}, its smoothed encoding stays within squared distance {_n(value)} of {_reference(claim)}, {sure}. "
+            f"That says little: leaving out {word} moves it by {_n(distance, 'near')}."
         )
     share = math.sqrt(value / distance)
     return (
-        f"{change}, its smoothed encoding moves at most {_percent(share)} as far as leaving out {word} would, {sure}."
+        f"{change}, its smoothed encoding stays near {_reference(claim)}: at most {_percent(share)} as far from it as "
+        f"leaving out {word} would take it, {sure}."
     )
 
 
@@ -307,12 +308,13 @@ def _in_words(certificate: Certificate, claim: Claim) -> str:
         case "mse":
             return (
                 f"The {_e(claim.smoother)}-smoothed {name} stays within <strong>squared distance {_n(claim.value)}</strong> of "
-                f"its reference {change}."
+                f"{_reference(claim)} {change}."
             )
         case "radius":
             return (
                 f"The largest certified change has <strong>size {_n(claim.value, 'down')}</strong>: up to there the "
-                f"{_e(claim.smoother)}-smoothed {name} stays within squared distance {_n(claim.tolerance)} of its reference."
+                f"{_e(claim.smoother)}-smoothed {name} stays within squared distance {_n(claim.tolerance)} of "
+                f"{_reference(claim)}."
             )
         case "deployed":
             stick = certificate.provenance.get("yardstick")
@@ -336,6 +338,10 @@ def _in_words(certificate: Certificate, claim: Claim) -> str:
     )
 
 
+def _reference(claim: Claim) -> str:
+    return "its value at the input itself" if claim.reference == "population" else "its reference"
+
+
 def _measured(certificate: Certificate) -> str:
     measured = certificate.provenance.get("undefended")
     if not measured:
@@ -350,7 +356,8 @@ def _yardstick(certificate: Certificate) -> str:
     word = f"“{_e(stick['word'])}”" if stick.get("word") else "its most relevant word"
     return (
         f'<p class="note">Yardstick: without {word} the encoding is a squared distance of '
-        f"{_n(stick['distance'], 'near')} away. A bound above it is <em>vacuous</em>: true, and saying little.</p>"
+        f"{_n(stick['distance'], 'near')} away. A bound above it is <em>vacuous</em>: true, and saying little. "
+        "Reference: a fixed value, in general the smoothed one as separate draws at the unchanged prompt estimate it.</p>"
     )
 
 
@@ -411,7 +418,7 @@ def _tokens(certificate: Certificate) -> str:
     unit = "in units of the usual spread of token embeddings" if spread else "σ"
     legend = (
         f'<p class="note">Below each token: its noise, {unit}, and its relevance to {concepts or "the concept"} (−1 to 1). The '
-        "darker, the more noise (on a logarithmic scale), and the larger the changes of that token that a size allows."
+        "stronger the colour, the more noise (on a logarithmic scale), and the larger the changes of that token."
         + (f" {hidden} padding positions carry no noise." if hidden else "")
         + "</p>"
     )
@@ -532,7 +539,7 @@ def _coverage(certificate: Certificate) -> str:
         parts.append(
             f"<p>Of {len(prompts):,} attack prompts given, {inside:,} {'is' if inside == 1 else 'are'} covered.</p>"
         )
-        parts.append(_table(["attack prompt", "", "at size", "reason"], rows, text=(1, 3)))
+        parts.append(_table(["attack prompt", "", "at size", "reason"], rows, text=(3,), plain=(1,)))
     return _section("What the radius means in prompts", "".join(parts))
 
 
@@ -588,7 +595,7 @@ def _claims_table(certificate: Certificate) -> str:
         f"{_n(certificate.alpha, 'near', 3)}. q: probability over the noise of what is deployed. An abstention claims "
         "nothing, and is no sign of weakness.</p>"
     )
-    return _section("Every claim", _table(head, rows, text=(1, 7, 8), wide=True) + note)
+    return _section("Every claim", _table(head, rows, text=(1, 7), wide=True, plain=(8,)) + note)
 
 
 def _object(claim: Claim) -> str:
@@ -796,7 +803,7 @@ def _prompts_table(run: RunRecord) -> str:
             ]
         )
     head = ["#", "prompt", "status", "radius ρ", "within", f"bound at {run.settings['rho']:g}", "yardstick", "reason"]
-    return _section("Every prompt", _table(head, rows, text=(1, 2, 7), wide=True))
+    return _section("Every prompt", _table(head, rows, text=(1, 7), wide=True, plain=(2,)))
 
 
 def _others_table(run: RunRecord) -> str:
@@ -822,7 +829,7 @@ def _others_table(run: RunRecord) -> str:
     if not rows:
         return ""
     head = ["#", "about", "at most", "ρ", "q", "α", "draws", "proof", "status"]
-    return _section("The other claims of each prompt", _table(head, rows, text=(1, 7, 8), wide=True))
+    return _section("The other claims of each prompt", _table(head, rows, text=(1, 7), wide=True, plain=(8,)))
 
 
 def _check_run(run: RunRecord, folder: str) -> str:
@@ -1069,11 +1076,20 @@ def _section(title: str, content: str, style: str = "") -> str:
     return f"<section{kind}><h2>{title}</h2>{content}</section>"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, text: Sequence[int] = (), wide: bool = False) -> str:
-    """A table; its first column and those named hold text, the others numbers."""
+def _table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    text: Sequence[int] = (),
+    plain: Sequence[int] = (),
+    wide: bool = False,
+) -> str:
+    """A table; its first column, sentences (`text`) and single words (`plain`) stand to the left, numbers to the right."""
 
     def cells(row: Sequence[str], tag: str) -> str:
-        kinds = ["" if i == 0 or i in text else ' class="num"' for i in range(len(row))]
+        kinds = [
+            "" if i == 0 or i in plain else ' class="words"' if i in text else ' class="num"' for i in range(len(row))
+        ]
         return "".join(f"<{tag}{kind}>{cell}</{tag}>" for kind, cell in zip(kinds, row, strict=True))
 
     body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
@@ -1109,7 +1125,7 @@ _STYLE = """
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,
 "Helvetica Neue",Arial,"Noto Sans",sans-serif;overflow-wrap:anywhere}
-table{overflow-wrap:break-word}
+table{overflow-wrap:break-word}td.words{min-width:9rem}
 main{max-width:54rem;margin:0 auto;padding:2rem 1.1rem 3rem}
 .kind{margin:0;color:var(--blue);font-size:.8rem;font-weight:600;letter-spacing:.08em;text-transform:uppercase}
 h1{margin:.15rem 0 .8rem;font-size:1.7rem;line-height:1.25;white-space:pre-wrap}
