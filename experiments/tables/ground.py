@@ -247,7 +247,8 @@ class Embedded(Ground):
             model = None if self.base is None else str(self.base)
             name = self._attacked(concept, method, attack)
             victim = victim_of(self.folder(concept, method), concept, name=name, model=model, smoother=smoother)
-            self.progress(f"attack: {attack} on {name}, {concept.name}, {split}")
+            if not {target.number for target in wanted} <= there:
+                self.progress(f"attack: {attack} on {name}, {concept.name}, {split}")
             attacking.run(
                 how,
                 victim,
