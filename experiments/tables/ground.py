@@ -188,7 +188,7 @@ class Embedded(Ground):
 
         super().__init__(sizes, seed)
         self.out, self.base, self.label, self.progress = out, base, label, progress
-        self.committed = committed if base is None else None
+        self.committed = committed
         self.name = "the embedded model" + (f", {label}" if label else "")
         self.steps, self.guidance = DEFAULTS["num_inference_steps"], DEFAULTS["guidance_scale"]
         self._pipe = functools.lru_cache(maxsize=2)(self._loaded)

@@ -1,0 +1,88 @@
+"""The committed tables: CSV and page agree, attack prompts can be typed, and a figure comes out again."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from certify.models import load_text_encoder
+from experiments.attacks.attack import read_rows
+from experiments.tables.bench import Bench, Way
+from experiments.tables.cells import Cells
+from experiments.tables.ground import Embedded, Sizes
+from experiments.tables.layouts import ATTACKS, LAYOUTS, SCORES
+from experiments.tables.page import read_csv
+from experiments.tables.table import Column
+from tests.experiments.tables.agreement import disagreements, tables_of
+
+ROOT = Path(__file__).resolve().parents[3]
+TABLES = ROOT / "docs" / "tables"
+PROMPTS = ROOT / "experiments" / "tables" / "prompts"
+
+
+def columns(name: str) -> list[Column]:
+    """Those of a committed table, by the heads that its page prints."""
+    with (TABLES / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+        keys = next(csv.reader(file))
+    known = {c.key: c for c in (*ATTACKS, *SCORES)}
+    heads = [head for table in tables_of((TABLES / f"{name}.md").read_text(encoding="utf-8")) for head in table[0]]
+    found = [known[key] for key in keys if key in known]
+    for key, place in (("average:first", 0), ("average:second", 1)):
+        if key in keys:
+            means = [
+                head.removesuffix(" ↓") for head in heads if head.startswith("mean ASR,") and "published" not in head
+            ]
+            found.append(Column(key, means[place]))
+    return found
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_committed_page_says_what_its_csv_says(name):
+    page, text = ((TABLES / f"{name}.{kind}").read_text(encoding="utf-8") for kind in ("md", "csv"))
+    assert disagreements(page, text, columns(name)) == []
+    measured, _ = read_csv(text)
+    assert measured
+    assert all(line.values for line in measured)
+    wrong = text.replace(repr(max(measured[0].values.values())), "0.123456789")
+    assert disagreements(page, wrong, columns(name))
+
+
+def test_every_picture_of_a_page_is_there():
+    for page in TABLES.glob("*.md"):
+        for part in page.read_text(encoding="utf-8").split("](")[1:]:
+            name = part.split(")")[0]
+            if name.endswith(".png"):
+                assert (TABLES / name).stat().st_size > 5_000, name
+
+
+def test_at_least_a_hundred_prompts_are_behind_table_1():
+    files = sorted(PROMPTS.glob("star/*/report/*.csv"))
+    of = {victim: [p for p in files if p.parts[-3] in (victim, "text-encoder")] for victim in ("esd", "uce")}
+    for paths in of.values():
+        assert sum(len(read_rows(p)) for p in paths if p.stem != "adaptive") >= 100
+
+
+def test_every_committed_attack_prompt_fits_and_is_of_its_file():
+    encoder = load_text_encoder()
+    for path in PROMPTS.rglob("*.csv"):
+        rows = read_rows(path)
+        assert rows, path
+        assert {(row.attack, row.victim) for row in rows} == {(path.stem, path.parts[-3])}
+        assert len({row.number for row in rows}) == len(rows)
+        for row in rows:
+            assert encoder.tokenize(row.adversarial).length <= encoder.context_length
+
+
+def test_a_committed_figure_comes_out_again(tmp_path):
+    """UCE is closed form, so the victim is the same; a rounding error may turn one image."""
+    measured, _ = read_csv((TABLES / "1.csv").read_text(encoding="utf-8"))
+    (line,) = (x for x in measured if (x.victim, x.defense) == ("UCE", "none"))
+    bench = Bench(Embedded(tmp_path, Sizes()), Cells(tmp_path / "cells"))
+    concept = bench.ground.concept("star")
+    for attack in ("implicit", "uda"):
+        rate = bench.rate(concept, Way("none", "uce", "none"), attack)
+        assert rate["prompts"] == 48
+        assert rate["value"] == pytest.approx(line.values[attack], abs=1.5 / 48)
+    assert not list((tmp_path / "attacks").rglob("*.new"))
