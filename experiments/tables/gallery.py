@@ -22,7 +22,7 @@ from experiments.defenses.ams import Settings as Smoothing
 from experiments.defenses.defense import fitting
 from experiments.tables import pictures as drawing
 from experiments.tables.bench import Way
-from experiments.tables.certified import Effort, curves
+from experiments.tables.certified import curves
 from experiments.tables.ground import Embedded
 from experiments.tables.layouts import RETRAINED, RHOS, Run
 from experiments.tables.table import Table
@@ -60,7 +60,7 @@ def pictures(table: Table, run: Run, folder: Path) -> dict[str, str]:
                 drawn[name] = (
                     f"{method.upper()}: prompts that come through the smoother, and the same with twice the noise"
                 )
-    if number == "1":
+    if number == "1" and not run.quick:
         first = run.concept("first")
         method = run.methods("esd", "uce")[0]
         attacks = run.attacks(first, method, [c.key for c in table.columns if c.key != "adaptive"])
@@ -142,7 +142,6 @@ def _certified(run: Run, concept: Concept, attacks: Sequence[str], path: Path) -
     if not isinstance(run.ground, Embedded):
         return {}
     records = []
-    effort = Effort(n=200, ascent=2, choosing=16, counted=32) if run.quick else Effort()
     for method in run.methods("esd", "uce"):
         found = [row for row, hit in _hits(run, concept, Way("none", method, "none"), attacks) if hit > 0]
         prompts = [fitting(PromptEncoder.from_pipeline(run.ground.pipe(concept, method)), r.adversarial) for r in found]
@@ -155,7 +154,6 @@ def _certified(run: Run, concept: Concept, attacks: Sequence[str], path: Path) -
             prompts[:: max(1, len(prompts) // _CURVES)][:_CURVES],
             [rho for rho in RHOS if 0 < rho <= _FARTHEST],
             run.bench.cells.folder / "curves",
-            effort=effort,
             progress=run.bench.cells.progress,
         )
         records += [

@@ -238,7 +238,7 @@ def _robustness(number: str, place: str, attacks: Sequence[str], title: str, *, 
                 "report",
                 "Attack prompts were made against the undefended victim; every line faces the same. “adaptive” was made "
                 "against the smoother of the line “ams” and is not part of the mean."
-                if full
+                if full and not run.quick
                 else "Attack prompts were made against the undefended victim; every line faces the same.",
                 f"Certified: bound on the mean rate over all these prompts, for every further perturbation of size ρ = {RHO:g} "
                 f"of their token embeddings (T5 over a set of prompts; Σ frozen at each prompt), at confidence "
