@@ -25,7 +25,6 @@ Reference: none published; expectation over transformation is Athalye et al. (20
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -242,16 +241,12 @@ def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: 
                     best[i] = text, rate, iteration
     again = _rates(victim, targets, [text for text, _, _ in best], find, settings, dice)
     return [
-        Row(
-            attack=ATTACK.name,
-            victim=victim.name,
-            concept=victim.concept.name,
-            number=target.number,
-            prompt=target.prompt,
-            seed=target.seed,
-            adversarial=text,
-            found=round(fresh, 6),
-            note=json.dumps({"chosen at": round(rate, 6), "iterations": iteration, "looks": settings.looks}),
+        victim.row(
+            ATTACK.name,
+            target,
+            text,
+            round(fresh, 6),
+            {"chosen at": round(rate, 6), "iterations": iteration, "looks": settings.looks},
         )
         for target, (text, rate, iteration), fresh in zip(targets, best, again, strict=True)
     ]

@@ -98,6 +98,11 @@ class Victim:
         """The text encoder."""
         return self.diffusion.encoder
 
+    def row(self, attack: str, target: Target, adversarial: str, found: float, note: dict[str, Any]) -> Row:
+        """What an attack of that name found for a target, as a row."""
+        told = (target.number, target.prompt, target.seed, adversarial, found, json.dumps(note))
+        return Row(attack, self.name, self.concept.name, *told)
+
 
 @dataclass(frozen=True)
 class Attack:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import csv
 import importlib.resources
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,17 +64,7 @@ def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: 
     cosines = torch.cosine_similarity(ends[0], ends[1]).tolist()
     names = concept_pattern(victim.concept.erase)
     return [
-        Row(
-            "implicit",
-            victim.name,
-            victim.concept.name,
-            target.number,
-            target.prompt,
-            target.seed,
-            text,
-            cosine,
-            json.dumps({"word": word, "names it": bool(names.search(text))}),
-        )
+        victim.row("implicit", target, text, cosine, {"word": word, "names it": bool(names.search(text))})
         for target, text, cosine, word in zip(targets, texts, cosines, used, strict=True)
     ]
 

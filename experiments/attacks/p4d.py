@@ -17,7 +17,6 @@ inside a word; "union" tries both and keeps the better image; the loss is of wha
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -173,16 +172,12 @@ def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: 
     for variant in variants[1:]:
         best = _better(best, search(victim, targets, images, variant, settings, dice, like))
     return [
-        Row(
-            attack=ATTACK.name,
-            victim=victim.name,
-            concept=victim.concept.name,
-            number=target.number,
-            prompt=target.prompt,
-            seed=target.seed,
-            adversarial=target.prompt if found.text is None else found.text,
-            found=round(found.likeness, 6),
-            note=json.dumps({"variant": found.variant, "step": found.step}),
+        victim.row(
+            ATTACK.name,
+            target,
+            target.prompt if found.text is None else found.text,
+            round(found.likeness, 6),
+            {"variant": found.variant, "step": found.step},
         )
         for target, found in zip(targets, best, strict=True)
     ]

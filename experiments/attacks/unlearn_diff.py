@@ -17,7 +17,6 @@ predicts, ε or v. On the embedded model t goes down from the noisiest step, whe
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -131,17 +130,7 @@ def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: 
         for i, hit in zip(typed, seen, strict=True):
             texts[i], losses[i], notes[i] = typed[i], mean[i], {"hit": hit, "times": number}
     return [
-        Row(
-            attack=ATTACK.name,
-            victim=victim.name,
-            concept=victim.concept.name,
-            number=target.number,
-            prompt=target.prompt,
-            seed=target.seed,
-            adversarial=text,
-            found=round(loss, 6),
-            note=json.dumps(note),
-        )
+        victim.row(ATTACK.name, target, text, round(loss, 6), note)
         for target, text, loss, note in zip(targets, texts, losses, notes, strict=True)
     ]
 

@@ -130,17 +130,14 @@ class Run:
         return replace(variant(settings, name) if name else settings, **changes)
 
 
-def _columns(attacks: Sequence[str], *, adaptive: bool, real: bool, certified: bool) -> tuple[Column, ...]:
+def _columns(
+    attacks: Sequence[str], lines: Sequence[Line], *, adaptive: bool = False, certified: bool = False
+) -> tuple[Column, ...]:
+    """The attacks, their mean and what follows it; the second FID where a line has it."""
     known = {column.key: column for column in (*ATTACKS, *SCORES)}
-    keys = [
-        *attacks,
-        "average",
-        *(["adaptive"] if adaptive else []),
-        "fid",
-        *(["fid_real"] if real else []),
-        "image_text",
-    ]
-    return tuple(known.get(key, Column(key, key)) for key in [*keys, *(["certified"] if certified else [])])
+    shown = {"adaptive": adaptive, "fid_real": any("fid_real" in line.values for line in lines), "certified": certified}
+    keys = [*attacks, "average", "adaptive", "fid", "fid_real", "image_text", "certified"]
+    return tuple(known.get(key, Column(key, key)) for key in keys if shown.get(key, True))
 
 
 def _line(
@@ -229,7 +226,7 @@ def _robustness(number: str, place: str, attacks: Sequence[str], title: str, *, 
         return _table(
             number,
             title.format(concept.name),
-            _columns(used, adaptive=full and not run.quick, real=_has(lines, "fid_real"), certified=True),
+            _columns(used, lines, adaptive=full and not run.quick, certified=True),
             lines,
             PUBLISHED[number],
             _notes(
@@ -265,10 +262,6 @@ def _ways(run: Run, method: str, number: str, *, full: bool) -> list[Way]:
         for name in ("mean", "isotropic", "noise-then-adapt"):
             found.append(Way(f"ams {name}", method, "ams", run.smoothed(method, name)))
     return found
-
-
-def _has(lines: Sequence[Line], key: str) -> bool:
-    return any(key in line.values for line in lines)
 
 
 def _seconds(run: Run) -> Table:
@@ -342,7 +335,7 @@ def _sweep(run: Run) -> Table:
         told.append(f"{_named(method)}: σ₀ = {best.settings['sigma0']:g}, k = {best.settings['k']:g}.")
     relative = run.ground.settings("ams", concept).sigma0_relative is not None
     unit = "σ₀ in spreads of the token embeddings. " if relative else ""
-    columns = (*_columns((), adaptive=False, real=_has(lines, "fid_real"), certified=False),)
+    columns = _columns((), lines)
     return _table(
         "3",
         "σ₀ and k",
@@ -370,7 +363,7 @@ def _relevance(run: Run) -> Table:
     return _table(
         "4",
         "Local and global relevance",
-        _columns((), adaptive=False, real=_has(lines, "fid_real"), certified=False),
+        _columns((), lines),
         lines,
         PUBLISHED["4"],
         _notes(run, concept, "report"),
@@ -392,7 +385,7 @@ def _pairs(run: Run) -> Table:
     return _table(
         "5",
         "Concept pairs",
-        _columns((), adaptive=False, real=_has(lines, "fid_real"), certified=False),
+        _columns((), lines),
         lines,
         PUBLISHED["5"],
         _notes(
@@ -422,7 +415,7 @@ def _models(run: Run) -> Table:
     return _table(
         "10",
         "Other models",
-        _columns((), adaptive=False, real=_has(lines, "fid_real"), certified=False),
+        _columns((), lines),
         lines,
         PUBLISHED["10"],
         (
@@ -453,7 +446,7 @@ def _several(run: Run) -> Table:
     columns = (
         Column("average:first", f"mean ASR, {first.name}"),
         Column("average:second", f"mean ASR, {second.name}"),
-        *_columns((), adaptive=False, real=_has(lines, "fid_real"), certified=False)[1:],
+        *_columns((), lines)[1:],
     )
     return _table(
         "11", "Two concepts", columns, lines, PUBLISHED["11"],
@@ -473,7 +466,7 @@ def _retrained_encoder(run: Run) -> Table:
     return _table(
         "12",
         "A retrained text encoder, and the smoother",
-        _columns((), adaptive=False, real=_has(lines, "fid_real"), certified=False),
+        _columns((), lines),
         lines,
         PUBLISHED["12"],
         _notes(run, concept, "report", "Both face the prompts made with the original text encoder. “ams” defends ESD."),
@@ -490,7 +483,7 @@ def _pruning(run: Run) -> Table:
     return _table(
         "pruning",
         "Erasing by fine-tuning and by pruning",
-        _columns(attacks, adaptive=False, real=_has(lines, "fid_real"), certified=False),
+        _columns(attacks, lines),
         lines,
         (),
         _notes(
