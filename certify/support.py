@@ -44,6 +44,33 @@ class Support:
         if bool((self.lower > self.upper).any()) or bool(torch.isnan(self.lower).any() | torch.isnan(self.upper).any()):
             raise ValueError("support = (lower, upper): needs lower <= upper everywhere and no NaN")
 
+    @classmethod
+    def ball(cls, width: int, radius: float = 1.0, *, relative_slack: float = 1e-5) -> Support:
+        """The support of outputs whose rows are at most `radius` long, such as embeddings of unit length.
+
+        Equation
+            ‖h‖ ≤ radius for every row h, and ‖median‖² ≤ 2 radius² for a coordinate-wise median of rows (T3, with γ_i =
+            radius / sqrt(w) and β = 0).
+
+        Args:
+            width: w ≥ 1, entries of a row.
+            radius: > 0.
+            relative_slack: widening for the rounding of the normalisation; the default is for float32.
+
+        Returns:
+            A `Support` whose tensors have shape (w,).
+
+        Raises:
+            ValueError, TypeError: an argument out of range.
+
+        >>> Support.ball(384).reach(torch.zeros(384)).item() < 1.001
+        True
+        """
+        width, radius = _validate.count("width", width), _validate.positive("radius", radius)
+        radius *= 1 + _validate.positive("relative_slack", relative_slack)
+        side = torch.full((width,), radius, dtype=torch.float64)
+        return cls(-side, side, side / math.sqrt(width), torch.zeros_like(side))
+
     def box(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """(lower, upper) spread over an output of `shape`, float64, on the CPU."""
         sides = []

@@ -127,3 +127,40 @@ def test_half_open_supports():
     b = percentile_bounds(torch.abs, torch.zeros(1), 1.0, rho=20.0, n=100, support=(0.0, inf))
     assert (b.lower.item(), b.upper.item(), b.status) == (0.0, inf, "abstained")
     assert Support(torch.tensor(0.0), torch.tensor(inf)).median_cap(torch.zeros(3)) == inf
+
+
+@pytest.mark.parametrize("width", [1, 2, 16, 768])
+@pytest.mark.parametrize("radius", [1e-3, 1.0, 40.0])
+def test_a_ball_holds_normalised_rows_and_their_medians(width, radius):
+    """Rows of length `radius`, as float32 has them; the farthest point of the ball from c is radius + ‖c‖ away."""
+    support = Support.ball(width, radius)
+    rng = torch.Generator().manual_seed(width)
+    rows = radius * nn.functional.normalize(torch.randn(300, width, generator=rng), dim=1)
+    lower, upper = support.box((width,))
+    assert bool(((rows.double() >= lower) & (rows.double() <= upper)).all())
+    for center in (torch.zeros(width), rows[0], rows[0] / 3):
+        reach = float(support.reach(center))
+        expected = radius + float(center.double().norm())
+        assert expected <= reach <= expected * 1.001
+        for _ in range(20):
+            chosen = rows[torch.randint(0, 300, (3,), generator=rng)]
+            assert float((median(chosen).double() - center.double()).square().sum()) <= support.median_cap(center)
+
+
+def test_a_ball_makes_the_bound_of_a_mean_smaller_than_its_box_does():
+    """The a-priori distance of T11's tail is 1 + ‖c‖ in the ball, sqrt(width) in the box."""
+    matrix = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+
+    def f(z):
+        return nn.functional.normalize(z @ matrix.T, dim=1)
+
+    y, options = torch.ones(8), {"rho": 1.0, "n": 500, "smoother": "mean"}
+    ball = mse_bound(f, y, GaussianNoise(0.5), support=Support.ball(64), **options)
+    box = mse_bound(f, y, GaussianNoise(0.5), support=(-torch.ones(64), torch.ones(64)), **options)
+    assert ball.value < 0.8 * box.value
+
+
+@pytest.mark.parametrize(("width", "radius"), [(0, 1.0), (4, 0.0), (4, -1.0), (4, math.inf)])
+def test_a_ball_needs_a_width_and_a_radius(width, radius):
+    with pytest.raises(ValueError, match=r"width|radius"):
+        Support.ball(width, radius)
