@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -24,12 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from certify import _validate
+from certify import _files, _validate
 from certify.bounds import (
     EVIDENCE,
     METHODS,
@@ -409,7 +406,7 @@ class Certificate:
             **provenance,
         }
         try:
-            json.dumps(record, allow_nan=False)
+            _files.json_value(json.dumps(record, allow_nan=False))
         except (TypeError, ValueError) as error:
             raise type(error)(f"provenance = {provenance!r}: must be JSON values ({error})") from error
         return cls(claims, record, tensors)
@@ -477,8 +474,8 @@ class Certificate:
         }
         text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         path.mkdir(parents=True, exist_ok=True)
-        _write(path / _TENSORS, blob)
-        _write(path / _JSON, text.encode())
+        _files.write(path / _TENSORS, blob)
+        _files.write(path / _JSON, text)
         return path
 
     @classmethod
@@ -493,36 +490,43 @@ class Certificate:
         if not (path / _JSON).is_file():
             raise FileNotFoundError(f"folder = {str(path)!r}: holds no {_JSON}")
         try:
-            record = json.loads((path / _JSON).read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            record = _files.read_json(path / _JSON)
+        except ValueError as error:
             raise ValueError(f"{path / _JSON}: not readable as JSON ({error})") from error
-        if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
-            version = record.get("schema_version") if isinstance(record, dict) else None
+        version = record.get("schema_version")
+        if version != SCHEMA_VERSION or isinstance(version, bool):
             raise ValueError(f"{path / _JSON}: schema_version = {version!r}, must be {SCHEMA_VERSION}")
         try:
-            blob = (path / _TENSORS).read_bytes()
+            tensors, _ = _files.read_tensors(path / _TENSORS, str(record.get("tensors_sha256")))
         except OSError as error:
             raise ValueError(f"{path / _TENSORS}: not readable ({error})") from error
-        if hashlib.sha256(blob).hexdigest() != record.get("tensors_sha256"):
-            raise ValueError(
-                f"{path / _TENSORS}: its SHA-256 is not the one in {_JSON}; the two do not belong together"
-            )
+        except ValueError as error:
+            raise ValueError(f"{path / _TENSORS}: {error}") from error
         try:
-            tensors = load_tensors(blob)
             claims = tuple(_decode(entry) for entry in record["claims"])
-            provenance = dict(record["provenance"])
-        except (KeyError, TypeError, ValueError, SafetensorError) as error:
+            provenance = _provenance(record["provenance"])
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path / _JSON}: not a certificate of schema {SCHEMA_VERSION} ({error})") from error
         if "sigma" not in tensors:
             raise ValueError(f"{path / _TENSORS}: holds no tensor 'sigma'")
+        try:
+            GaussianNoise(tensors["sigma"])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path / _TENSORS}: {error}") from error
         if not claims:
             raise ValueError(f"{path / _JSON}: holds no claims")
         certificate = cls(claims, provenance, tensors)
-        stated = record.get("alpha")
-        if not isinstance(stated, (int, float)) or not math.isclose(stated, certificate.alpha, rel_tol=1e-9):
+        stated: Any = record.get("alpha")
+        total = math.fsum(claim.alpha for claim in claims)
+        if not _number(stated) or not math.isclose(float(stated), certificate.alpha, rel_tol=1e-9):
             raise ValueError(
                 f"{path / _JSON}: alpha = {stated!r} is not the sum over its claims, {certificate.alpha!r}"
             )
+        for claim in claims:
+            if not math.isclose(claim.share * total, claim.alpha, rel_tol=1e-9):
+                raise ValueError(
+                    f"{path / _JSON}: a claim has share = {claim.share!r}: must be its part of Σα, {claim.alpha / total!r}"
+                )
         return certificate
 
     def check(
@@ -565,13 +569,13 @@ class Certificate:
         functions = self._functions(f)
         asked = [i for i, c in enumerate(self.claims) if c.status == "certified" and c.function in functions]
         held = {i: self._evidence(self.claims[i]) for i in asked}
-        wrong = {i: e if isinstance(e, str) else self._inconsistency(self.claims[i], e) for i, e in held.items()}
+        wrong = {i: e if isinstance(e, str) else self._contradiction(self.claims[i], e) for i, e in held.items()}
         tested = {i: e for i, e in held.items() if isinstance(e, Evidence) and not wrong[i]}
         witnesses = {i: evidence.witness() for i, evidence in tested.items()}
         most = 0
-        runs = {(self.claims[i].function, self.claims[i].copies): None for i in tested}
-        for name, copies in runs:
-            mine = [i for i in tested if (self.claims[i].function, self.claims[i].copies) == (name, copies)]
+        about = {i: (self.claims[i].function, self.claims[i].copies, self._shape(self.claims[i])) for i in tested}
+        for name, copies, shape in dict.fromkeys(about.values()):
+            mine = [i for i in tested if about[i] == (name, copies, shape)]
             number = n or max(self.claims[i].n for i in mine)
             most = max(most, number)
             draw(
@@ -583,7 +587,7 @@ class Certificate:
                 stream="checking",
                 accumulators=[witnesses[i] for i in mine],
                 batch_size=batch_size,
-                output_shape=self._shape(self.claims[mine[0]]),
+                output_shape=shape,
                 progress=progress,
             )
         each = level / max(len(held), 1)
@@ -627,7 +631,16 @@ class Certificate:
             raise ValueError(
                 f"certificate holds no tensor or number {missing!r}: the claim cannot be checked"
             ) from error
-        except ValueError as error:
+        except _NO_EVIDENCE as error:
+            return f"its evidence is none: {error}"
+
+    def _contradiction(self, claim: Claim, held: Evidence) -> str:
+        """`_inconsistency`, where numbers and tensors may be such that nothing can be computed from them."""
+        try:
+            return self._inconsistency(claim, held)
+        except KeyError as error:
+            return f"its evidence holds no {error}"
+        except _NO_EVIDENCE as error:
             return f"its evidence is none: {error}"
 
     def _shape(self, claim: Claim) -> tuple[int, ...]:
@@ -867,6 +880,7 @@ def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+_COUNTS = ("seed", "pilot")
 _OPTIONAL = ("p", "q", "replicas", "copies")
 _NEEDED = {
     "mse": ("value",),
@@ -899,6 +913,8 @@ _EVIDENCE_OF = {
     ("event", "none", "replicas"): ("T5", "event"),
 }
 """(quantity, smoother, method) → the theorem and the kind of evidence from which something follows about it."""
+_NO_EVIDENCE = (ValueError, TypeError, IndexError, ArithmeticError, RuntimeError)
+"""What numbers and tensors of another kind than the evidence's own lead to."""
 _BOUNDS = (*METHODS.values(), *ROUTES.values())
 _WORDS = (
     ("quantity", ("mse", "radius", "percentile", "deployed", "statistic", "event")),
@@ -913,12 +929,39 @@ _WORDS = (
 )
 
 
-def _write(path: Path, data: bytes) -> None:
-    # Written beside and renamed, so that a reader never sees half a file.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def _provenance(record: Any) -> dict[str, Any]:
+    """A provenance whose entries are what they are taken for, where they are there."""
+    if not isinstance(record, dict):
+        raise ValueError(f"provenance is a {type(record).__name__}: must be an object")
+    for name, (fits, what) in _ON_RECORD.items():
+        if name in record and not fits(record[name]):
+            raise ValueError(f"provenance has {name} = {record[name]!r}: must be {what}")
+    return record
+
+
+def _is_model(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
+        return False
+    digests = value.get("sha256")
+    return digests is None or (isinstance(digests, dict) and all(isinstance(d, str) for d in digests.values()))
+
+
+def _is_source(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    named = all(isinstance(value.get(n), str | None) for n in ("model", "unet", "text_encoder"))
+    concepts = value.get("concepts") or []
+    return named and isinstance(concepts, list) and all(isinstance(concept, str) for concept in concepts)
+
+
+_ON_RECORD: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **{
+        n: (lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 0, "a whole number >= 0") for n in _COUNTS
+    },
+    **{n: (lambda v: isinstance(v, str), "a string") for n in ("dtype", "device", "input_sha256", "noise")},
+    "prompt": (lambda v: isinstance(v, str | None), "a string or null"),
+    "model": (_is_model, "an object with kind, a string, and sha256, null or strings by name"),
+    "source": (_is_source, "an object of strings or null, and concepts, a list of strings"),
+    "smoother": (lambda v: isinstance(v, dict), "an object"),
+}
+"""What `check` and the command line take from a provenance."""

@@ -20,9 +20,7 @@ another run is refused, and nothing in it is changed.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import math
 import os
@@ -32,7 +30,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from certify import _validate
+from certify import _files, _validate
 from certify.bounds.base import default_pilot
 
 if TYPE_CHECKING:
@@ -49,6 +47,7 @@ __all__ = [
     "certify_row",
     "certify_rows",
     "estimated_seconds",
+    "read_record",
     "row_seed",
     "run_settings",
     "summary",
@@ -112,92 +111,61 @@ class PromptSet:
             FileNotFoundError: there is no such file.
             ValueError: the suffix is another one, there is no prompt, or a line is broken; the message has its number.
         """
-        file = Path(path).expanduser()
+        file = _files.user_path("file", path)
         reader = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".txt": _text_rows}.get(file.suffix.lower())
         if reader is None:
             raise ValueError(f"file = {str(path)!r}: must end in .csv, .jsonl or .txt")
         if not file.is_file():
             raise FileNotFoundError(f"file = {str(path)!r}: no such file; looked for {file.absolute()}")
-        data = file.read_bytes()
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            line = data.count(b"\n", 0, error.start) + 1
-            raise ValueError(f"file = {str(path)!r}, line {line}: must be UTF-8 ({error.reason})") from None
         rows = []
         try:
-            for number, (line, prompt, columns) in enumerate(reader(text), start=1):
+            for number, (line, prompt, columns) in enumerate(reader(_files.read_text(file)), start=1):
                 if not isinstance(prompt, str):
-                    raise _BrokenLine(line, f"{_COLUMN} = {prompt!r}: must be a string")
-                try:
-                    json.dumps([prompt, columns], ensure_ascii=False, allow_nan=False).encode()
-                except ValueError as error:
-                    raise _BrokenLine(line, f"must be Unicode text and finite numbers ({error})") from None
+                    raise ValueError(f"line {line}: {_COLUMN} = {prompt!r}: must be a string")
                 rows.append(PromptRow(number, line, prompt, columns))
-        except _BrokenLine as error:
-            raise ValueError(f"file = {str(path)!r}, line {error.line}: {error}") from None
+        except ValueError as error:
+            raise ValueError(f"file = {str(path)!r}, {error}") from None
         if not rows:
             raise ValueError(f"file = {str(path)!r}: holds no prompt; must hold at least one")
         return cls(file.name, tuple(rows))
-
-
-class _BrokenLine(ValueError):
-    def __init__(self, line: int, message: str) -> None:
-        super().__init__(message)
-        self.line = line
 
 
 _Found = tuple[int, Any, dict[str, Any]]
 
 
 def _csv_rows(text: str) -> Iterator[_Found]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
     at = 0
-    while True:
-        begin = reader.line_num + 1
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            raise _BrokenLine(begin, f"is not CSV ({error})") from None
-        if row is None:
-            break
-        if not row:
-            continue
+    for begin, row in _files.csv_rows(text):
         if header is None:
             header = [name.strip() for name in row]
             lower = [name.lower() for name in header]
             if lower.count(_COLUMN) != 1 or len(set(header)) != len(header):
-                raise _BrokenLine(begin, f"the header is {header}: must have one column {_COLUMN!r}, and none twice")
+                raise ValueError(
+                    f"line {begin}: the header is {header}: must have one column {_COLUMN!r}, and none twice"
+                )
             at = lower.index(_COLUMN)
             continue
         if len(row) != len(header):
             hint = "; a prompt with a comma must stand in quotation marks" if len(row) > len(header) else ""
-            raise _BrokenLine(begin, f"has {len(row)} fields: must have {len(header)}, as the header{hint}")
+            raise ValueError(f"line {begin}: has {len(row)} fields: must have {len(header)}, as the header{hint}")
         yield begin, row[at], {name: value for i, (name, value) in enumerate(zip(header, row, strict=True)) if i != at}
 
 
 def _jsonl_rows(text: str) -> Iterator[_Found]:
-    for number, line in _lines(text):
+    for number, line in _files.lines(text):
         try:
-            row = json.loads(line)
+            row = _files.json_value(line)
         except ValueError as error:
-            raise _BrokenLine(number, f"is not JSON ({error})") from None
+            raise ValueError(f"line {number}: is not JSON ({error})") from None
         if not isinstance(row, dict) or _COLUMN not in row:
-            raise _BrokenLine(number, f'must be an object with "{_COLUMN}"')
+            raise ValueError(f'line {number}: must be an object with "{_COLUMN}"')
         yield number, row.pop(_COLUMN), row
 
 
 def _text_rows(text: str) -> Iterator[_Found]:
-    for number, line in _lines(text):
+    for number, line in _files.lines(text):
         yield number, line.strip(), {}
-
-
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    # Not splitlines: that also splits at characters that a prompt, or a JSON string, may hold.
-    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
-        if line.strip():
-            yield number, line
 
 
 # What is done with a row
@@ -412,6 +380,39 @@ def run_settings(
     }
 
 
+def read_record(line: bytes, number: int, run: str) -> tuple[dict[str, Any] | None, str]:
+    """A line of `results.jsonl`, None where it is no JSON, and in words why it is not the record of a row; "": it is.
+
+    Args:
+        line: without its end.
+        number: of the row.
+        run: the digest of the run's settings.
+    """
+    try:
+        record = _files.json_value(line)
+    except ValueError as error:
+        return None, f"it is not JSON: {error}"
+    if not isinstance(record, dict):
+        return {}, "it is no JSON object"
+    status, radius = record.get("status"), record.get("radius")
+    number_ = math.inf if radius == "Infinity" else radius
+    fits = isinstance(number_, (int, float)) and not isinstance(number_, bool) and number_ >= 0
+    seconds = record.get("seconds", 0)
+    if record.get("row") != number or isinstance(record.get("row"), bool):
+        return record, f"row = {record.get('row')!r}, must be {number}"
+    if record.get("run") != run:
+        return record, f"run = {record.get('run')!r}, must be {run!r}"
+    if status not in ("certified", "abstained", "refused"):
+        return record, f"status = {status!r}"
+    if not fits or (number_ > 0) != (status == "certified"):
+        return record, f"radius = {radius!r} and status = {status!r}"
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not seconds >= 0:
+        return record, f"seconds = {seconds!r}, must be a number >= 0"
+    if not isinstance(record.get("line", 0), int) or not isinstance(record.get("reason", ""), str):
+        return record, "line and reason must be a whole number and a string"
+    return record, ""
+
+
 class Results:
     """The results of a run in its folder, for one writer at a time; a context manager.
 
@@ -480,15 +481,13 @@ class Results:
             text = json.dumps(
                 {"digest": _digest(self.settings), "settings": self.settings}, indent=2, ensure_ascii=False
             )
-            temporary = self.folder / f".settings.json.{os.getpid()}"
-            temporary.write_text(text + "\n", encoding="utf-8")
-            os.replace(temporary, path)
+            _files.write(path, text + "\n")
             return
         try:
-            there = json.loads(path.read_text(encoding="utf-8"))
+            there = _files.read_json(path)
             settings = dict(there["settings"])
             intact = there["digest"] == _digest(settings)
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{str(path)!r}: is damaged ({error!r}); choose another folder") from None
         names = [name for name in {**self.settings, **settings} if settings.get(name) != self.settings.get(name)]
         if names:
@@ -503,29 +502,29 @@ class Results:
         """Reads the whole lines, and returns how many bytes they are."""
         file.seek(0)
         lines = file.read().split(b"\n")
-        lines.pop()  # what follows the last line's end: nothing, or a torn line
+        torn = lines.pop()  # what follows the last line's end: nothing, or a torn line
         whole = 0
         for number, line in enumerate(lines, start=1):
-            try:
-                record = json.loads(line)
-            except ValueError:
-                record = None
+            record, wrong = read_record(line, number, self.run)
             if record is None and number == len(lines):
-                break  # torn, too: a file system may have kept a line's end without its beginning
-            if not self._belongs(record, number):
-                raise ValueError(
-                    f"{str(self.folder / 'results.jsonl')!r}, line {number}: is damaged or of another run; choose another "
-                    "folder"
-                )
-            self.done.append(record)
-            whole += len(line) + 1
+                torn = line  # a file system may have kept a line's end without its beginning
+                break
+            if not wrong and number > len(self.data.rows):
+                wrong = f"the data have {len(self.data.rows)} rows"
+            if wrong or record is None:
+                self._refuse(number, wrong)
+            else:
+                self.done.append(record)
+                whole += len(line) + 1
+        # It is cut off: what cannot be the beginning of a line of ours is somebody else's.
+        begin = b'{"row": %d' % (len(self.done) + 1)
+        if torn.strip(b"\0") and not (torn.startswith(begin) or begin.startswith(torn)):
+            self._refuse(len(self.done) + 1, "it is not one that was cut short")
         return whole
 
-    def _belongs(self, record: Any, number: int) -> bool:
-        if not isinstance(record, dict) or number > len(self.data.rows):
-            return False
-        same = record.get("row") == number and record.get("run") == self.run
-        return same and record.get("status") in ("certified", "abstained", "refused") and "radius" in record
+    def _refuse(self, number: int, wrong: str) -> None:
+        file = str(self.folder / "results.jsonl")
+        raise ValueError(f"{file!r}, line {number}: is damaged or of another run ({wrong}); choose another folder")
 
     def _lock(self, file: BinaryIO) -> None:
         try:

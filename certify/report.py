@@ -28,7 +28,9 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from pathlib import Path
 from typing import Any
 
+from certify import _files
 from certify.certificate import POLICIES, Certificate, Claim
+from certify.datasets import read_record
 
 __all__ = ["Pictures", "RunRecord", "certificate_page", "file_digests", "run_page"]
 
@@ -98,10 +100,10 @@ class RunRecord:
             if not file.is_file():
                 raise FileNotFoundError(f"folder = {str(path)!r}: holds no {file.name}")
         try:
-            there = json.loads(settings_file.read_text(encoding="utf-8"))
+            there = _files.read_json(settings_file)
             settings = dict(there["settings"])
             stated = there["digest"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{settings_file}: is damaged ({error!r})") from None
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, ensure_ascii=False).encode("utf-8", "replace"))
         if stated != digest.hexdigest():
@@ -118,37 +120,15 @@ def _rows(file: Path, run: str) -> list[Mapping[str, Any]]:
     lines.pop()  # what follows the last line's end: nothing, or a torn line
     rows: list[Mapping[str, Any]] = []
     for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
+        record, wrong = read_record(line, number, run)
         if record is None and number == len(lines):
             break
-        wrong = _wrong_with(record, number, run)
-        if wrong:
+        if wrong or record is None:
             raise ValueError(f"{file}, line {number}: is damaged or of another run ({wrong})")
         rows.append(record)
     if not rows:
         raise ValueError(f"{file}: holds no result yet; must hold at least one")
     return rows
-
-
-def _wrong_with(record: Any, number: int, run: str) -> str:
-    if not isinstance(record, dict):
-        return "it is no JSON object"
-    if record.get("row") != number:
-        return f"row = {record.get('row')!r}, must be {number}"
-    if record.get("run") != run:
-        return f"run = {record.get('run')!r}, must be {run!r}"
-    if record.get("status") not in ("certified", "abstained", "refused"):
-        return f"status = {record.get('status')!r}"
-    try:
-        radius = float(record["radius"])
-    except (KeyError, TypeError, ValueError):
-        return f"radius = {record.get('radius')!r}, must be a number"
-    if not radius >= 0 or (radius > 0) != (record["status"] == "certified"):
-        return f"radius = {record['radius']!r} and status = {record['status']!r}"
-    return ""
 
 
 def _kept(path: Path, rows: int) -> dict[int, str]:

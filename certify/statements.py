@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 import torch
 from torch import Tensor
@@ -26,13 +27,12 @@ from certify.bounds.base import default_pilot
 from certify.bounds.mse import BoundCurve, MSEBound
 from certify.bounds.percentile import PercentileBounds, draws_needed, enough, percentile_box, ranks
 from certify.bounds.radius import CertifiedRadius, largest_radius
-from certify.ellipsoid import Ellipsoid
 from certify.montecarlo import Accumulator, AllDraws, ExtremeRanks, Function, draw, median, pool
 from certify.montecarlo.accumulators import LARGEST_GROUP
 from certify.montecarlo.checkpoint import Checkpoint, as_checkpoint
 from certify.montecarlo.processes import Processes
 from certify.montecarlo.ranks import DEFAULT_MEMORY
-from certify.noise import GaussianNoise, Noise
+from certify.noise import Noise, as_noise
 from certify.support import as_support
 
 __all__ = [
@@ -178,7 +178,7 @@ def ask(
     Args:
         f: batch (b, *input) → batch (b, *output); may take a keyword `generator`.
         y: one input, shape (*input), without a batch axis.
-        noise: a `Noise`, or a number: isotropic Gaussian.
+        noise: a `Noise`, or a number: isotropic Gaussian. Radii are in its own units, what `noise.norm` measures.
         statements: what to ask.
         n: bounding draws.
         seed: whole number ≥ 0. The same seed gives the same answers.
@@ -206,10 +206,8 @@ def ask(
     Raises:
         ValueError, TypeError: an argument out of range, or f not a finite function on batches.
     """
-    noise = noise if isinstance(noise, Noise) else GaussianNoise(noise)
     y = _validate.finite_tensor("y", y).detach()
-    if isinstance(noise, GaussianNoise):
-        noise.sigma_for(y.shape)
+    noise = as_noise(noise, y)
     if not callable(f):
         raise TypeError(f"f = {f!r}: must be callable on a batch (b, *input)")
     n, seed = _validate.count("n", n), _validate.seed_value(seed)
@@ -562,7 +560,7 @@ class _Plan:
             rho=rho,
             tolerance=statement.tolerance,
             value=evaluation.value,
-            ellipsoid=Ellipsoid(_sigma(self.run), rho),
+            ellipsoid=self.run.noise.region(self.run.y.shape, rho),
             method=method.method,
             theorem=method.theorem,
             alpha=statement.alpha,
@@ -603,8 +601,11 @@ class _Plan:
             lower_rank=box.lower_rank,
             upper_rank=box.upper_rank,
             status="certified" if finite else "abstained",
-            reason="" if finite else self._too_few(statement.rho, statement.alpha, Evaluation(math.inf, None, needed)),
+            reason=""
+            if finite
+            else self._too_few(statement.rho, statement.alpha, Evaluation(math.inf, None, needed), statement.p),
             run=self.run,
+            theorem=self.setting.noise.theorem,
         )
 
     def _tails(self) -> Any:
@@ -614,8 +615,15 @@ class _Plan:
     def _side(self) -> float:
         return self.statement.alpha / (2 * self.setting.outputs)
 
-    def _too_few(self, rho: float, alpha: float, evaluation: Evaluation) -> str:
-        return evaluation.reason or (
+    def _too_few(self, rho: float, alpha: float, evaluation: Evaluation, p: float = 0.5) -> str:
+        if evaluation.reason:
+            return evaluation.reason
+        if min(self.setting.noise.tails(p, rho)) <= 0:
+            return (
+                f"at ρ = {rho:.6g} the noise leaves no probability beyond the shifted percentile at {p:g} "
+                f"({self.setting.noise.theorem}): no number of draws is enough without an a-priori support"
+            )
+        return (
             f"n = {self.setting.n} draws give no finite joint bound over {self.setting.outputs} outputs at "
             f"ρ = {rho:.6g}, α = {alpha:.3g}: {enough(evaluation.draws_needed)}, or an a-priori support"
         )
@@ -677,21 +685,19 @@ def _floor(setting: Setting, choice: _Choice, memory: int) -> float:
 
 def _spilled(function: str, ranks: ExtremeRanks) -> str:
     """The folder of spilled draws: another one for other ranks, and for each of several processes."""
-    return f"draws-{function}-{ranks.low}-{ranks.high}-{Processes.current().rank}"
+    return f"draws-{quote(function, safe=' ')}-{ranks.low}-{ranks.high}-{Processes.current().rank}"
 
 
 def _names(statement: MSE | Curve | Radius | Deployed, setting: Setting) -> list[str]:
     if statement.method != "best":
         return [statement.method]
+    kinds: dict[str, type[Method]]
     if isinstance(statement, Deployed):
-        return [
-            name
-            for (smoother, name), kind in ROUTES.items()
-            if statement.feasible(smoother, name) and kind.promising(setting)
-        ]
-    return [
-        name for (smoother, name), kind in METHODS.items() if smoother == statement.smoother and kind.promising(setting)
-    ]
+        kinds = {name: kind for (smoother, name), kind in ROUTES.items() if statement.feasible(smoother, name)}
+    else:
+        kinds = {name: kind for (smoother, name), kind in METHODS.items() if smoother == statement.smoother}
+    # Where none promises anything, they are all asked: the first says why.
+    return [name for name, kind in kinds.items() if kind.promising(setting)] or list(kinds)
 
 
 def _built(statement: MSE | Curve | Radius | Deployed, setting: Setting, alpha: float, rho: float, name: str) -> Method:
@@ -739,9 +745,3 @@ def _pilot_draws(pilot: int | None, n: int) -> int:
 def _check_method(smoother: str, method: str, registry: Mapping[tuple[str, str], Any] = METHODS) -> None:
     _validate.choice("smoother", smoother, SMOOTHERS)
     _validate.choice("method", method, [*(name for kind, name in registry if kind == smoother), "best"])
-
-
-def _sigma(run: Run) -> Tensor:
-    if not isinstance(run.noise, GaussianNoise):
-        raise TypeError(f"noise is a {type(run.noise).__name__}: the certified ellipsoid is that of Gaussian noise")
-    return run.noise.sigma_for(run.y.shape)

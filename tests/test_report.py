@@ -30,7 +30,7 @@ from certify import (
 )
 from certify.report import Pictures, RunRecord, certificate_page, file_digests, run_page
 
-HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\u202egnorw\x00\ud800'
+HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\u202egnorw\x00'
 Y = torch.tensor([[0.2, -0.4], [1.0, 0.3]])
 NOISE = GaussianNoise(torch.tensor([[0.5], [0.2]]))
 OPTIONS = {"n": 500, "alpha": 0.01, "seed": 0}
@@ -234,7 +234,9 @@ def test_rounding(value, way, shown):
 
 
 def test_hostile_words_are_text(several):
-    text = certificate_page(several, folder=HOSTILE, digests={HOSTILE: HOSTILE}, pictures=Pictures(note=HOSTILE))
+    text = certificate_page(
+        several, folder=HOSTILE + "\ud800", digests={HOSTILE: HOSTILE}, pictures=Pictures(note=HOSTILE)
+    )
     page = self_contained(text)
     assert "<script" not in text
     assert "img" not in {tag for tag, _ in page.tags}
@@ -331,7 +333,7 @@ def write_run(folder, rows, **changes):
     settings = {
         "format": "certify prompts 1",
         "version": "0.1.0",
-        "data": {"name": HOSTILE.replace("\ud800", ""), "rows": 4, "sha256": "cd"},
+        "data": {"name": HOSTILE, "rows": 4, "sha256": "cd"},
         "model": "ef",
         "dtype": "float32",
         "device": "cpu",
@@ -494,7 +496,7 @@ def test_damaged_runs_are_refused(tmp_path, name, change, message):
 def test_rows_that_cannot_be_shown(tmp_path):
     for broken in ({"bound": "x"}, {"yardstick": 3}, {"others": [{}]}, {"seconds": None}):
         folder = write_run(tmp_path / "run", [certified("x", 1.0, 2.0) | broken])
-        with pytest.raises(ValueError, match="cannot be shown"):
+        with pytest.raises(ValueError, match=r"cannot be shown|is damaged"):
             run_page(RunRecord.load(folder))
 
 

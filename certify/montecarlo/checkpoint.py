@@ -16,17 +16,18 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from certify import _files
 from certify.noise import Noise
 
 if TYPE_CHECKING:
@@ -109,15 +110,13 @@ class Checkpoint:
         if not file.exists():
             return 0, 0, shape
         try:
-            with safe_open(file, framework="pt") as opened:
-                metadata = opened.metadata() or {}
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a mapping
-            record = json.loads(metadata.get("run", "null"))
-            progress = json.loads(metadata.get("progress", "null"))
-        except (SafetensorError, OSError, ValueError) as error:
+            tensors, metadata = _files.read_tensors(file)
+            record = _files.json_object(metadata.get("run", ""))
+            progress = _checked(_files.json_object(metadata.get("progress", "")), tensors)
+        except (OSError, ValueError) as error:
             raise CheckpointError(f"checkpoint {str(file)!r}: is damaged ({error}); delete it to begin anew") from error
         sealed = metadata.get("sha256") == _content(tensors, metadata.get("progress", ""))
-        if not isinstance(record, dict) or record.get("format") != _FORMAT or not sealed:
+        if record.get("format") != _FORMAT or not sealed:
             raise CheckpointError(f"checkpoint {str(file)!r}: is damaged or no checkpoint; delete it to begin anew")
         different = [key for key, value in self._run.items() if record.get(key) != value]
         if different:
@@ -142,9 +141,11 @@ class Checkpoint:
                 for i, accumulator in enumerate(accumulators):
                     prefix = f"{group}.{i}."
                     accumulator.restore({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-        except (KeyError, ValueError) as error:
-            raise CheckpointError(f"checkpoint {str(file)!r}: is damaged ({error}); delete it to begin anew") from error
-        return int(progress["next"]), int(progress["blocks"]), tuple(progress["shape"])
+        except _NO_STATE as error:
+            raise CheckpointError(
+                f"checkpoint {str(file)!r}: is damaged ({error!r}); delete it to begin anew"
+            ) from error
+        return progress["next"], progress["blocks"], tuple(progress["shape"])
 
     def save(self, shard: int, blocks: int, kept: Kept, shape: tuple[int, ...], *, always: bool = False) -> None:
         """Keeps what was drawn, unless that was done within the interval.
@@ -251,11 +252,12 @@ class RunFolder:
 
     @staticmethod
     def remove(folder: Path) -> None:
-        """Removes a folder whose run is over. A kill in between leaves one that still says whose it is."""
+        """Removes a folder whose run is over, but for what is not ours. A kill in between leaves one that still says whose
+        it is."""
         if not folder.is_dir():
             return
-        for entry in folder.iterdir():
-            if entry.is_dir():  # spilled draws
+        for entry in filter(_ours, folder.iterdir()):
+            if entry.is_dir() and not entry.is_symlink():  # spilled draws
                 shutil.rmtree(entry)
             elif entry.name != _RUN:
                 entry.unlink()
@@ -265,9 +267,7 @@ class RunFolder:
 
     def _begin(self) -> None:
         text = json.dumps({"digest": self._digest, "settings": self._settings}, indent=2, ensure_ascii=False)
-        temporary = self.folder / f".{_RUN}.{os.getpid()}"
-        temporary.write_text(text + "\n", encoding="utf-8")
-        os.replace(temporary, self.folder / _RUN)
+        _files.write(self.folder / _RUN, text + "\n")
 
     def _compare(self) -> bool:
         """Whether the run is there; refuses another one's folder."""
@@ -275,12 +275,15 @@ class RunFolder:
         if not path.exists():
             if RunFolder.holds_draws(self.folder):
                 raise CheckpointError(f"{where}: is damaged ({_RUN} is gone); delete it to begin anew")
+            foreign = sorted(entry.name for entry in self.folder.iterdir() if not _ours(entry))
+            if foreign:  # the folder is removed when the run is over
+                raise CheckpointError(f"{where}: holds {foreign[0]!r}, which is not of a run; choose another folder")
             return False
         try:
-            there = json.loads(path.read_text(encoding="utf-8"))
+            there = _files.read_json(path)
             settings = dict(there["settings"])
             intact = there["digest"] == _settled(settings)
-        except (ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):
             intact, settings = False, {}
         if not intact:
             raise CheckpointError(f"{where}: is damaged ({_RUN} is not what was written); delete it to begin anew")
@@ -310,6 +313,53 @@ def as_checkpoint(value: Checkpoint | str | Path | None) -> Checkpoint | None:
     if not isinstance(value, (str, Path)):
         raise TypeError(f"checkpoint is a {type(value).__name__}: must be a folder or a Checkpoint")
     return Checkpoint(value)
+
+
+_OURS = re.compile(r"run\.json|\.run\.json\..*|lock|\.?.*\.safetensors(\..*)?|draws-.*|ordered\.npy|certify-.*")
+_NO_STATE = (
+    KeyError,
+    ValueError,
+    TypeError,
+    IndexError,
+    ArithmeticError,
+    RuntimeError,
+    AttributeError,
+    OSError,
+    EOFError,
+)
+"""What numbers and tensors of another kind than an accumulator's own lead to."""
+
+
+def _ours(entry: Path) -> bool:
+    """Whether this is a name that a run gives."""
+    return _OURS.fullmatch(entry.name) is not None
+
+
+def _checked(progress: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What is on record of how far a run is.
+
+    Raises:
+        ValueError: it is something else.
+    """
+
+    def whole(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+    def listed(value: Any, fits: Callable[[Any], bool]) -> bool:
+        return isinstance(value, list) and all(fits(item) for item in value)
+
+    fits: dict[str, Callable[[Any], bool]] = {
+        "next": whole,
+        "blocks": whole,
+        "shape": lambda value: listed(value, whole),
+        "parts": lambda value: listed(value, whole),
+        "opened": lambda value: isinstance(value, bool),
+        "elsewhere": lambda value: listed(value, lambda name: isinstance(name, str) and name in tensors),
+    }
+    for name, right in fits.items():
+        if not right(progress.get(name)):
+            raise ValueError(f"{name} = {progress.get(name)!r}")
+    return progress
 
 
 def _digest(tensor: Tensor) -> str:

@@ -1,0 +1,273 @@
+"""Files: read so that whatever they hold is a value or one clear error, and written so that nobody ever finds half of one.
+
+Certificates, checkpoints, tables and weights travel: who opens one need not know who wrote it. What is read here is checked
+before it is used, nothing in it is run, and what it claims to hold is compared with what is there before memory is asked for.
+Readers raise `ValueError` with the reason alone; their callers know what the file was to be, and say its name.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "DEEPEST",
+    "LARGEST_TEXT",
+    "csv_rows",
+    "json_object",
+    "json_value",
+    "lines",
+    "printable",
+    "read_json",
+    "read_tensors",
+    "read_text",
+    "regular",
+    "user_path",
+    "write",
+]
+
+LARGEST_TEXT = 2**28
+"""Bytes of the largest text file that is read. A certificate has some hundred thousand."""
+
+DEEPEST = 100
+"""How deep lists and objects of a JSON file may lie in one another."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def json_value(text: str | bytes) -> Any:
+    """The value of a JSON text, of which a reader in any language would make the same.
+
+    Raises:
+        ValueError: it is not UTF-8 or not JSON; a number is NaN, infinite or beyond the range of a double; an object has a key
+            twice; a string is not Unicode; or it is deeper than `DEEPEST`.
+    """
+    try:
+        decoded = text if isinstance(text, str) else text.decode("utf-8-sig")
+        value = json.loads(
+            decoded, object_pairs_hook=_once, parse_constant=_no_number, parse_float=_finite, parse_int=_whole
+        )
+    except RecursionError:
+        raise ValueError(f"is more than {DEEPEST} lists and objects deep") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"must be UTF-8 ({error.reason} at byte {error.start})") from None
+    _checked(value)
+    return value
+
+
+def json_object(text: str | bytes) -> dict[str, Any]:
+    """As `json_value`, of an object.
+
+    Raises:
+        ValueError: it is another value, too.
+    """
+    value = json_value(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"must be an object, is a {type(value).__name__}")
+    return value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds something else.
+    """
+    return json_object(_bytes(path))
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, with or without a byte-order mark; its line ends as they are.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not UTF-8; the message has the line.
+    """
+    data = _bytes(path)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"line {line}: must be UTF-8 ({error.reason})") from None
+
+
+def lines(text: str) -> Iterator[tuple[int, str]]:
+    """(number from 1, line) of those that are not blank. Not `splitlines`: a JSON string may hold what that splits at."""
+    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
+        if line.strip():
+            yield number, line
+
+
+def csv_rows(text: str) -> Iterator[tuple[int, list[str]]]:
+    """(line that it begins in, fields) of every row that is not empty; a quotation mark that is left open is an error.
+
+    Raises:
+        ValueError: it is not CSV; the message has the line.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    while True:
+        begin = reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise ValueError(f"line {begin}: is not CSV ({error})") from None
+        if row is None:
+            return
+        if row:
+            yield begin, row
+
+
+def read_tensors(path: Path, sha256: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors, metadata) of a safetensors file. Its header is held against the file's length before anything is read.
+
+    Args:
+        path: of the file.
+        sha256: of its bytes, as it is on record elsewhere; None: nothing is.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no safetensors file, has a dtype that torch does not know, or is another file than the one on record.
+    """
+    from safetensors import safe_open
+    from safetensors.torch import load
+
+    regular(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if sha256 is None:
+                return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 - not a mapping
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() == sha256:
+            return load(data), metadata
+    except Exception as error:  # what the library raises on foreign bytes is not listed anywhere
+        raise ValueError(f"is not a readable safetensors file ({_said(error)})") from error
+    raise ValueError("its SHA-256 is not the one on record; the two do not belong together")
+
+
+def regular(path: Path) -> int:
+    """The length of a file that can be read to its end: a pipe or a device would never end, or never begin.
+
+    Raises:
+        OSError: there is no such file, or it may not be read.
+        ValueError: it is something else.
+    """
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(f"{str(path)!r}: must be a file, is a folder")
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("must be a regular file")
+    return status.st_size
+
+
+def user_path(name: str, value: str | Path) -> Path:
+    """`value` as a path, ~ replaced by the home folder.
+
+    Raises:
+        ValueError: it is no path that a file can have.
+    """
+    try:
+        if "\0" in str(value):
+            raise RuntimeError("it has a NUL")
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{name} = {str(value)!r}: must be a path ({error})") from None
+
+
+def write(path: Path, data: bytes | str) -> None:
+    """Writes beside and renames, so that a reader never sees half a file; on the disk before the name is.
+
+    What the name stood for is replaced: a link is not followed, and nothing that lies beside is written over.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def printable(text: str) -> str:
+    """Text of a file, for a terminal: control characters, with which a file could write over what is there, as `\\xNN`."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def _bytes(path: Path) -> bytes:
+    size = regular(path)
+    if size > LARGEST_TEXT:
+        raise ValueError(f"has {size:,} bytes, must have at most {LARGEST_TEXT:,}")
+    return path.read_bytes()
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} is there twice")
+    return made
+
+
+def _no_number(word: str) -> Any:
+    raise ValueError(f"{word} is no number of JSON; must be finite")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits[:20]} is too large; must be finite")
+    return number
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 300:
+        raise ValueError(f"{digits[:20]}… has {len(digits)} digits; must be finite as a double")
+    return int(digits)
+
+
+def _checked(value: Any) -> None:
+    """Raises ValueError where a value is too deep, or a string is not Unicode."""
+    level, depth = [value], 0
+    while level:
+        if depth > DEEPEST:
+            raise ValueError(f"is more than {DEEPEST} lists and objects deep")
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, str):
+                _unicode(item)
+            elif isinstance(item, Mapping):
+                for key in item:
+                    _unicode(key)
+                below.extend(item.values())
+            elif isinstance(item, list):
+                below.extend(item)
+        level, depth = below, depth + 1
+
+
+def _unicode(text: str) -> None:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{text[:40]!r} must be Unicode text") from None
+
+
+def _said(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
