@@ -109,9 +109,14 @@ def divergence(p: float, q: float) -> float:
     """KL(p ‖ q) of two coins with values 0 and 1, written so that nothing cancels where p is close to q."""
     if q >= 1 or q <= 0:
         return 0.0 if p == q else math.inf
-    first = -p * math.log1p((q - p) / p) if p > 0 else 0.0
-    second = -(1 - p) * math.log1p((p - q) / (1 - p)) if p < 1 else 0.0
-    return max(first + second, 0.0)
+    return max(_pull(p, q, q - p) + _pull(1 - p, 1 - q, p - q), 0.0)
+
+
+def _pull(p: float, q: float, step: float) -> float:
+    """p ln p/q with `step` = q − p: from the step where the two are close; where they are not, 1 + step/p may round to 0."""
+    if p <= 0:
+        return 0.0
+    return -p * math.log1p(step / p) if step > -p / 2 else p * math.log(p / q)
 
 
 def bernstein_slack(second: float, radius: float, n: int, alpha: float) -> float:
