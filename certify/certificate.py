@@ -17,7 +17,7 @@ import json
 import math
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ __all__ = [
     "ClaimedEvent",
     "ModelRecord",
     "Verdict",
+    "claim_of",
     "tensor_digest",
 ]
 
@@ -715,7 +716,54 @@ def tensor_digest(tensor: Tensor) -> str:
     return hashlib.sha256(head + data.numpy().tobytes()).hexdigest()
 
 
+def claim_of(result: Any, share: float = 1.0) -> Claim:
+    """The claim that a result makes, without what a certificate keeps behind it.
+
+    Args:
+        result: what the functions that `Certificate.of` names return, a point of a curve by itself.
+        share: its part of the certificate's Σα.
+    """
+    radius, box, early = (
+        isinstance(result, CertifiedRadius),
+        isinstance(result, PercentileBounds),
+        isinstance(result, Decision),
+    )
+    center = getattr(result, "center", None)
+    replicas = None if result.quantity == "mse" else getattr(result, "replicas", None)
+    return Claim(
+        theorem=result.theorem,
+        quantity=result.quantity,
+        function=result.run.function,
+        unit=result.unit,
+        value=None if box else float(result.rho if radius else result.claimed if early else result.value),
+        lower=float(result.lower) if getattr(result, "side", "") == "two-sided" else None,
+        rho=float(result.rho),
+        p=result.p if box else 0.5 if getattr(result, "smoother", "") == "median" and replicas is None else None,
+        q=getattr(result, "q", None),
+        side=getattr(result, "side", "upper"),
+        replicas=replicas,
+        copies=result.run.copies,
+        tolerance=result.tolerance if radius else None,
+        outputs=1 if center is None else int(center.numel()),
+        smoother="percentile" if box else getattr(result, "smoother", "none"),
+        method="order statistics" if box else result.method,
+        reference="none" if box else getattr(result, "reference", "none"),
+        policy=result.run.policy,
+        alpha=result.alpha,
+        share=share,
+        n=result.n,
+        scope=getattr(result, "scope", "single"),
+        status=result.status,
+        reason=result.reason,
+        evidence="",
+        numbers={},
+        tensors="",
+        center="",
+    )
+
+
 def _claim(part: Any, index: int, total: float, tensors: dict[str, Tensor]) -> Claim:
+    claim = claim_of(part, part.alpha / total)
     certified = part.status == "certified"
     evidence = part.evidence if certified else None
     if certified and evidence is None:
@@ -724,42 +772,13 @@ def _claim(part: Any, index: int, total: float, tensors: dict[str, Tensor]) -> C
     for key, tensor in {} if evidence is None else evidence.tensors().items():
         # float32 draws keep their exact value; a box in float64 stays float64.
         tensors[f"{name}.{key}"] = tensor.detach().cpu().contiguous()
-    radius, box, early = (
-        isinstance(part, CertifiedRadius),
-        isinstance(part, PercentileBounds),
-        isinstance(part, Decision),
-    )
-    center = getattr(part, "center", None)
-    replicas = None if part.quantity == "mse" else getattr(part, "replicas", None)
-    return Claim(
-        theorem=part.theorem,
-        quantity=part.quantity,
-        function=part.run.function,
-        unit=part.unit,
-        value=None if box else float(part.rho if radius else part.claimed if early else part.value),
-        lower=float(part.lower) if getattr(part, "side", "") == "two-sided" else None,
-        rho=float(part.rho),
-        p=part.p if box else 0.5 if getattr(part, "smoother", "") == "median" and replicas is None else None,
-        q=getattr(part, "q", None),
-        side=getattr(part, "side", "upper"),
-        replicas=replicas,
-        copies=part.run.copies,
-        tolerance=part.tolerance if radius else None,
-        outputs=1 if center is None else int(center.numel()),
-        smoother="percentile" if box else getattr(part, "smoother", "none"),
-        method="order statistics" if box else part.method,
-        reference="none" if box else getattr(part, "reference", "none"),
-        policy=part.run.policy,
-        alpha=part.alpha,
-        share=part.alpha / total,
-        n=part.n,
-        scope=getattr(part, "scope", "single"),
-        status=part.status,
-        reason=part.reason,
+    center = None if claim.quantity == "percentile" else getattr(part, "center", None)
+    return replace(
+        claim,
         evidence="" if evidence is None else evidence.kind,
         numbers={} if evidence is None else evidence.numbers(),
         tensors=name,
-        center="" if center is None or box else _kept_center(center.detach().cpu().contiguous(), tensors),
+        center="" if center is None else _kept_center(center.detach().cpu().contiguous(), tensors),
     )
 
 
