@@ -1,4 +1,12 @@
-"""Settings shared by all tests: hypothesis profiles, and one thread for torch."""
+"""Settings shared by all tests: hypothesis profiles, and one thread for torch.
+
+Profiles of the property suite (`HYPOTHESIS_PROFILE`):
+
+dev        25 examples a law, other ones in each run. Where there is no other wish.
+ci         40 examples a law, the same in each run: a red build is a change of the code and not of the dice. Chosen where the
+           environment has `CI`.
+thorough   300 examples a law, other ones in each run, and what reproduces a failure printed. Minutes for `tests/laws` alone.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +16,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests.statistical.trials import Trials
+
 settings.register_profile("dev", max_examples=25, deadline=None)
-# Derandomised: the same examples on every run, so that a red build is a change of the code and not of the dice.
 settings.register_profile(
     "ci", max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile(
+    "thorough", max_examples=300, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
@@ -20,3 +32,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 def _one_thread():
     """Small tensors: threads only cost time, and sums in another order would change the last digit."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def trials(request: pytest.FixtureRequest, record_property) -> Trials:
+    """Few repetitions in everyday tests, at least 2 000 under `make trust`, which loads tests/statistical/trust.py."""
+    return Trials(request.config.pluginmanager.hasplugin("tests.statistical.trust"), record_property)

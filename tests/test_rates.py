@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
-from scipy.stats import binom, chisquare
+from scipy.stats import chisquare
 from torch import Tensor
 
 from certify import GaussianNoise, event_rate_over
@@ -257,45 +257,6 @@ def test_it_can_be_drawn() -> None:
     figure = plot_event_rates(bound, largest=0.5)
     line = figure.axes[0].lines[0]
     assert list(line.get_ydata()) == [bound.at(float(rho)) for rho in line.get_xdata()]
-
-
-# Coverage
-
-
-class TestCoverage:
-    """H0: the bound fails with probability at most α. Rejected at 1e-4 by a binomial test."""
-
-    alpha, k, rho = 0.1, 5, 0.3
-
-    def failures(self, levels: list[float], replicas: int) -> int:
-        """Of 2 000 repetitions of 400 draws in two stages, prompt and event, how many bounds are below the worst case."""
-        rng, events = np.random.default_rng(5), [Above(i, level, self.k) for i, level in enumerate(levels)]
-        p, worst = np.array([e.worst(0.0) for e in events]), mean(e.worst(self.rho) for e in events)
-        seen = (rng.random((2000, 400)) < p[rng.integers(len(p), size=(2000, 400))]).sum(axis=1)
-        table = {
-            s: RateOver(len(p), 0, s, 400, replicas, self.alpha, False, (self.rho,), 0).at(self.rho)
-            for s in map(int, np.unique(seen))
-        }
-        return sum(table[int(s)] < worst for s in seen)
-
-    @pytest.mark.parametrize("levels", [[0.5] * 4, [0.2, 0.4, 0.6, 0.9]])
-    def test_the_bound_covers_the_worst_case(self, levels: list[float]) -> None:
-        assert binom.sf(self.failures(levels, self.k) - 1, 2000, self.alpha) > 1e-4
-
-    def test_forgetting_the_copies_is_caught(self) -> None:
-        assert binom.sf(self.failures([0.5] * 4, 1) - 1, 2000, self.alpha) < 1e-4
-
-    @pytest.mark.parametrize(("replicas", "caught"), [(5, False), (1, True)])
-    def test_from_end_to_end(self, replicas: int, caught: bool) -> None:
-        """300 whole runs of 128 draws, each with a seed of its own; told of one copy where there are five, they fail."""
-        events = [Above(i, 0.5, self.k) for i in range(3)]
-        worst = mean(e.worst(self.rho) for e in events)
-        failures = 0
-        for seed in range(300):
-            bound = over(events, n=128, alpha=self.alpha, seed=seed)
-            told = RateOver(3, 0, bound.successes, 128, replicas, self.alpha, False, (self.rho,), seed)
-            failures += told.at(self.rho) < worst
-        assert bool(binom.sf(failures - 1, 300, self.alpha) < 1e-4) is caught
 
 
 # Bad calls

@@ -1,7 +1,6 @@
 """Coverage of T4, T5 and T6, and controls that must be caught: each puts one mistake into the library.
 
-As in `test_coverage`: R runs on fresh draws (seeds 0 … R − 1); H0, the failure probability is at most α, is rejected if
-P[Bin(R, α) ≥ failures] < 1e-4. The controls go through the same test, and there H0 must be rejected.
+The frame, H0 and the false-alarm rate are those of `trials`.
 
 T4's and T6's values have room to spare beyond their confidence (a layer-cake sum of limits, a union over sides), so that a
 run in which a limit fails is hardly ever one in which the value does. Both are therefore counted: the values, against the
@@ -24,12 +23,12 @@ from certify.bounds import METHODS, ROUTES, Evaluation, Setting, dimension_free,
 from certify.confidence import extreme_rank
 from certify.montecarlo import AllDraws, draw, median, pool
 from certify.statements import MSE, Deployed, ask
-from tests.statistical.test_coverage import not_exactly, too_many
+from tests.statistical.trials import Trials
 
 pytestmark = pytest.mark.statistical
 
 ONE = GaussianNoise(1.0)
-RUNS, ALPHA = 600, 0.1
+QUICK, ALPHA = 400, 0.1
 
 
 def identity(z: torch.Tensor) -> torch.Tensor:
@@ -81,12 +80,13 @@ def t4_failures(runs: int, n: int = 250) -> tuple[int, int]:
     return limits, values
 
 
-def test_coverage_of_t4():
-    """600 runs at α = .1: all limits at once, and the value."""
-    limits, values = t4_failures(RUNS)
-    assert not too_many(limits, RUNS, ALPHA)
+def test_coverage_of_t4(trials: Trials):
+    """α = .1: all limits at once, and the value."""
+    runs = trials.runs(QUICK)
+    limits, values = t4_failures(runs)
+    trials.covers("T4 limits", limits, runs, ALPHA, "12 normals")
+    trials.covers("T4 distance", values, runs, ALPHA, "12 normals")
     assert limits > 0
-    assert values == 0
 
 
 def one_level(monkeypatch) -> None:
@@ -94,22 +94,22 @@ def one_level(monkeypatch) -> None:
     monkeypatch.setattr(T4, "_plan", lambda self, origin, apart, levels: right(self, origin, apart, 1))
 
 
-def test_coverage_of_one_level_of_t4_is_not_idle(monkeypatch):
+def test_coverage_of_one_level_of_t4_is_not_idle(monkeypatch, trials: Trials):
     """One limit takes all of α: rate P[Bin(n, tail) ≤ t − 1], rejected on either side."""
     one_level(monkeypatch)
-    failures, n, tail = 0, 250, 0.0
-    for found in evaluations(T4, identity, M, RUNS, n=n, rho=RHO, center=zeros(M)):
+    failures, n, tail, runs = 0, 250, 0.0, trials.runs(QUICK)
+    for found in evaluations(T4, identity, M, runs, n=n, rho=RHO, center=zeros(M)):
         level = float(found.evidence.levels)
         tail = float(norm.sf(norm.ppf(level) + RHO))
         failures += float(found.evidence.radii) < float(lengths(shifted(level, RHO), M))
-    assert not too_many(failures, RUNS, ALPHA)
-    assert not not_exactly(failures, RUNS, float(binom.cdf(extreme_rank(n, tail, ALPHA) - 1, n, tail)))
+    exact = float(binom.cdf(extreme_rank(n, tail, ALPHA) - 1, n, tail))
+    trials.covers("T4 limits", failures, runs, ALPHA, "12 normals, one level", exact)
 
 
-def test_control_t4_without_a_union_over_its_levels_is_caught(monkeypatch):
+def test_control_t4_without_a_union_over_its_levels_is_caught(monkeypatch, trials: Trials):
     """Mistake: every level has all of α. (The value does not show it: its least sum rarely rests on a limit that fails.)"""
     monkeypatch.setattr(dimension_free.DimensionFreeMSE, "_limits", without_union)
-    assert too_many(t4_failures(200)[0], 200, ALPHA)
+    trials.caught("T4 limits", "all of α for every level", t4_failures(200)[0], 200, ALPHA)
 
 
 def without_union(self, ordered, rho, plan):
@@ -137,10 +137,12 @@ def t4_around_its_own_draws(runs: int, own: bool, m: int = 400, n: int = 40) -> 
     return failures
 
 
-def test_control_t4_around_the_median_of_the_same_draws_is_caught():
+def test_control_t4_around_the_median_of_the_same_draws_is_caught(trials: Trials):
     """Mistake: c from the bounding draws. They are nearer to their own median than any other draw is."""
-    assert not too_many(t4_around_its_own_draws(200, own=False), 200, ALPHA)
-    assert too_many(t4_around_its_own_draws(200, own=True), 200, ALPHA)
+    runs = trials.runs(200)
+    trials.covers("T4 limits", t4_around_its_own_draws(runs, own=False), runs, ALPHA, "400 normals, c of other draws")
+    wrong = t4_around_its_own_draws(200, own=True)
+    trials.caught("T4 limits", "a reference from the same draws", wrong, 200, ALPHA)
 
 
 def jump(z: torch.Tensor) -> torch.Tensor:
@@ -153,16 +155,17 @@ def t4_values_at_a_jump(runs: int) -> int:
     return sum(evaluation.value < 1.0 for evaluation in found)
 
 
-def test_control_a_layer_cake_from_the_left_is_caught(monkeypatch):
+def test_control_a_layer_cake_from_the_left_is_caught(monkeypatch, trials: Trials):
     """Mistake: Σ (q_i − q_{i−1}) R_{i−1}². The layer that holds q = ½ then counts as 0, and nothing is above a half."""
-    assert not too_many(t4_values_at_a_jump(100), 100, ALPHA)
+    runs = trials.runs(100)
+    trials.covers("T4 distance", t4_values_at_a_jump(runs), runs, ALPHA, "a jump")
     right = dimension_free.layer_cake
 
     def left(levels, radii):
         return right(levels, torch.cat([torch.zeros_like(radii[:, :1]), radii[:, :-1]], dim=1))
 
     monkeypatch.setattr(dimension_free, "layer_cake", left)
-    assert too_many(t4_values_at_a_jump(100), 100, ALPHA)
+    trials.caught("T4 distance", "layers summed from the left", t4_values_at_a_jump(100), 100, ALPHA)
 
 
 # T5: a statistic and an event of five copies, the mean of whose z is N(δ, 1/5).
@@ -188,16 +191,16 @@ def statistic_failures(runs: int, side: str = "upper") -> int:
     return failures
 
 
-def test_coverage_of_a_statistic():
-    """600 runs at α = .1; the bound is exact, so the rate is that of its one order statistic, rejected on either side."""
-    failures = statistic_failures(RUNS)
-    assert not too_many(failures, RUNS, ALPHA)
-    tail = ONE.tails(Q, T5_RHO, K).upper
-    assert not not_exactly(failures, RUNS, float(binom.cdf(extreme_rank(150, tail, ALPHA) - 1, 150, tail)))
+def test_coverage_of_a_statistic(trials: Trials):
+    """α = .1; the bound is exact, so the rate is that of its one order statistic, rejected on either side."""
+    runs, tail = trials.runs(QUICK), ONE.tails(Q, T5_RHO, K).upper
+    exact = float(binom.cdf(extreme_rank(150, tail, ALPHA) - 1, 150, tail))
+    trials.covers("T5 statistic", statistic_failures(runs), runs, ALPHA, "mean of five", exact)
 
 
-def test_coverage_of_a_two_sided_statistic():
-    assert not too_many(statistic_failures(500, "two-sided"), 500, ALPHA)
+def test_coverage_of_a_two_sided_statistic(trials: Trials):
+    runs = trials.runs(QUICK)
+    trials.covers("T5 statistic", statistic_failures(runs, "two-sided"), runs, ALPHA, "mean of five, two-sided")
 
 
 def event_failures(runs: int, two_sided: bool = False) -> int:
@@ -214,10 +217,11 @@ def event_failures(runs: int, two_sided: bool = False) -> int:
 
 
 @pytest.mark.parametrize("two_sided", [False, True])
-def test_coverage_of_an_event(two_sided):
-    """600 runs at α = .1."""
-    failures = event_failures(RUNS, two_sided)
-    assert not too_many(failures, RUNS, ALPHA)
+def test_coverage_of_an_event(two_sided, trials: Trials):
+    """α = .1."""
+    runs = trials.runs(QUICK)
+    failures = event_failures(runs, two_sided)
+    trials.covers("T5 event", failures, runs, ALPHA, f"mean of five, {'two-sided' if two_sided else 'one-sided'}")
     assert failures > 0
 
 
@@ -233,30 +237,29 @@ def deployed_means(runs: int) -> int:
     return failures
 
 
-def test_coverage_of_a_deployed_mean():
-    """600 runs at α = .1, 150 groups of five draws of f: exact, as for any linear statistic."""
-    failures = deployed_means(RUNS)
-    assert not too_many(failures, RUNS, ALPHA)
-    tail = ONE.tails(Q, T5_RHO, K).upper
-    assert not not_exactly(failures, RUNS, float(binom.cdf(extreme_rank(150, tail, ALPHA) - 1, 150, tail)))
+def test_coverage_of_a_deployed_mean(trials: Trials):
+    """α = .1, 150 groups of five draws of f: exact, as for any linear statistic."""
+    runs, tail = trials.runs(QUICK), ONE.tails(Q, T5_RHO, K).upper
+    exact = float(binom.cdf(extreme_rank(150, tail, ALPHA) - 1, 150, tail))
+    trials.covers("T5 deployed", deployed_means(runs), runs, ALPHA, "mean of five", exact)
 
 
-def test_coverage_of_a_deployed_median_by_t5():
+def test_coverage_of_a_deployed_median_by_t5(trials: Trials):
     """The median of five is at most as easy to move as their mean: fewer failures, none forbidden."""
-    failures, c = 0, torch.full((1,), -10.0, dtype=torch.float64)
+    failures, c, runs = 0, torch.full((1,), -10.0, dtype=torch.float64), trials.runs(QUICK)
     for found in evaluations(
-        ROUTES["median", "replicas"], identity, 1, 500, n=K * 150, rho=T5_RHO, center=c, q=Q, replicas=K
+        ROUTES["median", "replicas"], identity, 1, runs, n=K * 150, rho=T5_RHO, center=c, q=Q, replicas=K
     ):
         failures += beta.sf(norm.cdf(found.value - 10 - T5_RHO), 3, 3) > 1 - Q
-    assert not too_many(failures, 500, ALPHA)
+    trials.covers("T5 deployed", failures, runs, ALPHA, "median of five")
 
 
-def test_control_t5_without_the_square_root_of_k_is_caught(monkeypatch):
+def test_control_t5_without_the_square_root_of_k_is_caught(monkeypatch, trials: Trials):
     """Mistake: ρ instead of √K ρ, for a statistic, an event and a deployed mean."""
     right = GaussianNoise.tails
     monkeypatch.setattr(GaussianNoise, "tails", lambda self, p, rho, replicas=1: right(self, p, rho))
-    for failures in (statistic_failures, event_failures, deployed_means):
-        assert too_many(failures(150), 150, ALPHA)
+    for claim, failures in (("statistic", statistic_failures), ("event", event_failures), ("deployed", deployed_means)):
+        trials.caught(f"T5 {claim}", "ρ for √K ρ", failures(150), 150, ALPHA)
 
 
 # T6, order statistics: percentiles at u of every output at once.
@@ -269,24 +272,24 @@ def ranked(runs: int, n: int) -> Iterator[Evaluation]:
     return evaluations(kind, identity, OUTPUTS, runs, n=n, rho=RHO, center=zeros(OUTPUTS), q=0.9, replicas=COPIES)
 
 
-def test_coverage_of_t6_by_order_statistics():
-    """600 runs at α = .1, 10 outputs: the box against the percentiles that it is about, rejected on either side, and the
+def test_coverage_of_t6_by_order_statistics(trials: Trials):
+    """α = .1, 10 outputs: the box against the percentiles that it is about, rejected on either side, and the
     exact probability that a deployed median leaves the box at the δ that moves one output furthest."""
-    failures = left = 0
+    failures, left, runs = 0, 0, trials.runs(QUICK)
     u = float(beta.ppf(1 - 0.1 / (2 * OUTPUTS), 3, 3))
     n = 600
-    for found in ranked(RUNS, n):
+    for found in ranked(runs, n):
         box = found.evidence
         failures += bool(box.upper.min() < RHO + norm.ppf(u) or box.lower.max() > -RHO - norm.ppf(u))
         shift = np.eye(OUTPUTS)[0] * RHO
         above = beta.sf(norm.cdf(box.upper.numpy() - shift), 3, 3)
         below = beta.cdf(norm.cdf(box.lower.numpy() - shift), 3, 3)
         left += 1 - np.prod(1 - above - below) > 0.1
-    assert not too_many(failures, RUNS, ALPHA)
-    assert not too_many(left, RUNS, ALPHA)
     tail = float(norm.sf(norm.ppf(u) + RHO))
     each = float(binom.cdf(extreme_rank(n, tail, ALPHA / (2 * OUTPUTS)) - 1, n, tail))
-    assert not not_exactly(failures, RUNS, 1 - (1 - each) ** (2 * OUTPUTS))
+    exact = 1 - (1 - each) ** (2 * OUTPUTS)
+    trials.covers("T6 order statistics", failures, runs, ALPHA, "10 normals, the box", exact)
+    trials.covers("T6 order statistics", left, runs, ALPHA, "10 normals, the median of five")
 
 
 RARE = 1.35
@@ -306,11 +309,12 @@ def nothing_happens(runs: int, q: float) -> int:
     return sum(evaluation.value == 0 for evaluation in found)
 
 
-def test_control_t6_without_a_union_over_outputs_is_caught(monkeypatch):
+def test_control_t6_without_a_union_over_outputs_is_caught(monkeypatch, trials: Trials):
     """Mistake: u for (1 − q)/2 instead of (1 − q)/(2m). Each output alone is 0 often enough, all ten of them are not."""
-    assert not too_many(nothing_happens(100, 0.96), 100, ALPHA)
+    runs = trials.runs(100)
+    trials.covers("T6 order statistics", nothing_happens(runs, 0.96), runs, ALPHA, "10 rare jumps")
     monkeypatch.setattr(routes, "least_level", lambda fails, limit: RIGHT_LEVEL(fails, min(0.5, limit * OUTPUTS)))
-    assert too_many(nothing_happens(100, 0.96), 100, ALPHA)
+    trials.caught("T6 order statistics", "u for each output alone", nothing_happens(100, 0.96), 100, ALPHA)
 
 
 RIGHT_LEVEL = routes.least_level
@@ -321,17 +325,17 @@ RIGHT_LEVEL = routes.least_level
 BALL = ROUTES["median", "dimension-free"]
 
 
-def test_coverage_of_t6_by_a_ball():
-    """600 runs at α = .1: one limit takes all of it, rejected on either side; the value leaves room for the rest."""
-    n, failures, tail = 400, 0, 0.0
-    for found in evaluations(BALL, identity, M, RUNS, n=n, rho=RHO, center=zeros(M), q=0.8, replicas=COPIES):
+def test_coverage_of_t6_by_a_ball(trials: Trials):
+    """α = .1: one limit takes all of it, rejected on either side; the value leaves room for the rest."""
+    n, failures, tail, runs = 400, 0, 0.0, trials.runs(QUICK)
+    for found in evaluations(BALL, identity, M, runs, n=n, rho=RHO, center=zeros(M), q=0.8, replicas=COPIES):
         held = found.evidence
         assert binom.sf(held.s - 1, COPIES, held.u) >= 0.8
         tail = float(norm.sf(norm.ppf(held.u) + RHO))
         failures += held.radius < float(lengths(shifted(held.u, RHO), M))
         assert found.value >= held.radius
-    assert not too_many(failures, RUNS, ALPHA)
-    assert not not_exactly(failures, RUNS, float(binom.cdf(extreme_rank(n, tail, ALPHA) - 1, n, tail)))
+    exact = float(binom.cdf(extreme_rank(n, tail, ALPHA) - 1, n, tail))
+    trials.covers("T6 ball", failures, runs, ALPHA, "12 normals, the ball", exact)
 
 
 CORNERS = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 1.0]], dtype=torch.float64) / math.sqrt(2)
@@ -349,37 +353,55 @@ def ball_failures(runs: int) -> int:
     return sum(6 / 27 > 0.1 and evaluation.value < math.sqrt(1.5) for evaluation in found)
 
 
-def test_control_t6_with_a_constant_off_by_one_is_caught(monkeypatch):
+def test_control_t6_with_a_constant_off_by_one_is_caught(monkeypatch, trials: Trials):
     """Mistake: s − (K − 1)/2 + 1 draws of the ball beyond each coordinate of the median, instead of s − (K − 1)/2."""
-    assert ball_failures(100) == 0
+    runs = trials.runs(100)
+    trials.covers("T6 ball", ball_failures(runs), runs, ALPHA, "three corners")
     right = routes._majority
     monkeypatch.setattr(routes, "_majority", lambda s, replicas: right(s, replicas) + 1)
-    assert too_many(ball_failures(100), 100, ALPHA)
+    trials.caught("T6 ball", "a constant off by one", ball_failures(100), 100, ALPHA)
 
 
-def test_control_a_limit_with_the_next_rank_is_caught(monkeypatch):
-    """Mistake: one rank too few, in T6's ball and in T4."""
+def test_control_a_limit_with_a_later_rank_is_caught(monkeypatch, trials: Trials):
+    """Mistake: four ranks further in."""
     monkeypatch.setattr(routes, "extreme_rank", lambda n, tail, alpha: extreme_rank(n, tail, alpha) + 4)
     failures = sum(
         found.evidence.radius < float(lengths(shifted(found.evidence.u, RHO), M))
         for found in evaluations(BALL, identity, M, 200, n=400, rho=RHO, center=zeros(M), q=0.8, replicas=COPIES)
     )
-    assert too_many(failures, 200, ALPHA)
+    trials.caught("T6 ball", "four ranks further in", failures, 200, ALPHA)
 
 
 # The whole call, with pilot draws that choose.
 
 
-def test_coverage_of_what_best_chooses():
-    """500 runs at α = .05 of two statements about the same draws, references and methods from pilot draws of their own:
-    values against the truth, ρ, and the exact law of a deployed median, around a reference that is not quite the truth."""
-    runs, wrong, left = 500, 0, 0
+def chosen(runs: int, n: int = 120) -> tuple[int, int]:
+    """Runs in which a distance, and in which a deployed bound, is too small, of two statements about the same draws.
+
+    References and methods come from pilot draws; values are held against the truth, ρ, and the exact law of a deployed median,
+    around a reference that is not quite the truth.
+    """
+    wrong, left = 0, 0
     asked = [MSE(RHO, 0.05), Deployed(0.3, 0.7, 0.05, replicas=3)]
     for seed in range(runs):
-        c, b = ask(identity, zeros(1), ONE, asked, n=120, pilot=64, seed=seed)
+        c, b = ask(identity, zeros(1), ONE, asked, n=n, pilot=64, seed=seed)
         wrong += (abs(c.center.item()) + RHO) ** 2 > c.value
         away = abs(b.center.item()) + 0.3
         left += beta.sf(norm.cdf(b.value - away), 2, 2) + beta.cdf(norm.cdf(-b.value - away), 2, 2) > 0.3
-    assert not too_many(wrong, runs, 0.05)
-    assert not too_many(left, runs, 0.05)
+    return wrong, left
+
+
+def test_coverage_of_what_best_chooses(trials: Trials):
+    """α = .05."""
+    runs = trials.runs(300)
+    wrong, left = chosen(runs)
+    trials.covers("best", wrong, runs, 0.05, "a distance")
+    trials.covers("best", left, runs, 0.05, "a deployed median")
     assert wrong > 0
+
+
+def test_control_a_choice_among_methods_with_too_short_a_shift_is_caught(monkeypatch, trials: Trials):
+    """Mistake: a shift that is 20 % too small, in whatever is chosen."""
+    right = GaussianNoise.tails
+    monkeypatch.setattr(GaussianNoise, "tails", lambda self, p, rho, replicas=1: right(self, p, 0.8 * rho, replicas))
+    trials.caught("best", "shift 20 % too small", chosen(100, n=1200)[0], 100, 0.05)

@@ -1,8 +1,7 @@
 """Error rates of decisions that look as they draw, where they are hardest, and two ways of peeking that must be caught.
 
-Each run draws until it is decided, and is wrong if it says what is false at the least favourable truth.
-
-    H0: the probability of a wrong decision is at most α.    Rejected if P[Bin(R, α) ≥ wrong] < 1e-4, the false-alarm rate.
+Each run draws until it is decided, and is wrong if it says what is false at the least favourable truth. H0, that this has
+probability at most α, and the false-alarm rate are those of `trials`.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from scipy.special import ndtri
 from scipy.stats import binom
 
 from certify import GaussianNoise
-from certify.sequential import decide_event, decide_mse
-from tests.statistical.test_coverage import too_many
+from certify.sequential import decide_event, decide_mse, decide_statistic
+from tests.statistical.trials import Trials
 
 pytestmark = pytest.mark.statistical
 
@@ -42,19 +41,19 @@ def decisions(runs: int, alpha: float, n: int = 1024) -> dict[str, int]:
     return found
 
 
-def test_the_error_rate_of_an_event_at_the_edge():
-    """1 000 runs at α = .1 and p = p₀, where "yes" is false for any larger p and "no" for any smaller one.
+def test_the_error_rate_of_an_event_at_the_edge(trials: Trials):
+    """α = .1 and p = p₀, where "yes" is false for any larger p and "no" for any smaller one.
 
     Neither is idle: a rate of α/10 is rejected from below at the same false-alarm rate.
     """
-    runs, alpha = 1000, 0.1
+    runs, alpha = trials.runs(600), 0.1
     found = decisions(runs, alpha)
     for wrong in ("yes", "no"):
-        assert not too_many(found[wrong], runs, alpha)
+        trials.covers("T3 decided event", found[wrong], runs, alpha, f'"{wrong}" at the edge')
         assert binom.cdf(found[wrong], runs, alpha / 10) > 1e-4
 
 
-def test_control_peeking_at_clopper_pearson_is_caught(monkeypatch):
+def test_control_peeking_at_clopper_pearson_is_caught(monkeypatch, trials: Trials):
     """Mistake: the fixed-n limit looked at after every batch. P[Bin(n, p₀) ≤ s] ≤ α is what its limit ≤ p₀ says."""
 
     def peek(successes, n, p0):
@@ -65,7 +64,8 @@ def test_control_peeking_at_clopper_pearson_is_caught(monkeypatch):
     monkeypatch.setattr("certify.sequential.log_evidence_below", peek)
     monkeypatch.setattr("certify.sequential.anytime_limit", lambda *_: 0.5)
     runs, alpha = 300, 0.1
-    assert too_many(decisions(runs, alpha)["yes"], runs, alpha)
+    wrong = decisions(runs, alpha)["yes"]
+    trials.caught("T3 decided event", "a fixed-n limit looked at after every batch", wrong, runs, alpha)
 
 
 def distances(runs: int, alpha: float, n: int = 896) -> int:
@@ -90,15 +90,15 @@ def distances(runs: int, alpha: float, n: int = 896) -> int:
     )
 
 
-def test_the_error_rate_of_a_distance_over_its_looks():
-    """1 000 runs at α = .2, about seven looks."""
-    runs, alpha = 1000, 0.2
+def test_the_error_rate_of_a_distance_over_its_looks(trials: Trials):
+    """α = .2, about seven looks."""
+    runs, alpha = trials.runs(500), 0.2
     wrong = distances(runs, alpha)
-    assert not too_many(wrong, runs, alpha)
+    trials.covers("T3 decided distance", wrong, runs, alpha, "exp, a tolerance just below the truth")
     assert wrong > 0
 
 
-def test_control_all_of_alpha_at_every_look_is_caught(monkeypatch):
+def test_control_all_of_alpha_at_every_look_is_caught(monkeypatch, trials: Trials):
     """Mistake: doubling looks, each with all of α."""
 
     def careless(first, maximum, alpha):
@@ -109,4 +109,34 @@ def test_control_all_of_alpha_at_every_look_is_caught(monkeypatch):
 
     monkeypatch.setattr("certify.sequential.looks", careless)
     runs, alpha = 2000, 0.2  # the error rate is about .24
-    assert too_many(distances(runs, alpha), runs, alpha)
+    trials.caught("T3 decided distance", "all of α at every look", distances(runs, alpha), runs, alpha)
+
+
+def statistics(runs: int, alpha: float, n: int = 1024) -> dict[str, int]:
+    """Decisions whether a single copy's z keeps to a threshold with probability .8, where at the worst δ it is .8 exactly."""
+    threshold = float(ndtri(0.8)) + RHO
+    found = {"yes": 0, "no": 0, "undecided": 0}
+    for seed in range(runs):
+        d = decide_statistic(
+            lambda z: z[:, 0, 0], ORIGIN, 1.0, threshold=threshold, rho=RHO, q=0.8, replicas=1, n=n, alpha=alpha,
+            seed=seed, batch_size=64,
+        )  # fmt: skip
+        found[d.decided] += 1
+    return found
+
+
+def test_the_error_rate_of_a_statistic_at_the_edge(trials: Trials):
+    """α = .1: "yes" is false for any smaller threshold, "no" for any larger one."""
+    runs, alpha = trials.runs(400), 0.1
+    found = statistics(runs, alpha)
+    for wrong in ("yes", "no"):
+        trials.covers("T3 decided statistic", found[wrong], runs, alpha, f'"{wrong}" at the edge')
+        assert found[wrong] > 0
+
+
+def test_control_a_statistic_without_its_shift_is_caught(monkeypatch, trials: Trials):
+    """Mistake: p₀ = 1 − q, as if nothing were perturbed."""
+    right = GaussianNoise.tails
+    monkeypatch.setattr(GaussianNoise, "tails", lambda self, p, rho, replicas=1: right(self, p, 0.0, replicas))
+    wrong = statistics(100, 0.1)["yes"]
+    trials.caught("T3 decided statistic", "no shift at all", wrong, 100, 0.1)

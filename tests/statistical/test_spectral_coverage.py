@@ -1,7 +1,6 @@
 """Coverage of the spectral certificate (T11), and controls that must be caught.
 
-As in test_coverage: R runs on fresh draws, and runs are counted in which the bound is below a movement that is known to
-happen. H0: that has probability at most α. Rejected if P[Bin(R, α) ≥ failures] < 1e-4, the false-alarm rate.
+The frame is that of `trials`; a run fails if its bound is below a movement that is known to happen.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from certify.bounds import spectral as spectral_module
 from certify.bounds.spectral import chernoff_limit
 from certify.montecarlo.sketch import Spectrum
 from tests.bounds.test_spectral import bound, clamped, extremal, spread
-from tests.statistical.test_coverage import not_exactly, too_many
+from tests.statistical.trials import Trials
 
 pytestmark = pytest.mark.statistical
 
@@ -42,74 +41,83 @@ def extremal_failures(runs: int, **options) -> int:
     return failures(runs, f, ORIGIN, moved, **{**EXTREMAL, **options})
 
 
-def test_coverage_of_the_function_that_attains_the_bound():
-    """600 runs at α = .1: κ(L − 1) cut off at 6, which moves by S_1 at δ = ρ."""
-    assert not too_many(extremal_failures(600), 600, 0.1)
+def test_coverage_of_the_function_that_attains_the_bound(trials: Trials):
+    """α = .1: κ(L − 1) cut off at 6, which moves by S_1 at δ = ρ."""
+    runs = trials.runs(600)
+    trials.covers("T11 distance", extremal_failures(runs), runs, 0.1, "the function that attains it")
 
 
-def test_control_the_empirical_moment_for_its_limit_is_caught(monkeypatch):
+def test_control_the_empirical_moment_for_its_limit_is_caught(monkeypatch, trials: Trials):
     """Mistake: λ̂ in place of λ, no slack for the draws."""
     monkeypatch.setattr(spectral_module, "chernoff_limit", lambda mean, n, alpha: mean)
-    assert too_many(extremal_failures(150), 150, 0.1)
+    trials.caught("T11 distance", "λ̂ for λ", extremal_failures(150), 150, 0.1)
 
 
-def test_control_a_wrong_divergence_is_caught(monkeypatch):
+def test_control_a_wrong_divergence_is_caught(monkeypatch, trials: Trials):
     """Mistake: χ² = ρ², which is right for linear functions alone."""
     monkeypatch.setattr(GaussianNoise, "chi2", lambda self, rho: rho * rho)
-    assert too_many(extremal_failures(150, n=20_000), 150, 0.1)
+    trials.caught("T11 distance", "χ² = ρ²", extremal_failures(150, n=20_000), 150, 0.1)
 
 
-def test_control_a_curve_of_another_radius_is_caught(monkeypatch):
+def test_control_a_curve_of_another_radius_is_caught(monkeypatch, trials: Trials):
     """Mistake: a shift that is 20 % too small, in the law of L."""
     right = GaussianNoise.tails
     monkeypatch.setattr(GaussianNoise, "tails", lambda self, p, rho, replicas=1: right(self, p, 0.8 * rho, replicas))
     f, moved, _ = extremal(1.0, 6.0)
     wrong = GaussianNoise(1.0)  # (the law of L is kept with the noise)
-    assert too_many(failures(60, f, ORIGIN, moved, noise=wrong, **{**EXTREMAL, "n": 20_000}), 60, 0.1)
+    wrong = failures(60, f, ORIGIN, moved, noise=wrong, **{**EXTREMAL, "n": 20_000})
+    trials.caught("T11 distance", "shift 20 % too small", wrong, 60, 0.1)
 
 
 @pytest.mark.parametrize(("p", "n", "alpha"), [(0.05, 400, 0.1), (0.3, 100, 0.05)])
-def test_the_limit_of_the_moment_fails_as_often_as_a_binomial_says(p, n, alpha):
+def test_the_limit_of_the_moment_fails_as_often_as_a_binomial_says(p, n, alpha, trials: Trials):
     """2 000 samples of a variable with values 0 and 1: the rate is P[Bin(n, p) ≤ k], exactly; Chernoff keeps it ≤ α."""
     runs = 2000
     found = np.array([chernoff_limit(k / n, n, alpha) for k in range(n + 1)])
     wrong = int((found[np.random.default_rng(1).binomial(n, p, runs)] < p).sum())
-    assert not too_many(wrong, runs, alpha)
-    assert not not_exactly(wrong, runs, float(binom.cdf(int((found < p).sum()) - 1, n, p)))
+    exact = float(binom.cdf(int((found < p).sum()) - 1, n, p))
+    trials.covers("T11 moment", wrong, runs, alpha, f"a coin of {p:g}, {n} draws", exact)
     assert wrong > 0
+    trials.caught("T11 moment", f"the mean itself, a coin of {p:g}", *careless(p, n, runs), alpha)
+
+
+def careless(p: float, n: int, runs: int) -> tuple[int, int]:
+    """How often the mean of n coins is below p."""
+    return int((np.random.default_rng(1).binomial(n, p, runs) / n < p).sum()), runs
 
 
 # Other functions with known truth.
 
 
 @pytest.mark.parametrize("cut", [0.5, 1.5, 2.5])
-def test_coverage_of_a_step(cut):
-    """500 runs at α = .1: f = 1[z > cut] moves by Φ(ρ − cut) − Φ(−cut)."""
+def test_coverage_of_a_step(cut, trials: Trials):
+    """α = .1: f = 1[z > cut] moves by Φ(ρ − cut) − Φ(−cut)."""
 
     def f(z: Tensor) -> Tensor:
         return (z > cut).double()
 
     moved = float(ndtr(1 - cut) - ndtr(-cut))
-    wrong = failures(500, f, ORIGIN, moved, rho=1.0, n=200, alpha=0.1, support=(0.0, 1.0), pilot=64)
-    assert not too_many(wrong, 500, 0.1)
+    runs = trials.runs(300)
+    wrong = failures(runs, f, ORIGIN, moved, rho=1.0, n=200, alpha=0.1, support=(0.0, 1.0), pilot=64)
+    trials.covers("T11 distance", wrong, runs, 0.1, f"step at {cut}")
 
 
 @pytest.mark.parametrize("reference", ["population", "center"])
 @pytest.mark.parametrize("rho", [0.3, 1.5])
-def test_coverage_of_a_linear_map(reference, rho):
-    """500 runs at α = .1: ten outputs cut off at 6 standard deviations, pushed along the top singular vector."""
+def test_coverage_of_a_linear_map(reference, rho, trials: Trials):
+    """α = .1: ten outputs cut off at 6 standard deviations, pushed along the top singular vector."""
     A = spread(10, 3.0)
     f, support = clamped(A)
     left, singular, _ = torch.linalg.svd(A)
-    y, wrong = torch.zeros(10, dtype=torch.float64), 0
-    for seed in range(500):
+    y, wrong, runs = torch.zeros(10, dtype=torch.float64), 0, trials.runs(300)
+    for seed in range(runs):
         found = bound(f, y, rho=rho, n=150, alpha=0.1, seed=seed, reference=reference, support=support, pilot=64)
         moved = rho * float(singular[0])
         if reference == "center":
             c = found.evidence.center
             moved = max(float((sign * moved * left[:, 0] - c).norm()) for sign in (-1, 1))
         wrong += found.value < (moved * (1 - 1e-6)) ** 2
-    assert not too_many(wrong, 500, 0.1)
+    trials.covers("T11 distance", wrong, runs, 0.1, f"linear map, {reference}, ρ = {rho}")
 
 
 # Heavy tails: values that few draws see, or none.
@@ -131,19 +139,21 @@ RARE = {"rho": 1.0, "n": 300, "alpha": 0.1, "support": (-1.0, 31.0), "pilot": 64
 
 
 @pytest.mark.parametrize("reference", ["population", "center"])
-def test_coverage_with_a_tail_that_is_cut(reference):
-    """500 runs at α = .1; the center is given, 0, the mean of the part that is not rare."""
+def test_coverage_with_a_tail_that_is_cut(reference, trials: Trials):
+    """α = .1; the center is given, 0, the mean of the part that is not rare."""
     moved = rare_moves(1.0) if reference == "population" else rare_moves(1.0) + 30 * ndtr(-3)
     options = {**RARE, "reference": reference, "center": ORIGIN}
-    assert not too_many(failures(500, rare, ORIGIN, moved, **options), 500, 0.1)
+    runs = trials.runs(300)
+    trials.covers("T11 distance", failures(runs, rare, ORIGIN, moved, **options), runs, 0.1, f"heavy tail, {reference}")
 
 
 @pytest.mark.parametrize(("reference", "name"), [("population", "_moved"), ("center", "_largest")])
-def test_control_a_forgotten_tail_is_caught(monkeypatch, reference, name):
+def test_control_a_forgotten_tail_is_caught(monkeypatch, reference, name, trials: Trials):
     """Mistake: no (D − R) T(p̄)."""
     monkeypatch.setattr(spectral_module, name, lambda noise, p, rho: 0.0)
     options = {**RARE, "reference": reference, "center": ORIGIN}
-    assert too_many(failures(150, rare, ORIGIN, rare_moves(1.0), **options), 150, 0.1)
+    wrong = failures(150, rare, ORIGIN, rare_moves(1.0), **options)
+    trials.caught("T11 distance", f"the tail forgotten, {reference}", wrong, 150, 0.1)
 
 
 # The mean, and the sketch.
@@ -169,15 +179,16 @@ def drift_failures(runs: int) -> int:
     return wrong
 
 
-def test_coverage_of_the_drift():
-    """500 runs at α = .3, half of which is the drift's."""
-    assert not too_many(drift_failures(500), 500, 0.15)
+def test_coverage_of_the_drift(trials: Trials):
+    """α = .3, half of which is the drift's."""
+    runs = trials.runs(500)
+    trials.covers("T11 drift", drift_failures(runs), runs, 0.15, "one output")
 
 
-def test_control_a_drift_without_slack_is_caught(monkeypatch):
+def test_control_a_drift_without_slack_is_caught(monkeypatch, trials: Trials):
     """Mistake: ‖x̄‖ for ‖E x‖."""
     monkeypatch.setattr(spectral_module, "bernstein_slack", lambda second, radius, n, alpha: 0.0)
-    assert too_many(drift_failures(200), 200, 0.15)
+    trials.caught("T11 drift", "‖x̄‖ for ‖E x‖", drift_failures(200), 200, 0.15)
 
 
 def sketched_failures(runs: int) -> int:
@@ -186,16 +197,16 @@ def sketched_failures(runs: int) -> int:
     return failures(runs, f, y, 1 - 1e-6, rho=1.0, n=300, alpha=0.1, support=support, pilot=0, center=torch.zeros(30))
 
 
-def test_coverage_with_a_coarse_sketch(monkeypatch):
-    """500 runs at α = .1: 30 nearly flat outputs in a sketch of two rows."""
+def test_coverage_with_a_coarse_sketch(monkeypatch, trials: Trials):
+    """α = .1: 30 nearly flat outputs in a sketch of two rows."""
     monkeypatch.setattr(spectral_module, "Spectrum", lambda center, radius: Spectrum(center, radius, rows=2))
-    assert not too_many(sketched_failures(500), 500, 0.1)
+    runs = trials.runs(300)
+    trials.covers("T11 distance", sketched_failures(runs), runs, 0.1, "a sketch of two rows")
 
 
-def test_control_a_sketch_without_its_error_is_caught(monkeypatch):
+def test_control_a_sketch_without_its_error_is_caught(monkeypatch, trials: Trials):
     """Mistake: the eigenvalue of the sketch itself, without what the sketch has forgotten (and no slack to hide it)."""
     monkeypatch.setattr(spectral_module, "Spectrum", lambda center, radius: Spectrum(center, radius, rows=2))
     monkeypatch.setattr(Spectrum, "largest", property(lambda self: self.least))
     monkeypatch.setattr(spectral_module, "chernoff_limit", lambda mean, n, alpha: mean)
-    assert too_many(sketched_failures(100), 100, 0.1)
-    monkeypatch.undo()
+    trials.caught("T11 distance", "the sketch's error forgotten", sketched_failures(100), 100, 0.1)

@@ -1,7 +1,6 @@
 """Coverage of the spectral certificate of the median (T12), and controls that must be caught.
 
-As in test_coverage: R runs on fresh draws; a run fails if its bound is below a movement that is known to happen. H0: that has
-probability at most α. Rejected if P[Bin(R, α) ≥ failures] < 1e-4, the false-alarm rate.
+The frame is that of `trials`; a run fails if its bound is below a movement that is known to happen.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from certify.bounds import spectral_median as module
 from certify.bounds.spectral_median import Indicators
 from tests.bounds.test_spectral import spread
 from tests.bounds.test_spectral_median import bound, linear
-from tests.statistical.test_coverage import too_many
+from tests.statistical.trials import Trials
 
 pytestmark = pytest.mark.statistical
 
@@ -43,27 +42,30 @@ def coin_failures(runs: int, m: int, **options) -> int:
 
 
 @pytest.mark.parametrize("m", [1, 30])
-def test_coverage_of_coins(m):
-    """500 runs at α = .1: one coin, and thirty that need a push each."""
-    assert not too_many(coin_failures(500, m), 500, 0.1)
+def test_coverage_of_coins(m, trials: Trials):
+    """α = .1: one coin, and thirty that need a push each."""
+    runs = trials.runs(300)
+    trials.covers("T12 distance", coin_failures(runs, m), runs, 0.1, f"{m} coins")
 
 
-def test_coverage_of_coins_with_the_population_reference():
-    """500 runs at α = .1."""
-    assert not too_many(coin_failures(500, 3, reference="population", center=None), 500, 0.1)
+def test_coverage_of_coins_with_the_population_reference(trials: Trials):
+    """α = .1."""
+    runs = trials.runs(300)
+    wrong = coin_failures(runs, 3, reference="population", center=None)
+    trials.covers("T12 distance", wrong, runs, 0.1, "3 coins, population")
 
 
-def test_control_frequencies_without_slack_are_caught(monkeypatch):
+def test_control_frequencies_without_slack_are_caught(monkeypatch, trials: Trials):
     """Mistake: p̂ for p and λ̂ for λ."""
     monkeypatch.setattr(module, "bernstein_slack", lambda second, radius, n, alpha: 0.0)
     monkeypatch.setattr(module, "chernoff_limit", lambda mean, n, alpha: mean)
-    assert too_many(coin_failures(150, 1, n=100), 150, 0.1)
+    trials.caught("T12 distance", "p̂ for p and λ̂ for λ", coin_failures(150, 1, n=100), 150, 0.1)
 
 
-def test_control_forgotten_frequencies_are_caught(monkeypatch):
+def test_control_forgotten_frequencies_are_caught(monkeypatch, trials: Trials):
     """Mistake: ½ for ½ − p, as if no output were beyond a level at the input itself."""
     monkeypatch.setattr(Indicators, "frequencies", lambda self: torch.zeros_like(self.expected))
-    assert too_many(coin_failures(100, 1), 100, 0.1)
+    trials.caught("T12 distance", "½ for ½ − p", coin_failures(100, 1), 100, 0.1)
 
 
 def together_failures(runs: int) -> int:
@@ -73,26 +75,27 @@ def together_failures(runs: int) -> int:
     return sum(bound(linear(A), y, seed=seed, **options).value < 40 * 0.25 for seed in range(runs))
 
 
-def test_control_a_limit_to_the_left_of_its_level_is_caught(monkeypatch):
+def test_control_a_limit_to_the_left_of_its_level_is_caught(monkeypatch, trials: Trials):
     """Mistake: W(τ) applied below τ as well."""
     monkeypatch.setattr(module, "_LEVELS", (1.2,))
-    assert not too_many(together_failures(60), 60, 0.1)
+    runs = trials.runs(60)
+    trials.covers("T12 distance", together_failures(runs), runs, 0.1, "forty equal outputs, one level")
     right = module.layered
     monkeypatch.setattr(
         module, "layered", lambda reach, weights, levels, beyond: right(reach, weights, 0 * levels, beyond)
     )
-    assert too_many(together_failures(60), 60, 0.1)
+    trials.caught("T12 distance", "a limit applied below its level", together_failures(60), 60, 0.1)
 
 
 @pytest.mark.parametrize(("reference", "rho"), [("center", 0.3), ("population", 1.2)])
-def test_coverage_of_a_linear_map(reference, rho):
-    """500 runs at α = .1: twelve outputs of stable rank 6, pushed along the top singular vector."""
+def test_coverage_of_a_linear_map(reference, rho, trials: Trials):
+    """α = .1: twelve outputs of stable rank 6, pushed along the top singular vector."""
     A = spread(12, 6.0)
     left, singular, _ = torch.linalg.svd(A)
-    y, wrong = torch.zeros(12, dtype=torch.float64), 0
-    for seed in range(500):
+    y, wrong, runs = torch.zeros(12, dtype=torch.float64), 0, trials.runs(300)
+    for seed in range(runs):
         found = bound(linear(A), y, rho=rho, n=150, alpha=0.1, seed=seed, reference=reference, pilot=64)
         push = rho * float(singular[0]) * left[:, 0]
         c = found.evidence.center if reference == "center" else torch.zeros_like(push)
         wrong += found.value < max(float((sign * push - c).square().sum()) for sign in (-1, 1))
-    assert not too_many(wrong, 500, 0.1)
+    trials.covers("T12 distance", wrong, runs, 0.1, f"linear map, {reference}")

@@ -1,7 +1,6 @@
 """Violations: a false bound is caught, a true one is not, and noise alone is not taken for a violation.
 
-Rates are tested by H0: the failure probability is at most α; rejected if P[Bin(runs, α) ≥ failures] < 1e-4, the rate of
-false alarms.
+Rates are tested in the frame of `tests.statistical.trials`.
 """
 
 from __future__ import annotations
@@ -13,18 +12,17 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import ndtr, ndtri
-from scipy.stats import binom
 
 from certify import GaussianNoise, event_bound, mse_bound, percentile_bounds, statistic_bound
 from certify.bounds import METHODS, ROUTES
 from certify.bounds.deployed import event_interval
 from certify.statements import Deployed, ask
 from experiments.soundness.verify import Fresh, deployed_distances, examine, mean_lower_limit, violates
+from tests.statistical.trials import Trials
 from tests.subjects import SUBJECTS, Subject
 
 LINE = SUBJECTS["identity"]  # f(z) = z in one dimension, σ = .5: every bound on it is nearly exact
 ISOTROPIC, WIDE = SUBJECTS["isotropic linear"], SUBJECTS["high dimension"]
-FALSE_ALARM = 1e-4
 
 
 def problem(subject: Subject) -> tuple:
@@ -146,16 +144,11 @@ def test_forgetting_the_root_of_k_is_caught():
 # Noise is not a violation
 
 
-def rate(verdicts: list[bool]) -> float:
-    """P[Bin(runs, α) ≥ failures] at α = .05."""
-    return float(binom.sf(sum(verdicts) - 1, len(verdicts), 0.05))
-
-
 @pytest.mark.statistical
 @pytest.mark.parametrize("kind", ["median", "median of many", "mean", "box", "event", "deployed"])
-def test_a_bound_that_is_exactly_true_is_seldom_declared_violated(kind):
-    """Bounds equal to the truth at the perturbation: what is left is the noise of the verdict. 300 runs at α = .05."""
-    runs, n, f = 300, 300, LINE.f
+def test_a_bound_that_is_exactly_true_is_seldom_declared_violated(kind, trials: Trials):
+    """Bounds equal to the truth at the perturbation: what is left is the noise of the verdict. α = .05."""
+    runs, n, f = trials.runs(300), 300, LINE.f
     delta, noise, y = torch.tensor([0.5], dtype=torch.float64), GaussianNoise(0.5), LINE.y
     base = mse_bound(f, y, noise, rho=1.0, n=500, center=y)
     if kind == "median":
@@ -182,28 +175,30 @@ def test_a_bound_that_is_exactly_true_is_seldom_declared_violated(kind):
         q90 = float(0.5 + 0.5 / math.sqrt(3) * ndtri(0.9))  # |N(.5, .5²/3)| to within Φ(−3.5)
         bound = replace(asked, value=q90)
     verdicts = [violates(bound, f, delta, n=n, alpha=0.05, seed=seed).violated for seed in range(runs)]
-    assert rate(verdicts) > FALSE_ALARM
+    trials.covers("verdict", sum(verdicts), runs, 0.05, kind)
 
 
 @pytest.mark.statistical
-def test_control_an_estimate_in_the_place_of_the_limit_is_caught():
+def test_control_an_estimate_in_the_place_of_the_limit_is_caught(trials: Trials):
     """Mistake: declaring a violation where the estimate exceeds the bound. With a true bound that is half of the runs."""
     bound = replace(mse_bound(*problem(LINE), rho=1.0, n=500, center=LINE.y), value=0.25)
     delta = torch.tensor([0.5], dtype=torch.float64)
     verdicts = [violates(bound, LINE.f, delta, n=300, alpha=0.05, seed=seed) for seed in range(200)]
-    assert rate([v.estimate > v.bound for v in verdicts]) < FALSE_ALARM
+    wrong = sum(v.estimate > v.bound for v in verdicts)
+    trials.caught("verdict", "the estimate in the place of its limit", wrong, 200, 0.05)
 
 
 @pytest.mark.statistical
 @pytest.mark.parametrize("bet", [0.05, 0.3, 1.2])
-def test_the_lower_limit_of_a_mean(bet):
+def test_the_lower_limit_of_a_mean(bet, trials: Trials):
     """Skewed draws, x = 1 with probability .02, else 0: the limit exceeds .02 in at most α of 2 000 runs. α = .05."""
     rng = np.random.default_rng(3)
     draws = torch.as_tensor(rng.random((2000, 400)) < 0.02).double()
     limits = [mean_lower_limit(x, 0.0, bet, 0.05) for x in draws]
-    assert float(binom.sf(sum(limit > 0.02 for limit in limits) - 1, 2000, 0.05)) > FALSE_ALARM
+    trials.covers("verdict", sum(limit > 0.02 for limit in limits), 2000, 0.05, f"lower limit of a mean, bet {bet}")
     shifted = [mean_lower_limit(-x, -1.0, bet, 0.05) for x in draws]
-    assert float(binom.sf(sum(limit > -0.02 for limit in shifted) - 1, 2000, 0.05)) > FALSE_ALARM
+    wrong = sum(limit > -0.02 for limit in shifted)
+    trials.covers("verdict", wrong, 2000, 0.05, f"lower limit of a negative mean, bet {bet}")
 
 
 def test_the_lower_limit_of_a_mean_is_near_it_and_moves_with_the_draws():
