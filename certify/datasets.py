@@ -395,8 +395,8 @@ def read_record(line: bytes, number: int, run: str) -> tuple[dict[str, Any] | No
     if not isinstance(record, dict):
         return {}, "it is no JSON object"
     status, radius = record.get("status"), record.get("radius")
-    number_ = math.inf if radius == "Infinity" else radius
-    fits = isinstance(number_, (int, float)) and not isinstance(number_, bool) and number_ >= 0
+    size: Any = math.inf if radius == "Infinity" else radius
+    fits = isinstance(size, (int, float)) and not isinstance(size, bool) and size >= 0
     seconds = record.get("seconds", 0)
     if record.get("row") != number or isinstance(record.get("row"), bool):
         return record, f"row = {record.get('row')!r}, must be {number}"
@@ -404,7 +404,7 @@ def read_record(line: bytes, number: int, run: str) -> tuple[dict[str, Any] | No
         return record, f"run = {record.get('run')!r}, must be {run!r}"
     if status not in ("certified", "abstained", "refused"):
         return record, f"status = {status!r}"
-    if not fits or (number_ > 0) != (status == "certified"):
+    if not fits or (size > 0) != (status == "certified"):
         return record, f"radius = {radius!r} and status = {status!r}"
     if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not seconds >= 0:
         return record, f"seconds = {seconds!r}, must be a number >= 0"

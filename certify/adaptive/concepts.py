@@ -15,7 +15,6 @@ concepts and for those of the embedded model ship with the package; a user's own
 
 from __future__ import annotations
 
-import csv
 import difflib
 import hashlib
 import json
@@ -29,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from certify import _validate
+from certify import _files, _validate
 from certify.models.text import PromptEncoder, TokenizedPrompt
 
 __all__ = ["SIMILARITIES", "Concept", "available_concepts", "concept_direction", "features"]
@@ -85,7 +84,7 @@ class Concept:
             FileNotFoundError: there is no such file.
         """
         if isinstance(name_or_path, Path) or str(name_or_path).lower().endswith(_SUFFIXES):
-            path = Path(name_or_path).expanduser()
+            path = _files.user_path("concept", name_or_path)
             if not path.is_file():
                 raise FileNotFoundError(f"concept = {str(name_or_path)!r}: no such file; looked for {path.absolute()}")
             return cls._read(path)
@@ -107,9 +106,13 @@ class Concept:
         reader = {".csv": _read_csv, ".jsonl": _read_jsonl}.get(path.suffix.lower())
         if reader is None:
             raise ValueError(f"concept = {str(path)!r}: must end in .csv or .jsonl")
-        concept = object.__new__(cls)
+        concept, what = object.__new__(cls), f"concept file {str(path)!r}"
+        try:
+            rows = list(reader(_files.read_text(path)))
+        except ValueError as error:
+            raise ValueError(f"{what}, {error}") from None
         object.__setattr__(concept, "name", _slug(path.stem))
-        object.__setattr__(concept, "pairs", _checked(f"concept file {str(path)!r}", list(reader(path))))
+        object.__setattr__(concept, "pairs", _checked(what, rows))
         return concept
 
 
@@ -180,30 +183,31 @@ def _slug(name: str) -> str:
     return re.sub(r"[\s_]+", "-", name.strip().lower())
 
 
-def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        header = [name.strip().lower() for name in reader.fieldnames or ()]
-        missing = [name for name in _FIELDS if name not in header]
-        if missing:
-            raise ValueError(f"concept file {str(path)!r}: its header is {header}, must have {', '.join(_FIELDS)}")
-        reader.fieldnames = header
-        for row in reader:
-            yield f"line {reader.line_num}", [row[name] for name in _FIELDS]
+def _read_csv(text: str) -> Iterator[tuple[str, Any]]:
+    rows = _files.csv_rows(text)
+    begin, found = next(rows, (1, []))
+    header = [name.strip().lower() for name in found]
+    if any(header.count(name) != 1 for name in _FIELDS):
+        raise ValueError(f"line {begin}: its header is {header}, must have {', '.join(_FIELDS)}, each once")
+    for number, row in rows:
+        if len(row) > len(header):
+            raise ValueError(
+                f"line {number}: has {len(row)} fields, must have {len(header)}, as the header; a prompt with a comma must "
+                "stand in quotation marks"
+            )
+        kept = dict(zip(header, row, strict=False))
+        yield f"line {number}", [kept.get(name) for name in _FIELDS]
 
 
-def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if not line.strip():
-            continue
-        where = f"line {number}"
+def _read_jsonl(text: str) -> Iterator[tuple[str, Any]]:
+    for number, line in _files.lines(text):
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"concept file {str(path)!r}, {where}: is not JSON ({error})") from error
+            row = _files.json_value(line)
+        except ValueError as error:
+            raise ValueError(f"line {number}: is not JSON ({error})") from None
         if not isinstance(row, dict):
-            raise ValueError(f"concept file {str(path)!r}, {where}: must be an object with {', '.join(_FIELDS)}")
-        yield where, [row.get(name) for name in _FIELDS]
+            raise ValueError(f"line {number}: must be an object with {', '.join(_FIELDS)}")
+        yield f"line {number}", [row.get(name) for name in _FIELDS]
 
 
 def _checked(what: str, rows: Sequence[tuple[str, Any]]) -> tuple[tuple[str, str], ...]:

@@ -7,12 +7,13 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from certify import _validate
+from certify import _files, _validate
 from certify.adaptive.deployment import Deployment, deployed, side_information, stream_name
 from certify.adaptive.policies import AGGREGATES
 from certify.adaptive.token_noise import TokenNoise
@@ -162,29 +163,41 @@ class FrozenSmoother:
         path = Path(folder) / "smoother.json"
         if not path.is_file():
             raise FileNotFoundError(f"folder = {str(folder)!r}: no frozen smoother in it; looked for {path.absolute()}")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            content = _files.read_json(path)
+        except ValueError as error:
+            raise ValueError(f"folder = {str(folder)!r}: is damaged ({error})") from error
         if content.get("format") != _FORMAT or content.get("schema_version") not in _READABLE:
             raise ValueError(
                 f"folder = {str(folder)!r}: format {content.get('format')!r}, version {content.get('schema_version')!r}; "
                 f"must be {_FORMAT!r}, version {' or '.join(map(str, _READABLE))}"
             )
-        if content["text_encoder_sha256"] != encoder.fingerprint():
+        if content.get("text_encoder_sha256") != encoder.fingerprint():
             raise ValueError(
                 f"folder = {str(folder)!r}: made with another text encoder, or another dtype of it "
-                f"(SHA-256 {content['text_encoder_sha256'][:12]}…); must be the one given"
+                f"(SHA-256 {str(content.get('text_encoder_sha256'))[:12]}…); must be the one given"
             )
         if content["schema_version"] > 1 and "aggregate" not in content:
             raise ValueError(f"folder = {str(folder)!r}: says nothing of its aggregate, must be one of {AGGREGATES}")
-        tensors = load_file(path.with_suffix(".safetensors"))
+        try:
+            tensors, _ = _files.read_tensors(path.with_suffix(".safetensors"))
+            return cls._restored(content, tensors, encoder, batch_size)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"folder = {str(folder)!r}: its tensors are gone ({error})") from error
+        except _DAMAGE as error:
+            raise ValueError(f"folder = {str(folder)!r}: is damaged ({error!r})") from error
+
+    @classmethod
+    def _restored(
+        cls, content: dict[str, Any], tensors: dict[str, Tensor], encoder: PromptEncoder, batch_size: int
+    ) -> FrozenSmoother:
         record = content["token_noise"]
         anchored = "ids" in tensors
         if anchored:
             ids = [int(i) for i in tensors["ids"]]
             tokenized = encoder.assemble(ids[1 : content["length"] - 1], content["prompt"])
             if not torch.equal(tokenized.ids, tensors["ids"]):
-                raise ValueError(
-                    f"folder = {str(folder)!r}: its token ids are {ids}, must be a prompt of this tokenizer"
-                )
+                raise ValueError(f"its token ids are {ids}, must be a prompt of this tokenizer")
         else:
             tokenized = encoder.assemble([0] * (content["length"] - 2))
         noise = TokenNoise(
@@ -233,6 +246,10 @@ class FrozenSmoother:
         if not ys_:
             raise ValueError("inputs is empty: must hold at least one prompt")
         return ys_
+
+
+_DAMAGE = (KeyError, ValueError, TypeError, AttributeError, IndexError, ArithmeticError, RuntimeError)
+"""What values and tensors of another kind than a smoother's own lead to."""
 
 
 def _one(y: Tensor) -> Tensor:

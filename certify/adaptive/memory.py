@@ -34,7 +34,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import secrets
 import sys
 from collections.abc import Iterator, Mapping
@@ -44,12 +43,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from certify import _validate
+from certify import _files, _validate
 from certify.noise import GaussianNoise
 
 __all__ = ["CovarianceMemory", "Issued", "Region", "disjoint"]
@@ -234,14 +231,14 @@ class CovarianceMemory:
         # index that names it.
         if not known:
             self._list([])
-        _replace(self._file(region.id), blob)
+        _files.write(self._file(region.id), blob)
         self._list([*known, _entry(region, hashlib.sha256(blob).hexdigest())])
         self._refresh()
 
     def _list(self, entries: list[dict[str, Any]]) -> None:
         content = {"format": _FORMAT, "schema_version": _SCHEMA, "regions": entries}
         text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-        _replace(self.folder / _INDEX, text.encode())
+        _files.write(self.folder / _INDEX, text)
 
     def _file(self, identifier: str) -> Path:
         return self.folder / f"region-{identifier}.safetensors"
@@ -271,13 +268,10 @@ class CovarianceMemory:
         if not path.is_file():
             return []
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            content = _files.read_json(path)
+        except (OSError, ValueError) as error:
             raise ValueError(f"memory {str(self.folder)!r}: {_INDEX} is damaged ({error})") from error
-        if not isinstance(content, dict) or (content.get("format"), content.get("schema_version")) != (
-            _FORMAT,
-            _SCHEMA,
-        ):
+        if (content.get("format"), content.get("schema_version")) != (_FORMAT, _SCHEMA):
             raise ValueError(f"memory {str(self.folder)!r}: {_INDEX} must have format {_FORMAT!r}, version {_SCHEMA}")
         entries = content.get("regions")
         if set(content) != {"format", "schema_version", "regions"} or not isinstance(entries, list):
@@ -285,7 +279,7 @@ class CovarianceMemory:
         for entry in entries:
             if not isinstance(entry, dict) or set(entry) != _FIELDS or not isinstance(entry["id"], str):
                 raise ValueError(f"memory {str(self.folder)!r}: a region is {entry!r}, must have {sorted(_FIELDS)}")
-            if not entry["id"].isalnum():
+            if not (entry["id"].isascii() and entry["id"].isalnum() and len(entry["id"]) <= 64):
                 raise ValueError(
                     f"memory {str(self.folder)!r}: a region has id {entry['id']!r}: must be letters and digits"
                 )
@@ -298,18 +292,18 @@ class CovarianceMemory:
         path = self._file(entry["id"])
         if not path.is_file():
             raise ValueError(f"{where}: {path.name} is not there")
-        blob = path.read_bytes()
-        if hashlib.sha256(blob).hexdigest() != entry["sha256"]:
-            raise ValueError(f"{where}: {path.name} is not the file that was written (SHA-256)")
         try:
-            tensors = load_tensors(blob)
-        except SafetensorError as error:
-            raise ValueError(f"{where}: {path.name} is damaged ({error})") from error
+            tensors, _ = _files.read_tensors(path, str(entry["sha256"]))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{where}: {path.name} is not the file that was written ({error})") from error
         if set(tensors) != {"center", "sigma"}:
             raise ValueError(f"{where}: {path.name} holds {sorted(tensors)}, must hold center and sigma")
-        center = _validate.finite_tensor(f"{where}: center", tensors["center"])
-        noise = GaussianNoise(tensors["sigma"])
-        noise.sigma_for(center.shape)
+        try:
+            center = _validate.finite_tensor("center", tensors["center"])
+            noise = GaussianNoise(tensors["sigma"])
+            noise.sigma_for(center.shape)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where}: {path.name}: {error}") from error
         rho = entry["rho"]
         if isinstance(rho, bool) or not isinstance(rho, (int, float)) or not 0 < rho < math.inf:
             raise ValueError(f"{where}: rho = {rho!r}, must be a finite number > 0")
@@ -392,20 +386,6 @@ def _checked_context(name: str, context: Any) -> dict[str, int | str]:
 
 def _entry(region: Region, sha256: str) -> dict[str, Any]:
     return {"id": region.id, "rho": region.rho, "context": region.context, "sha256": sha256}
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Writes beside and renames, so that a reader never sees half a file; on the disk before the name is."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager

@@ -11,7 +11,6 @@ half-precision files would otherwise give a text encoder and a U-Net that cannot
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from certify import _files
 from certify.models.quiet import quiet_libraries
 from certify.models.text import PromptEncoder
 from certify.models.text_encoder import overlay_text_encoder
@@ -211,7 +211,7 @@ def _resolve(
         return Path(world.path())
     if not isinstance(source, (str, Path)):
         raise TypeError(f"source is a {type(source).__name__}: must be None, a folder or a hub id")
-    folder = Path(source).expanduser()
+    folder = _files.user_path("source", source)
     if folder.is_dir():
         return folder
     if folder.is_file():
@@ -308,10 +308,10 @@ def _check_folder(folder: Path, source: str | Path | None, parts: Sequence[str])
 
 def _check_index(path: Path, source: str | Path | None, parts: Sequence[str]) -> None:
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = _files.read_json(path)
     except ValueError as error:
         raise ValueError(f"source = {_name(source)}: {path} is not JSON ({error})") from error
-    family = index.get("_class_name") if isinstance(index, dict) else None
+    family = index.get("_class_name")
     if not isinstance(family, str):
         raise ValueError(
             f"source = {_name(source)}: {_INDEX} names the pipeline {family!r}; must be 'StableDiffusionPipeline' "
@@ -327,7 +327,7 @@ def _check_index(path: Path, source: str | Path | None, parts: Sequence[str]) ->
         if part.startswith("_") or not isinstance(entry, list) or len(entry) != 2:
             continue
         library, name = entry
-        if library not in _LIBRARIES:
+        if not isinstance(library, str | None) or library not in _LIBRARIES:
             raise ValueError(
                 f"source = {_name(source)}: {part} comes from {library!r}, code outside transformers and diffusers, "
                 "which is never run; must come from one of these two"

@@ -10,13 +10,14 @@ kernel and B is 1 × 1.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from certify import _files
 
 __all__ = ["adapted", "is_lora"]
 
@@ -77,7 +78,8 @@ def adapted(
         up, weight = ups[module], base[f"{module}.weight"]
         rank = down.shape[0] if down.ndim else 0
         fits = (
-            down.ndim == up.ndim == weight.ndim >= 2
+            rank > 0
+            and down.ndim == up.ndim == weight.ndim >= 2
             and down.shape[1:] == weight.shape[1:]
             and up.shape == (weight.shape[0], rank, *[1] * (weight.ndim - 2))
         )
@@ -86,13 +88,20 @@ def adapted(
                 f"{part} = {label!r}: {module!r} has A {tuple(down.shape)} and B {tuple(up.shape)}, which do not fit a "
                 f"weight {tuple(weight.shape)}"
             )
-        factors = (up, down, alphas[module]) if module in alphas else (up, down)
+        factors: tuple[Tensor, ...] = (up, down, *([alphas[module]] if module in alphas else []))
+        if any(t.is_complex() or (i < 2 and not t.is_floating_point()) for i, t in enumerate(factors)):
+            raise ValueError(
+                f"{part} = {label!r}: {module!r} is {[str(t.dtype) for t in factors]}, must be real numbers"
+            )
+        factors = tuple(t.double() for t in factors)
         if not all(bool(torch.isfinite(t).all()) for t in factors):
             raise ValueError(f"{part} = {label!r}: {module!r} holds NaN or infinity, every entry must be finite")
         alpha = _number(alphas[module], module, label, part) if module in alphas else _alpha(settings, module, rank)
         change = up.double().flatten(1) @ down.double().flatten(1)
         fused = weight.double().cpu() + alpha / rank * change.reshape(weight.shape).cpu()
         changed[f"{module}.weight"] = fused.to(weight.dtype)
+        if not bool(torch.isfinite(changed[f"{module}.weight"]).all()):
+            raise ValueError(f"{part} = {label!r}: {module!r} is too large, the weight that it is added to is infinite")
     return changed
 
 
@@ -106,10 +115,11 @@ def _settings(metadata: Mapping[str, str], part: str, label: str) -> dict[str, A
     """What is said of this part's LoRA beside its tensors; empty where nothing is."""
     text = metadata.get("lora_adapter_metadata") or metadata.get("adapter")
     try:
-        settings = json.loads(text) if text else {}
+        settings = _files.json_object(text) if text else {}
         if any(key.startswith(f"{part}.") for key in settings):
             settings = {k.removeprefix(f"{part}."): v for k, v in settings.items() if k.startswith(f"{part}.")}
-    except (TypeError, ValueError) as error:
+        _numbers(settings)
+    except ValueError as error:
         raise ValueError(f"{part} = {label!r}: what its metadata say of the LoRA cannot be read ({error})") from error
     more = [name for name in _OTHER if settings.get(name)]
     if more:
@@ -117,9 +127,19 @@ def _settings(metadata: Mapping[str, str], part: str, label: str) -> dict[str, A
     return dict(settings)
 
 
+def _numbers(settings: Mapping[str, Any]) -> None:
+    """Raises ValueError where an α is no number."""
+    patterns = settings.get("alpha_pattern") or {}
+    if not isinstance(patterns, Mapping):
+        raise ValueError(f"alpha_pattern = {patterns!r}, must be an object")
+    for name, value in {"lora_alpha": settings.get("lora_alpha"), **patterns}.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise ValueError(f"{name} = {value!r}, must be a number")
+
+
 def _alpha(settings: Mapping[str, Any], module: str, rank: int) -> float:
     for pattern, value in (settings.get("alpha_pattern") or {}).items():
         if module == pattern or module.endswith(f".{pattern}"):
-            return float(value)
+            return float(rank if value is None else value)
     given = settings.get("lora_alpha")
     return float(rank if given is None else given)

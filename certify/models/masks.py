@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from certify import _files
+
 __all__ = ["FORMAT", "packed", "unpacked"]
 
 FORMAT = "certify mask"
@@ -46,16 +48,17 @@ def unpacked(bits: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[st
         ValueError: bits and shapes do not belong together.
     """
     try:
-        shapes = {
-            str(name): tuple(int(side) for side in shape) for name, shape in json.loads(metadata["shapes"]).items()
-        }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        shapes = _files.json_object(metadata["shapes"])
+    except (KeyError, ValueError) as error:
         raise ValueError(f"mask: its metadata cannot be read ({error})") from error
     masks = {}
     for name, packed_bits in bits.items():
-        size = math.prod(shapes.get(name, (-1,)))
+        shape = shapes.get(name)
+        if not isinstance(shape, list) or not all(type(side) is int and side >= 0 for side in shape):
+            raise ValueError(f"mask: the shape of {name!r} is {shape!r}, must be a list of whole numbers")
+        size = math.prod(shape)
         if packed_bits.dtype != torch.uint8 or packed_bits.ndim != 1 or len(packed_bits) != -(-size // 8):
-            raise ValueError(f"mask: the bits of {name!r} do not fit shape {shapes.get(name)}")
+            raise ValueError(f"mask: the bits of {name!r} do not fit shape {tuple(shape)}")
         flat = np.unpackbits(packed_bits.numpy(), count=size).astype(bool)
-        masks[name] = torch.from_numpy(flat).reshape(shapes[name])
+        masks[name] = torch.from_numpy(flat).reshape(shape)
     return masks

@@ -7,16 +7,16 @@ unpickler, which builds tensors and containers and runs nothing. What is said he
 
 from __future__ import annotations
 
-import json
-import pickle
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from certify import _files
 
 __all__ = ["Overlay", "Part", "Weights"]
 
@@ -88,7 +88,7 @@ class Part:
         if isinstance(source, Mapping):
             state, label = dict(source), "<state dict>"
         elif isinstance(source, (str, Path)):
-            label, path = str(source), Path(source).expanduser()
+            label, path = str(source), _files.user_path(self.name, source)
             if not path.exists():
                 raise FileNotFoundError(
                     f"{self.name} = {str(source)!r}: no such file or folder; looked for {path.resolve()}"
@@ -96,7 +96,7 @@ class Part:
             state, metadata = self._from_folder(path, model) if path.is_dir() else self._from_file(path)
         else:
             raise TypeError(f"{self.name} is a {type(source).__name__}: must be a path or a state dict")
-        return Weights(self._unwrapped(state, label), label, metadata)
+        return Weights(self._unwrapped(state, label, not isinstance(source, Mapping)), label, metadata)
 
     def without_prefix(self, state: Mapping[str, Tensor], known: Sequence[str]) -> tuple[dict[str, Tensor], str]:
         """The tensors under the base's names, and the prefix that all of them carried."""
@@ -106,8 +106,11 @@ class Part:
                     return {name.removeprefix(prefix): tensor for name, tensor in state.items()}, prefix
         return dict(state), ""
 
-    def check(self, state: Mapping[str, Tensor], base: Mapping[str, Tensor], label: str, hint: str = "") -> None:
-        """Raises ValueError where a name is unknown, a shape disagrees, or an entry is NaN or infinite."""
+    def check(
+        self, state: Mapping[str, Tensor], base: Mapping[str, Tensor], label: str, *, masks: bool = False
+    ) -> None:
+        """Raises ValueError where a name is unknown, a shape or kind of number disagrees, or an entry is NaN or infinite."""
+        hint = ""
         unknown = sorted(set(state) - set(base))
         if unknown:
             if any("model.diffusion_model." in name or ".input_blocks." in f".{name}" for name in unknown):
@@ -121,23 +124,27 @@ class Part:
                 raise ValueError(
                     f"{self.name} = {label!r}: {name!r} has shape {tuple(tensor.shape)}, must be {tuple(base[name].shape)}"
                 )
-            if not bool(torch.isfinite(tensor).all()):
+            if not masks and tensor.is_floating_point() != base[name].is_floating_point():
+                raise ValueError(
+                    f"{self.name} = {label!r}: {name!r} is {tensor.dtype}, must be {base[name].dtype} or alike"
+                )
+            # As what it becomes: a number that the base's dtype cannot hold is infinite there.
+            if not bool(torch.isfinite(tensor.to(base[name].dtype)).all()):
                 raise ValueError(f"{self.name} = {label!r}: {name!r} holds NaN or infinity, every entry must be finite")
 
     def _from_file(self, path: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
         if path.suffix == ".safetensors":
             try:
-                with safe_open(path, framework="pt") as file:
-                    names = file.keys()
-                    return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-            except SafetensorError as error:
-                raise ValueError(
-                    f"{self.name} = {str(path)!r}: is not a readable safetensors file ({error})"
-                ) from error
+                return _files.read_tensors(path)
+            except ValueError as error:
+                raise ValueError(f"{self.name} = {str(path)!r}: {error}") from error
         if path.suffix in _PICKLED:
             try:
+                _check_archive(path)
                 state = torch.load(path, map_location="cpu", weights_only=True)
-            except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            except OSError:
+                raise
+            except Exception as error:  # what the unpickler raises on foreign bytes is not listed anywhere
                 raise ValueError(
                     f"{self.name} = {str(path)!r}: is refused: it is pickled and holds more than tensors, or is damaged; "
                     "must be readable with torch.load(weights_only=True); better, a .safetensors file"
@@ -154,11 +161,14 @@ class Part:
             folder = folder / self.name
         config = folder / "config.json"
         if config.is_file():
-            self._check_config(json.loads(config.read_text(encoding="utf-8")), model, folder)
+            self._check_config(self._json(config), model, folder)
         index = folder / f"{self.stem}.safetensors.index.json"
         if index.is_file():
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            if any(Path(shard).name != shard for shard in shards):
+            listed = self._json(index).get("weight_map")
+            if not isinstance(listed, dict) or not all(isinstance(shard, str) for shard in listed.values()):
+                raise ValueError(f"{self.name} = {str(index)!r}: has no weight_map, an object of names of files")
+            shards = sorted(set(listed.values()))
+            if any(Path(shard).name != shard or "\0" in shard or "\\" in shard for shard in shards):
                 raise ValueError(f"{self.name} = {str(folder)!r}: its index names files outside the folder: {shards}")
             return {name: t for shard in shards for name, t in self._from_file(folder / shard)[0].items()}, {}
         preferred = folder / f"{self.stem}.safetensors"
@@ -169,13 +179,25 @@ class Part:
             if len(found) == 1:
                 state, metadata = self._from_file(found[0])
                 adapter = folder / "adapter_config.json"  # beside a LoRA that peft saved
-                return state, dict(metadata) | ({"adapter": adapter.read_text("utf-8")} if adapter.is_file() else {})
+                return state, dict(metadata) | ({"adapter": self._text(adapter)} if adapter.is_file() else {})
             if found:
                 names = [f.name for f in found]
                 raise ValueError(
                     f"{self.name} = {str(folder)!r}: holds several weight files, {names}; must name one of them"
                 )
         raise FileNotFoundError(f"{self.name} = {str(folder)!r}: no weights in it; looked for {preferred.resolve()}")
+
+    def _json(self, path: Path) -> dict[str, Any]:
+        try:
+            return _files.read_json(path)
+        except ValueError as error:
+            raise ValueError(f"{self.name} = {str(path)!r}: is not JSON ({error})") from error
+
+    def _text(self, path: Path) -> str:
+        try:
+            return _files.read_text(path)
+        except ValueError as error:
+            raise ValueError(f"{self.name} = {str(path)!r}: {error}") from error
 
     def _check_config(self, config: Mapping[str, Any], model: Any, folder: Path) -> None:
         """Two models can agree in every shape and still compute different functions: head counts, activation."""
@@ -190,7 +212,7 @@ class Part:
             what = "; ".join(f"{key} {new!r}, base {old!r}" for key, (new, old) in differing.items())
             raise ValueError(f"{self.name} = {str(folder)!r}: its configuration must be the base's, but {what}")
 
-    def _unwrapped(self, state: dict[str, Any], label: str) -> dict[str, Tensor]:
+    def _unwrapped(self, state: dict[str, Any], label: str, from_file: bool) -> dict[str, Tensor]:
         for key in self.wrappers:
             inner = state.get(key)
             if isinstance(inner, Mapping):
@@ -199,9 +221,23 @@ class Part:
         if not state:
             raise ValueError(f"{self.name} = {label!r}: holds no tensors")
         for name, value in state.items():
-            if not isinstance(value, Tensor):
+            if not isinstance(value, Tensor) or not isinstance(name, str):
                 raise ValueError(f"{self.name} = {label!r}: {name!r} is a {type(value).__name__}, must be a tensor")
+            if value.layout != torch.strided or value.is_meta or value.is_quantized:
+                raise ValueError(f"{self.name} = {label!r}: {name!r} must be a dense tensor")
+            # A tensor of a pickle may claim any size over a few numbers that are all alike.
+            if from_file and value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                raise ValueError(f"{self.name} = {label!r}: {name!r} claims {value.numel():,} entries, and has fewer")
         return state
+
+
+def _check_archive(path: Path) -> None:
+    """Refuses an archive that unpacks to more than it is: PyTorch's own are not compressed."""
+    size = _files.regular(path)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > size:
+                raise ValueError("claims more bytes than it has")
 
 
 def _as_dict(config: Any) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from certify import _validate
+from certify import _files, _validate
 from certify.models.sampling import image_seed, initial_noise, one_encoding, sample
 from certify.models.text import PromptEncoder
 
@@ -196,16 +196,13 @@ class Trajectory:
             FileNotFoundError: there is no such file.
             ValueError: it holds something else.
         """
-        from safetensors import SafetensorError, safe_open
-
         path = Path(file)
         if not path.is_file():
             raise FileNotFoundError(f"file = {str(file)!r}: no such file; looked for {path.absolute()}")
         try:
-            with safe_open(path, framework="pt") as opened:
-                record = json.loads((opened.metadata() or {}).get("record", "{}"))
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a mapping
-        except (SafetensorError, json.JSONDecodeError) as error:
+            tensors, metadata = _files.read_tensors(path)
+            record = _files.json_object(metadata.get("record", "{}"))
+        except ValueError as error:
             raise ValueError(f"file = {str(file)!r}: is not a saved trajectory ({error})") from error
         return cls.restored(record, tensors)
 

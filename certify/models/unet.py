@@ -81,7 +81,7 @@ def overlay_unet(unet: nn.Module, source: str | Path | Mapping[str, Tensor]) -> 
     state, prefix = _PART.without_prefix(given.state if masked is None else masked, list(target))
     kind, pruned = "weights", 0
     if masked is not None:
-        _PART.check(state, target, given.label)
+        _PART.check(state, target, given.label, masks=True)
         kind, pruned = "mask", sum(int((~mask).sum()) for mask in state.values())
         state = {name: target[name].masked_fill(~mask.to(target[name].device), 0) for name, mask in state.items()}
     elif lora.is_lora(state):

@@ -251,7 +251,7 @@ class TestFolder:
         ("damage", "message"),
         [
             (lambda c: "{", r"memory\.json is damaged"),
-            (lambda c: "[]", r"must have format 'certify covariance memory', version 1"),
+            (lambda c: "[]", r"memory\.json is damaged \(must be an object, is a list\)"),
             (lambda c: {**c, "schema_version": 2}, r"must have format"),
             (lambda c: {**c, "more": 1}, r"has the fields \['format', 'more'"),
             (lambda c: {**c, "regions": {}}, r"has the fields"),
