@@ -17,18 +17,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import json
 import math
 import shlex
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from pathlib import Path
 from typing import Any
 
 from certify import _files
+from certify._text import confidence, percent, shown
+from certify._text import escaped as _e
 from certify.certificate import POLICIES, Certificate, Claim
 from certify.datasets import read_record
 
@@ -599,7 +598,7 @@ def _details(claim: Claim) -> list[str]:
     elif claim.replicas is not None:
         found.append(_copies(claim.replicas))
     if claim.tolerance is not None:
-        found.append(f"within squared distance {_shown(claim.tolerance, 'up', 4)}")
+        found.append(f"within squared distance {shown(claim.tolerance, 'up', 4)}")
     if claim.reference == "population":
         found.append("from the smoothed value at the input")
     return [part for part in found if part]
@@ -855,13 +854,6 @@ def _run_provenance(run: RunRecord, digests: Mapping[str, str]) -> str:
 # Numbers and words
 
 
-def _e(value: Any, *, isolate: bool = True) -> str:
-    """Text for the page: escaped, without control characters, and isolated from the direction of what is around it."""
-    text = "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" else c for c in str(value))
-    escaped = html.escape(text, quote=True)
-    return f"<bdi>{escaped}</bdi>" if isolate else escaped
-
-
 def _code(value: Any) -> str:
     return f"<code>{_e(value)}</code>"
 
@@ -888,54 +880,21 @@ def _copies(number: int | None) -> str:
     return f"{number or 1} noisy cop{'y' if number in (None, 1) else 'ies'}"
 
 
-_ROUND = {"up": ROUND_CEILING, "down": ROUND_FLOOR, "near": ROUND_HALF_EVEN}
-
-
-def _shown(value: float, way: str, digits: int, sign: bool = False) -> str:
-    """A number with so many digits, rounded up, down or to the nearest."""
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    exact = Decimal(repr(value))
-    if exact == 0:
-        return "0"
-    if way == "near":
-        exact = Decimal(f"{value:.12g}")
-    rounded = exact.quantize(Decimal((0, (1,), exact.adjusted() - digits + 1)), rounding=_ROUND[way])
-    if -4 <= rounded.adjusted() <= 6:
-        text = f"{rounded:,f}"
-        text = text.rstrip("0").rstrip(".") if "." in text else text
-    else:
-        mantissa, exponent = f"{rounded:.{digits - 1}E}".split("E")
-        mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
-        text = f"{mantissa}·10{str(int(exponent)).translate(_SUPERSCRIPT)}"
-    text = text.replace("-", "−")
-    return f"+{text}" if sign and value > 0 else text
-
-
-_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
 def _n(value: Any, way: str = "up", digits: int | None = None, sign: bool = False) -> str:
     """A number and, for machines, its exact value."""
     number = _real(value)
-    shown = _shown(number, way, digits or (6 if way == "near" else 4), sign)
-    return f'<data value="{number!r}">{shown}</data>'
+    text = shown(number, way, digits or (6 if way == "near" else 4), sign)
+    return f'<data value="{number!r}">{text}</data>'
 
 
 def _percent(value: Any, way: str = "up") -> str:
     """A probability or share in percent."""
     number = _real(value)
-    hundredfold = float(Decimal(repr(number)) * 100)
-    shown = _shown(hundredfold, way, 4 if hundredfold >= 10 else 3)
-    return f'<data value="{number!r}">{shown}\u00a0%</data>'
+    return f'<data value="{number!r}">{percent(number, way)}</data>'
 
 
 def _confidence(alpha: float) -> str:
-    """1 − α in percent. α is a sum of shares: its rounding error is no digit of it."""
-    kept = Decimal(f"{alpha:.9g}")
-    kept = kept.quantize(Decimal((0, (1,), kept.adjusted() - 2)), rounding=ROUND_CEILING)
-    text = f"{100 - 100 * kept:f}".rstrip("0").rstrip(".")
-    return f'<data value="{1 - alpha!r}">{text}\u00a0%</data>'
+    return f'<data value="{1 - alpha!r}">{confidence(alpha)}</data>'
 
 
 # The picture
@@ -1030,7 +989,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def _tick(value: float) -> str:
-    return _shown(value, "near", 3)
+    return shown(value, "near", 3)
 
 
 # The page

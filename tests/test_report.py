@@ -228,7 +228,7 @@ def test_what_is_shown_is_the_exact_value_rounded_in_the_safe_direction(several,
     ],
 )
 def test_rounding(value, way, shown):
-    from certify.report import _shown
+    from certify._text import shown as _shown
 
     assert _shown(value, way, 4) == shown
 

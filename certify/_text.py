@@ -1,0 +1,67 @@
+"""Numbers and words as they are shown, in pages, in notebooks and as text: rounded in the safe direction, escaped.
+
+>>> shown(0.12341, "up", 4), shown(0.12349, "down", 4), shown(2.5e-9, "up", 4), shown(float("inf"), "up", 4)
+('0.1235', '0.1234', '2.5·10⁻⁹', '∞')
+>>> percent(0.5), confidence(0.001)
+('50\xa0%', '99.9\xa0%')
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import unicodedata
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+from typing import Any
+
+__all__ = ["cleaned", "confidence", "escaped", "percent", "shown"]
+
+_ROUND = {"up": ROUND_CEILING, "down": ROUND_FLOOR, "near": ROUND_HALF_EVEN}
+
+
+def shown(value: float, way: str, digits: int, sign: bool = False) -> str:
+    """A number with so many digits, rounded up, down or to the nearest."""
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    exact = Decimal(repr(value))
+    if exact == 0:
+        return "0"
+    if way == "near":
+        exact = Decimal(f"{value:.12g}")
+    rounded = exact.quantize(Decimal((0, (1,), exact.adjusted() - digits + 1)), rounding=_ROUND[way])
+    if -4 <= rounded.adjusted() <= 6:
+        text = f"{rounded:,f}"
+        text = text.rstrip("0").rstrip(".") if "." in text else text
+    else:
+        mantissa, exponent = f"{rounded:.{digits - 1}E}".split("E")
+        mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+        text = f"{mantissa}·10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+    text = text.replace("-", "−")
+    return f"+{text}" if sign and value > 0 else text
+
+
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def percent(value: float, way: str = "up") -> str:
+    """A probability or share in percent, with three digits, from ten percent on four."""
+    hundredfold = float(Decimal(repr(value)) * 100)
+    return f"{shown(hundredfold, way, 4 if hundredfold >= 10 else 3)}\u00a0%"
+
+
+def confidence(alpha: float) -> str:
+    """1 − α in percent. α is a sum of shares: its rounding error is no digit of it."""
+    kept = Decimal(f"{alpha:.9g}")
+    kept = kept.quantize(Decimal((0, (1,), kept.adjusted() - 2)), rounding=ROUND_CEILING)
+    return f"{100 - 100 * kept:f}".rstrip("0").rstrip(".") + "\u00a0%"
+
+
+def cleaned(value: Any) -> str:
+    """Text without control characters and halves of letters."""
+    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" else c for c in str(value))
+
+
+def escaped(value: Any, *, isolate: bool = True) -> str:
+    """Text for a page: cleaned, escaped, and isolated from the direction of what is around it."""
+    text = html.escape(cleaned(value), quote=True)
+    return f"<bdi>{text}</bdi>" if isolate else text
