@@ -15,26 +15,36 @@ from certify.statements import ask
 from certify.world.judge import LABELS
 from experiments.soundness import report, suite
 from experiments.soundness.suite import Plan, Row, chosen, run, summary
+from tests.statistical.trials import Trials
 
 SMALL = Plan(prompts=1, rhos=(0.25, 1.0), n=2000, verify=390, percentiles=(0.5,), steps=4, draws=16, replicas=3, q=0.8)
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[Row]:
-    return run(SMALL)
+def plan(request: pytest.FixtureRequest) -> Plan:
+    """One prompt; under `make trust` as many as give 2 000 verdicts."""
+    return replace(SMALL, prompts=11) if request.config.pluginmanager.hasplugin("tests.statistical.trust") else SMALL
 
 
-def test_every_theorem_is_attacked(rows):
+@pytest.fixture(scope="module")
+def rows(plan) -> list[Row]:
+    return run(plan)
+
+
+def test_every_theorem_is_attacked(rows, plan):
     claims = {row.claim for row in rows if math.isfinite(row.bound)}
     for kind, method in METHODS:
         assert any(f"{method}, {kind}" in claim and "of K" not in claim for claim in claims), (kind, method)
     for kind, method in ROUTES:
         assert any(f"{method}, {kind} of K = 3" in claim for claim in claims), (kind, method)
     assert "T1 box, p = 0.5" in claims
-    assert len(rows) == SMALL.family == len(SMALL.statements()) * len(suite.attempts(SMALL))
+    assert len(rows) == plan.family == plan.prompts * len(plan.statements()) * len(suite.attempts(plan))
 
 
-def test_no_true_bound_is_violated_and_none_is_exceeded(rows):
+@pytest.mark.statistical
+def test_no_true_bound_is_violated_and_none_is_exceeded(rows, plan, trials: Trials):
+    """A bound fails with probability at most α = 10⁻³, and a verdict errs at a level shared by all: none is expected."""
+    trials.covers("attacked", sum(row.violated for row in rows), len(rows), plan.alpha, "prompts of the embedded model")
     assert not any(row.violated for row in rows)
     assert all(row.limit <= row.bound for row in rows)
     # T1 on a nearly linear output is nearly tight: an attack that stopped short would leave a large factor.
@@ -42,6 +52,7 @@ def test_no_true_bound_is_violated_and_none_is_exceeded(rows):
     assert 1 < tight.typical < 1.6
 
 
+@pytest.mark.statistical
 def test_attacks_beat_the_noise(rows):
     """What is optimised for the median moves it further than what is optimised for one output's percentile."""
     t2 = [row for row in rows if row.claim.startswith("T2") and row.rho == 1.0]
@@ -51,7 +62,8 @@ def test_attacks_beat_the_noise(rows):
     assert best[True] > 1.5 * best[False] > 0
 
 
-def test_false_bounds_are_caught(monkeypatch, rows):
+@pytest.mark.statistical
+def test_false_bounds_are_caught(monkeypatch, rows, trials: Trials):
     """Control: bounds issued for ρ = ¼ and stated at ρ = 1, with the slack of each taken out first."""
     slack = {s.claim: s.power for s in summary(rows) if s.rho == 1.0 and s.certified}
 
@@ -68,7 +80,10 @@ def test_false_bounds_are_caught(monkeypatch, rows):
         ]
 
     monkeypatch.setattr(suite, "ask", inflated)
-    caught = {row.claim for row in run(SMALL) if row.violated and row.rho == 1.0}
+    verdicts = [row for row in run(SMALL) if row.rho == 1.0]
+    caught = {row.claim for row in verdicts if row.violated}
+    wrong = sum(row.violated for row in verdicts)
+    trials.caught("attacked", "bounds without their slack, boxes of ρ = ¼ at ρ = 1", wrong, len(verdicts), SMALL.alpha)
     assert {claim for claim in slack if math.isfinite(slack[claim])} | {"T1 box, p = 0.5"} <= caught
     assert "T2 coordinatewise, median" in caught
 
@@ -106,9 +121,9 @@ def test_the_summary_leaves_out_what_nothing_was_aimed_at():
     assert line.typical == 8.0
 
 
-def test_the_table(rows):
-    table = report.encoding_table(SMALL, rows)
-    assert f"{2 * len(suite.attempts(SMALL))} attempts over 1 prompts" in table
+def test_the_table(rows, plan):
+    table = report.encoding_table(plan, rows)
+    assert f"{2 * plan.prompts * len(suite.attempts(plan))} attempts over {plan.prompts} prompts" in table
     assert "**0 violations**" in table
     assert table.count("\n| T2 coordinatewise, median |") == 2
 
