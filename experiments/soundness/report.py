@@ -19,12 +19,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from certify import GaussianNoise, _validate
 from certify.bounds.deployed import event_at
 from certify.confidence import clopper_pearson
 from certify.plots import plot_event_rates
+from certify.style import Picture
 from experiments.soundness import images, sentence, suite
 
 __all__ = ["add_arguments", "encoding_table", "image_table", "main", "rates_picture"]
@@ -174,7 +173,7 @@ class _Line:
         return event_at(self, GaussianNoise(1.0), rho, two_sided=False)
 
 
-def rates_picture(plan: images.ImagePlan, rows: Sequence[images.ImageRow]) -> Figure:
+def rates_picture(plan: images.ImagePlan, rows: Sequence[images.ImageRow]) -> Picture:
     """The certified rate of the first prompt against the radius, a line for each K, and the strongest attacks found."""
     prompt = next(row.prompt for row in rows if all(_of(rows, row.prompt, k) for k in {r.replicas for r in rows}))
     lines, attacks = [], []

@@ -5,26 +5,24 @@
     grid         images of the same prompts and seeds under several defences, marked where the detector fired
     certified    certified bound and strongest attack found against the radius
 
-PNG files; every function returns the figure, too. Colours are those of `certify.plots`, which stay apart for the
-colour-blind; what a colour says, a mark's shape or a label says, too.
+Files, PNG, SVG or PDF by their suffix; every function returns the figure, too. Style and colours are those of `certify.style`
+and `certify.colours`; what a colour says, a mark's shape, a dash or a label says, too.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.transforms import Bbox, BboxBase
 from torch import Tensor
 
-from certify.plots import BLUE, GREEN, GREY, ORANGE, _axes
+from certify import style
+from certify.colours import BLUE, GREEN, GREY, ORANGE, PINK, series
 from experiments.tables.table import Line, Table
 
 if TYPE_CHECKING:
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AtRadius", "certified", "grid", "sweep", "trade_off"]
 
-PINK = "#CC79A7"
-_STYLES = ((BLUE, "o", "-"), (ORANGE, "s", "--"), (GREEN, "^", "-."), (PINK, "D", ":"))
 _FAMILIES: tuple[tuple[tuple[str, ...], str, str, float], ...] = (
     (("none",), "black", "*", 10),
     (("race", "rece", "advunlearn", "gift"), PINK, "D", 6),
@@ -44,7 +40,6 @@ _FAMILIES: tuple[tuple[tuple[str, ...], str, str, float], ...] = (
 """How the defences whose names begin so are marked."""
 _OTHERS = (GREY, "v", 6.0)
 _SIGMAS = {"sigma0": "σ₀", "sigma0_relative": "σ₀, in spreads of the token embeddings"}
-_DPI = 150
 
 
 @dataclass(frozen=True)
@@ -66,12 +61,13 @@ class AtRadius:
     limits: tuple[float, float] | None = None
 
 
-def trade_off(table: Table, path: str | Path, *, robustness: str = "average", utility: str = "fid") -> Figure:
+@style.styled
+def trade_off(table: Table, path: str | Path, *, robustness: str = "average", utility: str = "fid") -> style.Picture:
     """Robustness against utility: down and to the left is better.
 
     Args:
         table: lines with both values; others are left out.
-        path: of the PNG file.
+        path: of the file.
         robustness, utility: keys of a rate, whose confidence limits are drawn, and of a score.
 
     Raises:
@@ -81,7 +77,7 @@ def trade_off(table: Table, path: str | Path, *, robustness: str = "average", ut
     if not shown:
         raise ValueError(f"table {table.number} has no line with {robustness} and {utility}: must have at least one")
     victims = list(dict.fromkeys(line.victim for line in shown))
-    figure, panels = _panels(1, len(victims), 5.0, 4.6, sharey=True)
+    figure, panels = style.panels(1, len(victims), 4.2 * len(victims), 4.4, sharey=True)
     values = [line.values[utility] for line in shown]
     heads = {column.key: column.head for column in table.columns}
     for axes, victim in zip(panels[0], victims, strict=True):
@@ -110,7 +106,7 @@ def trade_off(table: Table, path: str | Path, *, robustness: str = "average", ut
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:g}")
         axes.margins(x=0.16)
-        axes.set_title(victim, fontsize=10, loc="left")
+        axes.set_title(style.plain(victim))
         axes.set_xlabel(f"{heads.get(utility, utility)} (lower is better)")
     panels[0][0].set_ylabel("mean attack success rate, per cent (lower is better)")
     _from_zero(panels[0][0])
@@ -122,7 +118,8 @@ def trade_off(table: Table, path: str | Path, *, robustness: str = "average", ut
     return figure
 
 
-def sweep(table: Table, path: str | Path, *, unit: str = "") -> Figure:
+@style.styled
+def sweep(table: Table, path: str | Path, *, unit: str = "") -> style.Picture:
     """Rate and FID when one of σ₀ and k varies and the other is what was chosen, a line a victim. A ring marks the choice.
 
     What was chosen is the line whose defence's name holds "chosen", or else the one where the sweeps cross. A line without
@@ -130,7 +127,7 @@ def sweep(table: Table, path: str | Path, *, unit: str = "") -> Figure:
 
     Args:
         table: lines with `settings` "k" and "sigma0" (or "sigma0_relative"), "average" and "fid".
-        path: of the PNG file.
+        path: of the file.
         unit: of σ₀, in words.
 
     Raises:
@@ -143,11 +140,11 @@ def sweep(table: Table, path: str | Path, *, unit: str = "") -> Figure:
     names = {sigma: f"σ₀, {unit}" if unit else _SIGMAS[sigma], "k": "k"}
     victims = list(dict.fromkeys(line.victim for line in swept))
     best = {victim: _chosen([line for line in swept if line.victim == victim], sigma) for victim in victims}
-    figure, panels = _panels(2, 2, 4.6, 3.0)
+    figure, panels = style.panels(2, 2, style.TWO_COLUMNS, 4.9)
     for column, (varied, fixed) in enumerate(((sigma, "k"), ("k", sigma))):
         for row, (key, factor) in enumerate((("average", 100), ("fid", 1))):
             axes = panels[row][column]
-            for victim, (colour, marker, style) in zip(victims, _cycled(_STYLES, len(victims)), strict=True):
+            for victim, (colour, marker, dashes) in zip(victims, map(series, range(len(victims))), strict=True):
                 of_best = best[victim]
                 lines = sorted(
                     (
@@ -166,8 +163,7 @@ def sweep(table: Table, path: str | Path, *, unit: str = "") -> Figure:
                     yerr=[[e[side][0] for e in errors] for side in (0, 1)],
                     color=colour,
                     marker=marker,
-                    linestyle=style,
-                    markersize=5,
+                    linestyle=dashes,
                     elinewidth=0.8,
                     capsize=2,
                     label=victim or "measured",
@@ -196,29 +192,29 @@ def sweep(table: Table, path: str | Path, *, unit: str = "") -> Figure:
             axes.set_xticks(places, [f"{place:g}" for place in places])
             axes.minorticks_off()
         told = ", ".join(f"{victim} {float(best[victim].settings[fixed]):g}".strip() for victim in victims)
-        panels[0][column].set_title(f"at the chosen {_short(fixed)}: {told}", fontsize=9, loc="left")
+        panels[0][column].set_title(f"at the chosen {_short(fixed)}: {told}", fontsize=8)
         panels[1][column].set_xlabel(names[varied])
     panels[0][0].set_ylabel("mean ASR, per cent")
     panels[1][0].set_ylabel("FID")
     panels[0][0].plot([], [], "o", markersize=11, markerfacecolor="none", markeredgecolor=GREY, label="chosen")
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower left", ncols=min(len(labels), 5))
+    style.key(figure)
     figure.savefig(path)
     return figure
 
 
+@style.styled
 def grid(
     images: Mapping[str, Tensor],
     path: str | Path,
     captions: Sequence[str],
     *,
     hits: Mapping[str, Sequence[bool]] | None = None,
-) -> Figure:
+) -> style.Picture:
     """A row a defence, a column a prompt, whole pixels: small images are enlarged four times without smoothing.
 
     Args:
         images: defence → (b, 3, height, width) in [0, 1], the same b and size for all.
-        path: of the PNG file.
+        path: of the file.
         captions: a column each; long ones are shortened.
         hits: defence → where the detector fired; marked by a disc in the image's corner.
 
@@ -238,24 +234,22 @@ def grid(
     scale = 4 if max(high, wide) <= 64 else 1
     high, wide = scale * high, scale * wide
     column = max(wide, 96)
-    figure = Figure(dpi=100)
-    canvas = FigureCanvasAgg(figure)
-    font, line, gap = FontProperties(size=7), 12, 8
-    measure = _measure(canvas, font)
-    texts = [_wrapped(caption, column, 5, measure) for caption in captions]
-    names = [_wrapped(name, 110, 4, measure) for name in images]
-    left = 2 * gap + max(math.ceil(measure(part)) for name in names for part in name.split("\n"))
+    figure = style.Picture(1, 1, layout="none", dpi=100)
+    line, gap = 12, 8
+    texts = [style.wrapped(caption, column / 100, lines=5, size=7) for caption in captions]
+    names = [style.wrapped(name, 1.1, lines=4, size=7) for name in images]
+    left = 2 * gap + max(math.ceil(100 * style.text_width(part, 7)) for name in names for part in name.split("\n"))
     top = gap + line * max(text.count("\n") + 1 for text in texts)
     bottom = 3 * gap if hits else gap
     width = left + count * (column + gap)
     height = top + len(images) * (high + gap) + bottom
     if hits:
         legend = "the detector fired"
-        width = max(width, left + 3 * gap + math.ceil(measure(legend)))
+        width = max(width, left + 3 * gap + math.ceil(100 * style.text_width(legend, 7)))
     figure.set_size_inches(width / 100, height / 100)
 
     def text(x: float, y: float, words: str, **how: Any) -> None:
-        figure.text(x / width, 1 - y / height, words, fontproperties=font, parse_math=False, **how)
+        figure.text(x / width, 1 - y / height, words, fontsize=7, **how)
 
     for i, caption in enumerate(texts):
         text(left + i * (column + gap) + column / 2, top - 4, caption, ha="center", va="bottom", linespacing=1.15)
@@ -279,18 +273,19 @@ def grid(
     return figure
 
 
+@style.styled
 def certified(
     curves: Sequence[AtRadius],
     path: str | Path,
     *,
     undefended: Mapping[str, float] | float | None = None,
     title: str | None = None,
-) -> Figure:
+) -> style.Picture:
     """Certified bound (lines: no attack within ρ does better) and strongest attack found (marks), a colour a label.
 
     Args:
         curves: one record a radius and label.
-        path: of the PNG file.
+        path: of the file.
         undefended: the rate without the defence, a level line; or one a label.
         title: above the picture.
 
@@ -304,12 +299,14 @@ def certified(
         if not all(0 <= rate <= 1 for rate in rates):
             raise ValueError(f"{record}: rates must be between 0 and 1")
     labels = list(dict.fromkeys(record.label for record in curves))
-    figure, axes = _axes(6.4, 4.0 + 0.3 * len(labels))
+    figure, ((axes,),) = style.panels(1, 1, style.TWO_COLUMNS, 3.9 + 0.3 * len(labels))
     largest = max(record.rho for record in curves) or 1.0
-    for i, (label, (colour, marker, style)) in enumerate(zip(labels, _cycled(_STYLES, len(labels)), strict=True)):
+    for i, label in enumerate(labels):
+        colour, marker, dashes = series(i)
         records = sorted((r for r in curves if r.label == label), key=lambda r: r.rho)
         rhos = [record.rho for record in records]
-        axes.plot(rhos, [100 * r.bound for r in records], color=colour, linestyle=style, label=f"{label}, certified")
+        name = style.plain(label)
+        axes.plot(rhos, [100 * r.bound for r in records], color=colour, linestyle=dashes, label=f"{name}, certified")
         attacked = [record for record in records if record.attacked is not None]
         if not attacked:
             continue
@@ -322,38 +319,22 @@ def certified(
             yerr=[[e[side][0] for e in errors] for side in (0, 1)],
             color=colour,
             marker=marker,
-            markersize=5,
-            capsize=3,
             linestyle="",
-            label=f"{label}, strongest attack found",
+            label=f"{name}, strongest attack found",
         )
     levels = undefended if isinstance(undefended, Mapping) else {} if undefended is None else {"": undefended}
     for label, level in levels.items():
-        colour = _STYLES[labels.index(label) % len(_STYLES)][0] if label in labels else GREY
-        name = f"{label}, without the defence" if label else "without the defence"
+        colour = series(labels.index(label)).colour if label in labels else GREY
+        name = f"{style.plain(label)}, without the defence" if label else "without the defence"
         axes.axhline(100 * level, color=colour, linestyle=(0, (1, 2)), linewidth=1.2, label=name)
     axes.set_ylim(-2, 102)
     axes.set_xlim(-0.02 * largest, 1.03 * largest)
-    axes.set_xlabel("radius ρ of the perturbation, ‖δ‖$_Σ$")
+    axes.set_xlabel(style.RADIUS)
     axes.set_ylabel("attack success rate, per cent")
-    figure.legend(frameon=False, fontsize=8, loc="outside lower left", ncols=2)
-    if title:
-        axes.set_title(title, fontsize=10, loc="left")
+    style.key(figure)
+    style.head(axes, title, style.TWO_COLUMNS - 0.8)
     figure.savefig(path)
     return figure
-
-
-def _panels(
-    rows: int, columns: int, width: float, height: float, *, sharey: bool = False
-) -> tuple[Figure, list[list[Axes]]]:
-    figure = Figure(figsize=(width * columns, height * rows), dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    panels: list[list[Axes]] = [list(row) for row in figure.subplots(rows, columns, squeeze=False, sharey=sharey)]
-    for axes in (axes for row in panels for axes in row):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(True, axis="y", color="#DDDDDD", linewidth=0.7)
-        axes.set_axisbelow(True)
-    return figure, panels
 
 
 def _from_zero(axes: Axes) -> None:
@@ -363,19 +344,15 @@ def _from_zero(axes: Axes) -> None:
 
 
 def _family(defense: str) -> tuple[str, str, float]:
-    for names, *style in _FAMILIES:
+    for names, *look in _FAMILIES:
         if defense.startswith(names):
-            return tuple(style)  # type: ignore[return-value]
+            return tuple(look)  # type: ignore[return-value]
     return _OTHERS
 
 
 def _errors(value: float, limits: tuple[float, float] | None, factor: float = 100) -> list[list[float]]:
     low, high = limits or (value, value)
     return [[factor * max(value - low, 0.0)], [factor * max(high - value, 0.0)]]
-
-
-def _cycled(items: Sequence[Any], count: int) -> list[Any]:
-    return [items[i % len(items)] for i in range(count)]
 
 
 def _short(key: str) -> str:
@@ -400,12 +377,10 @@ def _ordered(line: Line, sigma: str) -> tuple[float, float]:
     return float(line.settings[sigma]), float(line.settings["k"])
 
 
-def _label(figure: Figure, axes: Axes, lines: Sequence[Line], robustness: str, utility: str) -> None:
+def _label(figure: style.Picture, axes: Axes, lines: Sequence[Line], robustness: str, utility: str) -> None:
     """Names beside the marks, each at the nearest place where it covers no mark, no error bar and no other name."""
     unit = figure.dpi / 72
     frame = axes.get_window_extent()
-    font = FontProperties(size=8)
-    measure = _measure(figure.canvas, font)
     points = [axes.transData.transform((line.values[utility], 100 * line.values[robustness])) for line in lines]
     taken = [Bbox.from_extents(x - 5 * unit, y - 5 * unit, x + 5 * unit, y + 5 * unit) for x, y in points]
     for line, (x, _) in zip(lines, points, strict=True):
@@ -420,7 +395,7 @@ def _label(figure: Figure, axes: Axes, lines: Sequence[Line], robustness: str, u
         taken += [Bbox.from_extents(x - 1, y - 1, x + 1, y + 1) for x, y in _along((x0, y0), (x1, y1), unit)]
     names: list[Bbox] = []
     for line, (x, y) in zip(lines, points, strict=True):
-        wide, high = measure(line.defense) + 2 * unit, 10 * unit
+        wide, high = 72 * unit * style.text_width(line.defense) + 2 * unit, 10 * unit
         candidates = (
             Bbox.from_bounds(
                 x + (distance * unit + wide / 2) * math.cos(turn * math.pi / 12) - wide / 2,
@@ -441,9 +416,7 @@ def _label(figure: Figure, axes: Axes, lines: Sequence[Line], robustness: str, u
             (x0, y0), (x1, y1) = axes.transData.inverted().transform([(x, y), nearest])
             axes.plot([x0, x1], [y0, y1], color=colour, linewidth=0.5, scalex=False, scaley=False, zorder=1)
         at_x, at_y = figure.transFigure.inverted().transform(((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2))
-        figure.text(
-            at_x, at_y, line.defense, ha="center", va="center", fontproperties=font, color=colour, parse_math=False
-        )
+        figure.text(at_x, at_y, style.plain(line.defense), ha="center", va="center", fontsize=8, color=colour)
 
 
 def _first_free(
@@ -501,37 +474,3 @@ def _disc(axes: Axes, x: float, y: float) -> None:
         scalex=False,
         scaley=False,
     )
-
-
-def _measure(canvas: Any, font: FontProperties) -> Callable[[str], float]:
-    """Width of a text in pixels."""
-    renderer = canvas.get_renderer()
-    return lambda text: float(renderer.get_text_width_height_descent(_printable(text), font, False)[0])
-
-
-def _printable(text: str) -> str:
-    """With a box in place of what the font has no glyph for: an adversarial prompt may hold anything."""
-    known = get_font(findfont(FontProperties())).get_charmap()
-    return "".join(c if ord(c) in known or c == "\n" else "□" for c in text)
-
-
-def _wrapped(text: str, width: float, most: int, measure: Callable[[str], float]) -> str:
-    """In lines that are no wider, words broken where they must be, and no more than so many: then "…"."""
-    lines = [""]
-    for word in _printable(text).split():
-        longer = f"{lines[-1]} {word}".strip()
-        if measure(longer) <= width:
-            lines[-1] = longer
-            continue
-        if lines[-1]:
-            lines.append("")
-        for character in word:
-            if measure(lines[-1] + character) > width:
-                lines.append("")
-            lines[-1] += character
-    if len(lines) > most:
-        last = lines[most - 1]
-        while last and measure(last + "…") > width:
-            last = last[:-1]
-        lines = [*lines[: most - 1], last + "…"]
-    return "\n".join(lines)

@@ -22,18 +22,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from certify import _validate
+from certify import _validate, style
+from certify.colours import BLUE, GREY, ORANGE
 from experiments import unlearning
 from experiments.unlearning import command, finetune, saving
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.finetune import ATTACKERS, Curve, Examples, Probe, Settings
 from experiments.unlearning.training import Loop
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["Row", "add_arguments", "main", "plot", "table"]
 
@@ -166,13 +164,14 @@ def table(rows: Sequence[Row], threshold: float) -> str:
     return "\n".join(lines)
 
 
+@style.styled
 def plot(
     curves: Mapping[tuple[str, str, str], Curve],
     *,
     threshold: float = 0.5,
     concept: str = "concept",
     safe: str = "safe",
-) -> Figure:
+) -> style.Picture:
     """The share of images that show it against the attacker's steps: a column an attacker, a row a task, both models.
 
     Args:
@@ -180,39 +179,29 @@ def plot(
         threshold: drawn as a level line.
         concept, safe: what the rows are called.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     if not curves:
         raise ValueError("curves is empty: must hold at least one")
     tasks = [task for task in TASKS if any(key[0] == task for key in curves)]
     attackers = [name for name in ATTACKERS if any(key[1] == name for key in curves)]
-    figure = Figure(figsize=(2.7 * len(attackers) + 0.9, 2.3 * len(tasks) + 0.8), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(len(tasks), len(attackers), squeeze=False, sharey=True)
-    styles = {"plain": ("#D55E00", "s", "-"), "immunised": ("#0072B2", "o", "-")}
-    named = {"concept": f"recovering “{concept}”", "safe": f"learning {safe}"}
-    lines: dict[str, Any] = {}
+    width = max(style.ONE_COLUMN, 2.4 * len(attackers) + 0.8)
+    figure, grid = style.panels(len(tasks), len(attackers), width, 2.2 * len(tasks) + 0.5, sharey=True)
+    styles = {"plain": (ORANGE, "s", (0, (5, 1.6))), "immunised": (BLUE, "o", "-")}
+    named = {"concept": f"recovering “{style.plain(concept)}”", "safe": f"learning {style.plain(safe)}"}
     for axes_row, task in zip(grid, tasks, strict=True):
         for axes, attacker in zip(axes_row, attackers, strict=True):
-            axes.axhline(threshold, color="#5F5F5F", linestyle="--", linewidth=1)
+            axes.axhline(threshold, color=GREY, linestyle=(0, (1, 1.5)), linewidth=1)
             for model, (colour, marker, line) in styles.items():
                 curve = curves.get((task, attacker, model))
                 if curve is not None:
-                    (lines[model],) = axes.plot(
-                        curve.steps, curve.shares, color=colour, marker=marker, markersize=3.5, linestyle=line
-                    )
+                    axes.plot(curve.steps, curve.shares, color=colour, marker=marker, linestyle=line, label=model)
             axes.set_ylim(-0.03, 1.03)
             axes.set_xlim(left=0)
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.grid(True, axis="y", color="#DDDDDD", linewidth=0.7)
-            axes.set_axisbelow(True)
             if task == tasks[0]:
-                axes.set_title(NAMES[attacker], fontsize=10, loc="left")
+                axes.set_title(NAMES[attacker], loc="left")
             if task == tasks[-1]:
-                axes.set_xlabel("attacker's steps", fontsize=9)
-        axes_row[0].set_ylabel(f"{named[task]}\nshare of images", fontsize=9)
-    figure.legend(list(lines.values()), list(lines), frameon=False, fontsize=9, loc="outside lower left", ncols=2)
+                axes.set_xlabel("attacker's steps")
+        axes_row[0].set_ylabel(f"{named[task]}\nshare of images")
+    style.key(figure)
     return figure
 
 

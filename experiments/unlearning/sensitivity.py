@@ -27,19 +27,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from certify import _validate
+from certify import _validate, style
+from certify.colours import series
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.training import Dice
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = [
     "ORIGINAL",
@@ -335,7 +333,7 @@ def _kept(pipe: Any, concept: Concept, radius: float, settings: Settings) -> flo
     return sum(label == value for label, (_, value) in zip(labels, asked, strict=True)) / len(asked)
 
 
-def plot_concept_neurons(studies: Sequence[Study], model: str, *, radius: float | None = None) -> Figure:
+def plot_concept_neurons(studies: Sequence[Study], model: str, *, radius: float | None = None) -> style.Picture:
     """Sensitivity of concept neurons beside that of the others, in one erased model (the paper's Figure 2).
 
     Args:
@@ -355,7 +353,7 @@ def plot_concept_neurons(studies: Sequence[Study], model: str, *, radius: float 
     )
 
 
-def plot_models(studies: Sequence[Study], models: Sequence[str], *, radius: float | None = None) -> Figure:
+def plot_models(studies: Sequence[Study], models: Sequence[str], *, radius: float | None = None) -> style.Picture:
     """Sensitivity of the concept neurons in several models (the paper's Figure 5).
 
     Args:
@@ -385,23 +383,14 @@ def _said(studies: Sequence[Study], radius: float | None) -> str:
     return f"{studies[0].radii[0] if radius is None else radius:g}"
 
 
-def _boxes(groups: Sequence[tuple[str, Sequence[Sequence[float]]]], labels: Sequence[str], title: str) -> Figure:
+@style.styled
+def _boxes(groups: Sequence[tuple[str, Sequence[Sequence[float]]]], labels: Sequence[str], title: str) -> style.Picture:
     """Boxes (quartiles; whiskers from the 5th to the 95th percentile; a dot for the mean), a group a concept."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from certify.plots import BLUE, GREEN, GREY, ORANGE
-
-    colours = (ORANGE, BLUE, GREEN, GREY)
     width = 0.8 / len(labels)
-    figure = Figure(figsize=(2.6 + 1.5 * len(groups) * len(labels) / 2, 3.8), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, axis="y", color="#DDDDDD", linewidth=0.7)
-    axes.set_axisbelow(True)
+    figure, ((axes,),) = style.panels(1, 1, max(style.ONE_COLUMN, 1.6 + 0.7 * len(groups) * len(labels)), 3.4)
+    hatches = ("", "////", "....", "xxxx", "----")  # what the colours say, for black and white
     for i, label in enumerate(labels):
-        colour = colours[i % len(colours)]
+        colour = series(i).colour
         drawn = axes.boxplot(
             [values[i] for _, values in groups],
             positions=[g + (i - (len(labels) - 1) / 2) * width for g in range(len(groups))],
@@ -412,17 +401,17 @@ def _boxes(groups: Sequence[tuple[str, Sequence[Sequence[float]]]], labels: Sequ
             patch_artist=True,
             meanprops={"marker": "o", "markersize": 4, "markerfacecolor": "black", "markeredgecolor": "white"},
             medianprops={"color": "black"},
-            boxprops={"facecolor": colour, "edgecolor": colour, "alpha": 0.55},
+            boxprops={"facecolor": f"{colour}8C", "edgecolor": colour, "hatch": hatches[i % len(hatches)]},
             whiskerprops={"color": colour},
             capprops={"color": colour},
         )
-        drawn["boxes"][0].set_label(label)
-    axes.set_xticks(range(len(groups)), [name for name, _ in groups])
+        drawn["boxes"][0].set_label(style.plain(label))
+    axes.set_xticks(range(len(groups)), [style.plain(name) for name, _ in groups])
     axes.set_xlim(-0.6, len(groups) - 0.4)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("sensitivity S")
-    axes.set_title(title, fontsize=10)
-    figure.legend(loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8)
+    style.head(axes, title, figure.get_figwidth() - 0.7)
+    style.key(figure)
     return figure
 
 
