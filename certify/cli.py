@@ -1,5 +1,5 @@
-"""The command line: `certify prompt`, `prompts`, `radius`, `curve`, `decide`, `plan`, `check`, `report`, `generate` and
-`concepts`.
+"""The command line: `certify prompt`, `prompts`, `radius`, `curve`, `decide`, `plan`, `check`, `report`, `plot`,
+`generate` and `concepts`.
 
 Only what a command needs is imported when it runs; `certify --help` loads none of the heavy libraries.
 
@@ -21,7 +21,6 @@ import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -32,7 +31,7 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
-from certify import terminal
+from certify import _files, terminal
 
 if TYPE_CHECKING:
     from certify.adaptive import AdaptiveMedianSmoother
@@ -63,6 +62,7 @@ Steps = Annotated[int | None, typer.Option(help="Sampler steps. [default: 50; em
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale. [default: 7.5; embedded model: 2]")]
 Seed = Annotated[int, typer.Option(help="Seed of all draws.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, …; default: cuda where there is one.")]
+Drawing = Annotated[Path | None, typer.Option(help="Write a picture here (.png, .svg or .pdf).")]
 Batch = Annotated[int | None, typer.Option("--batch-size", help="Encodings in one call of the text encoder.")]
 
 
@@ -213,10 +213,11 @@ def main() -> None:
         if terminated:
             sys.exit(128 + signal.SIGTERM)
         raise
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, MemoryError) as error:
         if os.environ.get("CERTIFY_TRACEBACK"):
             raise
-        terminal.err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+        said = _files.printable(str(error)) or "there is not enough memory"
+        terminal.err.print(f"[bold red]error:[/] {escape(said)}", soft_wrap=True)
         sys.exit(2)
     finally:
         if here:
@@ -305,7 +306,7 @@ def prompt(
         terminal.out.print("[dim]No detector: nothing is said about images (--detector).[/]")
     if _rank() == 0:
         certificate.save(folder, overwrite=True)  # a run that was killed between here and the next lines wrote the same
-        _draw_pictures(certificate, folder, None if private else text)
+        _draw_pictures(certificate, folder)
     RunFolder.remove(checkpoint)
     written = ", ".join(name for name in _FILES if (folder / name).exists())
     terminal.out.print(Text(f"written: {folder}/ ({written})"), soft_wrap=True)
@@ -393,7 +394,7 @@ def prompts(
             raise typer.Exit(130) from None
         total = datasets.summary(records, options)
         text = json.dumps({"run": results.run, **total}, indent=2, ensure_ascii=False, allow_nan=False)
-        (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+        _files.write(folder / "summary.json", text + "\n")
     rows = terminal.table("ρ", "certified fraction", "")
     for at, fraction in total["certified_fraction"]:
         rows.add_row(f"{at:g}", f"{fraction:.3f}", f"[cyan]{'█' * round(30 * fraction)}[/]")
@@ -408,7 +409,8 @@ def prompts(
         f"{float(total['average_certified_radius']):.4g}, median {float(total['median_radius']):.4g}."
     )
     for record in [r for r in records if r["status"] == "refused"][:3]:
-        terminal.out.print(Text(f"refused, line {record['line']}: {record['reason']}", style="dim"))
+        said = f"refused, line {record.get('line', '?')}: {_files.printable(record.get('reason', ''))}"
+        terminal.out.print(Text(said, style="dim"))
     terminal.out.print(
         f"[bold]Confidence[/] 1 − {alpha:g} for each prompt by itself, not for all at once: at most "
         f"{total['expected_wrong']:.3g} of them are expected to be wrong (n = {n:,}, seed {settings.seed})."
@@ -419,10 +421,8 @@ def prompts(
         )
     terminal.show_not_covered(adaptive.policy, deployed=False)
     radii = [float(record["radius"]) for record in records]
-    picture = plots.plot_certified_fraction(
-        radii, tolerance=within, title=f"{file.name}: α = {alpha:g} a prompt, n = {n:,}"
-    )
-    _draw(picture, folder / "fraction.png")
+    title = f"{file.name}: α = {alpha:g} a prompt, n = {n:,}"
+    plots.plot_certified_fraction(radii, tolerance=within, title=title).savefig(folder / "fraction.png")
     written = "results.jsonl, summary.json, fraction.png" + (", certificates/" if save_certificates else "")
     terminal.out.print(Text(f"written: {folder}/ ({written})"), soft_wrap=True)
 
@@ -437,12 +437,15 @@ def radius(
     ] = None,
     n: Draws = 10_000,
     alpha: Alpha = 1e-3,
+    picture: Drawing = None,
 ) -> None:
     """The largest perturbation under which a prompt's smoothed encoding provably stays within a tolerance."""
     from certify import certified_radius
     from certify.adaptive.certification import yardstick
 
     _check_numbers(alpha=alpha, n=n)
+    if picture is not None:
+        _picture("picture", picture, _DRAWINGS)
     folder = Path("runs") / f"radius-{_slug(text)}"
     adaptive = settings.text_only()
     problem, stick = adaptive.problem(text), yardstick(adaptive, text)
@@ -469,7 +472,7 @@ def radius(
     )
     table = terminal.table("certified set", "")
     for name, value in (
-        ("coordinates with noise", f"{r.ellipsoid.dimensions:,} of {r.ellipsoid.sigma.numel():,}"),
+        ("coordinates with noise", f"{r.ellipsoid.dimensions:,} of {r.ellipsoid.semi_axes.numel():,}"),
         ("semi-axes", f"{_noised(r.ellipsoid.semi_axes):.4g} … {float(r.ellipsoid.semi_axes.max()):.4g}"),
         ("inscribed ℓ2 and ℓ1 balls", f"{r.ellipsoid.l2_ball:.4g}"),
         ("inscribed ℓ∞ ball", f"{r.ellipsoid.linf_ball:.4g}"),
@@ -479,6 +482,18 @@ def radius(
         table.add_row(name, value)
     terminal.out.print(table)
     terminal.show_not_covered(r.run.policy, deployed=False)
+    if picture is not None:
+        from certify import Ellipsoid, plots
+
+        record = problem.token_noise
+        shown = [i for i, kind in enumerate(record.kinds) if kind != "padding" or record.sigma[i] > 0]
+        plots.plot_ellipsoid(
+            Ellipsoid(problem.noise.sigma_for(problem.y.shape)[shown], r.rho),
+            [record.tokens[i] for i in shown],
+            spread=adaptive.encoder.embedding_spread,
+            title=text,
+        ).savefig(picture)
+        terminal.out.print(f"written: {picture}", soft_wrap=True)
 
 
 @app.command()
@@ -490,7 +505,7 @@ def curve(
     pointwise: Annotated[bool, typer.Option("--pointwise", help="Each point by itself, not all at once.")] = False,
     n: Draws = 10_000,
     alpha: Alpha = 1e-3,
-    picture: Annotated[Path | None, typer.Option(help="Write the picture here (.png or .svg).")] = None,
+    picture: Drawing = None,
 ) -> None:
     """The bound of a prompt at several radii, from one set of draws."""
     from certify import bound_curve, plots
@@ -498,7 +513,7 @@ def curve(
 
     _check_numbers(alpha=alpha, n=n)
     if picture is not None:
-        _picture("picture", picture, (".png", ".svg", ".pdf"))
+        _picture("picture", picture, _DRAWINGS)
     try:
         radii = [float(r) for r in rhos.split(",")]
     except ValueError:
@@ -527,9 +542,8 @@ def curve(
     )
     terminal.show_not_covered(adaptive.policy, deployed=False)
     if picture is not None:
-        _draw(
-            plots.plot_curve(k_, yardstick=stick.distance, yardstick_label="without the concept", title=text), picture
-        )
+        drawn = plots.plot_curve(k_, yardstick=stick.distance, yardstick_label="prompt without the concept", title=text)
+        drawn.savefig(picture)
         terminal.out.print(f"written: {picture}", soft_wrap=True)
 
 
@@ -642,7 +656,7 @@ def check(
     """Draw afresh and look for evidence against a certificate. Exits with 1 if it is refuted."""
     from certify import Certificate
     from certify.adaptive.certification import EMBEDDING, certified_functions, rebuilt
-    from certify.models import fingerprint, load_pipeline, load_text_encoder
+    from certify.models import load_pipeline, load_text_encoder
 
     certificate = Certificate.load(folder)
     source = certificate.provenance.get("source") or {}
@@ -651,10 +665,15 @@ def check(
         raise ValueError("the certificate leaves its prompt out: give it with --prompt")
     names = {claim.function for claim in certificate.claims}
     of_prompt = "smoother" in certificate.provenance
-    if not of_prompt and len(names) > 1:
+    # What a statistic or an event looks at is known only to who certified it.
+    if not of_prompt and (len(names) > 1 or any(claim.copies is not None for claim in certificate.claims)):
         raise ValueError("the certificate is not one of a prompt: check it from Python, with Certificate.check")
+    if not (certificate.provenance.get("model") or {}).get("sha256"):
+        raise ValueError(
+            "the certificate has no SHA-256 of its model on record, so that any model would do: check it from Python, with "
+            "Certificate.check"
+        )
     dtype, where = certificate.provenance.get("dtype"), _device(device)
-    digests = (certificate.provenance.get("model") or {}).get("sha256") or {}
     whole = of_prompt and not text_only and names != {EMBEDDING}
     over: dict[str, Any] = {"text_encoder": text_encoder or source.get("text_encoder")}
     with terminal.out.status("loading the model"):
@@ -663,19 +682,16 @@ def check(
             pipe = load_pipeline(
                 model or source.get("model"), unet=unet or source.get("unet"), device=where, dtype=dtype, **over
             )
-            found = {name: fingerprint(part) for name, part in pipe.components.items() if name in digests}
+            _compare_weights(certificate, {"module": pipe.text_encoder, **pipe.components})
         else:
             encoder = load_text_encoder(model or source.get("model"), device=where, dtype=dtype, **over)
-            found = {"module" if "module" in digests else "text_encoder": fingerprint(encoder.text_encoder)}
-        for name, digest in found.items():
-            if digest != digests.get(name):
-                part = "text encoder" if name == "module" else name.replace("_", " ")
-                raise ValueError(f"the {part} is not the one that this certificate is about: its SHA-256 differs")
+            parts = dict.fromkeys(("module", "text_encoder"), encoder.text_encoder)
+            _compare_weights(certificate, parts, others=True)
         if of_prompt:
             adaptive = rebuilt(certificate, encoder if pipe is None else pipe, source.get("concepts"))
             functions = certified_functions(certificate, adaptive, text, pipe)
             if text_only:
-                functions = {EMBEDDING: functions[EMBEDDING]}
+                functions = {name: f for name, f in functions.items() if name == EMBEDDING}
             y = adaptive.problem(text).y
         else:  # bounds of `problem(…).f`, put together by hand
             tokenized = encoder.tokenize(text)
@@ -741,8 +757,50 @@ def report(
         raise FileNotFoundError(
             f"folder = {str(folder)!r}: holds neither certificate.json (certify prompt) nor results.jsonl (certify prompts)"
         )
-    _write_text(path, page)
+    _files.write(path, page)
     terminal.out.print(Text(f"written: {path} ({len(page.encode()) // 1024:,} KiB)"), soft_wrap=True)
+
+
+@app.command()
+def plot(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of `certify prompt` or of `certify prompts`.", show_default=False)
+    ],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="curve, rate, noise, ellipsoid, relevance (of a certificate) or fraction (of a data set).",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write: .png, .svg or .pdf. [default: in the folder, as .png]")
+    ] = None,
+    narrow: Annotated[bool, typer.Option("--narrow", help="As wide as one of two columns.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over a picture that is there.")] = False,
+) -> None:
+    """Draw a picture of a certificate that is there, or of the run over a data set. Nothing is drawn at random again."""
+    from certify import Certificate, plots, style
+    from certify.report import RunRecord
+
+    _one_process("certify plot")
+    kinds = (*plots.CERTIFICATE, "fraction")
+    if what not in kinds:
+        raise ValueError(f"what = {what!r}: must be one of {', '.join(kinds)}")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"folder = {str(folder)!r}: no such folder")
+    path = _picture("out", folder / f"{what}.png" if out is None else out, _DRAWINGS, force)
+    width = style.ONE_COLUMN if narrow else style.TWO_COLUMNS
+    if what == "fraction":
+        run = RunRecord.load(folder)
+        radii = [float(row["radius"]) for row in run.rows]
+        asked = run.settings.get("tolerance")
+        within = "each prompt's yardstick" if asked is None else f"squared distance {asked:.5g}"
+        figure = plots.plot_certified_fraction(radii, tolerance=within, title=folder.name, width=width)
+    else:
+        figure = plots.picture(Certificate.load(folder), what, width=width)
+    figure.savefig(path)
+    terminal.out.print(Text(f"written: {path}"), soft_wrap=True)
 
 
 @app.command()
@@ -791,7 +849,7 @@ def concepts(
     loaded, pairs = Concept.load(name), _validate.count("pairs", pairs)
     table = terminal.table("positive", "negative")
     for positive, negative in list(loaded.pairs)[:pairs]:
-        table.add_row(escape(positive), escape(negative))
+        table.add_row(*(escape(_files.printable(text)) for text in (positive, negative)))
     terminal.out.print(table)
     terminal.out.print(f"[dim]{min(pairs, len(loaded.pairs))} of {len(loaded.pairs)} pairs of {escape(loaded.name)}[/]")
 
@@ -901,10 +959,9 @@ def _own_detector(settings: Settings) -> str | None:
 def _lines(path: Path) -> list[str]:
     """The lines of a text file that are not empty."""
     try:
-        found = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+        return [line.strip() for _, line in _files.lines(_files.read_text(path))]
+    except (OSError, ValueError) as error:
         raise ValueError(f"attacks = {str(path)!r}: must be a UTF-8 text file ({error})") from error
-    return [line for line in found if line]
 
 
 def _work(
@@ -935,41 +992,13 @@ def _work(
     return f"{said}: about {terminal.duration(seconds)}"
 
 
-def _draw_pictures(certificate: Certificate, folder: Path, title: str | None) -> None:
+def _draw_pictures(certificate: Certificate, folder: Path) -> None:
     from certify import plots
 
-    record, coverage = certificate.provenance["token_noise"], certificate.provenance["coverage"]
-    shown = [i for i, kind in enumerate(record["kinds"]) if kind != "padding"]
-    names = record.get("tokens") or [f"#{i}" for i in range(len(record["kinds"]))]
-    shares = {p["position"]: p["share"] for p in coverage}
-    _draw(
-        plots.plot_token_noise(
-            [terminal.plain_token(names[i]) for i in shown],
-            [record["sigma"][i] for i in shown],
-            [record["relevance"][i] for i in shown],
-            spread=certificate.provenance["token_spread"],
-            covered=[shares.get(i) for i in shown],
-            rho=coverage[0]["rho"] if coverage else None,
-            title=title,
-        ),
-        folder / "noise.png",
-    )
-    curve_ = certificate.curve
-    if curve_ is not None:
-        picture = plots.plot_curve(
-            curve_,
-            yardstick=certificate.provenance["yardstick"]["distance"],
-            yardstick_label="prompt without the concept",
-            title=title,
-        )
-        _draw(picture, folder / "curve.png")
-    events = [c for c in certificate.claims if c.quantity == "event" and c.status == "certified"]
-    if events:
-        measured = certificate.provenance.get("undefended") or {}
-        picture = plots.plot_event_rates(
-            *(certificate.event(c) for c in events), undefended=measured.get("rate"), title=title
-        )
-        _draw(picture, folder / "rate.png")
+    made = {(claim.quantity, claim.status) for claim in certificate.claims}
+    there = {"noise": True, "curve": certificate.curve is not None, "rate": ("event", "certified") in made}
+    for what in (name for name, drawn in there.items() if drawn):
+        plots.picture(certificate, what).savefig(folder / f"{what}.png")
 
 
 def _examples(
@@ -1025,38 +1054,58 @@ def _made(
     Raises:
         ValueError: the model is another one.
     """
-    from certify import world
+    from certify import _validate, world
     from certify.adaptive.certification import rebuilt
     from certify.generate import pair
-    from certify.models import fingerprint, load_pipeline
+    from certify.models import load_pipeline
     from certify.report import Pictures
 
     record = certificate.provenance
     source = record.get("source") or {}
-    digests = (record.get("model") or {}).get("sha256") or {}
     where = model or source.get("model")
     with terminal.out.status("loading the model"):
         put: dict[str, Any] = {name: value or source.get(name) for name, value in over.items()}
         pipe = load_pipeline(where, device=_device(device), dtype=record.get("dtype"), **put)
-        parts = {"module": pipe.text_encoder, **pipe.components}
-        found = {name: fingerprint(parts[name]) for name in digests if parts.get(name) is not None}
-        different = [name for name in digests if found.get(name) != digests[name]]
-        if different or not found:
-            part = different[0].replace("module", "text encoder").replace("_", " ") if different else "model"
-            raise ValueError(f"the {part} is not the one that this certificate is about: its SHA-256 differs")
+        _compare_weights(certificate, {"module": pipe.text_encoder, **pipe.components})
         adaptive = rebuilt(certificate, pipe, source.get("concepts"))
     own = {"num_inference_steps": 50, "guidance_scale": 7.5} if where else world.DEFAULTS
     made = record.get("images") or (record.get("trajectory") or {}).get("origin") or {}
-    steps, guidance = made.get("steps", own["num_inference_steps"]), made.get("guidance", own["guidance_scale"])
-    seed, sampler = record["seed"], {"steps": steps, "guidance": guidance}
+    steps = _validate.count("steps", made.get("steps", own["num_inference_steps"]))
+    guidance = _validate.positive("guidance", made.get("guidance", own["guidance_scale"]))
+    seed = record.get("seed", 0)
     with terminal.out.status("generating"):
-        rows = pair(pipe, adaptive, record["prompt"], images=images, seed=seed, **sampler)
+        rows = pair(pipe, adaptive, record["prompt"], images=images, seed=seed, steps=steps, guidance=guidance)
     undefended, defended = (tuple(_png_bytes(image) for image in row) for row in rows)
     note = (
         f"Made for this page, with the model whose SHA-256 is below: seed {seed}, {steps} steps, guidance {guidance:g}. Both "
         "of a pair start from the same initial noise."
     )
     return Pictures(undefended, defended, note=note)
+
+
+def _compare_weights(certificate: Certificate, parts: dict[str, Any], *, others: bool = False) -> None:
+    """Holds a model's weights against those that a certificate is about.
+
+    Args:
+        certificate: its record may name a pipeline's parts, or one module, which for a prompt is the text encoder.
+        parts: of the model that was loaded, by these names.
+        others: whether the record may name parts that are not there, of which nothing is going to be checked.
+
+    Raises:
+        ValueError: a part is another one or not there, or the record names none of those that are.
+    """
+    from certify.models import fingerprint
+
+    digests = (certificate.provenance.get("model") or {}).get("sha256") or {}
+    asked = [name for name in digests if name in parts or not others]
+    for name in asked:
+        if parts.get(name) is None or fingerprint(parts[name]) != digests[name]:
+            part = "text encoder" if name == "module" else name.replace("_", " ")
+            raise ValueError(f"the {part} is not the one that this certificate is about: its SHA-256 differs")
+    if not asked:
+        raise ValueError(
+            f"the certificate is about {', '.join(digests) or 'no weights on record'}: must be about this model"
+        )
 
 
 _SHEETS = ("pair.png", "pair.jpg", "images.png", "images.jpg")
@@ -1072,7 +1121,7 @@ def _png(path: Path) -> bytes:
             if image.width * image.height > 2**24:
                 raise ValueError(f"{image.width} × {image.height} pixels are too many")
             clean = Image.frombytes("RGB", image.size, image.convert("RGB").tobytes())
-    except (OSError, SyntaxError, ValueError, Warning, Image.DecompressionBombError) as error:
+    except Exception as error:  # what the library raises on foreign bytes is not listed anywhere
         raise ValueError(f"{path}: is no picture that can be shown ({error}); --images 0 leaves it out") from error
     return _png_bytes(clean)
 
@@ -1083,17 +1132,7 @@ def _png_bytes(image: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _write_text(path: Path, text: str) -> None:
-    """Written beside and renamed, so that a reader never sees half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
+_DRAWINGS = (".png", ".svg", ".pdf")
 _FILES = ("certificate.json", "tensors.safetensors", "noise.png", "curve.png", "rate.png")
 
 
@@ -1139,21 +1178,15 @@ def _numbered(path: Path) -> Iterator[Path]:
         yield path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
-def _picture(name: str, path: Path, suffixes: tuple[str, ...]) -> Path:
+def _picture(name: str, path: Path, suffixes: tuple[str, ...], force: bool = False) -> Path:
     """A picture's path, checked before any work is done for it."""
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"{name} = {str(path)!r}: must end in {' or '.join(suffixes)}")
-    if path.exists():
+    if path.is_dir() or (path.exists() and not force):
         raise FileExistsError(f"{name} = {str(path)!r}: exists already; choose another name")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{name} = {str(path)!r}: the folder {str(path.parent)!r} does not exist")
     return path
-
-
-def _draw(figure: Any, path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a letter that the font does not have is drawn as a box
-        figure.savefig(path)
 
 
 def _check_numbers(*, n: int, alpha: float, rho: float = 1.0) -> None:

@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from certify import _files
+
 if TYPE_CHECKING:
     from certify.adaptive import AdaptiveMedianSmoother, TokenNoise
     from certify.certificate import Certificate, CheckReport, Claim
@@ -75,7 +77,7 @@ def duration(seconds: float) -> str:
 
 def plain_token(token: str) -> str:
     """A token without the vocabulary's marks."""
-    return {"<|startoftext|>": "begin", "<|endoftext|>": "end"}.get(token, token.replace("</w>", ""))
+    return {"<|startoftext|>": "begin", "<|endoftext|>": "end"}.get(token, _files.printable(token.replace("</w>", "")))
 
 
 def show_tokens(text: str, adaptive: AdaptiveMedianSmoother) -> None:
@@ -176,12 +178,15 @@ def show_checks(report: CheckReport) -> None:
         name = f"{verdict.claim.quantity}, {verdict.claim.function} ({verdict.claim.theorem})"
         colour = {"refuted": "bold red", "not refuted": "green"}.get(verdict.outcome, "dim")
         rows.add_row(
-            escape(name), f"{verdict.claim.rho:.4g}", f"{verdict.p_value:.3g}", f"[{colour}]{verdict.outcome}[/]"
+            _plain(name),
+            f"{verdict.claim.rho:.4g}",
+            f"{verdict.p_value:.3g}",
+            f"[{colour}]{verdict.outcome}[/]",
         )
     out.print(rows)
     for verdict in report.verdicts:
         if verdict.outcome == "refuted":
-            out.print(f"[red]{verdict.claim.quantity} at ρ = {verdict.claim.rho:.4g}: {escape(verdict.detail)}[/]")
+            out.print(f"[red]{verdict.claim.quantity} at ρ = {verdict.claim.rho:.4g}: {_plain(verdict.detail)}[/]")
 
 
 def _show_encoding(certificate: Certificate) -> None:
@@ -341,7 +346,7 @@ def _show_coverage(certificate: Certificate) -> None:
         )
         for p in prompts[:_QUOTED]:
             said = f"covered, at ρ = {p['distance']:.3g}" if p["covered"] else f"not covered: {p['reason']}"
-            out.print(f"  [dim]{escape(p['prompt'])}: {escape(said)}[/]")
+            out.print(f"  [dim]{_plain(p['prompt'])}: {_plain(said)}[/]")
 
 
 def _section(title: str) -> None:
@@ -363,6 +368,11 @@ def _at_most(claim: Claim, stick: float | None, word: str = "at most ") -> str:
     value = float(claim.value or 0.0)
     against = "" if stick is None else f", {_against(value, stick)}"
     return f"{word}[bold]{value:.4g}[/]{against} [dim]({claim.theorem})[/]"
+
+
+def _plain(text: str) -> str:
+    """Text of a file: no markup, no control characters."""
+    return escape(_files.printable(text))
 
 
 def _ratio(value: float, distance: float) -> float:

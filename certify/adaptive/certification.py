@@ -26,13 +26,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from torch import Tensor
 
 from certify import _validate
+from certify._records import Shown
 from certify.adaptive.coverage import PositionCoverage, covered_prompts, covered_substitutions
 from certify.adaptive.deployment import Deployment
 from certify.certificate import Certificate, ModelRecord, tensor_digest
@@ -102,7 +103,7 @@ class CertifyOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class Yardstick(Shown):
     """‖T(prompt) − T(prompt without `word`)‖², a sum over all positions, both encodings plain.
 
     Attributes:
@@ -427,6 +428,13 @@ def certified_functions(
     Raises:
         ValueError: the smoother has other settings than those on record.
     """
+    with _on_record():
+        return _certified_functions(certificate, adaptive, prompt, pipe)
+
+
+def _certified_functions(
+    certificate: Certificate, adaptive: AdaptiveMedianSmoother, prompt: str, pipe: Any
+) -> dict[str, Callable[..., Any]]:
     stated, found = certificate.provenance["smoother"], adaptive.settings()
     different = [k for k, v in stated.items() if found.get(k) != v and k not in ("memory_sha256", "policy")]
     if different:
@@ -434,7 +442,9 @@ def certified_functions(
     deployment = adaptive.deployment(prompt)
     if certificate.claims[0].policy != "noise-then-adapt":
         deployment = replace(deployment, noise=certificate.noise, policy=certificate.claims[0].policy)
-    claim = next(c for c in certificate.claims if c.function == EMBEDDING and c.center)
+    centers = [c.center for c in certificate.claims if c.function == EMBEDDING and c.center]
+    if not centers or centers[0] not in certificate.tensors:
+        raise ValueError(f"certificate has no claim about the {EMBEDDING} with a reference: cannot be one of a prompt")
     made, trajectory = certificate.provenance.get("images") or {}, None
     if pipe is not None and certificate.provenance.get("trajectory"):
         prefix = "trajectory."
@@ -444,7 +454,7 @@ def certified_functions(
         adaptive,
         prompt,
         deployment,
-        certificate.tensors[claim.center],
+        certificate.tensors[centers[0]],
         trajectory,
         pipe,
         made.get("detector"),
@@ -467,6 +477,13 @@ def rebuilt(
     Raises:
         ValueError: a concept has other pairs than on record, or is not known by its name.
     """
+    with _on_record():
+        return _rebuilt(certificate, model, concepts)
+
+
+def _rebuilt(
+    certificate: Certificate, model: Any, concepts: Sequence[str | Path | Concept] | None
+) -> AdaptiveMedianSmoother:
     from certify.adaptive.smoother import AdaptiveMedianSmoother
 
     stated = certificate.provenance["smoother"]
@@ -485,6 +502,15 @@ def rebuilt(
     if [c.sha256 for c in adaptive.concepts] != [c["sha256"] for c in stated["concepts"]]:
         raise ValueError(f"concepts = {wanted}: their prompt pairs are not those on record")
     return adaptive
+
+
+@contextlib.contextmanager
+def _on_record() -> Iterator[None]:
+    """A record that lacks something, or has a value of another kind, is damaged: `ValueError`."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, IndexError, ArithmeticError) as error:
+        raise ValueError(f"certificate: what it has on record cannot be read ({error!r})") from error
 
 
 def _functions(

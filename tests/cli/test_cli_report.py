@@ -146,7 +146,7 @@ def damage(folder):
         (("few.csv",), "no such folder"),
         (("empty",), "holds neither certificate.json"),
         (("cut",), "not readable as JSON"),
-        (("foreign",), "schema_version = None"),
+        (("foreign",), "must be an object"),
         (("wrong",), "cannot be shown"),
         (("numbers",), "cannot be shown"),
         (("missing",), "not readable"),
