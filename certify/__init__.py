@@ -19,6 +19,7 @@ from certify.sequential import Decision, decide_event, decide_mse, decide_statis
 from certify.smoothers import MeanSmoother, MedianSmoother
 from certify.statements import bound_curve, certified_radius, deployed_bound, mse_bound, percentile_bounds
 from certify.support import Support, layer_norm_support
+from certify.uniform import UniformNoise
 
 if TYPE_CHECKING:
     from certify.adaptive import AdaptiveMedianSmoother
@@ -38,6 +39,7 @@ __all__ = [
     "MeanSmoother",
     "MedianSmoother",
     "Support",
+    "UniformNoise",
     "bound_curve",
     "certified_radius",
     "decide_event",

@@ -21,9 +21,9 @@ Reference: THEORY T3.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from scipy.special import ndtr, ndtri
 from scipy.stats import binom
 from statsmodels.stats.proportion import proportion_confint
 
@@ -175,7 +175,7 @@ def plan(
     n = None if n is None else _validate.count("n", n)
     noise = noise or GaussianNoise(1.0)
     if target is not None:
-        return _plan_event(rho, n, alpha, replicas, _validate.probability("target", target))
+        return _plan_event(rho, n, alpha, replicas, _validate.probability("target", target), noise)
     share = alpha / ((4 if population else 2) * outputs)
 
     if rho is not None:
@@ -192,24 +192,28 @@ def plan(
         least = smallest_draws(min(noise.tails(p, 0.0, replicas)), share)
         raise ValueError(f"n = {draws}: too few draws for any radius; at least {least} are needed at this α and m")
     low, high = 0.0, 40.0
+    return Plan(draws, _furthest(reaches), outputs, alpha, p, replicas, None)
+
+
+def _furthest(reaches: Callable[[float], bool]) -> float:
+    """The largest radius, rounded down, that is reached, if 0 is."""
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if reaches(middle) else (low, middle)
-    return Plan(draws, low, outputs, alpha, p, replicas, None)
+    return low
 
 
-def _plan_event(rho: float | None, n: int | None, alpha: float, replicas: int, target: float) -> Plan:
-    # Φ⁻¹(p̄) + √K ρ ≤ Φ⁻¹(target), with p̄ = 1 − α^{1/n} after n draws without the event.
-    root = math.sqrt(replicas)
+def _plan_event(rho: float | None, n: int | None, alpha: float, replicas: int, target: float, noise: Noise) -> Plan:
+    # p̄ = 1 − α^{1/n} after n draws without the event may be as large as what the shift takes to the target.
     if rho is not None:
-        p_bar = float(ndtr(ndtri(target) - root * rho))
+        p_bar = noise.tails(target, rho, replicas).lower
         if p_bar * _MOST_DRAWS < -math.log(alpha):
             raise ValueError(
                 f"rho = {rho!r}: so large that target = {target!r} needs more than {_MOST_DRAWS:.0e} draws"
             )
         return Plan(math.ceil(math.log(alpha) / math.log1p(-p_bar)), rho, 1, alpha, target, replicas, target)
     p_bar = -math.expm1(math.log(alpha) / (n or 1))
-    reach = float(ndtri(target) - ndtri(p_bar)) / root
+    reach = _furthest(lambda radius: noise.tails(target, radius, replicas).lower >= p_bar)
     if reach <= 0:
         raise ValueError(f"n = {n}: too few draws to certify target = {target!r} at any radius")
     return Plan(n or 1, reach, 1, alpha, target, replicas, target)

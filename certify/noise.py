@@ -5,8 +5,8 @@ noise is shifted by a perturbation of size ρ? For Gaussian noise G ~ N(0, Σ) w
 
     p⁻ = Φ(Φ⁻¹(p) − ρ)  ≤  P[y + δ + G ∈ A]  ≤  Φ(Φ⁻¹(p) + ρ) = p⁺        for ‖δ‖_Σ ≤ ρ,  p = P[y + G ∈ A],
 
-with ‖δ‖_Σ² = Σ_j δ_j²/σ_j². Every bound of the toolkit reaches the noise through the four methods of `Noise` alone, so
-another noise is one more class with these methods.
+with ‖δ‖_Σ² = Σ_j δ_j²/σ_j². Every bound of the toolkit reaches the noise through what `Noise` lists and nothing else, so
+another noise is one more class, in a file of its own (`certify.uniform`); CONTRIBUTING.md says how.
 
 >>> noise = GaussianNoise(0.5)
 >>> noise.norm(torch.tensor([1.5, 2.0]))
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from scipy.special import ndtr, ndtri
@@ -27,7 +27,10 @@ from torch import Tensor
 
 from certify import _validate
 
-__all__ = ["GaussianNoise", "Noise", "Tails"]
+if TYPE_CHECKING:
+    from certify.ellipsoid import Ellipsoid
+
+__all__ = ["GaussianNoise", "Noise", "Region", "Tails", "as_noise", "spread_of"]
 
 # ndtr and ndtri are accurate to a few ulp; tails shrink by this much more than that, which can only widen a bound.
 _SAFE = 1e-12
@@ -43,21 +46,110 @@ class Tails(NamedTuple):
     upper: float
 
 
+class Region(Protocol):
+    """A certified set {δ : norm(δ) ≤ ρ}, and its sizes over the coordinates that have noise."""
+
+    rho: float
+
+    @property
+    def dimensions(self) -> int:
+        """d₊, the number of coordinates that carry noise."""
+
+    @property
+    def semi_axes(self) -> Tensor:
+        """How far the set reaches along every axis, shape (*input)."""
+
+    @property
+    def l1_ball(self) -> float:
+        """Radius of the largest inscribed ℓ1 ball."""
+
+    @property
+    def l2_ball(self) -> float:
+        """Radius of the largest inscribed ℓ2 ball."""
+
+    @property
+    def linf_ball(self) -> float:
+        """Radius of the largest inscribed ℓ∞ ball."""
+
+    @property
+    def log_volume(self) -> float:
+        """Natural logarithm of the volume."""
+
+    @property
+    def proxy_radius(self) -> float:
+        """The radius of the ℓ2 ball of equal volume."""
+
+    def contains(self, delta: Tensor) -> bool:
+        """Whether δ, of shape (*input), lies in the set."""
+
+
 @runtime_checkable
 class Noise(Protocol):
-    """What a bound needs to know of a noise."""
+    """What a bound needs to know of a noise.
+
+    Attributes:
+        theorem: label of the page that proves `tails`.
+    """
+
+    @property
+    def theorem(self) -> str: ...
 
     def draw(self, y: Tensor, count: int, generator: torch.Generator) -> Tensor:
         """`count` perturbed inputs y + G, shape (count, *y.shape), in y's dtype and on y's device."""
 
     def norm(self, delta: Tensor) -> float:
-        """The size ρ of a perturbation."""
+        """The size ρ of a perturbation, of the input's shape. Raises ValueError where the noise does not fit that shape."""
 
     def tails(self, p: float, rho: float, replicas: int = 1) -> Tails:
-        """The worst percentiles that stand for `p` within `rho`, when the same shift hits `replicas` noisy copies."""
+        """The worst percentiles that stand for `p` within `rho`, when the same shift hits `replicas` noisy copies.
+
+        For every event A and every shift within `rho`: P[A] < p⁻ before it implies P[A] < p after it, and P[A] > p⁺ before
+        implies P[A] > p after; and P[A] = p before leaves P[A] between p⁻ and p⁺ after. (Both readings agree for noise that
+        is symmetric about 0.) Neither tail may grow with `rho`.
+        """
 
     def chi2(self, rho: float) -> float:
-        """The largest χ²-divergence between the shifted noise and the noise, over perturbations of size `rho`."""
+        """The largest χ²-divergence between the shifted noise and the noise, over perturbations of size `rho`; +∞ where a shift
+        gives probability to what had none. The spectral bounds (T11, T12) abstain if it is infinite for every ρ > 0.
+        """
+
+    def region(self, shape: Sequence[int], rho: float) -> Region:
+        """The set of all perturbations of size `rho` at most, for inputs of `shape`."""
+
+
+def as_noise(noise: Noise | float, y: Tensor | None = None) -> Noise:
+    """`noise` itself, or isotropic Gaussian noise for a number.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: it does not fit the shape of the input `y`.
+    """
+    if not isinstance(noise, Noise):
+        missing = [name for name in ("theorem", "draw", "norm", "tails", "chi2", "region") if not hasattr(noise, name)]
+        if len(missing) < 6:
+            raise TypeError(
+                f"noise is a {type(noise).__name__}: must be a number or a Noise, which has {missing[0]!r}, too"
+            )
+        noise = GaussianNoise(noise)
+    if y is not None:
+        noise.norm(torch.zeros_like(y))
+    return noise
+
+
+def spread_of(name: str, value: float | Tensor) -> Tensor:
+    """The width of a noise, in a tensor of its own: finite and ≥ 0.
+
+    Raises:
+        ValueError, TypeError: it is not; `name` says which argument it was.
+    """
+    spread = value if isinstance(value, Tensor) else torch.tensor(_number(name, value), dtype=torch.float64)
+    if not spread.dtype.is_floating_point:
+        raise TypeError(f"{name} has dtype {spread.dtype}: must be a real floating-point tensor or a number")
+    bad = ~torch.isfinite(spread) | (spread < 0)
+    if bool(bad.any()):
+        where = spread[bad].flatten()[0].item()
+        raise ValueError(f"{name} holds {where!r}: every entry must be finite and >= 0")
+    return spread.detach().clone()
 
 
 class GaussianNoise:
@@ -78,15 +170,10 @@ class GaussianNoise:
         ValueError, TypeError: `sigma` is negative, NaN, infinite or not real.
     """
 
+    theorem = "T1"
+
     def __init__(self, sigma: float | Tensor) -> None:
-        value = sigma if isinstance(sigma, Tensor) else torch.tensor(_number(sigma), dtype=torch.float64)
-        if not value.dtype.is_floating_point:
-            raise TypeError(f"sigma has dtype {value.dtype}: must be a real floating-point tensor or a number")
-        bad = ~torch.isfinite(value) | (value < 0)
-        if bool(bad.any()):
-            where = value[bad].flatten()[0].item()
-            raise ValueError(f"sigma holds {where!r}: every entry must be finite and >= 0")
-        self.sigma = value.detach().clone()
+        self.sigma = spread_of("sigma", sigma)
 
     def __repr__(self) -> str:
         if self.sigma.numel() == 1:
@@ -143,8 +230,14 @@ class GaussianNoise:
         except OverflowError:
             return math.inf
 
+    def region(self, shape: Sequence[int], rho: float) -> Ellipsoid:
+        """{δ : ‖δ‖_Σ ≤ ρ} for inputs of `shape` (T8)."""
+        from certify.ellipsoid import Ellipsoid  # which measures with this class
 
-def _number(sigma: object) -> float:
-    if isinstance(sigma, bool) or not isinstance(sigma, (int, float)):
-        raise TypeError(f"sigma = {sigma!r}: must be a number or a torch tensor")
-    return float(sigma)
+        return Ellipsoid(self.sigma_for(shape), rho)
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} = {value!r}: must be a number or a torch tensor")
+    return float(value)

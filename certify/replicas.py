@@ -22,7 +22,7 @@ from certify.bounds.deployed import EventBound, StatisticBound, event_interval, 
 from certify.bounds.percentile import enough
 from certify.montecarlo import Accumulator, Counts, ExtremeRanks, Function, draw, median
 from certify.montecarlo.checkpoint import Checkpoint, as_checkpoint
-from certify.noise import GaussianNoise, Noise
+from certify.noise import Noise, as_noise
 
 __all__ = ["SIDES", "deployed_distance", "event_bound", "statistic_bound"]
 
@@ -214,10 +214,8 @@ class _Asked:
         if not callable(statistic):
             raise TypeError(f"{name} = {statistic!r}: must be callable on a batch (b, replicas, *input)")
         self.statistic = statistic
-        self.noise = noise if isinstance(noise, Noise) else GaussianNoise(noise)
         self.y = _validate.finite_tensor("y", y).detach()
-        if isinstance(self.noise, GaussianNoise):
-            self.noise.sigma_for(self.y.shape)
+        self.noise = as_noise(noise, self.y)
         self.rho, self.alpha = _validate.positive("rho", rho), _validate.probability("alpha", alpha)
         self.n, self.replicas = _validate.count("n", n), _validate.count("replicas", replicas)
         self.seed, self.policy, self.function = _validate.seed_value(seed), policy, function

@@ -45,7 +45,7 @@ from certify.bounds.mse import CoordinatewiseMSE, MSEBound
 from certify.bounds.percentile import draws_needed, enough
 from certify.montecarlo import AllDraws, Counts, ExtremeRanks, Function, draw, median, row_distances
 from certify.montecarlo.processes import Processes
-from certify.noise import GaussianNoise, Noise
+from certify.noise import Noise, as_noise
 from certify.replicas import _Asked
 from certify.support import as_support
 
@@ -428,10 +428,8 @@ def decide_mse(
     if level is not None and method == "coordinatewise":
         raise ValueError(f"level = {level!r}: only 'dimension-free' has one")
     alpha, n, seed = _validate.probability("alpha", alpha), _validate.count("n", n), _validate.seed_value(seed)
-    noise = noise if isinstance(noise, Noise) else GaussianNoise(noise)
     y = _validate.finite_tensor("y", y).detach()
-    if isinstance(noise, GaussianNoise):
-        noise.sigma_for(y.shape)
+    noise = as_noise(noise, y)
     if not callable(f):
         raise TypeError(f"f = {f!r}: must be callable on a batch (b, *input)")
     known = as_support(support)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from certify import _validate
 from certify.montecarlo import AllDraws, Function, draw, median
-from certify.noise import GaussianNoise, Noise
+from certify.noise import Noise, as_noise
 
 __all__ = ["MeanSmoother", "MedianSmoother"]
 
@@ -25,7 +25,7 @@ class _Smoother(ABC):
     def __init__(self, f: Function, noise: Noise | float, n: int = 13, batch_size: int | None = None) -> None:
         if not callable(f):
             raise TypeError(f"f = {f!r}: must be callable on a batch (b, *input)")
-        self.noise = noise if isinstance(noise, Noise) else GaussianNoise(noise)
+        self.noise = as_noise(noise)
         self.f, self.n, self.batch_size = f, _validate.count("n", n), batch_size
 
     def __repr__(self) -> str:
@@ -54,7 +54,7 @@ class MedianSmoother(_Smoother):
     """The element-wise median of f over n noisy copies of the input.
 
     Equation
-        h(y) = median(f(y + G_1), …, f(y + G_n)),  G_i ~ N(0, Σ); for even n the average of the two middle values.
+        h(y) = median(f(y + G_1), …, f(y + G_n)),  G_i the noise; for even n the average of the two middle values.
 
     Reference
         Chiang et al. (2020); Han et al. (2025), section 3.4, with n = 13.

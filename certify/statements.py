@@ -623,9 +623,10 @@ class _Plan:
                 f"at ρ = {rho:.6g} the noise leaves no probability beyond the shifted percentile at {p:g} "
                 f"({self.setting.noise.theorem}): no number of draws is enough without an a-priori support"
             )
+        otherwise = " without" if evaluation.draws_needed is None else ", or"
         return (
             f"n = {self.setting.n} draws give no finite joint bound over {self.setting.outputs} outputs at "
-            f"ρ = {rho:.6g}, α = {alpha:.3g}: {enough(evaluation.draws_needed)}, or an a-priori support"
+            f"ρ = {rho:.6g}, α = {alpha:.3g}: {enough(evaluation.draws_needed)}{otherwise} an a-priori support"
         )
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from certify.bounds.base import Evaluation, Evidence, Run
 from certify.bounds.mse import Boxed
-from certify.ellipsoid import Ellipsoid
+from certify.noise import Region
 
 __all__ = ["CertifiedRadius", "largest_radius"]
 
@@ -41,7 +41,8 @@ class CertifiedRadius(Boxed):
             0 in an abstention; +∞ where the a-priori support alone is within the tolerance.
         tolerance: squared ℓ2 distance, a sum over outputs.
         value: the bound at `rho`, at most the tolerance.
-        ellipsoid: the certified set, {δ : ‖δ‖_Σ ≤ rho} (`certify.ellipsoid.Ellipsoid`).
+        ellipsoid: the certified set, {δ : noise.norm(δ) ≤ rho}: `certify.ellipsoid.Ellipsoid` for Gaussian noise, for uniform
+            noise `certify.uniform.CrossPolytope`.
         method, theorem, smoother, alpha, n, center, reference, status, reason: as in `MSEBound`.
         evidence: as in `MSEBound`, at `rho`.
         considered: with method "best", the radius that each method was guessed to reach; the largest was taken.
@@ -50,7 +51,7 @@ class CertifiedRadius(Boxed):
     rho: float
     tolerance: float
     value: float
-    ellipsoid: Ellipsoid
+    ellipsoid: Region
     method: str
     theorem: str
     alpha: float

@@ -53,7 +53,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from certify.bounds.base import Evaluation, Evidence, Method, Setting
 from certify.bounds.percentile import BoxEvidence, draws_needed, guessed_distance, percentile_box, ranks
-from certify.bounds.spectral import Aimed, PilotSpectrum, bennett, bernstein_slack, chernoff_limit, swing
+from certify.bounds.spectral import Aimed, PilotSpectrum, bennett, bernstein_slack, chernoff_limit, silent, swing
 from certify.montecarlo import Accumulator, ExtremeRanks
 from certify.montecarlo.sketch import Spectrum
 from certify.noise import Noise
@@ -440,7 +440,7 @@ class SpectralMedianMSE(Method):
         self._share = alpha / (4 * setting.outputs)  # of one side of one output
         self._known_ranks: dict[float, tuple[int, int]] = {}
         self.plan: _Levels | None = None
-        if setting.pilot is None:
+        if setting.pilot is None or silent(setting.noise):
             return
         origins = [setting.center]
         if setting.middle is not None and setting.middle is not setting.center:
@@ -452,7 +452,7 @@ class SpectralMedianMSE(Method):
     def promising(cls, setting: Setting) -> bool:
         """On outputs that move together T12 is T2, at several times the work; where all move by themselves T4 is better."""
         least, most = _WORTHWHILE
-        return setting.pilot is not None and least <= setting.stable_rank <= most
+        return setting.pilot is not None and not silent(setting.noise) and least <= setting.stable_rank <= most
 
     def guess(self, rho: float) -> float:
         return math.inf if self.plan is None else self._guessed(self.plan.pilot, self.plan.levels, rho)
@@ -465,6 +465,8 @@ class SpectralMedianMSE(Method):
 
     def at(self, rho: float, seen: Mapping[str, Accumulator]) -> Evaluation:
         setting, plan = self.setting, self.plan
+        if why := silent(setting.noise):
+            return Evaluation(math.inf, reason=why)
         if plan is None:
             return Evaluation(math.inf, reason="the levels of T12 are chosen on pilot draws: take some")
         box = percentile_box(

@@ -74,11 +74,10 @@ class Checkpoint:
         kept: Kept,
     ) -> None:
         """Names the run that is going to be drawn; noise None: none."""
-        sigma = getattr(noise, "sigma", None)
         self._run = {
             "format": _FORMAT,
             "input": _digest(y),
-            "noise": f"{type(noise).__name__} {_digest(sigma) if isinstance(sigma, Tensor) else repr(noise)}",
+            "noise": _named(noise),
             "n": n,
             "seed": seed,
             "stream": stream,
@@ -360,6 +359,12 @@ def _checked(progress: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[st
         if not right(progress.get(name)):
             raise ValueError(f"{name} = {progress.get(name)!r}")
     return progress
+
+
+def _named(noise: Noise | None) -> str:
+    """A noise by all that it was made of, to the last digit."""
+    made_of = vars(noise).values() if hasattr(noise, "__dict__") else [noise]
+    return " ".join([type(noise).__name__, *(_digest(v) if isinstance(v, Tensor) else repr(v) for v in made_of)])
 
 
 def _digest(tensor: Tensor) -> str:

@@ -1,0 +1,190 @@
+"""Uniform noise, against perturbations that are measured coordinate by coordinate: ℓ1.
+
+What T1 says for Gaussian noise and ‖·‖_Σ, T13 says for uniform noise and Σ_j |δ_j|/(2h_j): everything that the bounds need to
+know of a noise is here, and they take it as they take `certify.GaussianNoise`. The statement is in `certify.bounds.uniform`.
+
+>>> import torch
+>>> from certify import percentile_bounds
+>>> noise = UniformNoise(0.5)
+>>> noise.norm(torch.tensor([0.25, -0.5]))
+0.75
+>>> b = percentile_bounds(lambda z: z, torch.zeros(1), noise, rho=0.1, n=10_000)
+>>> 0.1 <= float(b.upper) <= 0.14, b.theorem  # the truth is 2hρ = 0.1
+(True, 'T13')
+>>> percentile_bounds(lambda z: z, torch.zeros(1), noise, rho=0.5, n=10_000).status  # ρ ≥ min(p, 1 − p)
+'abstained'
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from certify import _validate
+from certify._records import Shown
+from certify.bounds.uniform import shifted, variation
+from certify.noise import Tails, spread_of
+
+__all__ = ["CrossPolytope", "UniformNoise"]
+
+
+class UniformNoise:
+    """Uniform noise: independent coordinates, U_j uniform on [−h_j, h_j]; one h for all, or a tensor of them.
+
+    Equation
+        ‖δ‖ = Σ_j |δ_j|/(2h_j), with 0/0 = 0 and +∞ wherever δ_j ≠ 0 but h_j = 0. ρ = 1 moves one coordinate by its whole width.
+
+    Reference
+        THEORY T13; for classifiers Lee et al. (2019), Levine and Feizi (2021).
+
+    Args:
+        half_width: h, in the unit of the input: a number, or a tensor that broadcasts to the input's shape. Finite and ≥ 0; a
+            zero leaves that coordinate without noise, and the certified set then has no extent along it. (The standard
+            deviation is h/√3.)
+
+    Raises:
+        ValueError, TypeError: `half_width` is negative, NaN, infinite or not real.
+    """
+
+    theorem = "T13"
+
+    def __init__(self, half_width: float | Tensor) -> None:
+        self.half_width = spread_of("half_width", half_width)
+
+    def __repr__(self) -> str:
+        if self.half_width.numel() == 1:
+            return f"UniformNoise({self.half_width.item():.6g})"
+        low, high = self.half_width.min().item(), self.half_width.max().item()
+        return f"UniformNoise(h of shape {tuple(self.half_width.shape)}, {low:.4g} … {high:.4g})"
+
+    def half_width_for(self, shape: Sequence[int]) -> Tensor:
+        """h spread over an input of `shape`, float64. Raises ValueError where it does not broadcast."""
+        _validate.broadcastable("half_width", self.half_width, shape, "the input's shape")
+        return self.half_width.to(torch.float64).expand(tuple(shape))
+
+    def draw(self, y: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """`count` perturbed inputs y + U.
+
+        Args:
+            y: one input, shape (*input).
+            count: how many.
+            generator: on y's device; the only source of randomness.
+
+        Returns:
+            Shape (count, *input), y's dtype and device. The uniforms and the sum are float64, rounded once at the end: no value
+            is outside the rounded [y − h, y + h].
+        """
+        _validate.broadcastable("half_width", self.half_width, y.shape, "the input's shape")
+        u = torch.rand((count, *y.shape), generator=generator, device=y.device, dtype=torch.float64)
+        # From k/2⁵³ in [0, 1) to (2k + 1)/2⁵³ − 1, exactly: symmetric about 0, and never −1, which 2u − 1 would be.
+        z = u.mul_(2).sub_(1).add_(2.0**-53)
+        return z.mul_(self.half_width.to(y.device, torch.float64)).add_(y).to(y.dtype)
+
+    def norm(self, delta: Tensor) -> float:
+        """Σ_j |δ_j|/(2h_j) of a perturbation of the input's shape, in float64; +∞ outside the noised coordinates."""
+        d = _validate.finite_tensor("delta", delta).detach().to("cpu", torch.float64)
+        h = self.half_width_for(d.shape).to("cpu")
+        if bool((d[h == 0] != 0).any()):
+            return math.inf
+        # Where there is no noise d is 0 here, and 0/1 stands for 0/0. (Halved last: twice the largest h is not finite.)
+        return float((d / torch.where(h > 0, h, 1.0)).abs().sum()) / 2
+
+    def tails(self, p: float, rho: float, replicas: int = 1) -> Tails:
+        """p⁻ and 1 − p⁺ with p^± = p ± r, r = 1 − (1 − ρ)^K, cut off at 0 and 1 (T13), rounded down.
+
+        >>> UniformNoise(1.0).tails(0.5, 0.75)
+        Tails(lower=0.0, upper=0.0)
+        """
+        return shifted(p, variation(rho, replicas))
+
+    def chi2(self, rho: float) -> float:
+        """+∞ for ρ > 0: shifted noise has values where there was none, and no density relative to what it was."""
+        return math.inf if rho > 0 else 0.0
+
+    def region(self, shape: Sequence[int], rho: float) -> CrossPolytope:
+        """{δ : ‖δ‖ ≤ ρ} for inputs of `shape`."""
+        return CrossPolytope(self.half_width_for(shape), rho)
+
+
+class CrossPolytope(Shown):
+    """{δ : Σ_j |δ_j|/(2h_j) ≤ ρ}: the certified set of uniform noise (T13), as `certify.Ellipsoid` is that of Gaussian noise.
+
+    Its corners are ±2h_jρ on the axes. Coordinates without noise (h_j = 0) have no extent, and all sizes are taken over the d₊
+    coordinates that have noise.
+
+    Args:
+        half_width: h of every input coordinate, shape (*input), ≥ 0.
+        rho: radius ≥ 0; +∞ is the whole space of noised coordinates.
+
+    >>> c = CrossPolytope(torch.tensor([1.5, 2.0]), rho=0.5)
+    >>> c.l1_ball, round(c.l2_ball, 9), round(c.linf_ball, 9), round(math.exp(c.log_volume), 9)
+    (1.5, 1.2, 0.857142857, 6.0)
+    """
+
+    def __init__(self, half_width: Tensor, rho: float) -> None:
+        if math.isnan(rho) or rho < 0:
+            raise ValueError(f"rho = {rho!r}: must be >= 0")
+        self.noise = UniformNoise(half_width)
+        self.half_width = self.noise.half_width.to(torch.float64)
+        self.rho = float(rho)
+
+    def __repr__(self) -> str:
+        return (
+            f"CrossPolytope(ρ = {self.rho:.4g}, {self.dimensions} of {self.half_width.numel()} coordinates, "
+            f"inscribed ℓ1 ball {self.l1_ball:.4g}, longest semi-axis {float(self.semi_axes.max()):.4g})"
+        )
+
+    @cached_property
+    def _widths(self) -> Tensor:
+        return 2 * self.half_width[self.half_width > 0]
+
+    @property
+    def dimensions(self) -> int:
+        """d₊, the number of coordinates that carry noise."""
+        return int(self._widths.numel())
+
+    @cached_property
+    def semi_axes(self) -> Tensor:
+        """2h_jρ, shape (*input); 0 where there is no noise, even at ρ = ∞."""
+        return torch.where(self.half_width > 0, self.rho * 2 * self.half_width, 0.0)
+
+    @cached_property
+    def l1_ball(self) -> float:
+        """Radius of the largest inscribed ℓ1 ball, 2ρ min h over noised coordinates."""
+        return self.rho * float(self._widths.min()) if self.dimensions else 0.0
+
+    @cached_property
+    def l2_ball(self) -> float:
+        """Radius of the largest inscribed ℓ2 ball, ρ / sqrt(Σ_j (2h_j)⁻²)."""
+        return self.rho / float(self._widths.reciprocal().norm()) if self.dimensions else 0.0
+
+    @cached_property
+    def linf_ball(self) -> float:
+        """Radius of the largest inscribed ℓ∞ ball, ρ / Σ_j (2h_j)⁻¹."""
+        return self.rho / float(self._widths.reciprocal().sum()) if self.dimensions else 0.0
+
+    @cached_property
+    def log_volume(self) -> float:
+        """Natural logarithm of the d₊-dimensional volume, log(2^d/d!) + Σ_j log(2h_jρ); −∞ at ρ = 0."""
+        d = self.dimensions
+        if d == 0 or self.rho == 0:
+            return -math.inf
+        return d * math.log(2) - math.lgamma(d + 1) + d * math.log(self.rho) + float(self._widths.log().sum())
+
+    @cached_property
+    def proxy_radius(self) -> float:
+        """The radius of the ℓ2 ball of equal volume."""
+        d = self.dimensions
+        if d == 0 or self.rho == 0:
+            return 0.0
+        ball = d / 2 * math.log(math.pi) - math.lgamma(d / 2 + 1)
+        return math.exp((self.log_volume - ball) / d) if self.rho < math.inf else math.inf
+
+    def contains(self, delta: Tensor) -> bool:
+        """Whether the perturbation δ, of shape (*input), lies in the (closed) set; never outside the noised coordinates."""
+        size = self.noise.norm(delta)
+        return size <= self.rho and math.isfinite(size)
