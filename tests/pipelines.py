@@ -126,7 +126,12 @@ def unet() -> Any:
 
 
 def save_pipeline(
-    folder: Path, *, layout: str = "sd1", dtype: torch.dtype = torch.float32, **text_changes: Any
+    folder: Path,
+    *,
+    layout: str = "sd1",
+    dtype: torch.dtype = torch.float32,
+    context: int = CONTEXT,
+    **text_changes: Any,
 ) -> Path:
     """Writes a pipeline folder: `layout` "sd1" (padding with the end token, ε) or "sd2" (padding with "!", v)."""
     with quiet_libraries(), torch.random.fork_rng(devices=[]):
@@ -134,10 +139,10 @@ def save_pipeline(
         from transformers import CLIPTokenizer
 
         torch.manual_seed(0)
-        size = save_tokenizer(folder / "draft", pad_token="!" if layout == "sd2" else "<|endoftext|>")
+        size = save_tokenizer(folder / "draft", pad_token="!" if layout == "sd2" else "<|endoftext|>", context=context)
         pipe = StableDiffusionPipeline(
             tokenizer=CLIPTokenizer.from_pretrained(folder / "draft"),
-            text_encoder=text_encoder(size, **text_changes),
+            text_encoder=text_encoder(size, max_position_embeddings=context, **text_changes),
             unet=unet(),
             vae=AutoencoderKL(
                 block_out_channels=(4, 8),
