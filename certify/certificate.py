@@ -27,6 +27,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from certify import _files, _validate
+from certify._records import Record, Shown
+from certify._text import shown
 from certify.bounds import (
     EVIDENCE,
     METHODS,
@@ -83,7 +85,7 @@ _JSON, _TENSORS = "certificate.json", "tensors.safetensors"
 
 
 @dataclass(frozen=True)
-class ModelRecord:
+class ModelRecord(Record):
     """Which weights a certificate is about. Computed once where one model gets many certificates and is left unchanged.
 
     Attributes:
@@ -114,7 +116,7 @@ class ModelRecord:
 
 
 @dataclass(frozen=True)
-class Claim:
+class Claim(Shown):
     """One statement.
 
     Attributes:
@@ -184,36 +186,38 @@ class Claim:
         if self.status == "abstained":
             return f"No claim: {self.reason}."
         to = "the smoothed value at the input itself" if self.reference == "population" else "the reference"
-        sure = f"with confidence 1 − {self.alpha:.3g} over n = {self.n:,} draws ({self.theorem}, {self.method})"
-        all_of_them = f"for every perturbation with ‖δ‖_Σ ≤ {self.rho:.4g}"
+        # Numbers are rounded in the safe direction: what is said is then true, too.
+        at_most, at_least = (lambda x: shown(x or 0.0, "up", 6)), (lambda x: shown(x or 0.0, "down", 6))
+        sure = f"with confidence 1 − {shown(self.alpha, 'up', 3)} over n = {self.n:,} draws ({self.theorem}, {self.method})"
+        all_of_them = f"for every perturbation with ‖δ‖_Σ ≤ {at_least(self.rho)}"
         copies = "" if self.replicas is None else f"{self.replicas} noisy cop{'y' if self.replicas == 1 else 'ies'}"
         match self.quantity:
             case "radius" | "mse":
                 within = self.tolerance if self.quantity == "radius" else self.value
                 return (
-                    f"The {self.smoother}-smoothed {self.function} stays within squared distance {within:.6g} of {to} "
+                    f"The {self.smoother}-smoothed {self.function} stays within squared distance {at_most(within)} of {to} "
                     f"{all_of_them}, {sure}."
                 )
             case "deployed":
                 return (
-                    f"The deployed {self.function}, the {self.smoother} over {copies}, is within distance {self.value:.6g} of "
-                    f"the reference with probability at least {self.q:g}, {all_of_them}, {sure}."
+                    f"The deployed {self.function}, the {self.smoother} over {copies}, is within distance "
+                    f"{at_most(self.value)} of the reference with probability at least {self.q:g}, {all_of_them}, {sure}."
                 )
             case "statistic":
                 ends = {
-                    "upper": f"at most {self.value:.6g}",
-                    "lower": f"at least {self.value:.6g}",
-                    "two-sided": f"between {self.lower or 0:.6g} and {self.value:.6g}",
+                    "upper": f"at most {at_most(self.value)}",
+                    "lower": f"at least {at_least(self.value)}",
+                    "two-sided": f"between {at_least(self.lower)} and {at_most(self.value)}",
                 }
                 return (
                     f"The {self.function}, with {copies}, is {ends[self.side]} with probability at least {self.q:g}, "
                     f"{all_of_them}, {sure}."
                 )
             case "event":
-                least = "" if self.side == "upper" else f"at least {self.lower or 0:.4g} and "
+                least = "" if self.side == "upper" else f"at least {shown(self.lower or 0.0, 'down', 4)} and "
                 return (
-                    f"The probability that the {self.function}, with {copies}, is {least}at most {self.value:.4g} "
-                    f"{all_of_them}, {sure}."
+                    f"The probability that the {self.function}, with {copies}, is {least}at most "
+                    f"{shown(self.value or 0.0, 'up', 4)} {all_of_them}, {sure}."
                 )
         return (
             f"Each of {self.outputs:,} percentile-smoothed outputs (p = {self.p:g}) of {self.function} stays inside its "
@@ -222,7 +226,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class ClaimedCurve:
+class ClaimedCurve(Shown):
     """The claims of one bound curve, with the attributes of a `BoundCurve`."""
 
     points: tuple[Claim, ...]
@@ -264,7 +268,7 @@ class ClaimedCurve:
 
 
 @dataclass(frozen=True)
-class ClaimedEvent:
+class ClaimedEvent(Shown):
     """The claim about an event, with what an `EventBound` knows of other radii."""
 
     claim: Claim
@@ -300,7 +304,7 @@ class ClaimedEvent:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(Shown):
     """What a check found about one claim: "refuted", "not refuted", "nothing claimed" (an abstention), or "not checked" (its
     function was not given); `p_value` of the test.
     """
@@ -312,7 +316,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class CheckReport:
+class CheckReport(Shown):
     """What `Certificate.check` returns.
 
     Attributes:
@@ -341,12 +345,16 @@ class CheckReport:
 
 
 @dataclass(frozen=True, eq=False)
-class Certificate:
+class Certificate(Shown):
     """Claims, their provenance, and the tensors behind them."""
 
     claims: tuple[Claim, ...]
     provenance: Mapping[str, Any]
     tensors: Mapping[str, Tensor] = field(repr=False)
+
+    def __repr__(self) -> str:
+        made = sum(claim.status == "certified" for claim in self.claims)
+        return f"Certificate({made} of {len(self.claims)} claims made, α = {self.alpha:.3g}, {self.claims[0].policy})"
 
     @classmethod
     def of(
@@ -416,6 +424,13 @@ class Certificate:
     def alpha(self) -> float:
         """Σα: all claims hold at once with probability at least 1 − this."""
         return min(1.0, math.fsum(claim.alpha for claim in self.claims))
+
+    @property
+    def main(self) -> Claim:
+        """The claim to open with: the bound of the output at the radius asked for, or else the first that is made."""
+        single = [c for c in self.claims if c.scope == "single" and c.quantity == "mse"]
+        made = [c for c in self.claims if c.status == "certified"]
+        return next(iter([c for c in single if c.status == "certified"] or made or single or self.claims))
 
     @property
     def noise(self) -> GaussianNoise:

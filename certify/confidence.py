@@ -28,6 +28,7 @@ from scipy.stats import binom
 from statsmodels.stats.proportion import proportion_confint
 
 from certify import _validate
+from certify._records import Shown
 from certify.noise import GaussianNoise, Noise
 
 __all__ = ["Plan", "clopper_pearson", "extreme_rank", "plan", "smallest_draws"]
@@ -90,7 +91,7 @@ def clopper_pearson(successes: int, n: int, alpha: float, side: str = "upper") -
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Shown):
     """How many draws a statement needs, or how far a number of draws reaches.
 
     Attributes:

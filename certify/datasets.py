@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from certify import _files, _validate
+from certify._records import Record
 from certify.bounds.base import default_pilot
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class PromptRow:
 
 
 @dataclass(frozen=True)
-class PromptSet:
+class PromptSet(Record):
     """The prompts of a file, in its order; the same prompt may be there several times.
 
     Attributes:

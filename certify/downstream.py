@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 
 from certify import _validate
+from certify._records import Shown
 from certify.bounds.rates import RateOver
 from certify.confidence import clopper_pearson
 from certify.detectors import Detector, detected, load_detector
@@ -374,7 +375,7 @@ def _encodings(deployments: Sequence[Deployed], block: Block) -> Tensor:
 
 
 @dataclass(frozen=True)
-class MeasuredRate:
+class MeasuredRate(Shown):
     """How often a detector fired on images of one prompt: a measurement at this prompt, not a certificate.
 
     Attributes:

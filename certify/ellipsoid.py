@@ -18,12 +18,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from certify._records import Shown
 from certify.noise import GaussianNoise
 
 __all__ = ["Ellipsoid"]
 
 
-class Ellipsoid:
+class Ellipsoid(Shown):
     """{δ : ‖δ‖_Σ ≤ ρ} for Σ = diag(σ²).
 
     Args:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from certify import _validate
+from certify._records import Record
 from certify.bounds.rates import RateOver
 from certify.montecarlo import BLOCK, Counts, Function, generator
 from certify.montecarlo.checkpoint import Checkpoint, as_checkpoint
@@ -98,7 +99,7 @@ def event_rate_over(
 
 
 @dataclass(frozen=True)
-class Block:
+class Block(Record):
     """Up to `BLOCK` draws.
 
     Attributes:

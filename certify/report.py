@@ -26,9 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from certify import _files
+from certify._records import Record
 from certify._text import confidence, percent, shown
 from certify._text import escaped as _e
 from certify.certificate import POLICIES, Certificate, Claim
+from certify.colours import opacity, shares
 from certify.datasets import read_record
 
 __all__ = ["Pictures", "RunRecord", "certificate_page", "file_digests", "run_page"]
@@ -48,7 +50,7 @@ _COPY = (
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Pictures(Record):
     """Images for a page, PNG files as bytes.
 
     Attributes:
@@ -70,7 +72,7 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class RunRecord:
+class RunRecord(Record):
     """The folder of `certify prompts`, read back.
 
     Attributes:
@@ -210,7 +212,7 @@ def _certificate_page(
         ("claims made", f"{len(certificate.claims) - silent} of {len(certificate.claims)}"),
         ("covariance policy", _e(certificate.claims[0].policy)),
     ]
-    main = _main_claim(certificate)
+    main = certificate.main
     tiles.insert(0, ("radius ρ of that sentence", _n(main.rho, "near")))
     body = [
         _head("Robustness certificate", title, _headline(certificate, main), tiles, of_prompt),
@@ -231,13 +233,6 @@ def _certificate_page(
         _provenance(certificate, digests),
     ]
     return _document(f"Certificate: {title}", body)
-
-
-def _main_claim(certificate: Certificate) -> Claim:
-    """The claim that the page opens with: the bound of the output at the radius asked for, or else the first that is made."""
-    single = [c for c in certificate.claims if c.scope == "single" and c.quantity == "mse"]
-    made = [c for c in certificate.claims if c.status == "certified"]
-    return next(iter([c for c in single if c.status == "certified"] or made or single or certificate.claims))
 
 
 def _headline(certificate: Certificate, claim: Claim) -> str:
@@ -376,21 +371,18 @@ def _tokens(certificate: Certificate) -> str:
     if not len(sigma) == len(kinds) == len(relevance) == len(names):
         raise ValueError("the token noise has lists of different lengths")
     spread = certificate.provenance.get("token_spread")
-    noised = [s for s in sigma if s > 0]
-    low, top = (math.log(min(noised)), math.log(max(noised))) if noised else (0.0, 0.0)
     chips, hidden = [], 0
-    for name, kind, score, s in zip(names, kinds, relevance, sigma, strict=True):
+    for name, kind, score, s, share in zip(names, kinds, relevance, sigma, shares(sigma, log=True), strict=True):
         if kind == "padding" and s == 0:
             hidden += 1
             continue
         text = str(name)
         label = {"<|startoftext|>": "begin", "<|endoftext|>": "end"}.get(text, text.removesuffix("</w>")) or " "
-        level = 0.0 if s <= 0 else 0.08 + 0.62 * ((math.log(s) - low) / (top - low) if top > low else 1.0)
         joined = kind == "word" and "tokens" in noise and not text.endswith("</w>")
         below = "no noise" if s <= 0 else f"{_n(s / _real(spread), 'near', 2)} ×" if spread else f"σ {_n(s, 'near', 3)}"
         score_text = "" if score is None else f"{_n(score, 'near', 2, sign=True)}"
         chips.append(
-            f'<span class="token{" joined" if joined else ""}"><b style="background:rgba(213,94,0,{level:.3f})">'
+            f'<span class="token{" joined" if joined else ""}"><b style="background:rgba(213,94,0,{opacity(share):.3f})">'
             f"{_e(label)}</b><small>{below}</small><small>{score_text}</small></span>"
         )
     concepts = ", ".join(_e(c["name"]) for c in (certificate.provenance.get("smoother") or {}).get("concepts", ()))

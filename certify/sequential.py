@@ -38,6 +38,7 @@ from scipy.stats import binom
 from torch import Tensor
 
 from certify import _validate
+from certify._records import Shown
 from certify.bounds.base import Evidence, Run, Setting, default_pilot
 from certify.bounds.deployed import EventBound, EventEvidence, LimitEvidence, StatisticBound
 from certify.bounds.dimension_free import LayersEvidence
@@ -67,7 +68,7 @@ _UP = 1 + 1e-11
 
 
 @dataclass(frozen=True)
-class Decision:
+class Decision(Shown):
     """What the `decide_…` functions return.
 
     Attributes:

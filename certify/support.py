@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from certify import _validate
+from certify._records import Record
 
 __all__ = ["Support", "as_support", "layer_norm_support"]
 
 
 @dataclass(frozen=True)
-class Support:
+class Support(Record):
     """An a-priori box [lower, upper] for a function's outputs, and perhaps an ellipsoid for each row of them.
 
     Attributes:

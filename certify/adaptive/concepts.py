@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from certify import _files, _validate
+from certify._records import Record
 from certify.models.text import PromptEncoder, TokenizedPrompt
 
 __all__ = ["SIMILARITIES", "Concept", "available_concepts", "concept_direction", "features"]
@@ -43,7 +44,7 @@ _FIELDS = ("positive", "negative")
 
 
 @dataclass(frozen=True)
-class Concept:
+class Concept(Record):
     """A named list of prompt pairs.
 
     Attributes:

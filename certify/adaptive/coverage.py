@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from certify import _validate
+from certify._records import Shown
 from certify.adaptive.deployment import Deployment
 from certify.models.text import END_OF_WORD, PromptEncoder, TokenizedPrompt
 
@@ -42,7 +43,7 @@ _SAFE = 1 + 1e-12
 
 
 @dataclass(frozen=True)
-class Neighbour:
+class Neighbour(Shown):
     """An entry of the vocabulary and how far a substitution by it is.
 
     Attributes:
@@ -55,7 +56,7 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
-class PositionCoverage:
+class PositionCoverage(Shown):
     """What a radius covers at one position of a prompt, as single substitutions.
 
     Attributes:
@@ -104,7 +105,7 @@ class PositionCoverage:
 
 
 @dataclass(frozen=True)
-class PromptCoverage:
+class PromptCoverage(Shown):
     """Whether a radius around one prompt covers another.
 
     Attributes:

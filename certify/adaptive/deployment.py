@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from certify import _validate
+from certify._records import Record
 from certify.adaptive.policies import adapted, aggregated, copies
 from certify.models.text import PromptEncoder, TokenizedPrompt
 from certify.montecarlo.streams import row_generator
@@ -50,7 +51,7 @@ def stream_name(tokenized: TokenizedPrompt) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Deployment:
+class Deployment(Record):
     """The deployed encoding of one prompt as a function of noisy copies of it.
 
     Called with `(z, generator=None)`: z (b, copies, tokens, width) → (b, tokens, width). The generator is for noise beyond

@@ -47,6 +47,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from certify import _files, _validate
+from certify._records import Record
 from certify.noise import GaussianNoise
 
 __all__ = ["CovarianceMemory", "Issued", "Region", "disjoint"]
@@ -64,7 +65,7 @@ _TINY = 1e-290
 
 
 @dataclass(frozen=True, eq=False)
-class Region:
+class Region(Record):
     """A stored ellipsoid: wherever in it a query lies, it is smoothed with `noise`.
 
     Attributes:
@@ -93,7 +94,7 @@ class Region:
 
 
 @dataclass(frozen=True, eq=False)
-class Issued:
+class Issued(Record):
     """What may be claimed at a point after `CovarianceMemory.store`: radius `rho` in the norm of `noise`.
 
     Attributes:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from certify._records import Record
 from certify.models.text import TokenizedPrompt
 from certify.noise import GaussianNoise
 
@@ -28,7 +29,7 @@ QUANTITIES = ("embedding", "noise-prediction")
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class Problem(Record):
     """One prompt as function, input, noise and support. What a bound for it claims depends on the policy (T7).
 
     Attributes:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from certify._records import Shown
+
 __all__ = ["TokenNoise"]
 
 
 @dataclass(frozen=True)
-class TokenNoise:
+class TokenNoise(Shown):
     """What every position of a prompt gets. All tuples have one entry a position.
 
     Attributes:
@@ -33,7 +35,8 @@ class TokenNoise:
         """σ as a tensor that broadcasts to the prompt's embeddings: (tokens, 1), float64 on the CPU."""
         return torch.tensor(self.sigma, dtype=torch.float64)[:, None]
 
-    def __str__(self) -> str:
+    def rows(self) -> list[tuple[str, str, str, str, str]]:
+        """Token, kind, relevance, concept and σ in words, a row a position; padding is one row, the last."""
         rows = [
             (token, kind, "" if score is None else f"{score:+.4f}", name or "", f"{sigma:.4g}")
             for token, kind, score, name, sigma in zip(
@@ -44,7 +47,10 @@ class TokenNoise:
         if "padding" in self.kinds:
             first = self.kinds.index("padding")
             rows.append((f"{len(self.kinds) - first} more", "padding", "", "", f"{self.sigma[first]:.4g}"))
-        head = ("token", "kind", "relevance", "concept", "σ")
+        return rows
+
+    def __str__(self) -> str:
+        head, rows = ("token", "kind", "relevance", "concept", "σ"), self.rows()
         widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
         return "\n".join(
             "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]

@@ -20,6 +20,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from certify._records import Record
 from certify.montecarlo import Accumulator, row_distances
 from certify.montecarlo.accumulators import in_order
 from certify.noise import Noise
@@ -29,7 +30,7 @@ __all__ = ["Evaluation", "Evidence", "Method", "Run", "Setting", "default_pilot"
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Record):
     """Where a result comes from: everything that, with f and y, draws the same numbers again.
 
     Attributes:
@@ -56,7 +57,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Setting:
+class Setting(Record):
     """What is known before the bounding draws.
 
     Attributes:
@@ -120,7 +121,7 @@ class Setting:
         return {}  # with the origin itself, so that its id stays its own
 
 
-class Evidence(ABC):
+class Evidence(Record, ABC):
     """The numbers that a value follows from, and how fresh draws speak against them.
 
     Evidence holds for the law of f(y + G), with no perturbation, so anybody with f and y can test it.

@@ -24,6 +24,7 @@ from typing import ClassVar, Protocol, Self, cast
 import torch
 from torch import Tensor
 
+from certify._records import Shown
 from certify.bounds.base import Evidence, Run
 from certify.bounds.percentile import beyond, draws_needed
 from certify.confidence import clopper_pearson, extreme_rank
@@ -34,7 +35,7 @@ __all__ = ["EventBound", "EventEvidence", "LimitEvidence", "StatisticBound", "ev
 
 
 @dataclass(frozen=True)
-class StatisticBound:
+class StatisticBound(Shown):
     """What `certify.statistic_bound` returns.
 
     Attributes:
@@ -73,7 +74,7 @@ class StatisticBound:
 
 
 @dataclass(frozen=True)
-class EventBound:
+class EventBound(Shown):
     """What `certify.event_bound` returns.
 
     Attributes:

@@ -21,6 +21,7 @@ from typing import cast
 
 from torch import Tensor
 
+from certify._records import Shown
 from certify.bounds.base import Evaluation, Evidence, Method, Run
 from certify.bounds.percentile import BoxEvidence, box_distance, draws_needed, guessed_distance, percentile_box, ranks
 from certify.montecarlo import Accumulator, ExtremeRanks
@@ -45,7 +46,7 @@ class Boxed:
 
 
 @dataclass(frozen=True)
-class MSEBound(Boxed):
+class MSEBound(Boxed, Shown):
     """A bound on the squared ℓ2 distance between the smoothed output at y + δ and a reference.
 
     Attributes:
@@ -83,7 +84,7 @@ class MSEBound(Boxed):
 
 
 @dataclass(frozen=True)
-class BoundCurve:
+class BoundCurve(Shown):
     """The bound at several radii, from one set of draws.
 
     Attributes:

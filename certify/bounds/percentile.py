@@ -21,6 +21,7 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
+from certify._records import Record, Shown
 from certify.bounds.base import Evidence, Run, Setting, pilot_rank
 from certify.confidence import extreme_rank, smallest_draws
 from certify.montecarlo import Accumulator, Exceedances, ExtremeRanks
@@ -42,7 +43,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Box:
+class Box(Record):
     """Joint bounds of one percentile of every output.
 
     Attributes:
@@ -178,7 +179,7 @@ class _Witness(Exceedances):
 
 
 @dataclass(frozen=True)
-class PercentileBounds:
+class PercentileBounds(Shown):
     """What `certify.percentile_bounds` returns.
 
     Attributes:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from certify._records import Shown
 from certify.bounds.base import Evaluation, Evidence, Run
 from certify.bounds.mse import Boxed
 from certify.noise import Region
@@ -33,7 +34,7 @@ _LARGEST, _LEAST = 64.0, 1e-6
 
 
 @dataclass(frozen=True)
-class CertifiedRadius(Boxed):
+class CertifiedRadius(Boxed, Shown):
     """What `certify.certified_radius` returns.
 
     Attributes:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from certify._records import Shown
 from certify.bounds.deployed import event_interval, event_radius
 from certify.noise import GaussianNoise
 
@@ -31,7 +32,7 @@ _UNIT = GaussianNoise(1.0)  # the shift of a probability is that of any Gaussian
 
 
 @dataclass(frozen=True)
-class RateOver:
+class RateOver(Shown):
     """What `certify.event_rate_over` and `certify.downstream.attack_rate_over` return.
 
     Attributes:

@@ -30,6 +30,7 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
+from certify._records import Shown
 from certify.bounds.base import Evaluation, Evidence, Method, Run, Setting, pilot_rank
 from certify.bounds.deployed import LimitEvidence, limit_verdict, statistic_limits
 from certify.bounds.dimension_free import DistanceExceedances, a_priori_reach, check_reach
@@ -59,7 +60,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class DeployedBound:
+class DeployedBound(Shown):
     """How far the deployed smoother can be from a reference.
 
     Attributes:

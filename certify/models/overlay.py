@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from certify import _files
+from certify._records import Record
 
 __all__ = ["Overlay", "Part", "Weights"]
 
@@ -48,7 +49,7 @@ class Overlay:
 
 
 @dataclass(frozen=True)
-class Weights:
+class Weights(Record):
     """Tensors as they came: `state`, from where (`label`), and what is said of them beside (`metadata`)."""
 
     state: dict[str, Tensor]

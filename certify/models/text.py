@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from certify import _validate
+from certify._records import Record
 from certify.models.fingerprint import fingerprint
 
 __all__ = ["END_OF_WORD", "Kind", "PromptEncoder", "TokenizedPrompt"]
@@ -37,7 +38,7 @@ Kind = Literal["begin", "word", "end", "padding"]
 
 
 @dataclass(frozen=True, eq=False)
-class TokenizedPrompt:
+class TokenizedPrompt(Record):
     """A prompt as the encoder reads it: one entry a position, begin and padding included.
 
     Attributes:

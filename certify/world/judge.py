@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from certify._records import Record
 from certify.world.towers import as_images, convolutions
 
 __all__ = ["LABELS", "Judge", "Verdicts"]
@@ -28,7 +29,7 @@ LABELS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Verdicts:
+class Verdicts(Record):
     """What the judge sees in a batch: for each head the most probable label and all probabilities (b, classes)."""
 
     labels: Mapping[str, tuple[str, ...]]

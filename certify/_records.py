@@ -1,0 +1,82 @@
+"""How records look: one line in a terminal, a sentence and a table where there is room for them.
+
+`repr` of a record is its dataclass's, but for tensors, functions and long lists, of which it says what they are. A record of
+the kind `Shown` says its claim first, in `str`, and as a card in a notebook; what stands on the card is in `certify._cards`,
+which loads when a card is first asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Record", "Shown", "brief"]
+
+_ENTRIES, _LETTERS = 6, 160  # of a list, of a text
+
+
+class Record:
+    """A dataclass whose `repr` is short whatever it holds."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        # A dataclass makes a `__repr__` for every class whose own names do not hold one.
+        super().__init_subclass__(**options)
+        if "__repr__" not in vars(cls):
+            cls.__repr__ = Record.__repr__  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        itself: Any = self
+        parts = (
+            [f"{f.name}={brief(getattr(self, f.name))}" for f in fields(itself) if f.repr]
+            if is_dataclass(itself)
+            else []
+        )
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+class Shown(Record):
+    """A record that is a card in a notebook, and the same in words as `str`."""
+
+    def __str__(self) -> str:
+        from certify import _cards
+
+        return _cards.as_text(self)
+
+    def _repr_html_(self) -> str:
+        from certify import _cards
+
+        return _cards.as_html(self)
+
+
+def brief(value: Any) -> str:
+    """`repr` of a value, cut short.
+
+    >>> brief(torch.zeros(77, 768)), brief(range(3)), brief(list(range(1000)))
+    ('tensor(77 × 768, float32)', 'range(0, 3)', '[0, 1, 2, 3, 4, 5, … 1,000 in all]')
+    """
+    if isinstance(value, Tensor):
+        shape = " × ".join(map(str, value.shape)) or "scalar"
+        return f"tensor({shape}, {str(value.dtype).removeprefix('torch.')})"
+    if isinstance(value, torch.nn.Module):
+        return f"<{type(value).__name__}>"
+    if isinstance(value, (list, tuple)):
+        shown = [brief(v) for v in value[:_ENTRIES]]
+        if len(value) > _ENTRIES:
+            shown.append(f"… {len(value):,} in all")
+        inside = (shown[0] + ",") if isinstance(value, tuple) and len(value) == 1 else ", ".join(shown)
+        return f"({inside})" if isinstance(value, tuple) else f"[{inside}]"
+    if isinstance(value, Mapping):
+        shown = [f"{brief(k)}: {brief(value[k])}" for k in list(value)[:_ENTRIES]]
+        if len(value) > _ENTRIES:
+            shown.append(f"… {len(value):,} in all")
+        return "{" + ", ".join(shown) + "}"
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"<{value.__qualname__}>"
+    text = repr(value)
+    if len(text) <= _LETTERS:
+        return text
+    return f"{type(value).__name__}(…)" if isinstance(value, Record) else f"{text[:_LETTERS]}…"
