@@ -192,12 +192,12 @@ def plan(
     if not reaches(0.0):
         least = smallest_draws(min(noise.tails(p, 0.0, replicas)), share)
         raise ValueError(f"n = {draws}: too few draws for any radius; at least {least} are needed at this α and m")
-    low, high = 0.0, 40.0
     return Plan(draws, _furthest(reaches), outputs, alpha, p, replicas, None)
 
 
 def _furthest(reaches: Callable[[float], bool]) -> float:
     """The largest radius, rounded down, that is reached, if 0 is."""
+    low, high = 0.0, 40.0
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if reaches(middle) else (low, middle)

@@ -189,8 +189,8 @@ class PercentileBounds(Shown):
         p, rho, alpha, n: percentile, radius, joint failure probability, draws.
         lower_rank, upper_rank: the order statistics used, counted from their own end; 0: none qualified.
         status: "certified", or "abstained" if any entry is infinite; `reason` then says what n would do.
-    """
         theorem: what the box rests on besides T3: T1 for Gaussian noise, T13 for uniform.
+    """
 
     lower: Tensor = field(repr=False)
     upper: Tensor = field(repr=False)
