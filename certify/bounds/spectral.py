@@ -38,7 +38,8 @@ eigenvector w, fixed though unknown, the (wᵀx)² are independent, lie in [0, R
 Chernoff's bound gives λ = R² max{v : n KL(λ̂/R² ‖ v) ≤ ln 1/α'}, whatever the dimension. m: for w along E_P x + b − c likewise,
 by Bernstein's inequality with E (wᵀx)² ≤ λ and |wᵀx| ≤ R: m = ‖x̄ + b − c‖ + sqrt(2λ t/n) + R t/3n with t = ln 1/α'.
 
-Assumes: an a-priori D; without one the mean has no finite bound from draws, and the method abstains.
+Assumes: an a-priori D; without one the mean has no finite bound from draws, and the method abstains. So it does for noise whose
+shifts have no L (uniform noise, T13).
 
 Reference: THEORY T11 (with x clipped to the ball instead of cut to 0, which leaves D − R of D; the clipped S, θ and b are new
 here). f-divergence certificates: Dvijotham et al. (2020). Sketch: `certify.montecarlo.sketch`.
@@ -77,6 +78,7 @@ __all__ = [
     "bernstein_slack",
     "chernoff_limit",
     "divergence",
+    "silent",
     "swing",
 ]
 
@@ -205,6 +207,23 @@ class LikelihoodRatio:
         near = np.minimum(distance, 2 * mu)
         psi = distance if mu == 0 else np.where(distance <= 2 * mu, near * near / (4 * mu), distance - mu)
         return (float(self.weights @ psi) + self._first[1] + theta * self._first[0]) * (1 + _SAFE)
+
+
+def silent(noise: Noise) -> str:
+    """Why nothing can be said about a noise; "" if something can.
+
+    Every step takes expectations at y + δ for expectations at y of L = dQ/dP times the same. Where a shift gives probability to
+    what had none before, there is no such L: f may do there what no draw at y can show, and χ² is infinite for every ρ > 0.
+    """
+    if math.isfinite(noise.chi2(_LEAST)):
+        return ""
+    return (
+        f"spectral bounds (T11, T12) need a likelihood ratio, and the χ²-divergence of {type(noise).__name__} from its shifts "
+        f"is infinite however small they are: other methods, for the median, need {noise.theorem} alone"
+    )
+
+
+_LEAST = 1e-6
 
 
 def swing(noise: Noise, rho: float, second: float, radius: float, theta: float = 1.0) -> float:
@@ -498,7 +517,7 @@ class SpectralMSE(Method):
         super().__init__(setting, alpha, aim)
         self.origin, self.radius, self._expected = setting.center, math.inf, None
         self._population = setting.reference == "population"
-        if setting.support is None:
+        if setting.support is None or silent(setting.noise):
             return
         pilot = None if setting.pilot is None else PilotSpectrum.of(setting.pilot)
         if pilot is not None and pilot.away(setting.center):
@@ -513,6 +532,10 @@ class SpectralMSE(Method):
         self._expected = min(options, key=lambda option: option.implied(setting.noise, aim if aim > 0 else 1.0))
         self.radius = self._expected.radius
 
+    @classmethod
+    def promising(cls, setting: Setting) -> bool:
+        return not silent(setting.noise)
+
     def guess(self, rho: float) -> float:
         return math.inf if self._expected is None else self._expected.implied(self.setting.noise, rho)
 
@@ -520,6 +543,8 @@ class SpectralMSE(Method):
         return [Spectrum(self.origin, self.radius)] if math.isfinite(self.radius) else []
 
     def at(self, rho: float, seen: Mapping[str, Accumulator]) -> Evaluation:
+        if why := silent(self.setting.noise):
+            return Evaluation(math.inf, reason=why)
         if not math.isfinite(self.radius):
             return Evaluation(
                 math.inf,
