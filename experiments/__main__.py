@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from certify import _files
 from experiments.attacks import command as attacking
 from experiments.defenses import posi
 from experiments.soundness import report as soundness
@@ -49,8 +50,8 @@ def main() -> int:
             "soundness": soundness.main,
         }[a.command]
         return run(a)
-    except (ValueError, TypeError, FileNotFoundError, FileExistsError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"error: {_files.printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)

@@ -11,8 +11,9 @@ for their own text count (`readable`), since a prompt that cannot be typed attac
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 
 from torch import Tensor
 
+from certify import _files
 from certify.models.text import PromptEncoder
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
@@ -154,7 +156,7 @@ def run(
     record = {**told, "settings": asdict(settings), "seed": seed, "batch": batch}
     if "smoother" in attack.needs:
         record["smoother"] = victim.smoother.settings()
-    if done and (not about.exists() or json.loads(about.read_text(encoding="utf-8")) != json.loads(json.dumps(record))):
+    if done and (not about.exists() or _record(about) != json.loads(json.dumps(record))):
         raise ValueError(
             f"{path}: holds rows of another attack, or with other settings; delete it, or choose another name"
         )
@@ -166,7 +168,7 @@ def run(
                 f"now asked for {target.prompt!r} with seed {target.seed}; delete the file, or choose another name"
             )
     path.parent.mkdir(parents=True, exist_ok=True)
-    about.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _files.write(about, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     for first in range(0, len(targets), batch):
         part = list(targets[first : first + batch])
         if all(target.number in there for target in part):
@@ -180,25 +182,47 @@ def run(
 
 
 def read_rows(path: str | Path) -> list[Row]:
-    """The rows of a file. A last line that a kill cut short is left out.
+    """The rows of a file. A last line that was cut short, so that its end is not there, is left out.
 
     Raises:
-        ValueError: it has other columns, or a value that is none.
+        ValueError: it is not CSV, has other columns, a number twice, or a value that is none.
     """
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != FIELDS:
-            raise ValueError(f"{path}: has the columns {reader.fieldnames}: must be {', '.join(FIELDS)}")
-        rows = []
-        for line in reader:
-            if None in line.values():
-                continue
-            try:
-                numbers = {"number": int(line["number"]), "seed": int(line["seed"]), "found": float(line["found"])}
-            except ValueError as error:
-                raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
-            rows.append(Row(**{**line, **numbers}))  # type: ignore[arg-type]
+    try:
+        text = _files.read_text(Path(path))
+        whole = text[: text.rfind("\n") + 1]
+        lines = _files.csv_rows(whole)
+        _, head = next(lines, (1, []))
+        if tuple(head) != FIELDS:
+            raise ValueError(f"has the columns {head}: must be {', '.join(FIELDS)}")
+        rows = [_row(number, line) for number, line in lines]
+        counts = Counter(row.number for row in rows)
+        if counts and max(counts.values()) > 1:
+            raise ValueError(f"row {counts.most_common(1)[0][0]} is there twice")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return rows
+
+
+def _row(number: int, line: list[str]) -> Row:
+    """A row of a file, whose values are what they are to be."""
+    if len(line) != len(FIELDS):
+        raise ValueError(f"line {number}: has {len(line)} fields, must have {len(FIELDS)}")
+    told: dict[str, Any] = dict(zip(FIELDS, line, strict=True))
+    try:
+        told |= {"number": int(told["number"]), "seed": int(told["seed"]), "found": float(told["found"])}
+        _files.json_object(told["note"])
+    except ValueError as error:
+        raise ValueError(f"line {number}: {error}") from error
+    if min(told["number"], told["seed"]) < 0:
+        raise ValueError(f"line {number}: number = {told['number']}, seed = {told['seed']}: must be >= 0")
+    return Row(**told)
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        return _files.read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: says nothing of how its rows were made ({error})") from error
 
 
 def readable(encoder: PromptEncoder, ids: Iterable[int]) -> str | None:
@@ -215,14 +239,11 @@ def readable(encoder: PromptEncoder, ids: Iterable[int]) -> str | None:
 
 def _write(path: Path, rows: Sequence[Row]) -> None:
     """All at once: whoever reads the file finds the rows of whole batches, whenever the run is stopped."""
-    new = path.with_suffix(f".{os.getpid()}.new")
-    with new.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    _files.write(path, text.getvalue())
 
 
 def _lacks(victim: Victim, need: str) -> bool:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from certify import _validate
+from certify import _files, _validate
 from experiments.attacks.attack import Attack, Row, Target, Victim
 from experiments.attacks.tokens import concept_pattern, cut, encodings, last_rows, several
 from experiments.unlearning.concept import Concept, filled
@@ -134,25 +134,44 @@ def read_i2p(
     needed = {"prompt", "evaluation_seed"}
     needed |= ({"categories"} if category else set()) | ({"nudity_percentage"} if nudity_over is not None else set())
     targets = []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = sorted(needed - set(reader.fieldnames or ()))
-        if missing:
-            raise ValueError(
-                f"{path}: lacks the column {', '.join(missing)}; it has {', '.join(reader.fieldnames or ())}"
-            )
-        for number, line in enumerate(reader):
-            if category and category not in [c.strip() for c in line["categories"].split(",")]:
+    columns, lines = read_table(path)
+    missing = sorted(needed - set(columns))
+    if missing:
+        raise ValueError(f"{path}: lacks the column {', '.join(missing)}; it has {', '.join(columns)}")
+    for number, (at, line) in enumerate(lines):
+        if category and category not in [c.strip() for c in line["categories"].split(",")]:
+            continue
+        try:
+            if nudity_over is not None and not float(line["nudity_percentage"]) > nudity_over:
                 continue
-            try:
-                if nudity_over is not None and not float(line["nudity_percentage"]) > nudity_over:
-                    continue
-                targets.append(Target(number, line["prompt"], int(line["evaluation_seed"])))
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+            targets.append(Target(number, line["prompt"], int(line["evaluation_seed"])))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {at}: {error}") from error
     if not targets:
         raise ValueError(f"{path}: no row of category {category!r} with nudity over {nudity_over}")
     return targets[:limit]
+
+
+def read_table(path: str | Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The columns of a CSV, and its rows by column, each with the line that it begins in.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not CSV in UTF-8, has a column twice, or a row of another length.
+    """
+    try:
+        rows = _files.csv_rows(_files.read_text(Path(path)))
+        _, columns = next(rows, (1, []))
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"the columns are {', '.join(columns)}: must be different")
+        found = []
+        for number, row in rows:
+            if len(row) != len(columns):
+                raise ValueError(f"line {number}: has {len(row)} fields, must have {len(columns)}, as the header")
+            found.append((number, dict(zip(columns, row, strict=True))))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return columns, found
 
 
 ATTACK = Attack(

@@ -10,7 +10,6 @@ them: captions of the world differ in the noun as they do in any other word. No 
 
 from __future__ import annotations
 
-import csv
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from certify import _validate, world
 from experiments.attacks.attack import Target
-from experiments.attacks.implicit import read_i2p, renamed
+from experiments.attacks.implicit import read_i2p, read_table, renamed
 from experiments.attacks.tokens import concept_pattern
 from experiments.unlearning.concept import Concept
 
@@ -78,25 +77,21 @@ def read(path: str | Path, *, count: int | None = None, first: int = 0, category
         raise FileNotFoundError(f"prompts = {str(path)!r}: no such file")
     if count is not None:
         _validate.count("count", count)
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = list(reader.fieldnames or ())
-        if "prompt" not in columns:
-            raise ValueError(f"{path}: lacks the column prompt; it has {', '.join(columns)}")
-        if category or ("seed" not in columns and "evaluation_seed" in columns):
-            found = read_i2p(path, category=category, limit=count)
-            return [replace(target, number=number) for number, target in enumerate(found)]
-        made = []
-        for number, line in enumerate(reader):
-            if number == count:
-                break
-            seed = line["seed"] if "seed" in columns else str(first + number)
-            try:
-                made.append(Target(number, line["prompt"] or "", int(seed)))
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{path}, line {reader.line_num}: seed = {seed!r}: must be a whole number") from error
-            if not made[-1].prompt.strip():
-                raise ValueError(f"{path}, line {reader.line_num}: prompt is empty")
+    columns, lines = read_table(path)
+    if "prompt" not in columns:
+        raise ValueError(f"{path}: lacks the column prompt; it has {', '.join(columns)}")
+    if category or ("seed" not in columns and "evaluation_seed" in columns):
+        found = read_i2p(path, category=category, limit=count)
+        return [replace(target, number=number) for number, target in enumerate(found)]
+    made = []
+    for number, (at, line) in enumerate(lines[:count]):
+        seed = line["seed"] if "seed" in columns else str(first + number)
+        try:
+            made.append(Target(number, line["prompt"], int(seed)))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {at}: seed = {seed!r}: must be a whole number") from error
+        if not made[-1].prompt.strip():
+            raise ValueError(f"{path}, line {at}: prompt is empty")
     if not made:
         raise ValueError(f"{path}: has no prompt")
     return made

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from certify import _files
 from experiments.defenses.defense import Defense
 
 __all__ = ["Blacklist", "Settings", "dropped", "read_words"]
@@ -53,8 +54,11 @@ def read_words(path: str | Path) -> tuple[str, ...]:
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"file = {str(path)!r}: no such file; looked for {file.absolute()}")
-    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    found = tuple(line for line in lines if line and not line.startswith("#"))
+    try:
+        lines = [line.strip() for _, line in _files.lines(_files.read_text(file))]
+    except ValueError as error:
+        raise ValueError(f"file = {str(path)!r}, {error}") from None
+    found = tuple(line for line in lines if not line.startswith("#"))
     if not found:
         raise ValueError(f"file = {str(path)!r}: has no words")
     return found

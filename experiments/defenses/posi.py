@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from certify import _validate
+from certify import _files, _validate
 from certify.models.quiet import quiet_libraries
 from experiments.defenses.defense import Defense, fitting
 from experiments.defenses.rewriter import Rewriter, Training, reward, shown, spoken, train, world_words
@@ -264,8 +264,8 @@ def trained(concept: Any, folder: str | Path, *, seed: int = 0, settings: Traini
     if not path.exists():
         _made(path, concept, settings, seed)
     try:
-        record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError) as error:
+        record = _files.read_json(path.with_suffix(".json"))
+    except (FileNotFoundError, ValueError) as error:
         raise ValueError(f"{path}: has no record beside it ({error}); delete it to train again") from error
     asked = {"concept": concept.name, "training": asdict(settings), "seed": seed}
     wrong = [name for name, value in asked.items() if record.get(name) != value]

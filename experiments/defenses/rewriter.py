@@ -33,11 +33,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from certify import _validate
+from certify import _files, _validate
 from certify.models import PromptEncoder
 from experiments.defenses.defense import fitting
 from experiments.unlearning.concept import Concept, filled
@@ -249,20 +248,34 @@ class Rewriter(nn.Module):
                 f"rewriter = {str(path)!r}: no such file; `python -m experiments posi-train` makes one"
             )
         try:
-            with safe_open(file, framework="pt") as opened:
-                record = json.loads((opened.metadata() or {}).get("record", "{}"))
-                tensors = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118
-        except (SafetensorError, json.JSONDecodeError) as error:
+            tensors, metadata = _files.read_tensors(file)
+            record = _files.json_object(metadata.get("record", "{}"))
+        except ValueError as error:
             raise ValueError(f"rewriter = {str(path)!r}: is not a saved rewriter ({error})") from error
         if record.get("format") != _FORMAT:
             raise ValueError(f"rewriter = {str(path)!r}: is not a saved rewriter (format {record.get('format')!r})")
-        made = cls(encoder, **record["shape"])
+        try:
+            return cls._restored(record, tensors, encoder, path)
+        except (KeyError, TypeError, RuntimeError, ArithmeticError) as error:
+            raise ValueError(f"rewriter = {str(path)!r}: is damaged ({error!r})") from error
+
+    @classmethod
+    def _restored(
+        cls, record: dict[str, Any], tensors: dict[str, Tensor], encoder: PromptEncoder, path: str | Path
+    ) -> Rewriter:
+        shape, blocks = record["shape"], {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
+        # No room is made for what the file does not have.
+        if (shape["width"], shape["layers"]) != (len(tensors["last.weight"]), len(blocks)):
+            raise ValueError(f"rewriter = {str(path)!r}: claims the shape {shape}, which its tensors do not have")
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+            raise ValueError(f"rewriter = {str(path)!r}: holds NaN or infinity")
+        made = cls(encoder, **shape)
         if (record["vocabulary"], record["room"]) != (made.vocabulary, made.room):
             raise ValueError(
                 f"rewriter = {str(path)!r}: has {record['vocabulary']} tokens and room for {record['room']}, the encoder "
                 f"{made.vocabulary} and {made.room}: must be of the same tokenizer"
             )
-        made.load_state_dict(tensors)
+        made.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
         return made
 
 

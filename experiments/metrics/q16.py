@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from certify import _validate
+from certify import _files, _validate
 from experiments.metrics.features import ClipFeatures
 
 __all__ = ["Q16Detector", "fitted", "save_head"]
@@ -51,9 +50,9 @@ class Q16Detector:
         if not file.is_file():
             raise FileNotFoundError(f"head = {str(head)!r}: no such file")
         try:
-            tensors = {name: t.float() for name, t in load_file(file).items()}
-        except SafetensorError as error:
-            raise ValueError(f"head = {str(head)!r}: is not a safetensors file ({error})") from error
+            tensors = {name: t.float() for name, t in _files.read_tensors(file)[0].items()}
+        except ValueError as error:
+            raise ValueError(f"head = {str(head)!r}: {error}") from error
         self.features = ClipFeatures(folder)
         self.weight, self.bias = _row(tensors, self.features.num_features, str(head))
         self.name = f"q16:{Path(folder).name}:{file.name}:{self.threshold:g}"

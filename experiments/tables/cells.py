@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from certify import _files
 
 __all__ = ["Cells", "digest"]
 
@@ -48,19 +49,19 @@ class Cells:
         file = self.folder / kind / f"{digest(question)}.json"
         if file.exists():
             try:
-                kept = json.loads(file.read_text(encoding="utf-8"))
-                if kept["asked"] != question:
+                kept = _files.read_json(file)
+                if kept.get("asked") != question:
                     raise ValueError("is the answer to another question")
-                self.found += 1
-                values: dict[str, Any] = kept["values"]
-            except (ValueError, KeyError, TypeError) as error:
+                values = kept.get("values")
+                if not isinstance(values, dict):
+                    raise ValueError(f"values = {values!r}")
+            except ValueError as error:
                 raise ValueError(f"{file}: is no cell of a table ({error}); delete it to measure it again") from error
+            self.found += 1
             return values
         self.progress(f"{kind}: {' '.join(str(v) for v in question.values() if isinstance(v, str))}")
-        values = json.loads(json.dumps(measure()))
+        measured: dict[str, Any] = json.loads(json.dumps(measure(), allow_nan=False))
         file.parent.mkdir(parents=True, exist_ok=True)
-        new = file.with_suffix(f".{os.getpid()}.new")
-        new.write_text(json.dumps({"asked": question, "values": values}, indent=1) + "\n", encoding="utf-8")
-        new.replace(file)
+        _files.write(file, json.dumps({"asked": question, "values": measured}, indent=1) + "\n")
         self.measured += 1
-        return values
+        return measured

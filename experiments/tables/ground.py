@@ -6,7 +6,6 @@ there. `Given` is a real model: its erased models, attack prompts and captions a
 
 from __future__ import annotations
 
-import csv
 import functools
 import hashlib
 import shutil
@@ -24,6 +23,7 @@ from experiments import attacks as registry
 from experiments import pictures, unlearning
 from experiments.attacks import attack as attacking
 from experiments.attacks.attack import Row
+from experiments.attacks.implicit import read_table
 from experiments.defenses import DEFENSES
 from experiments.defenses.ams import Settings as Smoothing
 from experiments.defenses.defense import Defense
@@ -390,9 +390,7 @@ class Given(Ground):
         path = next((p for p in candidates if p.exists()), None)
         if path is None:
             raise FileNotFoundError(f"prompts = {str(self._prompts)!r}: has no {attack}.csv, nor {method}/{attack}.csv")
-        with path.open(newline="", encoding="utf-8") as file:
-            head = next(csv.reader(file), [])
-        if tuple(head) == attacking.FIELDS:
+        if tuple(read_table(path)[0]) == attacking.FIELDS:
             return attacking.read_rows(path)[: self.sizes.prompts]
         return [
             Row(attack, method, concept.name, i, text, seed, text, 0.0)
@@ -430,20 +428,16 @@ class Given(Ground):
 
 def _prompts(path: Path, seed: int) -> list[tuple[str, int]]:
     """(prompt, image seed) of a CSV."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        names = reader.fieldnames or ()
-        if "prompt" not in names:
-            raise ValueError(f"{path}: lacks the column prompt; it has {', '.join(names)}")
-        of_seed = next((name for name in ("seed", "evaluation_seed", "sd_seed") if name in names), None)
-        found = []
-        for number, line in enumerate(reader):
-            try:
-                found.append((line["prompt"], seed * 1_000_003 + number if of_seed is None else int(line[of_seed])))
-            except (TypeError, ValueError) as error:
-                raise ValueError(
-                    f"{path}, line {reader.line_num}: {of_seed} must be a whole number ({error})"
-                ) from error
+    names, lines = read_table(path)
+    if "prompt" not in names:
+        raise ValueError(f"{path}: lacks the column prompt; it has {', '.join(names)}")
+    of_seed = next((name for name in ("seed", "evaluation_seed", "sd_seed") if name in names), None)
+    found = []
+    for number, (at, line) in enumerate(lines):
+        try:
+            found.append((line["prompt"], seed * 1_000_003 + number if of_seed is None else int(line[of_seed])))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {at}: {of_seed} must be a whole number ({error})") from error
     if not found:
         raise ValueError(f"{path}: has no prompt")
     return found

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from certify import _files
 from experiments.defenses.ams import Settings as Smoothing
 from experiments.defenses.ams import variant
 from experiments.metrics import asr
@@ -530,10 +531,22 @@ def read_smoothing(path: Path, base: Smoothing) -> dict[str, Smoothing]:
         ValueError: it is none.
     """
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        return {method: replace(base, **values) for method, values in kept.items()}
-    except (ValueError, TypeError, AttributeError) as error:
+        return {method: _chosen(base, values) for method, values in _files.read_json(path).items()}
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: holds no chosen settings ({error})") from error
+
+
+def _chosen(base: Smoothing, values: Any) -> Smoothing:
+    """`base` with what a file chose, of the kinds that `write_smoothing` writes."""
+    if not isinstance(values, dict) or set(values) != {"sigma0", "sigma0_relative", "k", "use_global"}:
+        raise ValueError(f"{values!r}: must have sigma0, sigma0_relative, k and use_global")
+    if not isinstance(values["use_global"], bool):
+        raise ValueError(f"use_global = {values['use_global']!r}: must be true or false")
+    for name in ("sigma0", "sigma0_relative", "k"):
+        value = values[name]
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0):
+            raise ValueError(f"{name} = {value!r}: must be a number >= 0, or null")
+    return replace(base, **values)
 
 
 def write_smoothing(path: Path, chosen: Mapping[str, Smoothing]) -> None:
@@ -543,4 +556,4 @@ def write_smoothing(path: Path, chosen: Mapping[str, Smoothing]) -> None:
         for method, s in chosen.items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    _files.write(path, json.dumps(kept, indent=2) + "\n")

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from certify import _files
 from experiments.tables.published import source
 from experiments.tables.table import Column, Line, Table
 
@@ -118,7 +119,7 @@ def read_csv(text: str) -> tuple[tuple[Line, ...], tuple[Line, ...]]:
     Raises:
         ValueError: another head, an unknown origin, or a cell that is no number.
     """
-    rows = list(csv.reader(io.StringIO(text)))
+    rows = [row for _, row in _files.csv_rows(text)]
     if not rows or tuple(rows[0][: len(_ABOUT)]) != _ABOUT:
         raise ValueError(f"the head is {rows[0] if rows else []}: must begin with {', '.join(_ABOUT)}")
     heads = rows[0][len(_ABOUT) :]
@@ -133,7 +134,7 @@ def read_csv(text: str) -> tuple[tuple[Line, ...], tuple[Line, ...]]:
         origin, victim, defense, settings, *cells = row
         try:
             figures = {head: float(cell) for head, cell in zip(heads, cells, strict=True) if cell}
-            given = json.loads(settings) if settings else {}
+            given = _files.json_object(settings) if settings else {}
         except ValueError as error:
             raise ValueError(f"row {number} is {row}: must hold numbers, and settings as JSON ({error})") from error
         found[origin].append(

@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from certify import _validate, style
+from certify import _files, _validate, style
 from certify.colours import BLUE, GREY, ORANGE
 from experiments import unlearning
 from experiments.unlearning import command, finetune, saving
@@ -227,10 +227,16 @@ def _curve(a: Any, task: str, attacker: str, model: str, folder: Path) -> Curve:
     }
     done = where / "curve.json"
     if done.exists():
-        kept = json.loads(done.read_text(encoding="utf-8"))
-        if kept["asked"] != json.loads(json.dumps(asked)):
-            raise ValueError(f"{done}: was measured with other settings ({kept['asked']}); choose another --out")
-        return Curve(attacker, *(tuple(kept[name]) for name in ("steps", "shares", "scores")))
+        try:
+            kept = _files.read_json(done)
+            found = Curve(attacker, *(tuple(kept[name]) for name in ("steps", "shares", "scores")))
+            if not all(isinstance(n, (int, float)) for n in (*found.steps, *found.shares, *found.scores)):
+                raise TypeError("holds what is no number")
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{done}: is no measured curve ({error!r}); delete it to measure it again") from error
+        if kept.get("asked") != json.loads(json.dumps(asked)):
+            raise ValueError(f"{done}: was measured with other settings ({kept.get('asked')}); choose another --out")
+        return found
     given: dict[str, Any] = {name: str(path) for name, path in saving.overlays(folder).items()}
     diffusion = Diffusion(load_pipeline(a.model, device=a.device or "cpu", **given))
     examples, probe, neutral = _task(a, task, diffusion)

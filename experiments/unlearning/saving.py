@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from certify import _files
 from certify.models.masks import packed
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.method import Edit, Method
@@ -88,7 +89,7 @@ def record(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / "README.md"
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8").split("```json")[1].split("```")[0])
+        found = _files.json_object(_files.read_text(path).split("```json")[1].split("```")[0])
     except (IndexError, ValueError) as error:
         raise ValueError(f"{path}: has no record of an unlearning method") from error
     return found

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from certify import _validate, style
+from certify import _files, _validate, style
 from certify.colours import series
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
@@ -243,7 +243,7 @@ class Study:
             ValueError: it is not a study.
         """
         try:
-            entries = json.loads(Path(path).read_text(encoding="utf-8"))
+            entries = _files.read_json(Path(path))
             return cls(**{**entries, "radii": tuple(entries["radii"])})
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path}: is not a study of sensitivity ({error})") from error

@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from certify import _files
 from experiments import unlearning
 from experiments.unlearning import command, saving
 from experiments.unlearning.concept import Concept
@@ -79,8 +80,13 @@ def measured(concept: Concept, methods: list[str], out: Path, *, count: int, see
 def _row(folder: Path, about: dict[str, Any], pipe: Any, concept: Concept, images: Any, count: int) -> dict[str, Any]:
     file = folder / "measured.json"
     if file.exists():
-        row: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if row["count"] == count:
+        try:
+            row = _files.read_json(file)
+            if not set(COLUMNS) <= set(row):
+                raise ValueError(f"lacks {', '.join(sorted(set(COLUMNS) - set(row)))}")
+        except ValueError as error:
+            raise ValueError(f"{file}: is no row of the table ({error}); delete it to measure it again") from error
+        if row.get("count") == count:
             return row
     row = about | rates(pipe, concept, count) | utility(pipe, concept, images) | {"count": count}
     folder.mkdir(parents=True, exist_ok=True)

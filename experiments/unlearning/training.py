@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from certify import _validate
+from certify import _files, _validate
 
 __all__ = ["Dice", "Loop", "Progress"]
 
@@ -219,9 +218,9 @@ def _write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
-        with safe_open(path, framework="pt") as file:
-            return json.loads(file.metadata()["run"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        tensors, metadata = _files.read_tensors(path)
+        return _files.json_object(metadata["run"]), tensors
+    except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"{path}: is not a checkpoint that can be read ({error}); delete it to start again") from error
 
 
@@ -238,10 +237,13 @@ def _resume(
         for name, tensor in kept.items():
             tensor.copy_(tensors[name])
     state: dict[int, dict[str, Any]] = {}
-    entries = {name: value for name, value in tensors.items() if name.startswith("optimiser.")} | about["scalars"]
-    for key, value in entries.items():
-        _, index, name = key.split(".", 2)
-        state.setdefault(int(index), {})[name] = value
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
-    dice.restore(about["dice"])
-    return int(about["step"])
+    try:
+        entries = {name: value for name, value in tensors.items() if name.startswith("optimiser.")} | about["scalars"]
+        for key, value in entries.items():
+            _, index, name = key.split(".", 2)
+            state.setdefault(int(index), {})[name] = value
+        optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
+        dice.restore(about["dice"])
+        return int(about["step"])
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(f"{path}: is damaged ({error!r}); delete it to start again") from error
