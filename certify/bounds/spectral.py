@@ -421,6 +421,8 @@ class Aimed:
     def p_value(self, second: float) -> float:
         """Of "λ_max(E x xᵀ) is at most `second`"."""
         scale = self.past.radius**2
+        if scale == 0:  # x is 0 by definition
+            return 1.0
         mean, allowed = self.mean / scale, min(1.0, second / scale * (1 + _SAFE))
         return math.exp(-self.tested * divergence(mean, allowed)) if mean > allowed else 1.0
 
@@ -474,7 +476,8 @@ class SpectrumWitness:
 
     def update(self, outputs: Tensor) -> None:
         held = self.held
-        distance = (outputs.to(torch.float64) - held.origin.to(outputs.device, torch.float64)).flatten(1).norm(dim=1)
+        away = outputs.to(torch.float64) - held.origin.to(outputs.device, torch.float64)
+        distance = away.reshape(len(outputs), -1).norm(dim=1)
         # The same input gives values a few ulp apart in batches of different sizes; these ulp are f's, not the distance's.
         slack = 1000 * torch.finfo(outputs.dtype).eps * (distance + float(_flat(held.origin).norm()))
         self.outside += int((distance > held.radius + slack).sum())
