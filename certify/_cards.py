@@ -226,7 +226,12 @@ def _of_result(result: Any) -> Card:
         listed = ", ".join(f"{name} {_near(value, 4)}" for name, value in considered.items())
         facts.append((f"guessed {what}", f"{listed}; from pilot draws, to choose the method"))
     facts.append(("noise", f"{brief(run.noise)} on {brief(run.y)}"))
-    return Card(_KINDS[claim.quantity], claim.sentence, _mark(claim), facts)
+    return Card(_KINDS[claim.quantity], _about_sizes(claim.sentence, run), _mark(claim), facts)
+
+
+def _about_sizes(sentence: str, run: Any) -> str:
+    """A sentence about ‖δ‖_Σ, with what the noise at hand measures perturbations by."""
+    return sentence.replace("‖δ‖_Σ", run.noise.size)
 
 
 def _of_claim(claim: Any) -> Card:
@@ -363,6 +368,8 @@ def _of_curve(curve: Any) -> Card:
         f"For every perturbation with ‖δ‖_Σ ≤ ρ the {first.smoother}-smoothed {first.function} stays within this squared "
         f"distance of {to}: {together} over n = {curve.n:,} draws."
     )
+    if hasattr(curve.points[0], "run"):
+        sentence = _about_sizes(sentence, curve.points[0].run)
     rows = [
         (_near(c.rho, 4), shown(float(c.value), "up", 6), f"{c.theorem}, {c.method}")
         if c.status == "certified" and c.value is not None
@@ -411,7 +418,7 @@ def _of_decision(decision: Any) -> Card:
         "statistic": f"Does the {name} keep to its threshold in at least {often} of runs",
         "mse": f"Does the smoothed {name} stay within squared distance {_near(decision.limit)} of its reference",
     }[decision.quantity]
-    sentence = f"{asked}, for every ‖δ‖_Σ ≤ {decision.rho:g}? {decision.decided.capitalize()}."
+    sentence = f"{asked}, for every {decision.run.noise.size} ≤ {decision.rho:g}? {decision.decided.capitalize()}."
     if decision.reason:
         sentence += f" {_sentence(decision.reason)}"
     saved = percent(decision.saved / decision.maximum, "down")

@@ -89,10 +89,13 @@ class Noise(Protocol):
 
     Attributes:
         theorem: label of the page that proves `tails`.
+        size: what `norm` measures, as sentences say it: "‖δ‖_Σ".
     """
 
     @property
     def theorem(self) -> str: ...
+    @property
+    def size(self) -> str: ...
 
     def draw(self, y: Tensor, count: int, generator: torch.Generator) -> Tensor:
         """`count` perturbed inputs y + G, shape (count, *y.shape), in y's dtype and on y's device."""
@@ -125,8 +128,9 @@ def as_noise(noise: Noise | float, y: Tensor | None = None) -> Noise:
         ValueError: it does not fit the shape of the input `y`.
     """
     if not isinstance(noise, Noise):
-        missing = [name for name in ("theorem", "draw", "norm", "tails", "chi2", "region") if not hasattr(noise, name)]
-        if len(missing) < 6:
+        promised = ("theorem", "size", "draw", "norm", "tails", "chi2", "region")
+        missing = [name for name in promised if not hasattr(noise, name)]
+        if len(missing) < len(promised):
             raise TypeError(
                 f"noise is a {type(noise).__name__}: must be a number or a Noise, which has {missing[0]!r}, too"
             )
@@ -170,7 +174,7 @@ class GaussianNoise:
         ValueError, TypeError: `sigma` is negative, NaN, infinite or not real.
     """
 
-    theorem = "T1"
+    theorem, size = "T1", "‖δ‖_Σ"
 
     def __init__(self, sigma: float | Tensor) -> None:
         self.sigma = spread_of("sigma", sigma)

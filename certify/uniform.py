@@ -50,7 +50,7 @@ class UniformNoise:
         ValueError, TypeError: `half_width` is negative, NaN, infinite or not real.
     """
 
-    theorem = "T13"
+    theorem, size = "T13", "Σ_j |δ_j|/(2h_j)"
 
     def __init__(self, half_width: float | Tensor) -> None:
         self.half_width = spread_of("half_width", half_width)

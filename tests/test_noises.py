@@ -58,6 +58,23 @@ def test_it_is_a_noise_with_a_proof(kind, widths):
 
 
 @every
+def test_what_is_said_of_a_bound_names_the_size_of_its_perturbations(kind, widths):
+    noise, others = kind(widths), {other(w).size for other, w in NOISES if other is not kind}
+    few = {"n": 600, "pilot": 64}
+    for result in (
+        percentile_bounds(f, Y, noise, rho=0.05, **few),
+        mse_bound(f, Y, noise, rho=0.05, **few),
+        certified_radius(f, Y, noise, tolerance=30.0, **few),
+        bound_curve(f, Y, noise, rhos=[0.05, 0.1], **few),
+        deployed_bound(f, Y, noise, rho=0.02, replicas=5, q=0.7, **few),
+        event_bound(fires, Y, noise, rho=0.02, replicas=3, n=600),
+        decide_event(fires, Y, noise, target=0.9, rho=0.02, replicas=3),
+    ):
+        assert f"{noise.size} ≤ " in str(result)
+        assert not any(other in str(result) for other in others)
+
+
+@every
 def test_a_size_is_a_norm_of_the_noised_coordinates(kind, widths):
     noise, rng = kind(widths), torch.Generator().manual_seed(0)
     assert noise.norm(torch.zeros(3)) == 0.0
@@ -183,7 +200,7 @@ def test_draws_of_one_noise_are_not_taken_for_those_of_another(kind, widths, tmp
 class Incomplete:
     """A noise that lacks something."""
 
-    theorem = "T1"
+    theorem, size = "T1", "|δ|"
 
     def draw(self, y, count, generator):
         return y.expand(count, *y.shape)
