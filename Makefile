@@ -33,7 +33,7 @@ lint: $(READY) ## style and types
 	$(VENV)/bin/mypy
 
 docs: $(READY) ## build the documentation site into site/; a broken link or label is an error (ten seconds)
-	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 benchmarks: $(READY) ## measure what certificates cost (half an hour)
 	mkdir -p runs

@@ -373,6 +373,15 @@ def test_links_to_the_root_lead_to_pages_of_the_site():
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [("## A table\n\nText.\n", "# A table\n\nText.\n"), ("# A\n\n## B\n", "# A\n\n## B\n"), ("Text.\n\n## B\n",) * 2],
+)
+def test_a_page_that_begins_with_a_second_heading_gets_it_as_its_title(text, expected):
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="tables/1.md"), is_homepage=False, meta={})
+    assert site_module("hooks").on_page_markdown(text, page) == expected
+
+
+@pytest.mark.parametrize(
     ("html", "warned"),
     [
         ('<a href="https://example.org">elsewhere</a> <script src="a.js"></script> <img alt="" src="../b.png">', 0),

@@ -46,10 +46,16 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links to files in the root become links to their pages; the start page has the whole width."""
+    """Links to files in the root become links to their pages; the start page has the whole width.
+
+    A page that begins with a heading of the second level (a table, which programs write to be put under others) gets it as
+    its title.
+    """
     up = "../" * page.file.src_uri.count("/")
     for source, target in OUTSIDE.items():
         markdown = markdown.replace(f"](../{up}{source}", f"]({up}{target}")
+    if markdown.startswith("## "):
+        markdown = markdown.removeprefix("#")
     if page.is_homepage:
         page.meta["hide"] = ["navigation", "toc"]
     return markdown
