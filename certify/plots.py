@@ -69,8 +69,9 @@ def plot_curve(
 
     A simultaneous curve has a solid line and full marks: it is one statement. Between two marks the value of the next one
     holds; the line only leads the eye. The points of a pointwise one are separate statements: open marks, joined by dots at
-    most. A curve of the best method at each radius is a broad grey line below those it was chosen from. A radius at which
-    nothing is certified has its mark in the row "no bound" on top. What attacks have reached is a lower limit of the truth.
+    most. A curve with the method "best" (at each radius the one that pilot draws favour) is a broad grey line below the
+    others. A radius at which nothing is certified has its mark in the row "no bound" on top. What attacks have reached is a
+    lower limit of the truth.
 
     Args:
         *curves: one or more `BoundCurve`s of one problem, or `Certificate.curve`s.
@@ -155,7 +156,7 @@ def plot_curve(
 
 def _facts(curve: BoundCurve | ClaimedCurve) -> str:
     scope = "all points at once" if curve.simultaneous else "each point by itself"
-    return f"{scope} with α = {curve.alpha:.2g}, n = {curve.n:,}"
+    return f"{scope} with α\u00a0=\u00a0{curve.alpha:.2g}, n\u00a0=\u00a0{curve.n:,}"
 
 
 def _is_best(curve: BoundCurve | ClaimedCurve) -> bool:
@@ -163,7 +164,7 @@ def _is_best(curve: BoundCurve | ClaimedCurve) -> bool:
 
 
 def _method(curve: BoundCurve | ClaimedCurve) -> str:
-    return f"best at each radius ({curve.theorem})" if _is_best(curve) else f"{curve.method} ({curve.theorem})"
+    return f"best by the pilot draws ({curve.theorem})" if _is_best(curve) else f"{curve.method} ({curve.theorem})"
 
 
 def _look(curve: BoundCurve | ClaimedCurve, number: int, others: int) -> dict[str, Any]:
@@ -246,7 +247,7 @@ def plot_event_rates(
     for i, bound in enumerate(bounds):
         colour, marker, dashes = series(i)
         named = plain(labels[i]) if labels is not None else _copies(bound)
-        seen = f"{bound.successes:,} of {bound.n:,} at ρ = 0, α = {bound.alpha:.2g}"
+        seen = f"{bound.successes:,} of {bound.n:,} at ρ\u00a0=\u00a00, α\u00a0=\u00a0{bound.alpha:.2g}"
         axes.plot(
             rhos, [bound.at(r) for r in rhos], color=colour, linestyle=dashes, label=f"certified, {named} ({seen})"
         )
@@ -516,7 +517,8 @@ def plot_token_noise(
         style.log_scale(axes)
         axes.set_ylabel("noise σ (relevance)")
     if below:
-        frames[-1][0].set_xlabel(f"token, and the share of the vocabulary that ρ = {rho:g} covers in its place")
+        said = f"token, and the share of the vocabulary that ρ = {rho:g} covers in its place"
+        frames[-1][0].set_xlabel(wrapped(said, figure.get_figwidth() - 0.8, lines=2))
     style.head(frames[0][0], title, figure.get_figwidth() - 0.8)
     if spread is not None:
         line = Line2D([], [], color=ORANGE, linestyle="--", linewidth=1.1, label="spread of the token embeddings")
@@ -617,12 +619,9 @@ def _scale(axes: Axes, y: float, low: float, high: float, what: str) -> None:
     left, long, parts = 0.1, 1.6, 32
     for i in range(parts if high > low else 1):
         share = i / (parts - 1) if high > low else 1.0
-        wide = long / parts if high > low else long
-        axes.add_patch(
-            Rectangle(
-                (left + wide * i, y), wide, 0.13, facecolor=over_white(share), edgecolor="none", antialiased=False
-            )
-        )
+        # To the right end, each over the one before: no seams.
+        start = long * i / parts
+        axes.add_patch(Rectangle((left + start, y), long - start, 0.13, linewidth=0, facecolor=over_white(share)))
     axes.add_patch(Rectangle((left, y), long, 0.13, facecolor="none", edgecolor="#8A8A8A", linewidth=0.6))
     ends = ((low, left, "left"), ((low + high) / 2, left + long / 2, "center"), (high, left + long, "right"))
     for value, x, side in ends if high > low else ends[1:2]:

@@ -165,7 +165,11 @@ class Picture(Figure):
         """
         named = options.get("format")
         kind = str(named).lower() if named else checked_suffix("fname", fname)[1:] if _path(fname) else "png"
-        silent: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+        silent: dict[str, Any] = {
+            "png": {"Software": None},
+            "svg": {"Date": None, "Creator": None},
+            "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+        }
         metadata = {**silent.get(kind, {}), **({"Title": self._said} if self._said else {})}
         options["metadata"] = {**metadata, **(options.get("metadata") or {})}
         if kind == "png":
@@ -239,13 +243,15 @@ def dress(axes: Axes) -> None:
 
 
 def plain(text: str) -> str:
-    """Words of others on one line, and never a formula: control characters become spaces."""
+    """Words of others on one line, and never a formula: control characters become spaces, letters the font lacks boxes."""
     return _clean(text).replace("$", r"\$")
 
 
 def _clean(text: str) -> str:
-    shown = "".join(" " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in str(text))
-    return " ".join(shown.split())
+    known = _charmap()
+    spaced = (" " if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in str(text))
+    shown = "".join(c if ord(c) in known else "□" for c in spaced)
+    return " ".join(part for part in shown.split(" ") if part)  # a no-break space stays one
 
 
 def head(axes: Axes, title: str | None, width: float) -> None:
@@ -315,18 +321,21 @@ def _font(size: float) -> tuple[FontProperties, Any]:
     return font, FigureCanvasAgg(Figure(figsize=(1, 1), dpi=300)).get_renderer()
 
 
+@functools.cache
+def _charmap() -> frozenset[int]:
+    return frozenset(get_font(findfont(_font(8)[0])).get_charmap())
+
+
 def text_width(text: str, size: float = 8) -> float:
-    """The width of a line in inches, in letters so many points high; what the font does not have counts as a box."""
+    """The width of a line in inches, in letters so many points high."""
     font, renderer = _font(size)
-    known = get_font(findfont(font)).get_charmap()
-    shown = "".join(c if ord(c) in known else "□" for c in text.replace(r"\$", "$"))
-    return float(renderer.get_text_width_height_descent(shown, font, False)[0]) / 300
+    return float(renderer.get_text_width_height_descent(text.replace(r"\$", "$"), font, False)[0]) / 300
 
 
 def wrapped(text: str, width: float, *, lines: int = 1, size: float = 8) -> str:
     """Words of others in lines of at most this width in inches; a longer word is broken, and what is left over becomes "…"."""
     found = [""]
-    for word in _clean(text).split():
+    for word in _clean(text).split(" "):
         longer = f"{found[-1]} {word}".strip()
         if text_width(longer, size) <= width:
             found[-1] = longer
