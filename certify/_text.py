@@ -14,7 +14,7 @@ import unicodedata
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import Any
 
-__all__ = ["cleaned", "confidence", "escaped", "percent", "shown"]
+__all__ = ["cleaned", "confidence", "duration", "escaped", "percent", "shown"]
 
 _ROUND = {"up": ROUND_CEILING, "down": ROUND_FLOOR, "near": ROUND_HALF_EVEN}
 
@@ -54,6 +54,15 @@ def confidence(alpha: float) -> str:
     kept = Decimal(f"{alpha:.9g}")
     kept = kept.quantize(Decimal((0, (1,), kept.adjusted() - 2)), rounding=ROUND_CEILING)
     return f"{100 - 100 * kept:f}".rstrip("0").rstrip(".") + "\u00a0%"
+
+
+def duration(seconds: float) -> str:
+    """A wait in words."""
+    if seconds < 1:
+        return "a second"
+    if seconds < 90:
+        return f"{math.ceil(seconds)} s"
+    return f"{math.ceil(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def cleaned(value: Any) -> str:

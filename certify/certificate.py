@@ -48,6 +48,7 @@ from certify.bounds.percentile import BoxEvidence
 from certify.ellipsoid import Ellipsoid
 from certify.montecarlo import Function, draw
 from certify.noise import GaussianNoise, Noise
+from certify.progress import as_progress
 from certify.sequential import Decision, stopped_event
 
 __all__ = [
@@ -554,7 +555,7 @@ class Certificate(Shown):
         n: int | None = None,
         level: float = 1e-6,
         batch_size: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Callable[[int, int], None] | bool | None = None,
     ) -> CheckReport:
         """Draws afresh and looks for evidence against each claim.
 
@@ -588,7 +589,7 @@ class Certificate(Shown):
         wrong = {i: e if isinstance(e, str) else self._contradiction(self.claims[i], e) for i, e in held.items()}
         tested = {i: e for i, e in held.items() if isinstance(e, Evidence) and not wrong[i]}
         witnesses = {i: evidence.witness() for i, evidence in tested.items()}
-        most = 0
+        most, report = 0, as_progress(progress)
         about = {i: (self.claims[i].function, self.claims[i].copies, self._shape(self.claims[i])) for i in tested}
         for name, copies, shape in dict.fromkeys(about.values()):
             mine = [i for i in tested if about[i] == (name, copies, shape)]
@@ -604,7 +605,7 @@ class Certificate(Shown):
                 accumulators=[witnesses[i] for i in mine],
                 batch_size=batch_size,
                 output_shape=shape,
-                progress=progress,
+                progress=report,
             )
         each = level / max(len(held), 1)
 

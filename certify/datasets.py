@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from certify import _files, _validate
 from certify._records import Record
 from certify.bounds.base import default_pilot
+from certify.progress import as_progress
 
 if TYPE_CHECKING:
     from certify.adaptive import AdaptiveMedianSmoother
@@ -231,7 +232,7 @@ def certify_row(
     pipe: Any = None,
     batch_size: int | None = None,
     memory: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | bool | None = None,
     model: ModelRecord | None = None,
     source: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], Certificate | None]:
@@ -547,7 +548,7 @@ def certify_rows(
     pipe: Any = None,
     batch_size: int | None = None,
     memory: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | bool | None = None,
     source: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Certifies the rows that are not done yet, one after the other, and returns the records of all.
@@ -557,7 +558,7 @@ def certify_rows(
             The weights are identified once, and must not change while the rows are certified.
         results: where they go. An interruption leaves there what was done.
         limit: only the first rows; None: all. A later call with a larger limit goes on from there.
-        progress: called with (done, total) over all rows.
+        progress: True: a bar; or a function that is called with (done, total) over all rows.
 
     Raises:
         ValueError: the results are of other settings.
@@ -568,11 +569,12 @@ def certify_rows(
         raise ValueError("results are of other settings: must be opened with those of this run")
     model = ModelRecord.of(adaptive.encoder.text_encoder if pipe is None else pipe)
     rows = results.data.rows[: None if limit is None else _validate.count("limit", limit)]
+    overall = as_progress(progress)
 
     def tick(row: int) -> Callable[[int, int], None]:
         def report(now: int, total: int) -> None:
-            if progress is not None:
-                progress((row - 1) * _STEPS + _STEPS * now // max(total, 1), len(rows) * _STEPS)
+            if overall is not None:
+                overall((row - 1) * _STEPS + _STEPS * now // max(total, 1), len(rows) * _STEPS)
 
         return report
 

@@ -47,6 +47,7 @@ from certify.montecarlo.checkpoint import Checkpoint
 from certify.montecarlo.processes import Kept, Processes
 from certify.montecarlo.streams import block_seed
 from certify.noise import GaussianNoise
+from certify.progress import as_progress
 from certify.rates import Asked, Block
 
 __all__ = [
@@ -302,7 +303,7 @@ def attack_rate_over(
     unconditional: Tensor | None = None,
     batch: int = 64,
     checkpoint: Checkpoint | str | Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | bool | None = None,
 ) -> RateOver:
     """The mean success rate of attacks over a set of prompts, whatever each prompt is perturbed to (T5, corollary).
 
@@ -329,7 +330,7 @@ def attack_rate_over(
         batch: images at a time, of whatever prompts. Only rounding depends on it.
         checkpoint: where to keep the count after every batch, and to go on from. Its `function` should name model and
             detector.
-        progress: called with (images done, n).
+        progress: True: a bar; or a function that is called with (images done, n).
 
     Returns:
         `RateOver`.
@@ -362,7 +363,7 @@ def attack_rate_over(
         rows = [block.first + row for block in blocks for row in range(block.count)]
         return detected(fires, make(encodings, seed=[block_seed(asked.seed, "images", row) for row in rows]))
 
-    return asked.counted(verdicts, batch, checkpoint, progress)
+    return asked.counted(verdicts, batch, checkpoint, as_progress(progress))
 
 
 def _encodings(deployments: Sequence[Deployed], block: Block) -> Tensor:
@@ -410,7 +411,7 @@ def undefended_rate(
     unconditional: Tensor | None = None,
     alpha: float = 1e-3,
     batch: int = 64,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | bool | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> MeasuredRate:
     """How often a detector fires on images of a prompt without the defence.
@@ -422,7 +423,7 @@ def undefended_rate(
         n: images; image i is that of `certify.generate.images(…, seed=seed)`.
         seed, steps, guidance, unconditional, batch: as for `certify.generate.images`.
         alpha: 1 − confidence of the interval.
-        progress: called with (images done, n) after every batch.
+        progress: True: a bar; or a function that is called with (images done, n) after every batch.
         checkpoint: where to keep the count after every batch, and to go on from.
 
     Raises:
@@ -435,7 +436,7 @@ def undefended_rate(
     embeds = (
         PromptEncoder.from_pipeline(pipe).plain([prompt]) if isinstance(prompt, str) else one_encoding("prompt", prompt)
     )
-    seen = Counts()
+    seen, report = Counts(), as_progress(progress)
     kept = Kept([seen], Processes(0, 1))
     if checkpoint is not None:
         checkpoint.open(embeds, None, n=n, seed=seed, stream="undefended", kept=kept)
@@ -446,8 +447,8 @@ def undefended_rate(
         seen.update(detected(fires, made))
         if checkpoint is not None:
             checkpoint.save(0, 0, kept, (), always=True)
-        if progress is not None:
-            progress(numbers.stop, n)
+        if report is not None:
+            report(numbers.stop, n)
     successes = int(seen.ones)
     lower, upper = (clopper_pearson(successes, n, alpha / 2, side) for side in ("lower", "upper"))
     return MeasuredRate(successes / n, lower, upper, successes, n, alpha)

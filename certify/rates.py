@@ -30,6 +30,7 @@ from certify.montecarlo.checkpoint import Checkpoint, as_checkpoint
 from certify.montecarlo.engine import accepts_generator
 from certify.montecarlo.processes import Kept, Processes
 from certify.noise import GaussianNoise, Noise
+from certify.progress import as_progress
 
 __all__ = ["Asked", "Block", "event_rate_over"]
 
@@ -49,7 +50,7 @@ def event_rate_over(
     seed: int = 0,
     batch_size: int | None = None,
     checkpoint: Checkpoint | str | Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | bool | None = None,
 ) -> RateOver:
     """The mean probability of an event over several inputs, whatever is done to each of them (T5, corollary).
 
@@ -72,7 +73,7 @@ def event_rate_over(
         seed: of all draws. The result depends on the set of inputs, not on their order.
         batch_size: draws made together; None: 256. The result does not depend on it.
         checkpoint: where to keep the count, and to go on from. Its `function` should say what the events are.
-        progress: called with (draws done, n).
+        progress: True: a bar; or a function that is called with (draws done, n).
 
     Returns:
         `RateOver`.
@@ -95,7 +96,7 @@ def event_rate_over(
     def verdicts(blocks: Sequence[Block]) -> Tensor:
         return torch.cat([_of_events(functions, block) for block in blocks])
 
-    return asked.counted(verdicts, DEFAULT_BATCH if batch_size is None else batch_size, checkpoint, progress)
+    return asked.counted(verdicts, DEFAULT_BATCH if batch_size is None else batch_size, checkpoint, as_progress(progress))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from certify.bounds.percentile import enough
 from certify.montecarlo import Accumulator, Counts, ExtremeRanks, Function, draw, median
 from certify.montecarlo.checkpoint import Checkpoint, as_checkpoint
 from certify.noise import Noise, as_noise
+from certify.progress import as_progress
 
 __all__ = ["SIDES", "deployed_distance", "event_bound", "statistic_bound"]
 
@@ -45,7 +46,7 @@ def statistic_bound(
     policy: str = "frozen",
     function: str = "statistic",
     checkpoint: Checkpoint | str | Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | bool | None = None,
 ) -> StatisticBound:
     """A limit that a statistic of the deployed smoother keeps with probability q, whatever is done to the input (T5, T3).
 
@@ -80,7 +81,7 @@ def statistic_bound(
         asked.n, asked.noise, q=q, side=side, rho=asked.rho, replicas=asked.replicas, alpha=asked.alpha
     )
     seen = ExtremeRanks(lower.rank if lower else 0, upper.rank if upper else 0)
-    asked.draw(seen, batch_size, progress, checkpoint)
+    asked.draw(seen, batch_size, as_progress(progress), checkpoint)
     low = float(seen.smallest(lower.rank)) if lower and lower.rank else -math.inf
     high = float(seen.largest(upper.rank)) if upper and upper.rank else math.inf
     missing = [part.needed for part in (lower, upper) if part and not part.rank]
@@ -118,7 +119,7 @@ def event_bound(
     policy: str = "frozen",
     function: str = "event happens",
     checkpoint: Checkpoint | str | Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | bool | None = None,
 ) -> EventBound:
     """The probability of an event at the deployed smoother, whatever is done to the input: an attack's success rate (T5).
 
@@ -142,7 +143,7 @@ def event_bound(
     """
     asked = _Asked(event, y, noise, rho, replicas, n, alpha, seed, "event", policy, function)
     seen = Counts()
-    asked.draw(seen, batch_size, progress, checkpoint)
+    asked.draw(seen, batch_size, as_progress(progress), checkpoint)
     successes = int(seen.ones)
     lower, upper = event_interval(
         successes,

@@ -47,6 +47,7 @@ from certify.bounds.percentile import draws_needed, enough
 from certify.montecarlo import AllDraws, Counts, ExtremeRanks, Function, draw, median, row_distances
 from certify.montecarlo.processes import Processes
 from certify.noise import Noise, as_noise
+from certify.progress import as_progress
 from certify.replicas import _Asked
 from certify.support import as_support
 
@@ -237,7 +238,7 @@ def decide_event(
     batch_size: int | None = None,
     policy: str = "frozen",
     function: str = "event happens",
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Decision:
     """Is the probability of an event at the deployed smoother at most `target`, whatever is done to the input? (T5, T3)
 
@@ -268,7 +269,7 @@ def decide_event(
     asked = _Asked(event, y, noise, rho, replicas, n, alpha, seed, "event", policy, function)
     allowed = asked.noise.tails(target, asked.rho, asked.replicas).lower
     seen = _Watched(allowed, asked.alpha)
-    drawn = _drawn(asked, seen, batch_size, progress)
+    drawn = _drawn(asked, seen, batch_size, as_progress(progress))
     lower, upper = seen.limits()
     value = stopped_event(int(seen.ones), seen.count, asked.noise, rho=asked.rho, replicas=replicas, alpha=asked.alpha)
     value = min(value, target) if seen.decided == "yes" else value
@@ -311,7 +312,7 @@ def decide_statistic(
     batch_size: int | None = None,
     policy: str = "frozen",
     function: str = "statistic",
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Decision:
     """Does a statistic of the deployed smoother keep to a threshold with probability q, whatever is done? (T5, T3)
 
@@ -345,7 +346,7 @@ def decide_statistic(
         allowed = asked.noise.tails(1 - q, asked.rho, asked.replicas).lower
     beyond = (lambda s: s > threshold) if side == "upper" else (lambda s: s < threshold)
     seen = _Watched(allowed, asked.alpha, beyond)
-    drawn = _drawn(asked, seen, batch_size, progress)
+    drawn = _drawn(asked, seen, batch_size, as_progress(progress))
     lower, upper = seen.limits()
     value = 1.0 if upper >= 1 else 1.0 - asked.noise.tails(upper, asked.rho, asked.replicas).upper
     ends = (-math.inf, threshold) if side == "upper" else (threshold, math.inf)
@@ -392,7 +393,7 @@ def decide_mse(
     batch_size: int | None = None,
     policy: str = "frozen",
     function: str = "f",
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Decision:
     """Does the median-smoothed output stay within a squared distance of its reference, whatever is done? (T2, T4, T3)
 
@@ -440,10 +441,11 @@ def decide_mse(
     pilots = default_pilot(n) if pilot is None else _validate.count("pilot", pilot)
     pilots = pilots if needs_pilot else 0
     _alone()
+    report = as_progress(progress)
 
     def tick(now: int, _: int) -> None:
-        if progress is not None:
-            progress(now, n + pilots)
+        if report is not None:
+            report(now, n + pilots)
 
     trial = AllDraws()
     if pilots:

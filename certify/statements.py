@@ -33,6 +33,7 @@ from certify.montecarlo.checkpoint import Checkpoint, as_checkpoint
 from certify.montecarlo.processes import Processes
 from certify.montecarlo.ranks import DEFAULT_MEMORY
 from certify.noise import Noise, as_noise
+from certify.progress import as_progress
 from certify.support import as_support
 
 __all__ = [
@@ -171,7 +172,7 @@ def ask(
     function: str = "f",
     checkpoint: Checkpoint | str | Path | None = None,
     memory: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> list[Any]:
     """Answers several statements from one pass of n draws.
 
@@ -198,7 +199,8 @@ def ask(
             disk. None: 1 GiB. What a certified radius needs is not known before it is found: where all draws do not fit, those
             for radii somewhat below the one that pilot draws let expect are kept. Should the search have to look below, the
             same n draws are made once more and all kept. The answer is the same, it takes twice the time.
-        progress: called with (draws done, draws in all), pilot included.
+        progress: True: a bar, in a terminal or a notebook; or a function that is called with (draws done, draws in all), pilot
+            included.
 
     Returns:
         An answer a statement, in their order.
@@ -218,11 +220,11 @@ def ask(
         center = _validate.finite_tensor("center", center).detach()
     choosing = any(not isinstance(s, Percentile) and s.method != "coordinatewise" for s in statements)
     pilot_draws = _pilot_draws(pilot, n) if center is None or choosing else 0
-    total, done = n + pilot_draws, 0
+    total, done, report = n + pilot_draws, 0, as_progress(progress)
 
     def tick(now: int, _: int) -> None:
-        if progress is not None:
-            progress(done + now, total)
+        if report is not None:
+            report(done + now, total)
 
     kept = as_checkpoint(checkpoint)
     trial = _pilot(f, y, noise, pilot_draws, seed, batch_size, tick, kept) if pilot_draws else None

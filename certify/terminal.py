@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from certify import _files
+from certify._text import duration
+from certify.progress import Bar
 
 if TYPE_CHECKING:
     from certify.adaptive import AdaptiveMedianSmoother, TokenNoise
@@ -54,25 +55,13 @@ def table(*columns: str) -> Table:
 
 
 @contextmanager
-def bar(what: str) -> Iterator[Callable[[int, int], None]]:
+def bar(what: str) -> Iterator[Bar]:
     """A progress bar, as a function of (done, total)."""
-    columns = (TextColumn(what), BarColumn(bar_width=28), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=out, transient=True) as progress:
-        task = progress.add_task(what, total=None)
-
-        def tick(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
-        yield tick
-
-
-def duration(seconds: float) -> str:
-    """A wait in words."""
-    if seconds < 1:
-        return "a second"
-    if seconds < 90:
-        return f"{math.ceil(seconds)} s"
-    return f"{math.ceil(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    shown = Bar(what)
+    try:
+        yield shown
+    finally:
+        shown.close()
 
 
 def plain_token(token: str) -> str:

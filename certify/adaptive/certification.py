@@ -49,6 +49,7 @@ from certify.downstream import (
 from certify.models import NoisePredictor, PromptEncoder
 from certify.models.trajectory import Trajectory
 from certify.montecarlo.checkpoint import Checkpoint, RunFolder
+from certify.progress import as_progress
 from certify.replicas import event_bound, statistic_bound
 from certify.statements import MSE, Curve, Deployed, Radius, Statement, ask
 
@@ -95,7 +96,7 @@ class CertifyOptions(TypedDict, total=False):
     prompts: Sequence[str]
     private: bool
     batch_size: int | None
-    progress: Callable[[int, int], None] | None
+    progress: Callable[[int, int], None] | bool | None
     checkpoint: str | Path | None
     memory: int | None
     model: ModelRecord | None
@@ -166,7 +167,7 @@ def certify_prompt(
     prompts: Sequence[str] = (),
     private: bool = False,
     batch_size: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | bool | None = None,
     checkpoint: str | Path | None = None,
     memory: int | None = None,
     model: ModelRecord | None = None,
@@ -221,7 +222,7 @@ def certify_prompt(
     problem, stick = adaptive.problem(prompt), yardstick(adaptive, prompt)
     deployment = adaptive.deployment(prompt)
     within = stick.distance if tolerance is None else tolerance
-    work = _Work(adaptive, pipe, deployment, n, statistics, images if detector else 0, points, steps, progress)
+    work = _Work(adaptive, pipe, deployment, n, statistics, images if detector else 0, points, steps, as_progress(progress))
 
     kinds = _about_encoding(adaptive, deployment, rho, rho_deployed, q, rhos, within)
     share = alpha / (len(kinds) + work.statements)
