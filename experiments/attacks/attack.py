@@ -188,9 +188,8 @@ def read_rows(path: str | Path) -> list[Row]:
         ValueError: it is not CSV, has other columns, a number twice, or a value that is none.
     """
     try:
-        text = _files.read_text(Path(path))
-        whole = text[: text.rfind("\n") + 1]
-        lines = _files.csv_rows(whole)
+        data = _files.read_bytes(Path(path))
+        lines = _files.csv_rows(_files.decoded(data[: data.rfind(b"\n") + 1]))
         _, head = next(lines, (1, []))
         if tuple(head) != FIELDS:
             raise ValueError(f"has the columns {head}: must be {', '.join(FIELDS)}")

@@ -25,7 +25,7 @@ import torch
 
 from certify import _files, _validate
 from experiments.attacks.attack import Attack, Row, Target, Victim
-from experiments.attacks.tokens import concept_pattern, cut, encodings, last_rows, several
+from experiments.attacks.tokens import concept_pattern, last_rows, read, several
 from experiments.unlearning.concept import Concept, filled
 from experiments.unlearning.training import Dice
 
@@ -56,15 +56,12 @@ def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: 
         text = renamed(target.prompt, victim.concept.erase, word)
         texts.append(text)
         used.append(word if text != target.prompt else "")
-    ends = []
-    for prompts in ([target.prompt for target in targets], texts):
-        tokenized = [cut(victim.encoder, prompt) for prompt in prompts]
-        encoded = encodings(victim.encoder, torch.stack([t.ids for t in tokenized]))
-        ends.append(last_rows(encoded, [t.end for t in tokenized]))
-    cosines = torch.cosine_similarity(ends[0], ends[1]).tolist()
+    asked = [target.prompt for target in targets]
+    before, after = (last_rows(*read(victim.encoder, prompts)) for prompts in (asked, texts))
+    cosines = torch.cosine_similarity(before, after).tolist()
     names = concept_pattern(victim.concept.erase)
     return [
-        victim.row("implicit", target, text, cosine, {"word": word, "names it": bool(names.search(text))})
+        victim.row(ATTACK.name, target, text, cosine, {"word": word, "names it": bool(names.search(text))})
         for target, text, cosine, word in zip(targets, texts, cosines, used, strict=True)
     ]
 

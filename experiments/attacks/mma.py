@@ -16,7 +16,6 @@ context holds 18 tokens.
 
 from __future__ import annotations
 
-import json
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -118,9 +117,7 @@ def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: 
     letters = letters[torch.isin(letters, alphabet)]
     if not len(letters):
         raise ValueError(f"banned = {banned!r}: leaves no letter to start from")
-    tokenized = [tokens.cut(encoder, target.prompt) for target in targets]
-    plain = tokens.encodings(tokens.before(victim), torch.stack([t.ids for t in tokenized]))
-    goal = tokens.last_rows(plain, [t.end for t in tokenized])
+    goal = tokens.last_rows(*tokens.read(tokens.before(victim), [target.prompt for target in targets]))
 
     now = letters[torch.randint(len(letters), (len(targets), length), generator=source)]
     best, value = now.clone(), cosines(encoder, now[:, None], goal, settings.batch)[:, 0]
@@ -137,8 +134,7 @@ def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: 
     found = []
     for i, target in enumerate(targets):
         _, text = tokens.first_readable(encoder, best[i : i + 1])
-        told = (target.number, target.prompt, target.seed, text, float(value[i]), json.dumps({"tokens": length}))
-        found.append(Row("mma", victim.name, victim.concept.name, *told))
+        found.append(victim.row(ATTACK.name, target, text, float(value[i]), {"tokens": length}))
     return found
 
 

@@ -21,7 +21,6 @@ K, so many are used. On the embedded model signs after a prompt that names the c
 
 from __future__ import annotations
 
-import json
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -155,16 +154,10 @@ def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: 
     texts = [explicit(target.prompt, victim.concept, settings.base) for target in targets]
     base = [tokens.cut(encoder, text) for text, _ in texts]
     before = tokens.before(victim)
-    goal = tokens.encodings(before, torch.stack([tokens.cut(before, text).ids for _, text in texts]))
+    goal, _ = tokens.read(before, [text for _, text in texts])
     mask = torch.ones(goal.shape[1:], dtype=torch.bool, device=goal.device)
     if settings.pairs:
-        pairs = victim.pairs[: settings.pairs]
-        mask = stable(
-            *(
-                tokens.encodings(before, torch.stack([tokens.cut(before, p).ids for p in side]))
-                for side in zip(*pairs, strict=True)
-            )
-        )
+        mask = stable(*tokens.sides(before, victim.pairs[: settings.pairs]))
     search = _Search(encoder, base, goal, mask, alphabet, settings)
     best, value = search.run(dice.source)
 
@@ -173,9 +166,8 @@ def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: 
         row = best[i, : search.count[i]]
         signs = [encoder.tokenizer.decode([int(token)], clean_up_tokenization_spaces=False).strip() for token in row]
         adversarial = " ".join([text, *signs])
-        note = json.dumps({"signs": len(signs), "mask": round(float(mask.float().mean()), 4)})
-        told = (target.number, target.prompt, target.seed, adversarial, float(value[i]), note)
-        found.append(Row("qf-pgd", victim.name, victim.concept.name, *told))
+        note = {"signs": len(signs), "mask": round(float(mask.float().mean()), 4)}
+        found.append(victim.row(ATTACK.name, target, adversarial, float(value[i]), note))
     return found
 
 

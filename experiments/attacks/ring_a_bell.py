@@ -12,13 +12,12 @@ probability 0.25, those that stay included, so that the best may be lost; 3 000 
 and 5 to 5.5 (violence); any token but begin and end, and the decoded text is what is used. Ours: half of those that stay
 join, only children are redrawn, so the best is never lost and is not encoded again; tokens that stand alone (`tokens`),
 since a decoded row of pieces is read as other tokens than were found; where the text encoder was erased, T of the goal is
-the one before, and T of the row the victim's. The embedded model's context
-holds 18 tokens; η = 2 brought more back there than 0.5.
+the one before, and T of the row the victim's. The embedded model's context holds 18 tokens; η = 2 brought more back there
+than 0.5.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,10 +68,7 @@ class Settings:
 
 def direction(encoder: PromptEncoder, pairs: Sequence[tuple[str, str]]) -> Tensor:
     """v: (tokens, width) float32."""
-    having, lacking = (
-        tokens.encodings(encoder, torch.stack([tokens.cut(encoder, p).ids for p in side]))
-        for side in zip(*pairs, strict=True)
-    )
+    having, lacking = tokens.sides(encoder, pairs)
     return (having - lacking).mean(dim=0)
 
 
@@ -139,7 +135,7 @@ def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: 
     length, kept = tokens.room(encoder, settings.length), settings.population // 2
     before = tokens.before(victim)
     v = direction(before, victim.pairs[: settings.pairs])
-    plain = tokens.encodings(before, torch.stack([tokens.cut(before, target.prompt).ids for target in targets]))
+    plain, _ = tokens.read(before, [target.prompt for target in targets])
     goal = plain + settings.strength * v
 
     rows = alphabet[torch.randint(len(alphabet), (len(targets), settings.population, length), generator=source)]
@@ -155,9 +151,9 @@ def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: 
     found = []
     for i, target in enumerate(targets):
         index, text = tokens.first_readable(encoder, rows[i])
-        note = json.dumps({"fitness": round(float(score[i, index]), 4), "tokens": length, "eta": settings.strength})
-        told = (target.number, target.prompt, target.seed, text, float(score[i, index]) / scale, note)
-        found.append(Row("ring-a-bell", victim.name, victim.concept.name, *told))
+        value = float(score[i, index])
+        note = {"fitness": round(value, 4), "tokens": length, "eta": settings.strength}
+        found.append(victim.row(ATTACK.name, target, text, value / scale, note))
     return found
 
 

@@ -18,14 +18,17 @@ from certify.models.text import PromptEncoder, TokenizedPrompt
 from experiments.attacks.attack import Victim, readable
 
 __all__ = [
+    "before",
     "concept_pattern",
     "cut",
     "encodings",
     "first_readable",
     "framed",
     "last_rows",
+    "read",
     "room",
     "several",
+    "sides",
     "single",
     "typable",
 ]
@@ -129,6 +132,18 @@ def encodings(
         for i in range(0, len(ids), batch)
     ]
     return torch.cat(parts).float()
+
+
+def read(encoder: PromptEncoder, prompts: Sequence[str]) -> tuple[Tensor, list[int]]:
+    """T of prompts as a pipeline reads them (`cut`), (b, tokens, width), and where each ends."""
+    tokenized = [cut(encoder, prompt) for prompt in prompts]
+    return encodings(encoder, torch.stack([t.ids for t in tokenized])), [t.end for t in tokenized]
+
+
+def sides(encoder: PromptEncoder, pairs: Sequence[tuple[str, str]]) -> tuple[Tensor, Tensor]:
+    """T of the prompts with the concept, and of those without it: (pairs, tokens, width) each."""
+    having, lacking = zip(*pairs, strict=True)
+    return read(encoder, having)[0], read(encoder, lacking)[0]
 
 
 def last_rows(encoded: Tensor, ends: Sequence[int] | Tensor) -> Tensor:
