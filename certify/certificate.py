@@ -936,16 +936,10 @@ _RANGES = (
 _LIKE = {"radius": "mse"}
 _EVIDENCE_OF = {
     ("percentile", "percentile", "order statistics"): ("T1", "box"),
-    ("mse", "median", "coordinatewise"): ("T2", "box"),
-    ("mse", "median", "dimension-free"): ("T4", "layers"),
-    ("mse", "mean", "spectral"): ("T11", "spectrum"),
-    ("mse", "median", "spectral"): ("T12", "indicators"),
-    ("deployed", "median", "replicas"): ("T5", "groups"),
-    ("deployed", "mean", "replicas"): ("T5", "groups"),
-    ("deployed", "median", "order statistics"): ("T6", "ranked-box"),
-    ("deployed", "median", "dimension-free"): ("T6", "ball"),
     ("statistic", "none", "replicas"): ("T5", "limit"),
     ("event", "none", "replicas"): ("T5", "event"),
+    **{("mse", *asked): (kind.theorem, kind.evidence.kind) for asked, kind in METHODS.items()},
+    **{("deployed", *asked): (kind.theorem, kind.evidence.kind) for asked, kind in ROUTES.items()},
 }
 """(quantity, smoother, method) → the theorem and the kind of evidence from which something follows about it."""
 _NO_EVIDENCE = (ValueError, TypeError, IndexError, ArithmeticError, RuntimeError)

@@ -231,3 +231,14 @@ def test_a_noise_of_ones_own_needs_no_registration():
     assert dataclasses.replace(b, status="certified").evidence is not None
     held = percentile_bounds(torch.sin, Y, Coin(1.0), rho=0.1, n=100, support=(-1.0, 1.0))
     assert (held.lower.min(), held.upper.max()) == (-1.0, 1.0)
+
+
+def test_the_guide_names_files_that_are_there():
+    """CONTRIBUTING.md: what "How to add a theorem" points to exists, and its table has all that a noise must have."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    guide = text[text.index("## How to add a theorem") : text.index("## How to add a concept")]
+    paths = set(re.findall(r"(?:certify|tests|docs)/[\w./-]*\w", guide)) - {"docs/theory/tNN-name.md"}
+    assert len(paths) > 15
+    assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
+    table = re.findall(r"^\| `(\w+)` \|", guide[guide.index("### A noise") :], re.M)
+    assert set(table) == {name for name in vars(Noise) if not name.startswith("_")}

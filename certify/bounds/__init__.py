@@ -1,28 +1,26 @@
 """Bounds: one file a theorem.
 
 `METHODS` names every method for the squared distance of a smoothed output, `ROUTES` every one for the distance of the
-deployed median or mean, `EVIDENCE` every kind of evidence that a certificate can hold.
+deployed median or mean: that is where a new one is entered, once. `EVIDENCE`, every kind of evidence that a certificate can
+hold, follows from them.
 """
 
 from certify.bounds.base import Evaluation, Evidence, Method, Run, Setting
 from certify.bounds.deployed import EventBound, EventEvidence, LimitEvidence, StatisticBound
-from certify.bounds.dimension_free import DimensionFreeMSE, LayersEvidence
+from certify.bounds.dimension_free import DimensionFreeMSE
 from certify.bounds.mse import BoundCurve, CoordinatewiseMSE, MSEBound
 from certify.bounds.percentile import BoxEvidence, PercentileBounds
 from certify.bounds.radius import CertifiedRadius
 from certify.bounds.routes import (
-    BallEvidence,
     DeployedBound,
     DeployedMethod,
     DimensionFreeRoute,
-    GroupsEvidence,
     MeanReplicasRoute,
     OrderStatisticsRoute,
-    RankedBoxEvidence,
     ReplicasRoute,
 )
-from certify.bounds.spectral import SpectralMSE, SpectrumEvidence
-from certify.bounds.spectral_median import IndicatorsEvidence, SpectralMedianMSE
+from certify.bounds.spectral import SpectralMSE
+from certify.bounds.spectral_median import SpectralMedianMSE
 
 __all__ = [
     "EVIDENCE",
@@ -54,18 +52,9 @@ ROUTES: dict[tuple[str, str], type[DeployedMethod]] = {
 }
 """(smoother, route) → the class that implements it."""
 
+_OF_STATEMENTS: tuple[type[Evidence], ...] = (BoxEvidence, LimitEvidence, EventEvidence)
 EVIDENCE: dict[str, type[Evidence]] = {
     cls.kind: cls
-    for cls in (
-        BoxEvidence,
-        LayersEvidence,
-        SpectrumEvidence,
-        IndicatorsEvidence,
-        LimitEvidence,
-        EventEvidence,
-        GroupsEvidence,
-        RankedBoxEvidence,
-        BallEvidence,
-    )
+    for cls in (*_OF_STATEMENTS, *(m.evidence for m in METHODS.values()), *(m.evidence for m in ROUTES.values()))
 }
 """The kind of evidence, as a certificate names it → its class."""

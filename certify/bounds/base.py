@@ -191,6 +191,8 @@ class Method(ABC):
     method: ClassVar[str]
     theorem: ClassVar[str]
     smoother: ClassVar[str]
+    evidence: ClassVar[type[Evidence]]
+    """What a finite `at` comes with."""
 
     def __init__(self, setting: Setting, alpha: float, aim: float) -> None:
         self.setting, self.alpha, self.aim = setting, alpha, aim

@@ -267,7 +267,7 @@ class DimensionFreeMSE(Method):
     confirmed by the bounding ones: of each output, less than half lies beyond either side.
     """
 
-    method, theorem, smoother = "dimension-free", "T4", "median"
+    method, theorem, smoother, evidence = "dimension-free", "T4", "median", LayersEvidence
 
     def __init__(self, setting: Setting, alpha: float, aim: float) -> None:
         super().__init__(setting, alpha, aim)

@@ -114,7 +114,7 @@ class BoundCurve(Shown):
 class CoordinatewiseMSE(Method):
     """T2 on the box of T1. Every coordinate's events hold at once: α' = α/(2m), α/(4m) with the population reference."""
 
-    method, theorem, smoother = "coordinatewise", "T2", "median"
+    method, theorem, smoother, evidence = "coordinatewise", "T2", "median", BoxEvidence
     p = 0.5
 
     @property

@@ -142,7 +142,7 @@ class GroupsEvidence(LimitEvidence):
 class ReplicasRoute(DeployedMethod):
     """T5 on the distance itself: √K ρ, from n // K values."""
 
-    method, theorem, smoother = "replicas", "T5", "median"
+    method, theorem, smoother, evidence = "replicas", "T5", "median", GroupsEvidence
 
     def guess(self, rho: float) -> float:
         pilot = self.setting.pilot
@@ -249,7 +249,7 @@ class RankedBoxEvidence(BoxEvidence):
 class OrderStatisticsRoute(DeployedMethod):
     """T6, first route: every output's K-draw median lies between two percentiles, which T1 bounds."""
 
-    method, theorem, smoother = "order statistics", "T6", "median"
+    method, theorem, smoother, evidence = "order statistics", "T6", "median", RankedBoxEvidence
 
     def __init__(self, setting: Setting, alpha: float, aim: float, *, q: float, replicas: int) -> None:
         super().__init__(setting, alpha, aim, q=q, replicas=replicas)
@@ -356,7 +356,7 @@ class BallEvidence(Evidence):
 class DimensionFreeRoute(DeployedMethod):
     """T6, second route: s of K draws within a ball."""
 
-    method, theorem, smoother = "dimension-free", "T6", "median"
+    method, theorem, smoother, evidence = "dimension-free", "T6", "median", BallEvidence
 
     def __init__(self, setting: Setting, alpha: float, aim: float, *, q: float, replicas: int) -> None:
         super().__init__(setting, alpha, aim, q=q, replicas=replicas)

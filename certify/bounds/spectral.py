@@ -514,7 +514,7 @@ class SpectralMSE(Method):
     reference is the center.
     """
 
-    method, theorem, smoother = "spectral", "T11", "mean"
+    method, theorem, smoother, evidence = "spectral", "T11", "mean", SpectrumEvidence
 
     def __init__(self, setting: Setting, alpha: float, aim: float) -> None:
         super().__init__(setting, alpha, aim)

@@ -431,7 +431,7 @@ class SpectralMedianMSE(Method):
     chosen for the radius aimed at. All of it on pilot draws.
     """
 
-    method, theorem, smoother = "spectral", "T12", "median"
+    method, theorem, smoother, evidence = "spectral", "T12", "median", IndicatorsEvidence
     p = 0.5
 
     def __init__(self, setting: Setting, alpha: float, aim: float) -> None:
