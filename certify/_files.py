@@ -27,10 +27,12 @@ __all__ = [
     "DEEPEST",
     "LARGEST_TEXT",
     "csv_rows",
+    "decoded",
     "json_object",
     "json_value",
     "lines",
     "printable",
+    "read_bytes",
     "read_json",
     "read_tensors",
     "read_text",
@@ -87,7 +89,7 @@ def read_json(path: Path) -> dict[str, Any]:
         OSError: the file cannot be read.
         ValueError: it holds something else.
     """
-    return json_object(_bytes(path))
+    return json_object(read_bytes(path))
 
 
 def read_text(path: Path) -> str:
@@ -97,7 +99,15 @@ def read_text(path: Path) -> str:
         OSError: the file cannot be read.
         ValueError: it is not UTF-8; the message has the line.
     """
-    data = _bytes(path)
+    return decoded(read_bytes(path))
+
+
+def decoded(data: bytes) -> str:
+    """Text in UTF-8, with or without a byte-order mark.
+
+    Raises:
+        ValueError: it is not UTF-8; the message has the line.
+    """
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -210,7 +220,13 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
-def _bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a text file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is larger than `LARGEST_TEXT`, or no regular file.
+    """
     size = regular(path)
     if size > LARGEST_TEXT:
         raise ValueError(f"has {size:,} bytes, must have at most {LARGEST_TEXT:,}")

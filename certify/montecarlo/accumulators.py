@@ -115,6 +115,8 @@ class Counts:
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         self.count, self.ones = int(state["count"]), state["ones"]
+        if not bool(((self.ones >= 0) & (self.ones <= self.count)).all()):
+            raise ValueError(f"state: ones = {self.ones}, count = {self.count}: must be 0 … count")
 
     def described(self) -> str:
         return "counts"

@@ -146,6 +146,16 @@ class Checkpoint:
             ) from error
         return progress["next"], progress["blocks"], tuple(progress["shape"])
 
+    def agrees(self, kept: Kept, done: int) -> None:
+        """Raises CheckpointError unless everything in `kept`, which one process has, has seen the same `done` draws."""
+        of_shard = kept.opened or kept.totals
+        for total, part in zip(kept.totals, of_shard, strict=True):
+            seen = total.count + (part.count if part is not total else 0)
+            if seen != done:
+                raise CheckpointError(
+                    f"checkpoint {str(self._path)!r}: is damaged (has {seen} draws, must have {done}); delete it to begin anew"
+                )
+
     def save(self, shard: int, blocks: int, kept: Kept, shape: tuple[int, ...], *, always: bool = False) -> None:
         """Keeps what was drawn, unless that was done within the interval.
 

@@ -92,6 +92,8 @@ def draw(
         checkpoint.open(y, noise, n=n, seed=seed, stream=stream, kept=kept)
         first, blocks, caller.shape = checkpoint.resume(kept, output_shape)
     done = min(n, (first * SHARD + blocks) * BLOCK)
+    if checkpoint is not None and processes.count == 1:
+        checkpoint.agrees(kept, done)
     # A single shard needs no merging, and whoever may stop at any time looks at the totals.
     alone = (shards == 1 and processes.count == 1) or until is not None
     with torch.no_grad():

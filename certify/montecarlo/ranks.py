@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 import tempfile
 import weakref
@@ -123,6 +124,8 @@ class ExtremeRanks:
     def _found(self, name: str) -> Path:
         """A file of spilled draws, where it was written or in this object's own folder."""
         path = Path(name)
+        if not _SPILLED.fullmatch(path.name):
+            raise ValueError(f"state: names {name!r}, must be a file of spilled draws")
         if not path.exists() and self.folder is not None:
             path = self.folder / path.name
         if not path.exists():
@@ -479,6 +482,9 @@ def _header(file: BinaryIO, shape: tuple[int, ...], kind: np.dtype[Any]) -> None
     np.lib.format.write_array_header_1_0(file, {"descr": kind.str, "fortran_order": False, "shape": shape})
     if file.tell() != _HEADER:
         raise RuntimeError(f"the header of {shape} takes {file.tell()} bytes: must take {_HEADER}")
+
+
+_SPILLED = re.compile(r"draws-\d+\.npy")
 
 
 def _rows_in(path: Path) -> int:
