@@ -143,9 +143,10 @@ def plan(
     Equation
         n ≥ max{ ln α'/ln p⁺, ln α'/ln(1 − p⁻) },  α' = α/(2m) (α/(4m) with the population median as reference);
         for an event that is never seen: Φ(Φ⁻¹(1 − α^{1/n}) + √K ρ) ≤ target.
+        With another noise p^±, and what takes 1 − α^{1/n} to the target, are those of its `tails`.
 
     Args:
-        rho: radius in units of ‖·‖_Σ. Exactly one of `rho` and `n`.
+        rho: radius in units of ‖·‖_Σ (of `noise.norm`). Exactly one of `rho` and `n`.
         n: draws.
         outputs: number m of outputs that must hold at once (77 · 768 = 59 136 for Stable Diffusion v1.4's encoding).
         alpha: failure probability of the joint statement.
