@@ -409,7 +409,9 @@ def test_what_a_certificate_cannot_show_is_said(certificate, what, change, messa
 
 
 def luminance(colour: str) -> float:
-    return float(np.dot(to_rgb(colour), [0.2126, 0.7152, 0.0722]))
+    """Relative luminance of sRGB."""
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in to_rgb(colour)]
+    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
 
 
 def test_series_and_scale_do_without_colour():
@@ -420,6 +422,8 @@ def test_series_and_scale_do_without_colour():
     assert len({s.marker for s in first}) == len({s.dashes for s in first}) == len(first)
     scale = [luminance(colours.over_white(i / 20)) for i in range(21)]
     assert all(b < a - 0.01 for a, b in itertools.pairwise(scale))
+    assert (luminance(colours.over_white(1.0)) + 0.05) / 0.05 > 8  # black letters on the darkest box
+    assert all(1.05 / (luminance(colours.ink(s.colour)) + 0.05) > 4.5 for s in first)
     assert colours.over_white(None) == "#ffffff"
     assert colours.shares([], log=True) == []
     assert colours.shares([0.0, 2.0, 2.0], log=True) == [None, 1.0, 1.0]

@@ -22,7 +22,7 @@ from matplotlib.transforms import Bbox, BboxBase
 from torch import Tensor
 
 from certify import style
-from certify.colours import BLUE, GREEN, GREY, ORANGE, PINK, series
+from certify.colours import BLUE, GREEN, GREY, ORANGE, PINK, ink, series
 from experiments.tables.table import Line, Table
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["AtRadius", "certified", "grid", "sweep", "trade_off"]
 
 _FAMILIES: tuple[tuple[tuple[str, ...], str, str, float], ...] = (
-    (("none",), "black", "*", 10),
+    (("none",), "#000000", "*", 10),
     (("race", "rece", "advunlearn", "gift"), PINK, "D", 6),
     (("sld",), ORANGE, "s", 6),
     (("blacklist", "posi"), GREEN, "^", 7),
@@ -77,7 +77,7 @@ def trade_off(table: Table, path: str | Path, *, robustness: str = "average", ut
     if not shown:
         raise ValueError(f"table {table.number} has no line with {robustness} and {utility}: must have at least one")
     victims = list(dict.fromkeys(line.victim for line in shown))
-    figure, panels = style.panels(1, len(victims), 4.2 * len(victims), 4.4, sharey=True)
+    figure, panels = style.panels(1, len(victims), 5.0 * len(victims), 4.6, sharey=True)
     values = [line.values[utility] for line in shown]
     heads = {column.key: column.head for column in table.columns}
     for axes, victim in zip(panels[0], victims, strict=True):
@@ -416,7 +416,7 @@ def _label(figure: style.Picture, axes: Axes, lines: Sequence[Line], robustness:
             (x0, y0), (x1, y1) = axes.transData.inverted().transform([(x, y), nearest])
             axes.plot([x0, x1], [y0, y1], color=colour, linewidth=0.5, scalex=False, scaley=False, zorder=1)
         at_x, at_y = figure.transFigure.inverted().transform(((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2))
-        figure.text(at_x, at_y, style.plain(line.defense), ha="center", va="center", fontsize=8, color=colour)
+        figure.text(at_x, at_y, style.plain(line.defense), ha="center", va="center", fontsize=8, color=ink(colour))
 
 
 def _first_free(

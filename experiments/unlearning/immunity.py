@@ -195,7 +195,7 @@ def plot(
                 if curve is not None:
                     axes.plot(curve.steps, curve.shares, color=colour, marker=marker, linestyle=line, label=model)
             axes.set_ylim(-0.03, 1.03)
-            axes.set_xlim(left=0)
+            axes.margins(x=0.02)
             if task == tasks[0]:
                 axes.set_title(NAMES[attacker], loc="left")
             if task == tasks[-1]:
