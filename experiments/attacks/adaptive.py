@@ -304,8 +304,7 @@ def inside(
     first, last = dice.rng.randrange(2**31), dice.rng.randrange(2**31)
     values = [_judged(objective, ball, end[None], ascent, first) for end in ends]
     delta = ball.delta(ends[int(torch.tensor(values).argmax())])
-    safe = torch.where(ball.sigma > 0, ball.sigma, 1.0)
-    before, after = (_judged(objective, ball, u, ascent, last) for u in (still, (delta / safe)[None]))
+    before, after = (_judged(objective, ball, u, ascent, last) for u in (still, ball.whitened(delta)[None]))
     return Inside(delta, -before, -after)
 
 

@@ -83,10 +83,19 @@ class Ball:
         u = torch.randn((count, *self.y.shape), generator=source, device=self.y.device, dtype=torch.float64)
         return self.directions(u)
 
+    def whitened(self, delta: Tensor) -> Tensor:
+        """u = δ/σ, and 0 where σ = 0."""
+        return torch.where(self.sigma > 0, delta / torch.where(self.sigma > 0, self.sigma, 1.0), 0.0)
+
     def towards(self, others: Sequence[Tensor]) -> Tensor:
         """The points of the ball nearest to other inputs, each cut down to the noised coordinates."""
-        safe = torch.where(self.sigma > 0, self.sigma, 1.0)
-        return self.project(torch.stack([(other.double() - self.y) / safe for other in others]))
+        return self.project(torch.stack([self.whitened(other.double() - self.y) for other in others]))
+
+    def between(self, others: Sequence[Tensor]) -> Tensor:
+        """On the sphere, the mean of the directions to other inputs; 0 where there are none: (1, *input)."""
+        if not len(others):
+            return torch.zeros_like(self.y)[None]
+        return self.directions(self.directions(self.towards(others)).mean(dim=0, keepdim=True))
 
     def draw(self, count: int, source: torch.Generator) -> Tensor:
         """ξ, standard normal, (count, *input)."""

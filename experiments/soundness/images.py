@@ -17,9 +17,7 @@ import copy
 import functools
 import itertools
 import math
-import multiprocessing
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +33,7 @@ from certify.models.text import TokenizedPrompt
 from certify.montecarlo import generator
 from certify.world.judge import LABELS
 from experiments.soundness.attack import Ascent, Ball, Objective, ascend
+from experiments.soundness.processes import at_work
 from experiments.soundness.verify import violates
 
 __all__ = ["ImagePlan", "ImageRow", "ImageSystem", "run"]
@@ -111,10 +110,11 @@ class ImageSystem:
     Args:
         pipe: the pipeline.
         steps, guidance: of its sampler.
+        head: of the judge, which sees the concept: "shape" or "style".
     """
 
-    def __init__(self, pipe: Any, steps: int = 4, guidance: float = 2.0) -> None:
-        self.unet, self.vae, self.steps, self.guidance = pipe.unet, pipe.vae, steps, guidance
+    def __init__(self, pipe: Any, steps: int = 4, guidance: float = 2.0, head: str = "shape") -> None:
+        self.unet, self.vae, self.steps, self.guidance, self.head = pipe.unet, pipe.vae, steps, guidance, head
         self.scheduler = copy.deepcopy(pipe.scheduler)
         self.encoder = PromptEncoder.from_pipeline(pipe)
         self.judge = world.load_judge()
@@ -147,8 +147,8 @@ class ImageSystem:
         return made + (made.clamp(0, 1) - made).detach()
 
     def logits(self, embeds: Tensor, noise: Tensor) -> Tensor:
-        """The judge's shape logits, (b, shapes)."""
-        found: Tensor = self.judge(self.images(embeds, noise))["shape"]
+        """The judge's logits of one head, (b, its labels)."""
+        found: Tensor = self.judge(self.images(embeds, noise))[self.head]
         return found
 
     def deployed(self, z: Tensor, tokenized: TokenizedPrompt, *, grad: bool = False) -> Tensor:
@@ -158,15 +158,15 @@ class ImageSystem:
         ordered = encoded.sort(dim=1).values
         return (ordered[:, (k - 1) // 2] + ordered[:, k // 2]) / 2
 
-    def margin(self, tokenized: TokenizedPrompt, shape: int, replicas: int) -> Objective:
-        """The objective of the attack; the draws it is given are taken K at a time, an image each."""
+    def margin(self, tokenized: TokenizedPrompt, label: int, replicas: int) -> Objective:
+        """The objective of the attack on one label; the draws it is given are taken K at a time, an image each."""
 
         def objective(z: Tensor, base: Tensor, source: torch.Generator) -> Tensor:
             copies = z.unflatten(1, (-1, replicas)).flatten(0, 1)
             noise = self.latents(z.shape[1] // replicas, source).repeat(len(z), 1, 1, 1)
             logits = self.logits(self.deployed(copies, tokenized, grad=torch.is_grad_enabled()), noise)
-            others = logits.index_fill(1, torch.tensor([shape]), -math.inf).logsumexp(dim=1)
-            return (logits[:, shape] - others).clamp(max=2.0).unflatten(0, (len(z), -1)).mean(dim=1).double()
+            others = logits.index_fill(1, torch.tensor([label]), -math.inf).logsumexp(dim=1)
+            return (logits[:, label] - others).clamp(max=2.0).unflatten(0, (len(z), -1)).mean(dim=1).double()
 
         return objective
 
@@ -186,7 +186,7 @@ def _pipeline(unet: str | None) -> Any:
     return load_pipeline(unet=None if unet is None else Path(unet))
 
 
-def _worker(plan: ImagePlan, index: int, replicas: int) -> list[ImageRow]:
+def _attacked(plan: ImagePlan, index: int, replicas: int) -> list[ImageRow]:
     """One prompt and K: the bounds, and the attempts at every radius."""
     pipe, row = _pipeline(plan.unet), chosen(plan.concept, plan.prompts)[index]
     detector = f"judge:{plan.concept}"
@@ -218,7 +218,7 @@ def _worker(plan: ImagePlan, index: int, replicas: int) -> list[ImageRow]:
     rows = []
     for rho in plan.rhos:
         ball = Ball.around(deployment.y, deployment.noise, rho)
-        starts = torch.cat([_prompts(ball, towards), ball.random(1, source)])
+        starts = torch.cat([ball.between(towards), ball.random(1, source)])
         for start, u in zip(plan.STARTS, ascend(margin, ball, starts, ascent, seed), strict=True):
             verdict = violates(
                 shifted(bound, rho),
@@ -248,13 +248,6 @@ def _worker(plan: ImagePlan, index: int, replicas: int) -> list[ImageRow]:
     return rows
 
 
-def _prompts(ball: Ball, towards: Sequence[Tensor]) -> Tensor:
-    """A start between the prompts that mean the concept: the mean of the directions to them, (1, *input)."""
-    if not towards:
-        return torch.zeros((1, *ball.y.shape), dtype=torch.float64)
-    return ball.directions(ball.directions(ball.towards(towards)).mean(dim=0, keepdim=True))
-
-
 def shifted(bound: EventBound, rho: float) -> EventBound:
     """The bound at another radius, from the same draws."""
     lower, upper = event_interval(
@@ -271,19 +264,5 @@ def shifted(bound: EventBound, rho: float) -> EventBound:
 
 def run(plan: ImagePlan, workers: int = 1, progress: Callable[[int, int], None] | None = None) -> list[ImageRow]:
     """All attempts. With more than one worker each prompt and K runs in a process with one thread."""
-    jobs = list(itertools.product(range(plan.prompts), plan.replicas))
-    rows: list[ImageRow] = []
-    if workers == 1:
-        for done, (index, replicas) in enumerate(jobs, 1):
-            rows += _worker(plan, index, replicas)
-            if progress is not None:
-                progress(done, len(jobs))
-        return rows
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        parts = pool.map(_worker, [plan] * len(jobs), *zip(*jobs, strict=True))
-        for done, part in enumerate(parts, 1):
-            rows += part
-            if progress is not None:
-                progress(done, len(jobs))
-    return rows
+    jobs = [(plan, index, replicas) for index, replicas in itertools.product(range(plan.prompts), plan.replicas)]
+    return at_work(_attacked, jobs, workers, progress)

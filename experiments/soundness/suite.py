@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-import multiprocessing
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -38,6 +36,7 @@ from experiments.soundness.attack import (
     sensitivity,
     singular_directions,
 )
+from experiments.soundness.processes import at_work
 from experiments.soundness.verify import Fresh, examine, inside
 
 __all__ = ["Attempt", "Case", "Plan", "Row", "Summary", "attempts", "chosen", "claim_name", "run", "summary"]
@@ -330,26 +329,13 @@ def _source(ball: Ball, seed: int, part: int = 0) -> torch.Generator:
     return generator(seed, "pilot", 1_000_000 + part, ball.y.device)
 
 
-def _worker(index: int, plan: Plan) -> list[Row]:
+def _attacked(plan: Plan, index: int) -> list[Row]:
     return attack(embedded(index, plan.prompts), plan, index)
 
 
 def run(plan: Plan, workers: int = 1, progress: Callable[[int, int], None] | None = None) -> list[Row]:
     """All prompts. With more than one worker each runs in a process with one thread."""
-    rows: list[Row] = []
-    if workers == 1:
-        for index in range(plan.prompts):
-            rows += _worker(index, plan)
-            if progress is not None:
-                progress(index + 1, plan.prompts)
-        return rows
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for done, part in enumerate(pool.map(_worker, range(plan.prompts), [plan] * plan.prompts), 1):
-            rows += part
-            if progress is not None:
-                progress(done, plan.prompts)
-    return rows
+    return at_work(_attacked, [(plan, index) for index in range(plan.prompts)], workers, progress)
 
 
 @dataclass(frozen=True)

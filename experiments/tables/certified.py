@@ -221,7 +221,7 @@ class _Run:
 
     @functools.cached_property
     def system(self) -> ImageSystem:
-        return _System(self.concept.head, self.pipe, self.effort.steps, self.effort.guidance)
+        return ImageSystem(self.pipe, self.effort.steps, self.effort.guidance, self.concept.head)
 
     def bound(self, rhos: tuple[float, ...]) -> RateOver:
         """The certified curve; the count behind it is kept, and serves all radii."""
@@ -267,14 +267,14 @@ class _Run:
         )
         if below is not None:
             names.append(STARTS[3])
-            starts.append(ball.directions(_unpacked(below["delta"], ball)[None]))
+            starts.append(ball.directions(ball.whitened(_unpacked(below["delta"], ball))[None]))
         margin = self.system.margin(tokenized, LABELS[self.concept.head].index(self.concept.name), deployment.copies)
         how = Ascent(steps=e.ascent, draws=e.images * deployment.copies, first=1.0, last=0.2, refresh=2, judging=1)
         # Where it began is a candidate, too: a smaller perturbation that works is one of this ball.
         candidates = [torch.zeros_like(ball.y), *ascend(margin, ball, torch.cat(starts), how, number)]
         names = [STARTS[0], *names]
         if below is not None:
-            candidates.append(_unpacked(below["delta"], ball))
+            candidates.append(ball.whitened(_unpacked(below["delta"], ball)))
             names.append(STARTS[3])
         deltas = [ball.delta(u) for u in candidates]
         chosen = [int(self._fresh(deployment, e.choosing, 2 * number).at(delta).sum()) for delta in deltas]
@@ -297,22 +297,7 @@ class _Run:
         """Towards the mean of the prompts that mean the concept and have this prompt's length; 0 if there is none."""
         encoder = self.smoother.encoder
         others = [encoder.tokenize(text) for text in self.towards]
-        fitting = [encoder.embed(other) for other in others if other.length == tokenized.length]
-        if not fitting:
-            return torch.zeros_like(ball.y)[None]
-        return ball.directions(ball.directions(ball.towards(fitting)).mean(dim=0, keepdim=True))
-
-
-class _System(ImageSystem):
-    """The same for a concept that another head of the judge sees."""
-
-    def __init__(self, head: str, pipe: Any, steps: int, guidance: float) -> None:
-        super().__init__(pipe, steps, guidance)
-        self.head = head
-
-    def logits(self, embeds: Tensor, noise: Tensor) -> Tensor:
-        found: Tensor = self.judge(self.images(embeds, noise))[self.head]
-        return found
+        return ball.between([encoder.embed(other) for other in others if other.length == tokenized.length])
 
 
 def _meaning(concept: Concept) -> list[str]:
@@ -325,10 +310,10 @@ def _packed(delta: Tensor, ball: Ball) -> list[float]:
 
 
 def _unpacked(values: list[float], ball: Ball) -> Tensor:
-    """u = δ/σ."""
+    """δ again."""
     delta = torch.zeros_like(ball.y)
     delta[ball.sigma > 0] = torch.tensor(values, dtype=torch.float64)
-    return delta / torch.where(ball.sigma > 0, ball.sigma, 1.0)
+    return delta
 
 
 def _digest(folder: str | Path | None) -> str:

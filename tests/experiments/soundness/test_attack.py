@@ -181,6 +181,17 @@ def test_starts_towards_other_inputs_are_cut_down():
     torch.testing.assert_close(far, torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
 
 
+def test_a_start_between_other_inputs_has_the_mean_direction():
+    ball = Ball.around(torch.tensor([1.0, 1.0, 1.0]), GaussianNoise(torch.tensor([0.5, 0.0, 2.0])), 3.0)
+    # One a step along the first axis, one far along the third: lengths do not count.
+    found = ball.between([torch.tensor([1.5, 9.0, 1.0]), torch.tensor([1.0, 9.0, 41.0])])
+    torch.testing.assert_close(found, 3 * torch.tensor([[0.5**0.5, 0.0, 0.5**0.5]], dtype=torch.float64))
+    assert torch.equal(ball.between([]), torch.zeros(1, 3, dtype=torch.float64))
+    torch.testing.assert_close(
+        ball.sigma * ball.whitened(torch.tensor([1.0, 0.0, -3.0])), torch.tensor([1.0, 0.0, -3.0]).double()
+    )
+
+
 def test_the_smoothed_percentile_is_near_the_order_statistic():
     draws = torch.linspace(0, 1, 1001, dtype=torch.float64)[None, torch.randperm(1001, generator=torch.Generator())]
     for p in (0.1, 0.5, 0.9):

@@ -13,6 +13,7 @@ import torch
 from certify import load_pipeline, world
 from certify.plots import plot_event_rates
 from experiments.defenses.ams import Settings
+from experiments.soundness.images import ImageSystem
 from experiments.tables import certified
 from experiments.tables.certified import Curves, Effort, curves
 from experiments.unlearning.concept import Concept
@@ -88,7 +89,7 @@ def test_a_file_that_is_gone_is_made_again(done: tuple[Path, Curves]) -> None:
 def test_the_concept_of_another_head() -> None:
     """A style is seen by the judge's head for styles: the attack climbs that head's logits."""
     pipe = load_pipeline()
-    system = certified._System("style", pipe, 2, 2.0)
+    system = ImageSystem(pipe, 2, 2.0, "style")
     embeds, noise = system.encoder.plain(["a red circle"]), system.latents(1, torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = system.judge(system.images(embeds, noise))["style"]
