@@ -47,8 +47,8 @@ CHOOSING: dict[str, tuple[type[Method], dict[str, Any]]] = {
 }
 """Every method and route, with each reference, with and without a support."""
 
-part = settings(max_examples=max(10, settings().max_examples // 2))
-"""For laws that every method is asked in turn: half of the examples of the profile each."""
+part = settings(max_examples=max(8, settings().max_examples // 3))
+"""For laws that every method is asked in turn: a third of the examples of the profile each."""
 
 aims = st.sampled_from([0.05, 0.5, 2.0])
 """The radius for which a method chooses."""

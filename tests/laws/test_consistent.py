@@ -309,7 +309,7 @@ def test_a_distance_is_decided_by_the_bound_where_drawing_ended(problem, toleran
         fixed = mse_bound(
             f, y, noise, rho=rho, n=found.n, alpha=share, seed=seed, center=center, method="coordinatewise"
         )
-        assert fixed.value == found.value
+        assert fixed.value == pytest.approx(found.value, rel=1e-12)  # f sees other batches
 
 
 def _shares(problem, rho, alpha, n):
