@@ -1,9 +1,11 @@
 """`python -m experiments unlearn METHOD --concept WORD --out DIR`: takes a concept out of a model (docs/guide/unlearning.md).
 `python -m experiments unlearn-all`: every method, on the embedded model, measured, as a table.
+`python -m experiments sensitivity`: concept neurons of erased models under attack.
+`python -m experiments immunity --concept WORD --out DIR`: fine-tuning attacks on a model, immunised or not.
 `python -m experiments attack NAME --victim DIR --concept WORD --out FILE`: prompts that bring the concept back, as a CSV.
 `python -m experiments posi-train --concept WORD --out FILE`: trains the rewriter of the POSI defence.
 `python -m experiments table NUMBER`: the papers' tables, measured (docs/guide/tables.md).
-`python -m experiments soundness {encoding,images}`: attacks on certified bounds (docs/guide/soundness.md).
+`python -m experiments soundness {encoding,images,sentence}`: attacks on certified bounds (docs/guide/soundness.md).
 
     python -m experiments unlearn uce --concept circle --anchor square --out runs/uce-circle
     certify generate "a photo of a red circle" --unet runs/uce-circle/unet.safetensors

@@ -31,7 +31,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certify import _validate
 from certify.adaptive import AdaptiveMedianSmoother
 from certify.adaptive.deployment import Deployment
 from certify.adaptive.policies import aggregated
@@ -39,6 +38,7 @@ from certify.detectors import Detector, detected
 from experiments.attacks import sight
 from experiments.attacks.attack import Attack, Row, Target, Victim
 from experiments.attacks.places import Places, Words, prefixed
+from experiments.settings import check
 from experiments.soundness.attack import Ascent, Ball, Objective, ascend, smoothed
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.training import Dice
@@ -76,9 +76,11 @@ class Settings:
     guidance: float = 7.5
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "iterations", "draws", "candidates", "top", "check", "looks", "steps"):
-            _validate.count(name, getattr(self, name))
-        _validate.positive("guidance", self.guidance)
+        check(
+            self,
+            counts=("tokens", "iterations", "draws", "candidates", "top", "check", "looks", "steps"),
+            positive=("guidance",),
+        )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from experiments.attacks import targets as asked
 from experiments.attacks.attack import Attack, Row, Target, Victim, run
 from experiments.defenses import DEFENSES
 from experiments.metrics import asr
+from experiments.settings import changed
 from experiments.unlearning import command as unlearning
 from experiments.unlearning import saving
 from experiments.unlearning.concept import Concept
@@ -84,7 +85,7 @@ def main(a: Any) -> int:
 
     def smoother(pipe: Any) -> Any:
         ams = DEFENSES["ams"]
-        known = unlearning.changed(ams.embedded() if a.model is None else ams.published(), a.smoother, "smoother")
+        known = changed(ams.embedded() if a.model is None else ams.published(), a.smoother, "smoother")
         known = known if a.pairs is None else replace(known, concepts=(str(a.pairs),))
         built: Any = ams(pipe, steps=steps, guidance=guidance, concept=concept, settings=known)
         return built.smoother
@@ -175,7 +176,7 @@ def _shift(attack_name: str) -> int:
 
 def _settings(a: Any, attack: Attack) -> Any:
     """The attack's settings. One that looks for the concept in images is told by which detector."""
-    settings = unlearning.changed(attack.embedded() if a.model is None else attack.settings(), a.set)
+    settings = changed(attack.embedded() if a.model is None else attack.settings(), a.set)
     named = any(entry.partition("=")[0] == "detector" for entry in a.set)
     if named or "detector" not in {field.name for field in fields(settings)}:
         return settings

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certify import _validate
 from certify.models.text import PromptEncoder
 from experiments.attacks import tokens
 from experiments.attacks.attack import Attack, Row, Target, Victim, readable
+from experiments.settings import check
 from experiments.unlearning.training import Dice
 
 __all__ = ["ATTACK", "Settings", "attack", "candidates", "cosines", "evaluations", "gains"]
@@ -53,8 +53,7 @@ class Settings:
     batch: int = 512
 
     def __post_init__(self) -> None:
-        for name in ("length", "steps", "best", "rows", "batch"):
-            _validate.count(name, getattr(self, name))
+        check(self, counts=("length", "steps", "best", "rows", "batch"))
         tokens.several("banned", self.banned)
 
 

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certify import _validate
 from experiments.attacks import sight
 from experiments.attacks.attack import Attack, Row, Target, Victim
 from experiments.attacks.places import Layout, Places, Words, interleaved
+from experiments.settings import check
 from experiments.unlearning.training import Dice
 
 __all__ = ["ATTACK", "VARIANTS", "Found", "Settings", "attack", "layouts", "loss_of", "search"]
@@ -61,13 +61,13 @@ class Settings:
     clip: str = ""
 
     def __post_init__(self) -> None:
-        _validate.choice("variant", self.variant, VARIANTS)
-        for name in ("tokens", "every", "iterations", "check", "steps"):
-            _validate.count(name, getattr(self, name))
-        for name in ("learning_rate", "guidance"):
-            _validate.positive(name, getattr(self, name))
-        if self.weight_decay != 0:
-            _validate.positive("weight_decay", self.weight_decay)
+        check(
+            self,
+            counts=("tokens", "every", "iterations", "check", "steps"),
+            positive=("learning_rate", "guidance"),
+            not_negative=("weight_decay",),
+            choices={"variant": VARIANTS},
+        )
 
 
 @dataclass(frozen=True)

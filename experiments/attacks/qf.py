@@ -28,11 +28,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certify import _validate
 from certify.models.text import PromptEncoder, TokenizedPrompt
 from experiments.attacks import tokens
 from experiments.attacks.attack import Attack, Row, Target, Victim
 from experiments.attacks.implicit import renamed
+from experiments.settings import check
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.training import Dice
 
@@ -79,11 +79,13 @@ class Settings:
     batch: int = 512
 
     def __post_init__(self) -> None:
-        for name in ("length", "iterations", "draws", "best", "batch"):
-            _validate.count(name, getattr(self, name))
-        _validate.count("pairs", self.pairs, minimum=0)
-        _validate.positive("temperature", self.temperature)
-        _validate.choice("base", self.base, BASES)
+        check(
+            self,
+            counts=("length", "iterations", "draws", "best", "batch"),
+            from_zero=("pairs",),
+            positive=("temperature",),
+            choices={"base": BASES},
+        )
         if self.best > self.draws:
             raise ValueError(f"best = {self.best}: must be at most draws = {self.draws}")
 

@@ -28,6 +28,7 @@ from certify import _validate
 from certify.models.text import PromptEncoder
 from experiments.attacks import tokens
 from experiments.attacks.attack import Attack, Row, Target, Victim
+from experiments.settings import check
 from experiments.unlearning.training import Dice
 
 __all__ = ["ATTACK", "Settings", "attack", "children", "direction", "evaluations", "fitness"]
@@ -58,10 +59,8 @@ class Settings:
     batch: int = 512
 
     def __post_init__(self) -> None:
-        for name in ("length", "pairs", "generations", "batch"):
-            _validate.count(name, getattr(self, name))
+        check(self, counts=("length", "pairs", "generations", "batch"), positive=("strength",))
         _validate.count("population", self.population, minimum=4)
-        _validate.positive("strength", self.strength)
         _validate.probability("crossover", self.crossover)
         _validate.probability("mutation", self.mutation)
 

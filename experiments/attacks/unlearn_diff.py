@@ -23,11 +23,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certify import _validate
 from certify.detectors import detected
 from experiments.attacks import sight
 from experiments.attacks.attack import Attack, Row, Target, Victim
 from experiments.attacks.places import Places, Words, prefixed
+from experiments.settings import check
 from experiments.unlearning.training import Dice
 
 __all__ = ["ATTACK", "Settings", "attack", "on_simplex", "times"]
@@ -60,12 +60,12 @@ class Settings:
     guidance: float = 7.5
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "times", "iterations", "steps"):
-            _validate.count(name, getattr(self, name))
-        for name in ("learning_rate", "guidance"):
-            _validate.positive(name, getattr(self, name))
-        if self.weight_decay != 0:
-            _validate.positive("weight_decay", self.weight_decay)
+        check(
+            self,
+            counts=("tokens", "times", "iterations", "steps"),
+            positive=("learning_rate", "guidance"),
+            not_negative=("weight_decay",),
+        )
 
 
 def on_simplex(a: Tensor) -> Tensor:

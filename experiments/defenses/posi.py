@@ -19,7 +19,7 @@ import json
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from certify import _files, _validate
 from certify.models.quiet import quiet_libraries
 from experiments.defenses.defense import Defense, fitting
 from experiments.defenses.rewriter import Rewriter, Training, reward, shown, spoken, train, world_words
+from experiments.settings import changed
 
 __all__ = ["INSTRUCTION", "LanguageModel", "Posi", "Settings", "add_arguments", "judged", "main", "trained"]
 
@@ -241,7 +242,7 @@ def main(a: Any) -> int:
         raise ValueError(f"out = {str(a.out)!r}: must end in .safetensors")
     if a.out.exists():
         raise FileExistsError(f"out = {str(a.out)!r}: is there already; choose another name")
-    record = _made(a.out, Concept.embedded(a.concept), _changed(Training(), a.set), a.seed)
+    record = _made(a.out, Concept.embedded(a.concept), changed(Training(), a.set), a.seed)
     print(f"written: {a.out} ({a.out.stat().st_size / 1e6:.2f} MB) after {record['seconds']:.0f} s")
     print("tune split: " + ", ".join(f"{kind} {share:.3f}" for kind, share in record["tune"].items()))
     return 0
@@ -310,17 +311,3 @@ def _made(path: Path, concept: Any, settings: Training, seed: int) -> dict[str, 
     loop.finish()
     path.with_suffix(".run").rmdir()
     return record
-
-
-def _changed(settings: Training, changes: Sequence[str]) -> Training:
-    kinds = {f.name: type(getattr(settings, f.name)) for f in fields(Training)}
-    given: dict[str, Any] = {}
-    for change in changes:
-        name, _, text = change.partition("=")
-        if name not in kinds:
-            raise ValueError(f"set = {change!r}: must be NAME=VALUE with a name among {', '.join(kinds)}")
-        try:
-            given[name] = kinds[name](text)
-        except ValueError as error:
-            raise ValueError(f"set = {change!r}: must be a {kinds[name].__name__}") from error
-    return replace(settings, **given)

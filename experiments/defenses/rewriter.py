@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from certify import _files, _validate
 from certify.models import PromptEncoder
 from experiments.defenses.defense import fitting
+from experiments.settings import check
 from experiments.unlearning.concept import Concept, filled
 from experiments.unlearning.training import Dice, Loop
 
@@ -322,17 +323,14 @@ class Training:
     cap: float = 0.68
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "layers", "heads", "width", "prompts", "images"):
-            _validate.count(name, getattr(self, name))
+        check(
+            self,
+            counts=("steps", "batch", "layers", "heads", "width", "prompts", "images"),
+            from_zero=("known", "rounds"),
+            positive=("learning_rate", "ppo_rate", "clip", "cap"),
+            shares=("toxic", "made", "noise", "mixed"),
+        )
         _validate.count("draws", self.draws, minimum=2)
-        for name in ("known", "rounds"):
-            _validate.count(name, getattr(self, name), minimum=0)
-        for name in ("learning_rate", "ppo_rate", "clip", "cap"):
-            _validate.positive(name, getattr(self, name))
-        for name in ("toxic", "made", "noise", "mixed"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} = {value!r}: must be between 0 and 1")
 
 
 def shown(concept: Concept, known: int) -> tuple[list[str], dict[str, list[str]]]:

@@ -43,6 +43,7 @@ from certify.models.quiet import quiet_libraries
 from certify.models.sampling import decode, initial_noise
 from certify.models.trajectory import level
 from experiments.defenses.defense import Defense, fitting
+from experiments.settings import check
 
 __all__ = [
     "PRESETS",
@@ -87,15 +88,17 @@ class Settings:
     text: str = ""
 
     def __post_init__(self) -> None:
-        _validate.count("warmup", self.warmup, minimum=0)
+        check(
+            self,
+            from_zero=("warmup",),
+            positive=("scale", "unit"),
+            not_negative=("threshold",),
+            shares=("momentum", "decay"),
+        )
         if self.warmup >= 50:
             raise ValueError(f"warmup = {self.warmup}: must be below 50, it is in steps of 50")
-        _validate.positive("scale", self.scale)
-        _validate.positive("unit", self.unit)
-        for name, upper in (("threshold", float("inf")), ("momentum", 1.0), ("decay", 1.0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= upper:
-                raise ValueError(f"{name} = {value!r}: must be a number between 0 and {upper:g}")
+        if self.decay == 1:
+            raise ValueError(f"decay = {self.decay!r}: must be below 1, the momentum would never change")
 
     def warmup_of(self, steps: int) -> int:
         """δ for a sampler with so many steps, rounded half up."""

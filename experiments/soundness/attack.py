@@ -23,6 +23,7 @@ from torch import Tensor
 
 from certify import GaussianNoise, _validate
 from certify.montecarlo import generator
+from experiments.settings import check
 
 __all__ = [
     "Ascent",
@@ -136,10 +137,7 @@ class Ascent:
     judging: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("steps", "draws", "refresh", "judging"):
-            _validate.count(name, getattr(self, name))
-        for name in ("first", "last"):
-            _validate.positive(name, getattr(self, name))
+        check(self, counts=("steps", "draws", "refresh", "judging"), positive=("first", "last"))
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum = {self.momentum!r}: must be at least 0 and less than 1")
 

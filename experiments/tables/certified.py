@@ -34,6 +34,7 @@ from certify.models.text import TokenizedPrompt
 from certify.montecarlo import generator
 from certify.world.judge import LABELS
 from experiments.defenses.ams import Ams, Settings
+from experiments.settings import check
 from experiments.soundness.attack import Ascent, Ball, ascend
 from experiments.soundness.images import ImageSystem
 from experiments.soundness.verify import Fresh
@@ -72,11 +73,9 @@ class Effort:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("n", "ascent", "images", "choosing", "counted", "steps"):
-            _validate.count(name, getattr(self, name))
+        check(self, counts=("n", "ascent", "images", "choosing", "counted", "steps"), positive=("guidance",))
         for name in ("alpha", "confidence"):
             _validate.probability(name, getattr(self, name))
-        _validate.positive("guidance", self.guidance)
         _validate.seed_value(self.seed)
 
 

@@ -16,6 +16,7 @@ from certify.models import PromptEncoder
 from experiments.defenses import DEFENSES
 from experiments.defenses.ams import Settings as Smoothing
 from experiments.defenses.defense import fitting
+from experiments.settings import changed
 from experiments.tables.bench import Bench
 from experiments.tables.cells import Cells
 from experiments.tables.ground import Embedded, Given, Ground, Sizes
@@ -189,8 +190,6 @@ def _smoothing(a: Any, ground: Ground) -> Mapping[str, Smoothing]:
             if path.exists():
                 return read_smoothing(path, base)
         return {"esd": base, "uce": base}
-    from experiments.unlearning.command import changed
-
     concept = ground.concept("")
     base = replace(DEFENSES["ams"].published(), concepts=(a.pairs or concept.name,))
     found = {}

@@ -1,8 +1,8 @@
 """Unlearning: methods that take a concept out of a model, one file a method, named once in `METHODS`.
 
 `python -m experiments unlearn METHOD --concept … --out DIR` runs one and writes what it changed (`saving`), which
-`load_pipeline`, `certify prompt` and every attack accept; `python -m experiments unlearn all` runs them all and
-measures. Methods that start from another's result (`after`) get it made first.
+`load_pipeline`, `certify prompt` and every attack accept; `python -m experiments unlearn-all` runs them all and measures.
+Methods that start from another's result (`after`) get it made first.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from certify import _validate
+from experiments.settings import check
 from experiments.unlearning.concept import Concept, Sentence
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.method import Edit, Method
@@ -70,21 +70,13 @@ class Settings:
     weight_decay: float = 1e-2
 
     def __post_init__(self) -> None:
-        if self.case is not None:
-            _validate.choice("case", self.case, CASES)
-        if self.parameters is not None:
-            _validate.choice("parameters", self.parameters, tuple(FILTERS))
-        if self.learning_rate is not None:
-            _validate.positive("learning_rate", self.learning_rate)
-        if self.iterations is not None:
-            _validate.count("iterations", self.iterations)
-        if self.prior:
-            _validate.positive("prior", self.prior)
-        _validate.choice("target", self.target, ("anchor", "noise"))
-        for name in ("batch", "prompts", "images", "steps"):
-            _validate.count(name, getattr(self, name))
-        if self.weight_decay:
-            _validate.positive("weight_decay", self.weight_decay)
+        check(
+            self,
+            counts=("iterations", "batch", "prompts", "images", "steps"),
+            positive=("learning_rate", "guidance"),
+            not_negative=("prior", "weight_decay"),
+            choices={"case": CASES, "parameters": FILTERS, "target": ("anchor", "noise")},
+        )
 
     def trained(self, concept: Concept) -> Trained:
         """What trains, how long and how fast: as set, or as published for the case."""

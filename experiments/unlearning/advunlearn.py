@@ -25,8 +25,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certify import _validate
 from certify.models import PromptEncoder, TokenizedPrompt
+from experiments.settings import check
 from experiments.unlearning import esd
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
@@ -73,12 +73,12 @@ class Settings:
     cache: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("negative_guidance", "learning_rate", "attack_rate", "retain_weight"):
-            _validate.positive(name, getattr(self, name))
-        for name in ("iterations", "batch", "every", "tokens", "attack_steps", "retain", "steps"):
-            _validate.count(name, getattr(self, name))
-        for name in ("warm_up", "cache"):
-            _validate.count(name, getattr(self, name), minimum=0)
+        check(
+            self,
+            counts=("iterations", "batch", "every", "tokens", "attack_steps", "retain", "steps"),
+            from_zero=("warm_up", "cache"),
+            positive=("negative_guidance", "learning_rate", "attack_rate", "retain_weight", "guidance"),
+        )
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,26 @@
-"""The command: `python -m experiments unlearn METHOD --concept … --out DIR`, and `unlearn all`."""
+"""The command: `python -m experiments unlearn METHOD --concept … --out DIR`."""
 
 from __future__ import annotations
 
 import argparse
 import copy
-import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from experiments import unlearning
+from experiments.settings import changed
 from experiments.unlearning import saving
 from experiments.unlearning.concept import KINDS, Concept
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.method import Edit, Method
 from experiments.unlearning.training import Loop
 
-__all__ = ["add_arguments", "applied", "changed", "concept_of", "device_of", "made", "main", "progress", "settings_of"]
+__all__ = ["add_arguments", "applied", "concept_of", "device_of", "made", "main", "progress", "settings_of"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -181,34 +181,6 @@ def settings_of(method: Method, concept: Concept, given: list[str], *, embedded:
         ValueError: no such setting, or a value of another kind.
     """
     return changed(method.embedded(concept.kind) if embedded else method.settings(), given)
-
-
-def changed(settings: Any, given: Sequence[str], argument: str = "set") -> Any:
-    """Settings, a dataclass, with what was given as NAME=VALUE in place of what is there; a list stands for a tuple.
-
-    Raises:
-        ValueError: no such setting, or a value of another kind.
-    """
-    names = {f.name for f in dataclasses.fields(settings)}
-    for entry in given:
-        name, equals, text = entry.partition("=")
-        if not equals or name not in names:
-            raise ValueError(f"{argument} = {entry!r}: must be NAME=VALUE with a name of {', '.join(sorted(names))}")
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
-        old = getattr(settings, name)
-        if isinstance(old, tuple) and isinstance(value, list):
-            value = tuple(value)
-        if (
-            old is not None
-            and value is not None
-            and not isinstance(value, (type(old), int) if isinstance(old, float) else type(old))
-        ):
-            raise ValueError(f"{argument} = {entry!r}: {name} must be a {type(old).__name__}")
-        settings = dataclasses.replace(settings, **{name: value})
-    return settings
 
 
 def device_of(name: str | None) -> str:

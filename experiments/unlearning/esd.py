@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from certify import _validate
+from experiments.settings import check
 from experiments.unlearning.concept import Concept, Sentence
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.method import Edit, Method
@@ -54,13 +54,12 @@ class Settings:
     sampler: str = "student"
 
     def __post_init__(self) -> None:
-        if self.parameters is not None:
-            _validate.choice("parameters", self.parameters, tuple(FILTERS))
-        _validate.positive("negative_guidance", self.negative_guidance)
-        _validate.positive("learning_rate", self.learning_rate)
-        _validate.choice("sampler", self.sampler, ("student", "teacher"))
-        for name in ("iterations", "batch", "steps"):
-            _validate.count(name, getattr(self, name))
+        check(
+            self,
+            counts=("iterations", "batch", "steps"),
+            positive=("negative_guidance", "learning_rate", "guidance"),
+            choices={"parameters": FILTERS, "sampler": ("student", "teacher")},
+        )
 
     def trained(self, concept: Concept) -> str:
         """The filter's name."""

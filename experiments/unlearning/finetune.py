@@ -37,6 +37,7 @@ from torch.nn.utils import parametrize
 from certify import _validate
 from certify.models import PromptEncoder
 from experiments import pictures
+from experiments.settings import check
 from experiments.unlearning.concept import Concept, filled
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.parameters import trainable
@@ -89,11 +90,12 @@ class Settings:
     every: int = 50
 
     def __post_init__(self) -> None:
-        _validate.choice("attacker", self.attacker, ATTACKERS)
-        if self.learning_rate is not None:
-            _validate.positive("learning_rate", self.learning_rate)
-        for name in ("steps", "batch", "rank", "every"):
-            _validate.count(name, getattr(self, name))
+        check(
+            self,
+            counts=("steps", "batch", "rank", "every"),
+            positive=("learning_rate",),
+            choices={"attacker": ATTACKERS},
+        )
 
     @classmethod
     def embedded(cls, attacker: str, **given: Any) -> Settings:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from certify import _validate
+from experiments.settings import check
 from experiments.unlearning.concept import Concept, filled
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.method import Edit, Method
@@ -70,13 +70,13 @@ class Settings:
     inversion_rate: float = 1e-3
 
     def __post_init__(self) -> None:
-        _validate.choice("parameters", self.parameters, tuple(FILTERS))
-        for name in ("iterations", "batch", "images", "steps", "tokens", "inversion_iterations"):
-            _validate.count(name, getattr(self, name))
-        for name in ("learning_rate", "clip", "inversion_rate"):
-            _validate.positive(name, getattr(self, name))
-        if self.weight_decay:
-            _validate.positive("weight_decay", self.weight_decay)
+        check(
+            self,
+            counts=("iterations", "batch", "images", "steps", "tokens", "inversion_iterations"),
+            positive=("learning_rate", "clip", "guidance", "inversion_rate"),
+            not_negative=("weight_decay",),
+            choices={"parameters": FILTERS},
+        )
 
 
 @dataclass(frozen=True, eq=False)

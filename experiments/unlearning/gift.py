@@ -38,13 +38,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from certify import _validate
 from certify.models.sampling import sample
+from experiments.settings import check
 from experiments.unlearning.concept import Concept, filled
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.finetune import Examples, diffusion_loss
 from experiments.unlearning.method import Edit, Method
-from experiments.unlearning.parameters import trainable
+from experiments.unlearning.parameters import FILTERS, trainable
 from experiments.unlearning.training import Dice, Loop
 
 __all__ = ["METHOD", "Settings", "TwoLevelAdam", "bounded", "immunise", "kernel_distance", "noising", "upper"]
@@ -97,16 +97,19 @@ class Settings:
     guidance: float = 7.5
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "safe_steps", "concept_steps", "batch", "images", "steps"):
-            _validate.count(name, getattr(self, name))
-        for name in ("safe_rate", "concept_rate", "ceiling", "lookahead_rate", "guidance"):
-            _validate.positive(name, getattr(self, name))
-        if self.noise != 0:
-            _validate.positive("noise", self.noise)
-        _validate.count("lookahead", self.lookahead, minimum=0)
-        _validate.choice("distance", self.distance, ("mse", "mmd"))
-        _validate.choice("bound", self.bound, ("log", "clip"))
-        _validate.choice("source", self.source, ("given", "own"))
+        check(
+            self,
+            counts=("rounds", "safe_steps", "concept_steps", "batch", "images", "steps"),
+            from_zero=("lookahead",),
+            positive=("safe_rate", "concept_rate", "ceiling", "lookahead_rate", "guidance"),
+            not_negative=("noise",),
+            choices={
+                "parameters": FILTERS,
+                "distance": ("mse", "mmd"),
+                "bound": ("log", "clip"),
+                "source": ("given", "own"),
+            },
+        )
         if self.order not in (1, 2):
             raise ValueError(f"order = {self.order!r}: must be 1 or 2")
 

@@ -50,7 +50,7 @@ class Method:
         settings: the class of its settings, whose defaults are the published ones.
         embedded: settings for the embedded model: (concept's kind) → settings.
         after: the method whose result it starts from ("" for none): the pipeline that `run` gets has been edited by it.
-        tests: the published figures of iterations, in words, for the page that compares.
+        published: the published budget, in words.
     """
 
     name: str

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import mse_loss
 
-from certify import _validate
+from experiments.settings import check
 from experiments.unlearning import esd
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
@@ -111,25 +111,21 @@ class Settings:
     images: int = 200
 
     def __post_init__(self) -> None:
-        _validate.choice("objective", self.objective, OBJECTIVES)
-        _validate.choice("parameters", self.parameters, tuple(FILTERS))
-        _validate.choice("gates", self.gates, GATES)
-        _validate.choice("sampler", self.sampler, ("student", "teacher", "images"))
-        for name in ("negative_guidance", "critical", "budget"):
-            _validate.positive(name, getattr(self, name))
-        if self.learning_rate is not None:
-            _validate.positive("learning_rate", self.learning_rate)
-        if self.critical > 1:
-            raise ValueError(f"critical = {self.critical!r}: must be a share, at most 1")
+        check(
+            self,
+            counts=("iterations", "batch", "steps", "scoring", "images"),
+            positive=("negative_guidance", "critical", "budget", "learning_rate", "guidance"),
+            not_negative=("keep", "penalty"),
+            shares=("critical", "growth"),
+            choices={
+                "objective": OBJECTIVES,
+                "parameters": FILTERS,
+                "gates": GATES,
+                "sampler": ("student", "teacher", "images"),
+            },
+        )
         if self.budget > self.critical:
             raise ValueError(f"budget = {self.budget!r}: must be at most critical = {self.critical!r}")
-        if not 0 <= self.growth <= 1:
-            raise ValueError(f"growth = {self.growth!r}: must be a share between 0 and 1")
-        for name in ("keep", "penalty"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} = {getattr(self, name)!r}: must be a number of at least 0")
-        for name in ("iterations", "batch", "steps", "scoring", "images"):
-            _validate.count(name, getattr(self, name))
 
 
 @dataclass(frozen=True)

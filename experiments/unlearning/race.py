@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certify import _validate
+from experiments.settings import check
 from experiments.unlearning import esd
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
@@ -53,12 +53,7 @@ class Settings(esd.Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _validate.positive("radius", self.radius)
-        _validate.count("attack_steps", self.attack_steps)
-        if self.attack_step is not None:
-            _validate.positive("attack_step", self.attack_step)
-        if self.pull != 0:
-            _validate.positive("pull", self.pull)
+        check(self, counts=("attack_steps",), positive=("radius", "attack_step"), not_negative=("pull",))
         if self.start is not None and not isinstance(self.start, esd.Settings):
             raise TypeError(f"start = {self.start!r}: must be settings of ESD")
 

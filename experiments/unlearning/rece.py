@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from certify import _validate
+from experiments.settings import check
 from experiments.unlearning import uce
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
@@ -64,13 +64,13 @@ class Settings:
     validation: int = 0
 
     def __post_init__(self) -> None:
-        _validate.count("epochs", self.epochs)
-        _validate.count("validation", self.validation, minimum=0)
-        for name in ("erase_scale", "preserve_scale", "damping"):
-            _validate.positive(name, getattr(self, name))
-        if self.ridge is not None:
-            _validate.positive("ridge", self.ridge)
-        _validate.choice("rows", self.rows, ("tail", "last"))
+        check(
+            self,
+            counts=("epochs",),
+            from_zero=("validation",),
+            positive=("ridge", "erase_scale", "preserve_scale", "damping"),
+            choices={"rows": uce.ROWS},
+        )
 
     def regularisation(self, concept: Concept) -> float:
         """λ_r for a concept."""

@@ -35,6 +35,7 @@ from torch.nn.functional import mse_loss
 
 from certify import _files, _validate, style
 from certify.colours import series
+from experiments.settings import check
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.training import Dice
@@ -86,15 +87,18 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check(
+            self,
+            counts=("attack_steps", "prompts", "draws", "images", "steps"),
+            from_zero=("seed",),
+            positive=("guidance",),
+        )
         if not self.radii:
             raise ValueError("radii = (): must be at least one radius")
         for radius in self.radii:
             _validate.positive("radii", radius)
-        for name in ("attack_steps", "prompts", "draws", "images", "steps"):
-            _validate.count(name, getattr(self, name))
         if not 0 < self.top < 1:
             raise ValueError(f"top = {self.top!r}: must be a share between 0 and 1")
-        _validate.seed_value(self.seed)
 
 
 def neurons(unet: nn.Module) -> dict[str, nn.Module]:

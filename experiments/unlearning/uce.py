@@ -20,14 +20,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from certify import _validate
 from certify.models import PromptEncoder
+from experiments.settings import check
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.method import Edit, Method
 from experiments.unlearning.training import Loop
 
 __all__ = ["METHOD", "Settings", "edit", "minimiser", "projections", "rows_of", "solved"]
+
+
+ROWS = ("tail", "last")
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Settings:
     Attributes:
         erase_scale, preserve_scale: s_e and s_p; s_p None: max(0.1, 1/number of preserved prompts), as published.
         damping: λ.
-        rows: "tail" or "last".
+        rows: one of `ROWS`.
     """
 
     erase_scale: float = 1.0
@@ -46,11 +49,7 @@ class Settings:
     rows: str = "tail"
 
     def __post_init__(self) -> None:
-        _validate.positive("erase_scale", self.erase_scale)
-        _validate.positive("damping", self.damping)
-        if self.preserve_scale is not None:
-            _validate.positive("preserve_scale", self.preserve_scale)
-        _validate.choice("rows", self.rows, ("tail", "last"))
+        check(self, positive=("erase_scale", "preserve_scale", "damping"), choices={"rows": ROWS})
 
 
 def projections(unet: Any) -> dict[str, torch.nn.Linear]:

@@ -127,7 +127,7 @@ def test_a_stopped_run_ends_with_the_same_rows(tmp_path: Path):
         ({"variant": "M"}, "variant = 'M': must be one of 'N', 'K', 'union'"),
         ({"tokens": 0}, "tokens = 0: must be a whole number >= 1"),
         ({"learning_rate": -1.0}, "learning_rate = -1.0: must be a finite number > 0"),
-        ({"weight_decay": -0.1}, "weight_decay = -0.1: must be a finite number > 0"),
+        ({"weight_decay": -0.1}, "weight_decay = -0.1: must be a finite number >= 0"),
     ],
 )
 def test_bad_settings(change: dict[str, object], message: str):

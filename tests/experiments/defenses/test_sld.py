@@ -202,9 +202,10 @@ def test_the_safety_concept_is_the_erased_one_or_the_published_string(pipe):
         ({"warmup": -1}, "warmup = -1"),
         ({"scale": 0}, "scale = 0: must be a finite number > 0"),
         ({"unit": -1.0}, "unit = -1.0"),
-        ({"threshold": -0.1}, "threshold = -0.1: must be a number between 0 and inf"),
-        ({"momentum": 1.5}, "momentum = 1.5: must be a number between 0 and 1"),
+        ({"threshold": -0.1}, "threshold = -0.1: must be a finite number >= 0"),
+        ({"momentum": 1.5}, "momentum = 1.5: must be between 0 and 1"),
         ({"decay": float("nan")}, "decay = nan"),
+        ({"decay": 1.0}, "decay = 1.0: must be below 1"),
     ],
 )
 def test_bad_settings(changes, message):

@@ -259,15 +259,15 @@ BAD = {
     "objective": ({"objective": "uce"}, r"objective = 'uce': must be"),
     "gates": ({"gates": "soft"}, r"gates = 'soft': must be"),
     "filter": ({"parameters": "all"}, r"parameters = 'all': must be"),
-    "critical": ({"critical": 1.5}, r"critical = 1\.5: must be a share, at most 1"),
+    "critical": ({"critical": 1.5}, r"critical = 1\.5: must be between 0 and 1"),
     "budget above critical": ({"critical": 0.01, "budget": 0.02}, r"budget = 0\.02: must be at most critical = 0\.01"),
     "budget": ({"budget": 0.0}, r"budget"),
-    "keep": ({"keep": -1.0}, r"keep = -1\.0: must be a number of at least 0"),
+    "keep": ({"keep": -1.0}, r"keep = -1\.0: must be a finite number >= 0"),
     "penalty": ({"penalty": math.nan}, r"penalty = nan"),
     "iterations": ({"iterations": 0}, r"iterations"),
     "rate": ({"learning_rate": -1.0}, r"learning_rate"),
     "sampler": ({"sampler": "nobody"}, r"sampler = 'nobody': must be"),
-    "growth": ({"growth": 1.5}, r"growth = 1\.5: must be a share between 0 and 1"),
+    "growth": ({"growth": 1.5}, r"growth = 1\.5: must be between 0 and 1"),
 }
 
 
