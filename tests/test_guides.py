@@ -1,8 +1,7 @@
 """The guides: what their code prints is what they say it prints.
 
 A page's ```python blocks are one script. A plain block straight after one is what it printed: the same words, and numbers
-within a fiftieth (another processor rounds otherwise). A block ```console has commands after "$ " and what they printed.
-Pages that need more than the embedded model, or more than seconds, are run by `make test-slow`.
+within a fiftieth (another processor rounds otherwise). Pages that need more than the embedded model, or more than seconds, are run by `make test-slow`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import importlib.util
 import io
 import math
 import re
-import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -81,17 +79,6 @@ def exchanged(page: str, names: dict[str, str]) -> str:
         assert old in page, old
         page = page.replace(old, new)
     return page
-
-
-def commands(page: str) -> list[tuple[list[str], str]]:
-    """Commands of `certify` in the page's ```console blocks, each with what it is said to print."""
-    found = []
-    for kind, text in FENCE.findall(page):
-        if kind == "console":
-            for part in re.split(r"^\$ ", text, flags=re.M)[1:]:
-                line, _, said = part.replace("\\\n", " ").partition("\n")
-                found.append((shlex.split(line), said))
-    return found
 
 
 @pytest.mark.parametrize(
