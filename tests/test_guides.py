@@ -1,7 +1,8 @@
 """The guides: what their code prints is what they say it prints.
 
 A page's ```python blocks are one script. A plain block straight after one is what it printed: the same words, and numbers
-within a fiftieth (another processor rounds otherwise). Pages that need more than the embedded model, or more than seconds, are run by `make test-slow`.
+within a fiftieth (another processor rounds otherwise). Pages that need more than the embedded model, or more than seconds,
+are run by `make test-slow`.
 """
 
 from __future__ import annotations
