@@ -9,7 +9,7 @@ CONCEPT ?= circle
 
 READY := $(VENV)/.ready
 
-.PHONY: help certify test test-slow trust lint docs benchmarks tables world-gates clean
+.PHONY: help certify test test-slow trust lint docs notebooks benchmarks tables world-gates clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -34,6 +34,9 @@ lint: $(READY) ## style and types
 
 docs: $(READY) ## build the documentation site into site/; a broken link or label is an error (ten seconds)
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
+notebooks: $(READY) ## run the notebooks of docs/notebooks/ and keep what they show (a minute)
+	$(VENV)/bin/python docs/_site/notebooks.py
 
 benchmarks: $(READY) ## measure what certificates cost (half an hour)
 	mkdir -p runs

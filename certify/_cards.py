@@ -157,7 +157,7 @@ def _chip(token: tuple[str, str, float | None]) -> str:
     text, below, share = token
     tint = f"background:rgba(213,94,0,{opacity(share):.2f});border:{_LINE};border-radius:.35em;padding:.1em .45em"
     return (
-        '<span style="display:inline-block;text-align:center;margin:0 .35em .35em 0;vertical-align:top">'
+        '<span style="display:inline-block;text-align:center;margin:0 .6em .35em 0;vertical-align:top">'
         f'<span style="display:inline-block;{tint}">{_e(text)}</span><br>'
         f'<span style="opacity:.75;font-size:.8em">{_e(below)}</span></span>'
     )
@@ -470,6 +470,18 @@ def _sizes(region: Any) -> list[tuple[str, str]]:
     return facts
 
 
+def _of_support(support: Any) -> Card:
+    low, high = float(support.lower.min()), float(support.upper.max())
+    sentence = f"Every value of the function lies in [{shown(low, 'down', 4)}, {shown(high, 'up', 4)}]"
+    facts = [("limits", f"{brief(support.lower)} each; known without a draw")]
+    if support.gain is not None:
+        width = support.gain.numel()
+        sentence += f", and every row of {width:,} in an ellipsoid"
+        ends = f"{_near(support.gain.min(), 4)} … {_near(support.gain.max(), 4)}"
+        facts.append(("ellipsoid", f"Σ ((h − β)/γ)² ≤ {width:,} with |γ| in {ends}"))
+    return Card("a-priori support", f"{sentence}.", facts=facts)
+
+
 def _of_yardstick(stick: Any) -> Card:
     sentence = f"Without “{stick.word}” the prompt’s encoding is a squared distance of {_near(stick.distance)} away."
     return Card("yardstick", sentence, ("measured, not certified", "quiet"), notes=("A bound above it says little.",))
@@ -601,8 +613,9 @@ def _of_verdict(verdict: Any) -> Card:
 
 
 def _sentence(text: str) -> str:
-    """With a capital and a full stop."""
-    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
+    """With a capital, unless it begins with the name of a number, and a full stop."""
+    first = text[:1] if text[1:2] == " " else text[:1].upper()
+    return f"{first}{text[1:]}{'' if text.endswith('.') else '.'}"
 
 
 CARDS: dict[str, Callable[[Any], Card]] = {
@@ -619,6 +632,7 @@ CARDS: dict[str, Callable[[Any], Card]] = {
     "certify.downstream.MeasuredRate": _of_measured,
     "certify.ellipsoid.Ellipsoid": _of_region,
     "certify.uniform.CrossPolytope": _of_region,
+    "certify.support.Support": _of_support,
     "certify.certificate.Claim": _of_claim,
     "certify.certificate.ClaimedCurve": _of_curve,
     "certify.certificate.ClaimedEvent": _of_claimed_event,

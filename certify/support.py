@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from certify import _validate
-from certify._records import Record
+from certify._records import Shown
 
 __all__ = ["Support", "as_support", "layer_norm_support"]
 
 
 @dataclass(frozen=True)
-class Support(Record):
+class Support(Shown):
     """An a-priori box [lower, upper] for a function's outputs, and perhaps an ellipsoid for each row of them.
 
     Attributes:

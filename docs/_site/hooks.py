@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import json
 import logging
 import re
 from pathlib import Path
@@ -39,10 +42,49 @@ def _order(name: str) -> tuple[Any, ...]:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds the pages from the repository's root."""
+    """Adds the pages from the repository's root, and a page a notebook."""
     for source, page in OUTSIDE.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
+    for file in sorted(Path(config.docs_dir).glob("notebooks/*.ipynb")):
+        content = notebook_page(json.loads(file.read_text(encoding="utf-8")), file.name)
+        files.append(File.generated(config, f"notebooks/{file.stem}.md", content=content))
     return files
+
+
+def notebook_page(notebook: dict[str, Any], name: str) -> str:
+    """A notebook as Markdown: its words, its code, and below each cell what it showed.
+
+    Args:
+        notebook: as JSON values, executed.
+        name: of its file, which the page links to.
+    """
+    parts: list[str] = []
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(re.sub(r"(\]\([\w./-]+)\.ipynb\b", r"\1.md", source))
+            continue
+        parts.append(f"```python\n{source}\n```")
+        parts += [_notebook_output(output) for output in cell["outputs"]]
+    note = f'This page is a notebook as it ran: [{name}]({name}){{ download="{name}" }}.'
+    return "\n\n".join([parts[0], note, *parts[1:]]) + "\n"
+
+
+def _notebook_output(output: dict[str, Any]) -> str:
+    if output["output_type"] == "error":
+        raise ValueError(f"a notebook has a cell that ended with {output['ename']}: {output['evalue']}")
+    if output["output_type"] == "stream":
+        shown = f"<pre>{html.escape(''.join(output['text']))}</pre>"
+    elif "text/html" in output["data"]:
+        shown = "".join(output["data"]["text/html"])
+    elif "image/png" in output["data"]:
+        picture = "".join(output["data"]["image/png"]).replace("\n", "")
+        wide = int.from_bytes(base64.b64decode(picture)[16:20])  # 150 pixels an inch, shown as 105
+        shown = f'<img alt="picture drawn by the code above" width="{wide * 7 // 10}" src="data:image/png;base64,{picture}">'
+    else:
+        shown = f"<pre>{html.escape(''.join(output['data']['text/plain']))}</pre>"
+    shown = re.sub(r"\n(?=\n)", "&#10;", shown)  # Markdown takes a blank line for the end of the HTML
+    return f'<div class="shown">{shown}</div>'
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
