@@ -61,14 +61,14 @@ seeds = st.integers(0, 2**40)
 
 _small_seeds = st.integers(0, 10_000)
 
-radii = st.floats(0.01, 2.5) | st.sampled_from([1e-9, 1e-3, 5.0, 40.0])
+radii = st.floats(0.01, 1.0) | st.floats(0.01, 2.5) | st.sampled_from([1e-9, 1e-3, 5.0, 40.0])
 """ρ > 0: where draws say something, next to nothing, where only many draws do, and where none ever do."""
 
-levels = st.floats(1e-4, 0.4) | st.sampled_from([1e-9, 0.05, 0.9])
+levels = st.floats(0.01, 0.4) | st.floats(1e-4, 0.4) | st.sampled_from([1e-9, 0.05, 0.9])
 """α, the probability that a statement fails."""
 
-draws = st.integers(1, 700)
-"""n: from too few for anything to enough for ρ around 2; over one block of 64, and several."""
+draws = st.integers(1, 700) | st.integers(150, 700)
+"""n: from too few for anything to enough for ρ around 2; less than a block of 64, and several."""
 
 percentiles = st.floats(0.02, 0.98) | st.sampled_from([0.25, 0.5, 0.75, 1e-3, 0.999])
 """p in (0, 1), or a probability q over the deployment noise; quarters, whose mirror images are exact, among them."""
