@@ -11,6 +11,7 @@ the content. Letters in an SVG are drawn as paths: it looks the same where the f
 from __future__ import annotations
 
 import functools
+import io
 import math
 import unicodedata
 import warnings
@@ -25,6 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from certify import _files
 from certify.colours import LIGHT
 
 if TYPE_CHECKING:
@@ -174,8 +176,12 @@ class Picture(Figure):
         options["metadata"] = {**metadata, **(options.get("metadata") or {})}
         if kind == "png":
             options.setdefault("pil_kwargs", {"optimize": True})
+        # A file that is there, or that a link leads to, is replaced only once the picture is whole.
+        buffer, target = (io.BytesIO(), Path(fname)) if isinstance(fname, (str, Path)) else (fname, None)
         with _alone():
-            super().savefig(fname, **options)
+            super().savefig(buffer, **{**options, "format": kind})
+        if target is not None and isinstance(buffer, io.BytesIO):
+            _files.write(target, buffer.getvalue())
 
     @property
     def _said(self) -> str:
@@ -184,8 +190,6 @@ class Picture(Figure):
 
     def _repr_png_(self) -> bytes:
         """For notebooks."""
-        import io
-
         buffer = io.BytesIO()
         self.savefig(buffer, format="png")
         return buffer.getvalue()

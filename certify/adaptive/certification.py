@@ -222,7 +222,9 @@ def certify_prompt(
     problem, stick = adaptive.problem(prompt), yardstick(adaptive, prompt)
     deployment = adaptive.deployment(prompt)
     within = stick.distance if tolerance is None else tolerance
-    work = _Work(adaptive, pipe, deployment, n, statistics, images if detector else 0, points, steps, as_progress(progress))
+    work = _Work(
+        adaptive, pipe, deployment, n, statistics, images if detector else 0, points, steps, as_progress(progress)
+    )
 
     kinds = _about_encoding(adaptive, deployment, rho, rho_deployed, q, rhos, within)
     share = alpha / (len(kinds) + work.statements)
@@ -440,6 +442,11 @@ def _certified_functions(
     different = [k for k, v in stated.items() if found.get(k) != v and k not in ("memory_sha256", "policy")]
     if different:
         raise ValueError(f"adaptive has other settings than the certificate's smoother: {', '.join(different)}")
+    policies = {claim.policy for claim in certificate.claims}
+    if policies != {stated["policy"]}:
+        raise ValueError(
+            f"certificate has claims of policy {', '.join(sorted(policies))}, its smoother has {stated['policy']!r} on record"
+        )
     deployment = adaptive.deployment(prompt)
     if certificate.claims[0].policy != "noise-then-adapt":
         deployment = replace(deployment, noise=certificate.noise, policy=certificate.claims[0].policy)

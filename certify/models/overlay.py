@@ -92,7 +92,7 @@ class Part:
             label, path = str(source), _files.user_path(self.name, source)
             if not path.exists():
                 raise FileNotFoundError(
-                    f"{self.name} = {str(source)!r}: no such file or folder; looked for {path.resolve()}"
+                    f"{self.name} = {str(source)!r}: no such file or folder; looked for {path.absolute()}"
                 )
             state, metadata = self._from_folder(path, model) if path.is_dir() else self._from_file(path)
         else:
@@ -186,7 +186,7 @@ class Part:
                 raise ValueError(
                     f"{self.name} = {str(folder)!r}: holds several weight files, {names}; must name one of them"
                 )
-        raise FileNotFoundError(f"{self.name} = {str(folder)!r}: no weights in it; looked for {preferred.resolve()}")
+        raise FileNotFoundError(f"{self.name} = {str(folder)!r}: no weights in it; looked for {preferred.absolute()}")
 
     def _json(self, path: Path) -> dict[str, Any]:
         try:

@@ -201,10 +201,9 @@ class Trajectory:
             raise FileNotFoundError(f"file = {str(file)!r}: no such file; looked for {path.absolute()}")
         try:
             tensors, metadata = _files.read_tensors(path)
-            record = _files.json_object(metadata.get("record", "{}"))
-        except ValueError as error:
+            return cls.restored(_files.json_object(metadata.get("record", "{}")), tensors)
+        except (TypeError, ValueError) as error:
             raise ValueError(f"file = {str(file)!r}: is not a saved trajectory ({error})") from error
-        return cls.restored(record, tensors)
 
 
 def level(i: int, t: Tensor, scheduler: Any) -> float:

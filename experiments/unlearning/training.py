@@ -6,6 +6,7 @@ written every half minute: the trained tensors, the optimiser's, and the state o
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import time
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from certify import _files, _validate
+from certify.models import fingerprint
 
 __all__ = ["Dice", "Loop", "Progress"]
 
@@ -212,13 +214,20 @@ def _write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) 
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".part")
     still = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(still, beside, metadata={"run": json.dumps(about)})
+    run = json.dumps(about)
+    save_file(still, beside, metadata={"run": run, "sha256": _seal(run, still)})
     beside.replace(path)
+
+
+def _seal(run: str, tensors: Mapping[str, Tensor]) -> str:
+    return hashlib.sha256(f"{run} {fingerprint(tensors)}".encode()).hexdigest()
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         tensors, metadata = _files.read_tensors(path)
+        if metadata.get("sha256") != _seal(metadata["run"], tensors):
+            raise ValueError("its SHA-256 is not that of what it holds")
         return _files.json_object(metadata["run"]), tensors
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"{path}: is not a checkpoint that can be read ({error}); delete it to start again") from error
