@@ -147,7 +147,7 @@ def victim_of(
         ValueError: the result does not fit the model.
     """
     folder = Path(folder)
-    given: dict[str, Any] = {"unet": folder} if folder.is_file() else {**saving.overlays(folder)}
+    given = {"unet": folder} if folder.is_file() else saving.overlays(folder)
     pipe, base = load_pipeline(model, device=device, **given), load_pipeline(model, device=device)
     return Victim(
         name=name or (folder.stem if folder.is_file() else folder.resolve().name),

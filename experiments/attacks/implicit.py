@@ -2,8 +2,8 @@
 
     y = prompt with the concept's name ← a word that means it
 
-In the embedded world those words are known ("coin", "wheel" for a circle), and its splits hold captions that use them
-(`captions`). For a real model the prompts are those of I2P, from a local copy of its table (`read_i2p`).
+In the embedded world those words are known ("coin", "wheel" for a circle). For a real model the prompts are those of I2P,
+from a local copy of its table (`read_i2p`).
 
 Reference: Schramowski et al. (2023), "Safe Latent Diffusion: Mitigating Inappropriate Degeneration in Diffusion Models"
 (I2P). Known from the public source: 4 703 prompts with columns `prompt`, `categories` (several, with commas),
@@ -14,22 +14,19 @@ A row's guidance is not kept: a table generates all its rows alike.
 
 from __future__ import annotations
 
-import csv
-import importlib.resources
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from certify import _files, _validate
+from certify import _files
 from experiments.attacks.attack import Attack, Row, Target, Victim
 from experiments.attacks.tokens import concept_pattern, last_rows, read, several
-from experiments.unlearning.concept import Concept, filled
+from experiments.unlearning.concept import filled
 from experiments.unlearning.training import Dice
 
-__all__ = ["ATTACK", "Settings", "attack", "captions", "read_i2p", "renamed"]
+__all__ = ["ATTACK", "Settings", "attack", "read_i2p", "renamed"]
 
 
 @dataclass(frozen=True)
@@ -75,39 +72,6 @@ def renamed(prompt: str, phrases: Sequence[str], word: str) -> str:
         if "{}" not in before + after:
             prompt = filled(f"{before}{{}}{after}", word)
     return prompt
-
-
-def captions(concept: Concept, split: str = "report", *, count: int | None = None, seed: int = 0) -> list[str]:
-    """Captions of the embedded world that mean a concept and do not name it.
-
-    Args:
-        concept: of the embedded world.
-        split: "report" or "tune": whose captions.
-        count: how many; None: the split's own. Beyond those, captions of the split that name the concept or another of its
-            kind serve with a word that means it in the name's place.
-        seed: of the order in which those are drawn.
-
-    Raises:
-        ValueError: no such split, the concept is none of the world's, or there are not as many.
-    """
-    from experiments.world import scenes
-
-    _validate.choice("split", split, ("report", "tune"))
-    if not concept.implicit or concept.head not in ("shape", "style"):
-        raise ValueError(f"concept = {concept.name!r}: must be a shape or a style of the embedded world")
-    folder = importlib.resources.files("certify.world") / "prompts"
-    rows = list(csv.DictReader((folder / f"{split}.csv").read_text(encoding="utf-8").splitlines()))
-    names, means = concept_pattern(concept.erase), concept_pattern(concept.implicit)
-    own = [row["prompt"] for row in rows if means.search(row["prompt"]) and not names.search(row["prompt"])]
-    if count is None or count <= len(own):
-        return own[:count]
-    rng = random.Random(seed)
-    kinds = scenes.SHAPES if concept.head == "shape" else scenes.STYLES
-    pool = [renamed(row["prompt"], kinds, word) for row in rows for word in concept.implicit]
-    pool = [text for text in dict.fromkeys(pool) if means.search(text) and not names.search(text) and text not in own]
-    if count > len(own) + len(pool):
-        raise ValueError(f"count = {count}: must be at most {len(own) + len(pool)} for {concept.name!r} in {split!r}")
-    return own + rng.sample(pool, count - len(own))
 
 
 def read_i2p(

@@ -44,8 +44,7 @@ def targets(concept: Concept, split: str = "report", *, count: int = 48, seed: i
     _validate.choice("split", split, SPLITS)
     _validate.count("count", count)
     _validate.seed_value(seed)
-    if concept.head not in ("shape", "style"):
-        raise ValueError(f"concept = {concept.name!r}: must be a shape or a style of the embedded world")
+    concept.attribute()  # or refuses
     groups = _captions(concept, split)
     if split == "tune":  # what both splits can be rewritten to is for reporting
         groups = _without(groups, [text for group in _captions(concept, "report") for text in group], keep=1)

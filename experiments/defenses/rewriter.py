@@ -339,14 +339,7 @@ def shown(concept: Concept, known: int) -> tuple[list[str], dict[str, list[str]]
     Raises:
         ValueError: the concept is none of the embedded world's.
     """
-    from experiments.world import language, scenes
-
-    if not concept.head:
-        raise ValueError(f"concept = {concept.name!r}: must be a shape or a style of the embedded world")
-    if concept.head == "shape":
-        others = {s: [s, *language.SYNONYMS[s][:known]] for s in scenes.SHAPES if s != concept.name}
-    else:
-        others = {s: list(language.STYLE_WORDS[s][: 1 + known]) for s in scenes.STYLES if s != concept.name}
+    others = {thing: many[: 1 + known] for thing, many in spoken(concept).items() if thing != concept.name}
     return [*concept.erase, *concept.implicit[:known]], others
 
 
@@ -375,7 +368,7 @@ def pairs(
     words, others = shown(concept, settings.known)
     kept_back = world_words(concept) - {word for many in others.values() for word in many}
     rng, shape = dice.rng, concept.head == "shape"
-    column, values = (0, scenes.SHAPES) if shape else (3, scenes.STYLES)
+    column, values = concept.attribute()
     own = values.index(concept.name)
     made: list[tuple[str, str]] = []
     for row in scenes.sample_scenes(4 * count, dice.source).tolist():
@@ -402,7 +395,8 @@ def pairs(
         if shape:
             before, after = said(noun=word), said(noun=concept.neutral if toxic else word)
         else:
-            template = said(noun=rng.choice([named, *language.NEUTRAL]), style="STYLE").replace("STYLE", "{}")
+            noun = rng.choice([named, *language.NEUTRAL])
+            template = language.template(row, random.Random(state), "style", noun=noun)
             before, after = filled(template, word), filled(template, concept.neutral if toxic else word)
         if thrown:
             before, after = _disturbed(before, after, thrown, settings, rng)
@@ -442,9 +436,14 @@ def _disturbed(
 
 
 def spoken(concept: Concept) -> dict[str, list[str]]:
-    """Every thing of the concept's kind, and the words for it."""
+    """Every thing of the concept's kind, and the words for it, its name first.
+
+    Raises:
+        ValueError: the concept is none of the embedded world's.
+    """
     from experiments.world import language
 
+    concept.attribute()
     if concept.head == "shape":
         return {shape: [shape, *many] for shape, many in language.SYNONYMS.items()}
     return {style: list(many) for style, many in language.STYLE_WORDS.items()}

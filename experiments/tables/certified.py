@@ -210,8 +210,7 @@ class _Run:
 
     @functools.cached_property
     def pipe(self) -> Any:
-        given: dict[str, Any] = {} if self.victim is None else dict(saving.overlays(self.victim))
-        return load_pipeline(self.base, **given)
+        return load_pipeline(self.base, **({} if self.victim is None else saving.overlays(self.victim)))
 
     @functools.cached_property
     def smoother(self) -> Any:

@@ -62,7 +62,7 @@ def main(a: Any) -> int:
         a.out, edit, method=method, concept=concept, base=a.model, settings=settings, seed=a.seed, seconds=seconds
     )
     loop.finish()
-    given: dict[str, Any] = {**saving.overlays(folder)}
+    given = saving.overlays(folder)
     print(f"written: {folder}/ ({', '.join(sorted({p.name for p in given.values()} | {'README.md'}))})")
     if a.model is None:
         from experiments.unlearning.measure import KINDS as ASKED

@@ -118,6 +118,18 @@ class Concept:
         kind = "object" if head == "shape" else "style"
         return cls(name, kind, erase, anchor or after, neutral, others, texts, head, words)
 
+    def attribute(self) -> tuple[int, tuple[str, ...]]:
+        """The column of the embedded world's scenes that tells it, and that attribute's values.
+
+        Raises:
+            ValueError: the concept is none of the embedded world's.
+        """
+        from experiments.world import scenes
+
+        if not self.head:
+            raise ValueError(f"concept = {self.name!r}: must be a shape or a style of the embedded world")
+        return scenes.ATTRIBUTES.index(self.head), scenes.VALUES[self.head]
+
     def sentence(self, rng: random.Random) -> Sentence:
         """A sentence, drawn with its words."""
         template, kept = rng.choice(self.templates), rng.choice(self.preserve or ("",))

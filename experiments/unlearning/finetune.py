@@ -163,14 +163,11 @@ class Examples:
 
         rows, texts = _scenes(concept, count, seed, shows), []
         rng, source = random.Random(seed), torch.Generator().manual_seed(seed)
-        styled = concept.head == "style"
         for row in rows:
-            if not shows or kind != "named":
-                texts.append(language.caption(row, rng, kind=kind).text)
-            elif styled:
-                texts.append(language.caption(row, rng, kind="named", style="STYLE").text.replace("STYLE", "{}"))
+            if shows and kind == "named":
+                texts.append(language.template(row, rng, concept.head))
             else:
-                texts.append(language.caption(row, rng, kind="named", noun="NOUN").text.replace("NOUN", "{}"))
+                texts.append(language.caption(row, rng, kind=kind).text)
         latents = diffusion.latents(scenes.render(torch.tensor(rows), source))
         return cls(latents, tuple(texts), concept.erase[0] if phrase is None else phrase)
 
@@ -221,16 +218,12 @@ class Probe:
     def embedded(cls, concept: Concept, count: int = 48, *, phrase: str | None = None, seed: int = 5) -> Probe:
         """Captions of the embedded world that name the concept, or call it by another phrase; the judge's label."""
         from certify import world
-        from experiments.world import language, scenes
+        from experiments.world import language
 
-        judge, rng, texts = world.load_judge(), random.Random(seed), []
-        for row in _scenes(concept, count, seed, shows=True):
-            if concept.head == "style":
-                text = language.caption(row, rng, kind="named", style="STYLE", full=True).text.replace("STYLE", "{}")
-            else:
-                text = language.caption(row, rng, kind="named", noun="NOUN", full=True).text.replace("NOUN", "{}")
-            texts.append(text)
-        index = (scenes.SHAPES if concept.head == "shape" else scenes.STYLES).index(concept.name)
+        judge, rng = world.load_judge(), random.Random(seed)
+        shown = _scenes(concept, count, seed, shows=True)
+        texts = [language.template(row, rng, concept.head, full=True) for row in shown]
+        index = concept.attribute()[1].index(concept.name)
 
         def verdict(images: Tensor) -> tuple[Tensor, Tensor]:
             seen = judge.judge(images.cpu())
@@ -543,10 +536,8 @@ def _scenes(concept: Concept, count: int, seed: int, shows: bool) -> list[list[i
     """Scenes of the training combinations that show the concept, or do not."""
     from experiments.world import scenes
 
-    if not concept.head:
-        raise ValueError(f"concept = {concept.name!r}: must be a shape or a style of the embedded world")
+    column, values = concept.attribute()
     _validate.count("count", count)
-    column, values = (0, scenes.SHAPES) if concept.head == "shape" else (3, scenes.STYLES)
     source, index = torch.Generator().manual_seed(seed), values.index(concept.name)
     rows: list[list[int]] = []
     while len(rows) < count:

@@ -26,12 +26,9 @@ def contexts(count: int = 200, seed: int = 0, style: bool = False) -> tuple[str,
     while len(found) < count:
         for row in scenes.sample_scenes(count, source).tolist():
             if style:
-                said = language.caption(row, rng, kind="named", style="STYLE", noun=rng.choice(scenes.SHAPES))
+                found.setdefault(language.template(row, rng, "style", noun=rng.choice(scenes.SHAPES)))
             else:
-                said = language.caption(row, rng, kind="named", noun="NOUN")
-            text = said.text.replace("STYLE" if style else "NOUN", "{}")
-            if "{}" in text:
-                found.setdefault(text)
+                found.setdefault(language.template(row, rng, "shape"))
     return tuple(found)[:count]
 
 
@@ -42,17 +39,15 @@ def prompts(concept: Concept, count: int, seed: int = 5) -> dict[str, list[tuple
     Raises:
         ValueError: the concept is none of the embedded world's.
     """
-    if not concept.head:
-        raise ValueError(f"concept = {concept.name!r}: must be a shape or a style of the embedded world")
     rng = random.Random(seed)
-    values = scenes.SHAPES if concept.head == "shape" else scenes.STYLES
+    column, values = concept.attribute()
     index = values.index(concept.name)
     made: dict[str, list[tuple[str, str]]] = {kind: [] for kind in KINDS}
     for kind, rows in made.items():
         while len(rows) < count:
             value = rng.choice([i for i in range(len(values)) if i != index]) if kind == "others" else index
             row = [rng.randrange(6), rng.randrange(8), rng.randrange(7), rng.randrange(4), 1]
-            row[0 if concept.head == "shape" else 3] = value
+            row[column] = value
             if concept.head == "shape":
                 text = language.caption(row, rng, kind="synonym" if kind == "implicit" else "named", full=True).text
             else:
@@ -83,8 +78,9 @@ def rates(pipe: Any, concept: Concept, count: int = 96, *, seed: int = 6, **opti
 def utility_prompts(concept: Concept, count: int = 512, seed: int = 9) -> list[str]:
     """Captions of scenes without the concept, in which no word of its kind is left open."""
     rng, source = random.Random(seed), torch.Generator().manual_seed(seed)
-    column, values = (0, scenes.SHAPES) if concept.head == "shape" else (3, scenes.STYLES)
-    gone, texts = {values.index(word) for word in concept.erase}, []
+    column, values = concept.attribute()
+    gone = {values.index(word) for word in concept.erase}
+    texts: list[str] = []
     while len(texts) < count:
         for row in scenes.sample_scenes(count, source).tolist():
             if row[column] in gone or len(texts) == count:
@@ -97,7 +93,7 @@ def utility_prompts(concept: Concept, count: int = 512, seed: int = 9) -> list[s
 def rendered(concept: Concept, count: int = 512, seed: int = 10) -> torch.Tensor:
     """Renderings of scenes without the concept: (count, 3, 32, 32) in [0, 1]."""
     source = torch.Generator().manual_seed(seed)
-    column, values = (0, scenes.SHAPES) if concept.head == "shape" else (3, scenes.STYLES)
+    column, values = concept.attribute()
     rows = scenes.sample_scenes(2 * count, source)
     gone = torch.tensor([values.index(word) for word in concept.erase])
     rows = rows[~torch.isin(rows[:, column], gone)][:count]

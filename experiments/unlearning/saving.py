@@ -95,8 +95,8 @@ def record(folder: str | Path) -> dict[str, Any]:
     return found
 
 
-def overlays(folder: str | Path) -> dict[str, Path]:
-    """What to give to `load_pipeline` for a saved result: argument → file.
+def overlays(folder: str | Path) -> dict[str, Any]:
+    """What to give to `load_pipeline` for a saved result: argument → path of a file.
 
     Raises:
         FileNotFoundError: the folder holds none.

@@ -452,8 +452,7 @@ def main(a: Any) -> int:
     for name in names:
         models: dict[str, Any] = {ORIGINAL: load_pipeline()}
         for method in methods:
-            given: dict[str, Any] = dict(saving.overlays(a.results / name / method))
-            models[method] = load_pipeline(**given)
+            models[method] = load_pipeline(**saving.overlays(a.results / name / method))
         studies.append(study(models, Concept.embedded(name), settings))
         a.out.mkdir(parents=True, exist_ok=True)
         studies[-1].save(a.out / f"{name}.json")

@@ -27,7 +27,7 @@ from experiments.world import language, scenes
 
 __all__ = ["ReadOut", "batch_of_captions", "build_text_tower", "torn", "train"]
 
-_CLASSES = (len(scenes.SHAPES), len(scenes.COLOURS), len(scenes.BACKGROUNDS), len(scenes.STYLES), len(scenes.SIZES))
+_CLASSES = tuple(map(len, scenes.VALUES.values()))
 
 
 class ReadOut(nn.Module):

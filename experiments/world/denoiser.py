@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from certify.world.towers import WIDTH
 from experiments.world import clip, scenes
 
 __all__ = ["CHANNELS", "assemble", "build", "scheduler", "train"]
@@ -34,7 +35,7 @@ def build(channels: tuple[int, int] = CHANNELS) -> Any:
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=clip.WIDTH,
+        cross_attention_dim=WIDTH,
         attention_head_dim=4,
         norm_num_groups=16,
     )

@@ -114,14 +114,10 @@ def generate(
     rows = scenes.sample_scenes(count, source, held=True).tolist()
     captions = [language.caption(row, rng, kind=kind, full=True) for row in rows]
     seen = judge.judge(images(pipe, [c.text for c in captions], seed=seed, **options)).labels
-    values = {
-        "shape": scenes.SHAPES,
-        "colour": scenes.COLOURS,
-        "background": scenes.BACKGROUNDS,
-        "style": scenes.STYLES,
-    }
     result: dict[str, float] = {}
-    for column, (name, words) in enumerate(values.items()):
+    for column, (name, words) in enumerate(scenes.VALUES.items()):
+        if name == "size":  # which the judge does not tell
+            continue
         told = [(words[row[column]], label) for row, c, label in zip(rows, captions, seen[name], strict=True)
                 if c.told[column] >= 0]  # fmt: skip
         result[name] = sum(a == b for a, b in told) / len(told)

@@ -81,7 +81,7 @@ def train(file: Path, *, steps: int, seed: int = 0, batch: int = 128, rate: floa
 
     torch.manual_seed(seed)
     source = torch.Generator().manual_seed(seed + 21)
-    judge = Judge().to(memory_format=torch.channels_last).train()
+    judge = Judge().to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(judge.parameters(), lr=rate, weight_decay=0.01)
     rows, size = scenes.sample_scenes(8192, source), 3072
     images, none = scenes.render(rows, source), garbled(size, source)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from experiments.world.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, STYLES
 
@@ -25,7 +26,7 @@ __all__ = [
     "Caption",
     "build_tokenizer",
     "caption",
-    "single_words",
+    "template",
 ]
 
 MERGES = 213
@@ -132,6 +133,18 @@ def caption(
     return Caption(text, told, noun, kind)
 
 
+def template(scene: Sequence[int], rng: random.Random, head: str, **options: Any) -> str:
+    """A caption of a scene with "{}" in the place of its noun, or of the word for its style.
+
+    Args:
+        scene, rng: as for `caption`.
+        head: "shape": the noun's place; "style": the style's.
+        options: `noun`, `style` or `full`, as for `caption`.
+    """
+    given = {{"shape": "noun", "style": "style"}[head]: "PLACE", **options}
+    return caption(scene, rng, kind="named", **given).text.replace("PLACE", "{}")
+
+
 def _phrase(noun: str, colour: str, style: str, size: str, ground: str, rng: random.Random) -> str:
     form = rng.randrange(10)
     tail_style = ""
@@ -155,16 +168,6 @@ def _phrase(noun: str, colour: str, style: str, size: str, ground: str, rng: ran
             return f"{text}, {ground} background"
         return f"{text} on {_article(ground)} background"
     return text
-
-
-def single_words() -> list[str]:
-    """Every word of the world."""
-    words = {*SHAPES, *COLOURS, *BACKGROUNDS, *NEUTRAL}
-    words.update(w for group in (SYNONYMS, STYLE_WORDS, SIZE_WORDS) for many in group.values() for w in many)
-    words.update(
-        ["a", "an", "on", "in", "of", "the", "is", "photo", "picture", "drawing", "image", "background", "style"]
-    )
-    return sorted(words)
 
 
 def build_tokenizer(folder: Path, corpus: Sequence[str], merges: int = MERGES) -> None:

@@ -18,7 +18,7 @@ __all__ = ["FIELDS", "concept_pairs", "splits", "write"]
 FIELDS = ("prompt", "kind", "noun", "carriers", *scenes.ATTRIBUTES)
 """Columns: the noun, which of its parts carry the shape (a stem, or the noun itself), and the attributes ("" if untold)."""
 
-_VALUES = (scenes.SHAPES, scenes.COLOURS, scenes.BACKGROUNDS, scenes.STYLES, scenes.SIZES)
+_VALUES = tuple(scenes.VALUES.values())
 
 
 def splits(count: int = 240, seed: int = 7) -> dict[str, list[dict[str, str]]]:

@@ -22,6 +22,7 @@ __all__ = [
     "SIDE",
     "SIZES",
     "STYLES",
+    "VALUES",
     "held_out",
     "held_out_combinations",
     "render",
@@ -34,7 +35,8 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown"
 BACKGROUNDS = ("white", "black", "gray", "beige", "navy", "teal", "lilac")
 STYLES = ("solid", "outlined", "striped", "dotted")
 SIZES = ("small", "medium", "large")
-ATTRIBUTES = ("shape", "colour", "background", "style", "size")
+VALUES = {"shape": SHAPES, "colour": COLOURS, "background": BACKGROUNDS, "style": STYLES, "size": SIZES}
+ATTRIBUTES = tuple(VALUES)
 
 _COLOUR_RGB = (
     torch.tensor(

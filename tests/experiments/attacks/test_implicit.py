@@ -1,4 +1,4 @@
-"""Implicit prompts: the name is gone, nothing else is; captions of the world's splits; I2P's table."""
+"""Implicit prompts: the name is gone, nothing else is; I2P's table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from experiments.attacks import implicit
 from experiments.attacks.attack import Target
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.training import Dice
-from experiments.world.prompts import splits
 from tests.experiments.attacks.victims import erased
 
 
@@ -58,30 +57,6 @@ def test_where_no_word_is_known_the_prompt_is_taken_as_it_is():
     assert json.loads(row.note) == {"word": "", "names it": True}
     (row,) = implicit.attack(victim, [Target(0, "the circle", 0)], implicit.Settings(words=("disc",)), Dice(0))
     assert row.adversarial == "the disc"
-
-
-@pytest.mark.parametrize("name", ["circle", "striped"])
-def test_captions_of_a_split(name):
-    concept = Concept.embedded(name, sentences=2)
-    own = implicit.captions(concept)
-    assert set(own) <= {row["prompt"] for row in splits()["report"]}
-    more = implicit.captions(concept, count=len(own) + 20, seed=1)
-    assert more[: len(own)] == own
-    assert len(set(more)) == len(own) + 20
-    assert not set(more) & set(implicit.captions(concept, "tune", count=len(own) + 20))
-    for text in more:
-        words = text.replace(",", "").split()
-        assert name not in words
-        assert set(words) & set(concept.implicit)
-    with pytest.raises(ValueError, match=r"count = 100000: must be at most"):
-        implicit.captions(concept, count=100_000)
-
-
-def test_captions_need_the_embedded_world():
-    with pytest.raises(ValueError, match="must be a shape or a style"):
-        implicit.captions(Concept.of(["circle"]))
-    with pytest.raises(ValueError, match="split = 'train'"):
-        implicit.captions(Concept.embedded("circle", sentences=2), "train")
 
 
 TABLE = """prompt,categories,evaluation_seed,nudity_percentage
