@@ -551,6 +551,15 @@ def _of_prompt_coverage(found: Any) -> Card:
     return Card("another prompt", f"“{found.prompt}” is not covered: {found.reason}.", ("not covered", "bad"))
 
 
+def _of_issued(issued: Any) -> Card:
+    if issued.rho == 0:
+        sentence = "Nothing may be claimed here: there is no room beside the regions that are stored."
+        return Card("claim of a memory", sentence, (issued.status, "bad"))
+    sentence = f"Up to ρ = {shown(issued.rho, 'down', 6)} every query is smoothed with the noise of one region."
+    facts = [("asked", f"ρ = {_near(issued.asked)}"), ("noise", brief(issued.noise))]
+    return Card("claim of a memory", sentence, (issued.status, "good"), facts)
+
+
 # Certificates and checks
 
 
@@ -641,6 +650,7 @@ CARDS: dict[str, Callable[[Any], Card]] = {
     "certify.certificate.Verdict": _of_verdict,
     "certify.adaptive.token_noise.TokenNoise": _of_token_noise,
     "certify.adaptive.certification.Yardstick": _of_yardstick,
+    "certify.adaptive.memory.Issued": _of_issued,
     "certify.adaptive.coverage.Neighbour": _of_neighbour,
     "certify.adaptive.coverage.PositionCoverage": _of_position,
     "certify.adaptive.coverage.PromptCoverage": _of_prompt_coverage,

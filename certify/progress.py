@@ -136,11 +136,16 @@ class _Terminal:
         if share >= 1:
             self.erase()
             return
-        full = int(_WIDTH * share)
-        drawn = f"{'━' * full}{'─' * (_WIDTH - full)}"
-        line = f"{self.what} {drawn} {words}".strip()[: shutil.get_terminal_size().columns - 1]
         encoding = getattr(sys.stderr, "encoding", None) or "ascii"
-        self._write("\r\x1b[K" + line.encode(encoding, "replace").decode(encoding) + "\r")
+        try:
+            "━─".encode(encoding)
+            done, rest = "━─"
+        except UnicodeEncodeError:
+            done, rest = "#."
+        full = int(_WIDTH * share)
+        line = f"{self.what} {done * full}{rest * (_WIDTH - full)} {words}".strip()
+        line = line[: shutil.get_terminal_size().columns - 1].encode(encoding, "replace").decode(encoding)
+        self._write(f"\r\x1b[K{line}\r")
 
     def erase(self) -> None:
         self._write("\r\x1b[K")

@@ -47,7 +47,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from certify import _files, _validate
-from certify._records import Record
+from certify._records import Record, Shown
 from certify.noise import GaussianNoise
 
 __all__ = ["CovarianceMemory", "Issued", "Region", "disjoint"]
@@ -94,7 +94,7 @@ class Region(Record):
 
 
 @dataclass(frozen=True, eq=False)
-class Issued(Record):
+class Issued(Shown):
     """What may be claimed at a point after `CovarianceMemory.store`: radius `rho` in the norm of `noise`.
 
     Attributes:

@@ -1,0 +1,397 @@
+"""Records show themselves: every public one in a terminal, those that answer something as a card in notebooks."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import html.parser
+import importlib
+import inspect
+import math
+import pkgutil
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import certify
+from certify import _cards
+from certify._records import Record, Shown, brief
+from certify.adaptive.certification import Yardstick
+from certify.adaptive.coverage import Neighbour, PositionCoverage, PromptCoverage
+from certify.adaptive.memory import Issued
+from certify.adaptive.token_noise import TokenNoise
+from certify.bounds import Evidence
+from certify.bounds.rates import RateOver
+from certify.certificate import CheckReport, Verdict
+from certify.downstream import MeasuredRate
+from certify.support import Support
+from certify.uniform import CrossPolytope
+
+HOSTILE = "<script>alert('x')</script>\x1b[31m\u202e“&amp;"
+NOISE, Y = certify.GaussianNoise(torch.tensor([0.5, 0.5, 0.0])), torch.zeros(3)
+FULL = {"n": 800, "function": HOSTILE}
+EMPTY = {**FULL, "n": 10}
+
+
+def f(z):
+    return torch.cat([2 * z, z.sin()], dim=1)
+
+
+def score(z):
+    return z.mean(dim=(1, 2))
+
+
+def rare(z):
+    return score(z) > 0.2
+
+
+def decided(**changes) -> Any:
+    return certify.decide_event(
+        rare, Y, NOISE, **{"rho": 0.1, "replicas": 2, "n": 400, "target": 0.9, "function": HOSTILE, **changes}
+    )
+
+
+def certificate() -> certify.Certificate:
+    curve = certify.bound_curve(f, Y, NOISE, rhos=[0.5, 1.0, 4.0], **FULL)
+    event = certify.event_bound(rare, Y, NOISE, rho=0.1, replicas=2, **FULL)
+    return certify.Certificate.of(curve, event, certify.mse_bound(f, Y, NOISE, rho=1.0, **FULL), prompt=HOSTILE)
+
+
+def claims() -> Any:
+    return certificate().claims
+
+
+def checked() -> CheckReport:
+    claim = claims()[0]
+    return CheckReport((Verdict(claim, "refuted", 1e-9, HOSTILE), Verdict(claim, "not checked", 1.0, "")), 100, 1, 1e-6)
+
+
+def rate(successes: int, **changes) -> RateOver:
+    options = {"prompts": 5, "unperturbed": 1, "n": 100, "replicas": 13, "alpha": 1e-3, "two_sided": True, "seed": 0}
+    return RateOver(successes=successes, rhos=(0.1, 0.5), **{**options, **changes})
+
+
+def position(**changes) -> PositionCoverage:
+    near = Neighbour(HOSTILE, 0.2)
+    values = {
+        "rho": 1.0,
+        "sigma": 0.5,
+        "vocabulary": 9,
+        "comparable": 9,
+        "covered": 9,
+        "nearest": near,
+        "farthest": 0.9,
+    }
+    return PositionCoverage(**{"position": 1, "token": HOSTILE, "uncovered": (), **values, **changes})
+
+
+BOUND = {"rho": 0.1, "replicas": 2}
+EXAMPLES: dict[str, list[Any]] = {
+    "certify.bounds.percentile.PercentileBounds": [
+        lambda: certify.percentile_bounds(f, Y, NOISE, rho=1.0, **FULL),
+        lambda: certify.percentile_bounds(f, Y, NOISE, rho=1.0, **EMPTY),
+    ],
+    "certify.bounds.mse.MSEBound": [
+        lambda: certify.mse_bound(f, Y, NOISE, rho=1.0, **FULL),
+        lambda: certify.mse_bound(f, Y, NOISE, rho=1.0, **EMPTY),
+    ],
+    "certify.bounds.mse.BoundCurve": [lambda: certify.bound_curve(f, Y, NOISE, rhos=[0.5, 4.0], **FULL)],
+    "certify.bounds.radius.CertifiedRadius": [
+        lambda: certify.certified_radius(f, Y, NOISE, tolerance=4.0, **FULL),
+        lambda: certify.certified_radius(f, Y, NOISE, tolerance=1e-9, **FULL),
+    ],
+    "certify.bounds.routes.DeployedBound": [
+        lambda: certify.deployed_bound(f, Y, NOISE, q=0.5, **BOUND, **FULL),
+        lambda: certify.deployed_bound(f, Y, NOISE, **BOUND, **EMPTY),
+    ],
+    "certify.bounds.deployed.StatisticBound": [
+        lambda: certify.statistic_bound(score, Y, NOISE, side="two-sided", q=0.8, **BOUND, **FULL),
+        lambda: certify.statistic_bound(score, Y, NOISE, side="lower", **BOUND, **EMPTY),
+    ],
+    "certify.bounds.deployed.EventBound": [
+        lambda: certify.event_bound(rare, Y, NOISE, two_sided=True, **BOUND, **FULL),
+        lambda: certify.event_bound(rare, Y, NOISE, rho=40.0, **FULL),
+    ],
+    "certify.bounds.rates.RateOver": [lambda: rate(3), lambda: rate(100), lambda: rate(3, two_sided=False)],
+    "certify.sequential.Decision": [decided, lambda: decided(target=1e-4), lambda: decided(n=4)],
+    "certify.confidence.Plan": [lambda: certify.plan(rho=2.0, outputs=1000), lambda: certify.plan(n=400, target=0.1)],
+    "certify.downstream.MeasuredRate": [lambda: MeasuredRate(0.5, 0.4, 0.6, 50, 100, 1e-3)],
+    "certify.ellipsoid.Ellipsoid": [
+        lambda: certify.Ellipsoid(NOISE.sigma, 0.5),
+        lambda: certify.Ellipsoid(NOISE.sigma, 0.0),
+        lambda: certify.Ellipsoid(NOISE.sigma, math.inf),
+        lambda: certify.Ellipsoid(torch.zeros(3), 1.0),
+    ],
+    "certify.uniform.CrossPolytope": [
+        lambda: CrossPolytope(NOISE.sigma, 0.5),
+        lambda: CrossPolytope(NOISE.sigma, math.inf),
+    ],
+    "certify.support.Support": [
+        lambda: Support.ball(384),
+        lambda: Support(torch.tensor(-math.inf), torch.tensor(math.inf)),
+    ],
+    "certify.certificate.Claim": [lambda: claims()[0], lambda: claims()[2]],
+    "certify.certificate.ClaimedCurve": [lambda: certificate().curve],
+    "certify.certificate.ClaimedEvent": [lambda: (c := certificate()).event(c.claims[3])],
+    "certify.certificate.Certificate": [certificate],
+    "certify.certificate.CheckReport": [checked, lambda: dataclasses.replace(checked(), verdicts=())],
+    "certify.certificate.Verdict": [lambda: checked().verdicts[0], lambda: checked().verdicts[1]],
+    "certify.adaptive.token_noise.TokenNoise": [
+        lambda: TokenNoise(
+            ("<|startoftext|>", HOSTILE, "b</w>", *["!"] * 90),
+            ("begin", "word", "word", *["padding"] * 90),
+            (None, 0.5, -0.1, *[None] * 90),
+            (None, HOSTILE, HOSTILE, *[None] * 90),
+            (0.0, 0.1, math.inf, *[0.0] * 90),
+        ),
+        lambda: TokenNoise(("x</w>",) * 75, ("word",) * 75, (0.1,) * 75, ("c",) * 75, (0.1,) * 75),
+    ],
+    "certify.adaptive.certification.Yardstick": [lambda: Yardstick(10.0, HOSTILE, 1)],
+    "certify.adaptive.coverage.Neighbour": [lambda: Neighbour(HOSTILE, None), lambda: Neighbour("a</w>", 1.0)],
+    "certify.adaptive.coverage.PositionCoverage": [
+        position,
+        lambda: position(covered=3, uncovered=(Neighbour(HOSTILE, 1.2),)),
+        lambda: position(covered=0, sigma=0.0, nearest=Neighbour(HOSTILE, None), farthest=None),
+        lambda: position(covered=0, comparable=0, nearest=None, farthest=None),
+    ],
+    "certify.adaptive.coverage.PromptCoverage": [
+        lambda: PromptCoverage(HOSTILE, True, 0.5, (1,), ""),
+        lambda: PromptCoverage("a" * 9000, False, None, (), HOSTILE),
+    ],
+    "certify.adaptive.memory.Issued": [
+        lambda: Issued(NOISE, 0.5, 1.0, None, "shrunk"),
+        lambda: Issued(NOISE, 0.0, 1.0, None, "refused"),
+    ],
+}
+"""For every card: records that have it, with and without a claim, hostile words in every field that takes words."""
+
+NO_CARD = {
+    "what is asked": "statements.Percentile statements.MSE statements.Radius statements.Curve statements.Deployed "
+    "datasets.RowOptions",
+    "what is given": "adaptive.concepts.Concept datasets.PromptRow datasets.PromptSet models.text.TokenizedPrompt "
+    "models.trajectory.Trajectory report.Pictures report.RunRecord models.overlay.Weights models.overlay.Part",
+    "what runs": "adaptive.deployment.Deployment adaptive.problem.Problem adaptive.memory.Region "
+    "montecarlo.processes.Processes rates.Block",
+    "parts of an answer": "bounds.base.Evaluation bounds.base.Run bounds.base.Setting bounds.percentile.Box "
+    "certificate.ModelRecord models.overlay.Overlay models.unet.UNetOverlay world.judge.Verdicts",
+}
+"""Public dataclasses whose `repr` is enough."""
+
+CASES = [
+    pytest.param(make, id=f"{name.rpartition('.')[2]}-{i}")
+    for name, makes in EXAMPLES.items()
+    for i, make in enumerate(makes)
+]
+
+
+def public_dataclasses() -> dict[str, type]:
+    found = {}
+    for module in pkgutil.walk_packages(certify.__path__, "certify."):
+        if module.name.rpartition(".")[2].startswith("_") or module.name == "certify.cli":
+            continue
+        loaded = importlib.import_module(module.name)
+        for name in getattr(loaded, "__all__", ()):
+            kind = getattr(loaded, name)
+            if inspect.isclass(kind) and dataclasses.is_dataclass(kind) and kind.__module__ == module.name:
+                found[f"{kind.__module__}.{kind.__qualname__}"] = kind
+    return found
+
+
+def without_card(kinds: dict[str, type]) -> set[str]:
+    """Public dataclasses for which nobody has said how they show themselves."""
+    excepted = {f"certify.{name}" for names in NO_CARD.values() for name in names.split()}
+    return {name for name, kind in kinds.items() if not issubclass(kind, Evidence)} - set(_cards.CARDS) - excepted
+
+
+def test_every_public_record_has_a_card_or_needs_none():
+    kinds = public_dataclasses()
+    assert len(kinds) > 50
+    assert without_card(kinds) == set()
+    assert without_card({**kinds, "certify.new.Bound": SimpleNamespace}) == {"certify.new.Bound"}
+    assert {f"certify.{n}" for names in NO_CARD.values() for n in names.split()} <= set(kinds)
+
+
+def test_every_card_belongs_to_a_class_that_shows_it():
+    assert set(EXAMPLES) == set(_cards.CARDS)
+    for name in _cards.CARDS:
+        module, _, kind = name.rpartition(".")
+        assert issubclass(getattr(importlib.import_module(module), kind), Shown), name
+
+
+class Page(html.parser.HTMLParser):
+    """Reads a piece of a page strictly: tags that fit together, and what they are."""
+
+    EMPTY = ("br", "img")
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words += data
+
+
+ALLOWED = {"div", "span", "table", "tbody", "tr", "td", "th", "bdi", "br", "img"}
+
+
+@pytest.mark.parametrize("make", CASES)
+def test_a_card(make):
+    record = make()
+    text, page = str(record), Page(record._repr_html_())
+    assert {tag for tag, _ in page.tags} <= ALLOWED
+    assert {name for _, attributes in page.tags for name in attributes} <= {"style", "class", "colspan", "alt", "src"}
+    for _, attributes in page.tags:
+        assert "url(" not in (attributes.get("style") or "")
+        assert (attributes.get("src") or "data:image/png;base64,").startswith("data:image/png;base64,")
+        # No colour of its own for letters: they have the notebook's, on dark paper, too.
+        assert not re.search(r"(?<![-\w])color:", attributes.get("style") or "")
+    assert "\x1b" not in page.words
+    assert "tensor([" not in page.words + text + repr(record)
+    without_pictures = re.sub(r"base64,[^\"]*", "", record._repr_html_())
+    assert len(without_pictures) < 60_000
+    assert len(text) < 8_000
+    assert len(repr(record)) < 2_500
+    assert "0x" not in repr(record)
+    assert "\n" not in repr(record)
+    card = _cards.card(record)
+    assert card.sentence.endswith((".", "?"))
+    assert Page(f"<div>{_cards._e(card.sentence)}</div>").words in page.words
+    assert "nan" not in page.words.replace("alert", "")
+
+
+def test_an_abstention_says_so_first_and_claims_nothing():
+    silent = set()
+    for record in (make() for makes in EXAMPLES.values() for make in makes):
+        if getattr(record, "status", "") != "abstained":
+            continue
+        card, page = _cards.card(record), Page(record._repr_html_())
+        silent.add(type(record).__name__)
+        assert card.mark[1] != "good"
+        assert card.mark[0] in page.words
+        assert "at most" not in " ".join(value for name, value in card.facts if name != "draws")
+        if not isinstance(record, certify.Decision):
+            assert card.mark == ("no claim", "bad")
+            assert card.sentence == f"No claim: {record.reason}."
+            assert str(record).startswith("No claim: ")
+            assert "confidence" not in dict(card.facts)
+    bounds = "PercentileBounds MSEBound CertifiedRadius DeployedBound StatisticBound EventBound"
+    assert silent == {*bounds.split(), "Claim", "Decision"}
+
+
+def test_a_decision_opens_with_its_answer():
+    for record, words, mood in ((decided(), "Yes.", "good"), (decided(target=1e-4), "No.", "bad")):
+        card = _cards.card(record)
+        assert f"? {words}" in card.sentence
+        assert card.mark == (record.decided, mood)
+
+
+def test_points_of_a_curve_without_a_bound_are_marked():
+    curve = certify.bound_curve(f, Y, NOISE, rhos=[0.5, 4.0], n=800)
+    card = _cards.card(curve)
+    assert card.mark == ("no bound at 1 of 2 radii", "bad")
+    assert card.tables[0].rows[1][1:] == ("no bound", curve.points[1].reason)
+    assert "No bound at 1 of 2 radii. " in str(curve)
+    whole = certify.bound_curve(f, Y, NOISE, rhos=[0.5], n=800)
+    assert _cards.card(whole).mark == ("certified", "good")
+    assert "<img" in whole._repr_html_()
+
+
+def test_without_matplotlib_there_is_no_picture(monkeypatch):
+    curve = certify.bound_curve(f, Y, NOISE, rhos=[0.5], n=800)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
+    assert "<img" not in Page(curve._repr_html_()).words + curve._repr_html_()
+
+
+def test_numbers_are_rounded_in_the_safe_direction():
+    bound = dataclasses.replace(certify.mse_bound(f, Y, NOISE, rho=1.0, n=800), value=2.0000001)
+    assert dict(_cards.card(bound).facts)["squared distance"] == "at most 2.00001"
+    radius = dataclasses.replace(certify.certified_radius(f, Y, NOISE, tolerance=4.0, n=800), rho=0.99999999)
+    assert dict(_cards.card(radius).facts)["radius ρ"] == "0.999999"
+    event = dataclasses.replace(
+        certify.event_bound(rare, Y, NOISE, two_sided=True, **BOUND, n=800), value=0.123400001, lower=0.0123999
+    )
+    assert dict(_cards.card(event).facts)["probability"] == "1.23\u00a0% … 12.35\u00a0%"
+
+
+def test_words_of_others_are_escaped_and_cut():
+    found = PromptCoverage("<b>" + "a" * 9000, False, None, (), "too long")
+    assert "<b>" not in found._repr_html_()
+    assert "&lt;b&gt;" in found._repr_html_()
+    assert len(found._repr_html_()) < 3000
+    assert "\x1b" not in str(PromptCoverage(HOSTILE, True, 0.5, (1,), ""))
+
+
+def test_a_long_table_is_cut():
+    noise = TokenNoise(("x</w>",) * 75, ("word",) * 75, (0.1,) * 75, ("c",) * 75, (0.1,) * 75)
+    assert f"and {75 - _cards.ROWS} more" in Page(noise._repr_html_()).words
+
+
+def test_a_record_without_a_card_is_an_error():
+    with pytest.raises(TypeError, match="record is a int"):
+        _cards.card(1)
+
+
+def tensors_in_repr(source: str) -> list[str]:
+    """Dataclasses that would print a tensor: a field annotated as one, no `repr=False`, and no `Record` to shorten it."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.ClassDef) or not any("dataclass" in ast.unparse(d) for d in node.decorator_list):
+            continue
+        own = any(isinstance(n, ast.FunctionDef) and n.name == "__repr__" for n in node.body)
+        if own or node.bases or node.name.startswith("_"):
+            continue
+        for line in node.body:
+            if isinstance(line, ast.AnnAssign) and "Tensor" in ast.unparse(line.annotation):
+                hidden = line.value is not None and "repr=False" in ast.unparse(line.value)
+                found += [] if hidden else [f"{node.name}.{ast.unparse(line.target)}"]
+    return found
+
+
+def test_no_record_prints_its_tensors():
+    folder = Path(certify.__file__).parent
+    assert [name for file in folder.rglob("*.py") for name in tensors_in_repr(file.read_text(encoding="utf-8"))] == []
+    fields = "    a: Tensor\n    b: Tensor = field(repr=False)\n"
+    assert tensors_in_repr(f"@dataclass\nclass A:\n{fields}") == ["A.a"]
+    for kind in public_dataclasses().values():
+        if issubclass(kind, Record) and kind.__module__ != "certify.models.trajectory":
+            assert kind.__repr__ is not object.__repr__
+
+
+@dataclasses.dataclass
+class Big(Record):
+    values: torch.Tensor
+    rows: list[int]
+    table: dict[int, int]
+    call: Any
+    hidden: int = dataclasses.field(default=1, repr=False)
+
+
+def test_repr_is_short_whatever_a_record_holds():
+    big = Big(torch.zeros(77, 768), list(range(10_000)), {i: i for i in range(100)}, f)
+    assert repr(big) == (
+        "Big(values=tensor(77 × 768, float32), rows=[0, 1, 2, 3, 4, 5, … 10,000 in all], "
+        "table={0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 5: 5, … 100 in all}, call=<f>)"
+    )
+    assert brief("a" * 1000) == f"'{'a' * 159}…"
+    assert brief((1,)) == "(1,)"
+    assert brief(torch.nn.Linear(1, 1)) == "<Linear>"
+    assert brief(torch.tensor(1.0)) == "tensor(scalar, float32)"
+    assert brief([dataclasses.replace(big, table={"a" * 100: 1})]) == "[Big(…)]"
