@@ -89,7 +89,17 @@ def test_public_functions_say_what_they_do(name):
     assert "Args" in getattr(certify, name).__doc__
 
 
-HEAVY = ["transformers", "diffusers", "matplotlib", "PIL", "typer", "rich", "certify.models.load", "certify.adaptive", "certify._cards"]
+HEAVY = [
+    "transformers",
+    "diffusers",
+    "matplotlib",
+    "PIL",
+    "typer",
+    "rich",
+    "certify.models.load",
+    "certify.adaptive",
+    "certify._cards",
+]
 
 
 @pytest.mark.parametrize(
