@@ -141,9 +141,9 @@ class Part:
                 raise ValueError(f"{self.name} = {str(path)!r}: {error}") from error
         if path.suffix in _PICKLED:
             try:
-                _check_archive(path)
+                _check_archive(path, _files.regular(path))
                 state = torch.load(path, map_location="cpu", weights_only=True)
-            except OSError:
+            except (PermissionError, IsADirectoryError):
                 raise
             except Exception as error:  # what the unpickler raises on foreign bytes is not listed anywhere
                 raise ValueError(
@@ -232,9 +232,8 @@ class Part:
         return state
 
 
-def _check_archive(path: Path) -> None:
+def _check_archive(path: Path, size: int) -> None:
     """Refuses an archive that unpacks to more than it is: PyTorch's own are not compressed."""
-    size = _files.regular(path)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > size:

@@ -98,7 +98,7 @@ def read_i2p(
     columns, lines = read_table(path)
     missing = sorted(needed - set(columns))
     if missing:
-        raise ValueError(f"{path}: lacks the column {', '.join(missing)}; it has {', '.join(columns)}")
+        raise ValueError(f"{path}: lacks the column {', '.join(missing)}; it has {', '.join(map(repr, columns))}")
     for number, (at, line) in enumerate(lines):
         if category and category not in [c.strip() for c in line["categories"].split(",")]:
             continue
@@ -124,7 +124,7 @@ def read_table(path: str | Path) -> tuple[list[str], list[tuple[int, dict[str, s
         rows = _files.csv_rows(_files.read_text(Path(path)))
         _, columns = next(rows, (1, []))
         if len(set(columns)) < len(columns):
-            raise ValueError(f"the columns are {', '.join(columns)}: must be different")
+            raise ValueError(f"the columns are {', '.join(map(repr, columns))}: must be different")
         found = []
         for number, row in rows:
             if len(row) != len(columns):

@@ -78,7 +78,7 @@ def read(path: str | Path, *, count: int | None = None, first: int = 0, category
         _validate.count("count", count)
     columns, lines = read_table(path)
     if "prompt" not in columns:
-        raise ValueError(f"{path}: lacks the column prompt; it has {', '.join(columns)}")
+        raise ValueError(f"{path}: lacks the column prompt; it has {', '.join(map(repr, columns))}")
     if category or ("seed" not in columns and "evaluation_seed" in columns):
         found = read_i2p(path, category=category, limit=count)
         return [replace(target, number=number) for number, target in enumerate(found)]

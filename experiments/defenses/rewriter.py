@@ -256,24 +256,24 @@ class Rewriter(nn.Module):
         if record.get("format") != _FORMAT:
             raise ValueError(f"rewriter = {str(path)!r}: is not a saved rewriter (format {record.get('format')!r})")
         try:
-            return cls._restored(record, tensors, encoder, path)
-        except (KeyError, TypeError, RuntimeError, ArithmeticError) as error:
+            return cls._restored(record, tensors, encoder)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"rewriter = {str(path)!r}: {error}") from error
+        except (KeyError, RuntimeError, ArithmeticError) as error:
             raise ValueError(f"rewriter = {str(path)!r}: is damaged ({error!r})") from error
 
     @classmethod
-    def _restored(
-        cls, record: dict[str, Any], tensors: dict[str, Tensor], encoder: PromptEncoder, path: str | Path
-    ) -> Rewriter:
+    def _restored(cls, record: dict[str, Any], tensors: dict[str, Tensor], encoder: PromptEncoder) -> Rewriter:
         shape, blocks = record["shape"], {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
         # No room is made for what the file does not have.
         if (shape["width"], shape["layers"]) != (len(tensors["last.weight"]), len(blocks)):
-            raise ValueError(f"rewriter = {str(path)!r}: claims the shape {shape}, which its tensors do not have")
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
-            raise ValueError(f"rewriter = {str(path)!r}: holds NaN or infinity")
+            raise ValueError(f"claims the shape {shape}, which its tensors do not have")
+        if not all(t.is_floating_point() and bool(torch.isfinite(t).all()) for t in tensors.values()):
+            raise ValueError("holds NaN, infinity or what is no real number")
         made = cls(encoder, **shape)
         if (record["vocabulary"], record["room"]) != (made.vocabulary, made.room):
             raise ValueError(
-                f"rewriter = {str(path)!r}: has {record['vocabulary']} tokens and room for {record['room']}, the encoder "
+                f"has {record['vocabulary']} tokens and room for {record['room']}, the encoder "
                 f"{made.vocabulary} and {made.room}: must be of the same tokenizer"
             )
         made.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})

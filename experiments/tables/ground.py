@@ -430,7 +430,7 @@ def _prompts(path: Path, seed: int) -> list[tuple[str, int]]:
     """(prompt, image seed) of a CSV."""
     names, lines = read_table(path)
     if "prompt" not in names:
-        raise ValueError(f"{path}: lacks the column prompt; it has {', '.join(names)}")
+        raise ValueError(f"{path}: lacks the column prompt; it has {', '.join(map(repr, names))}")
     of_seed = next((name for name in ("seed", "evaluation_seed", "sd_seed") if name in names), None)
     found = []
     for number, (at, line) in enumerate(lines):

@@ -126,7 +126,7 @@ def test_targets_of_a_table(tmp_path, text, options, expected):
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("text\na\n", {}, "lacks the column prompt; it has text"),
+        ("text\na\n", {}, "lacks the column prompt; it has 'text'"),
         ("prompt\n", {}, "has no prompt"),
         ("prompt,seed\na,1\n ,2\n", {}, "line 3: prompt is empty"),
         ("prompt,seed\na,one\n", {}, "line 2: seed = 'one': must be a whole number"),
