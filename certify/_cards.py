@@ -36,6 +36,7 @@ EVENT_RHOS = (0.0, 0.1, 0.25, 0.5, 1.0)
 """Radii at which a bound that holds at all of them is printed."""
 
 _LETTERS = 600  # of a sentence or a cell
+_REASONS = 3  # why a certificate's claims abstain, in words
 _TINTS = {"good": "0,158,115,.25", "bad": "213,94,0,.30", "quiet": "127,127,127,.22"}
 _LINE = "1px solid rgba(127,127,127,.3)"
 
@@ -167,7 +168,7 @@ def _cell(text: str, *, tag: str = "td", number: bool = False, soft: bool = Fals
     style = f"text-align:{'right' if number else 'left'};vertical-align:top;padding:.15em .9em .15em 0;border-bottom:{_LINE}"
     # A tinted cell needs room on both of its sides.
     style += f";background:{tint};padding-left:.5em" if tint else ";background:none"
-    style += ";white-space:nowrap" if number else ""
+    style += ";white-space:nowrap" if number or soft else ""
     style += ";opacity:.75;font-weight:400" if soft else ""
     return f'<{tag} style="{style}">{_e(text)}</{tag}>'
 
@@ -582,9 +583,12 @@ def _of_certificate(certificate: Any) -> Card:
         radii = f"{_near(curve.rhos[0], 4)} … {_near(curve.rhos[-1], 4)}"
         rows.append((f"curve, {curve.points[0].function}, {len(curve.rhos)} radii", radii, ends, curve.theorem))
     table = Table(("claim", "ρ", "bound", "by"), rows, (3,))
-    mark = ("certified", "good") if main.status == "certified" else ("no claim", "bad")
-    note = f"Not covered. {POLICIES[claims[0].policy]}"
-    return Card("certificate", main.sentence, mark, facts, tables=[table], notes=(note,))
+    mark = ("no claim", "bad") if silent == len(claims) else ("certified", "good")
+    if 0 < silent < len(claims):
+        mark = (f"certified, but for {silent} of {len(claims)} claims", "quiet")
+    reasons = dict.fromkeys(f"No claim about the {c.function}: {c.reason}." for c in claims if c.status != "certified")
+    notes = [*list(reasons)[:_REASONS], f"Not covered. {POLICIES[claims[0].policy]}"]
+    return Card("certificate", main.sentence, mark, facts, tables=[table], notes=notes)
 
 
 def _claim_row(claim: Any) -> tuple[str, ...]:
