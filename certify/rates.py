@@ -96,7 +96,9 @@ def event_rate_over(
     def verdicts(blocks: Sequence[Block]) -> Tensor:
         return torch.cat([_of_events(functions, block) for block in blocks])
 
-    return asked.counted(verdicts, DEFAULT_BATCH if batch_size is None else batch_size, checkpoint, as_progress(progress))
+    return asked.counted(
+        verdicts, DEFAULT_BATCH if batch_size is None else batch_size, checkpoint, as_progress(progress)
+    )
 
 
 @dataclass(frozen=True)
