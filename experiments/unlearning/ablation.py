@@ -179,10 +179,7 @@ def ablate(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loo
         return value
 
     losses = loop.run("ac", weights, optimiser, trained.iterations, loss)
-    return Edit(
-        unet={name: p.detach().clone() for name, p in weights.items()},
-        record={"trained": trained.parameters, "images of the anchor": len(latents), "last losses": losses[-20:]},
-    )
+    return Edit.trained(weights, trained.parameters, losses, **{"images of the anchor": len(latents)})
 
 
 METHOD = Method(

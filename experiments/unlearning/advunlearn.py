@@ -30,7 +30,7 @@ from experiments.settings import check
 from experiments.unlearning import esd
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
-from experiments.unlearning.method import Edit, Method
+from experiments.unlearning.method import Edit, Method, copied
 from experiments.unlearning.parameters import trainable
 from experiments.unlearning.training import Dice, Loop
 
@@ -227,7 +227,7 @@ def erase(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop
 
     losses = loop.run("advunlearn", weights, optimiser, settings.iterations, loss, state={"token": token}, dice=dice)
     return Edit(
-        text_encoder={name: p.detach().clone() for name, p in weights.items()},
+        text_encoder=copied(weights),
         record={"trained": "encoder", "last losses": losses[-20:]},
     )
 

@@ -52,18 +52,10 @@ def main(a: Any) -> int:
     method, concept = unlearning.METHODS[a.method], concept_of(a)
     settings = settings_of(method, concept, a.set, embedded=a.model is None)
     saving.check_free(a.out)
-    what = f"{method.name} of {a.model or 'the embedded model'}, {settings}, {concept.erase} to {concept.anchor!r}"
-    loop = Loop(seed=a.seed, folder=a.out, progress=progress(), what=what)
-    started = time.perf_counter()
-    edit = applied(method, concept, settings, loop, model=a.model, device=device_of(a.device))
-    seconds = time.perf_counter() - started
+    edit, seconds = _saved(a.out, method, concept, settings, seed=a.seed, model=a.model, device=device_of(a.device))
     print(f"{method.name}: {edit.tensors} tensors changed in {seconds:.1f} s")
-    folder = saving.save(
-        a.out, edit, method=method, concept=concept, base=a.model, settings=settings, seed=a.seed, seconds=seconds
-    )
-    loop.finish()
-    given = saving.overlays(folder)
-    print(f"written: {folder}/ ({', '.join(sorted({p.name for p in given.values()} | {'README.md'}))})")
+    given = saving.overlays(a.out)
+    print(f"written: {a.out}/ ({', '.join(sorted({p.name for p in given.values()} | {'README.md'}))})")
     if a.model is None:
         from experiments.unlearning.measure import KINDS as ASKED
         from experiments.unlearning.measure import rates
@@ -115,7 +107,6 @@ def made(
     *,
     seed: int,
     model: str | None = None,
-    device: str = "cpu",
 ) -> dict[str, Any]:
     """Runs a method unless the folder holds its result already, and returns the result's record.
 
@@ -123,21 +114,12 @@ def made(
         folder: of the result; a stopped run goes on.
         method, concept, settings, seed: what is made.
         model: hub id or folder of the base; None: the embedded model.
-        device: where it is made.
 
     Raises:
         ValueError: the folder holds a result of another concept, of other settings or another seed.
     """
     if not any((folder / file).exists() for file in saving.FILES.values()):
-        what = f"{method.name} of {model or 'the embedded model'}, {settings}, {concept.erase} to {concept.anchor!r}"
-        loop = Loop(seed=seed, folder=folder, progress=progress(), what=what)
-        started = time.perf_counter()
-        edit = applied(method, concept, settings, loop, model=model, device=device)
-        seconds = time.perf_counter() - started
-        saving.save(
-            folder, edit, method=method, concept=concept, base=model, settings=settings, seed=seed, seconds=seconds
-        )
-        loop.finish()
+        _saved(folder, method, concept, settings, seed=seed, model=model, device="cpu")
     record = saving.record(folder)
     wanted = {
         "method": method.name,
@@ -156,6 +138,20 @@ def made(
             "delete it, or choose another --out"
         )
     return record
+
+
+def _saved(
+    folder: Path, method: Method, concept: Concept, settings: Any, *, seed: int, model: str | None, device: str
+) -> tuple[Edit, float]:
+    """Runs a method and writes its result; what changed, and the seconds that it took (of the last call, if it was stopped)."""
+    what = f"{method.name} of {model or 'the embedded model'}, {settings}, {concept.erase} to {concept.anchor!r}"
+    loop = Loop(seed=seed, folder=folder, progress=progress(), what=what)
+    started = time.perf_counter()
+    edit = applied(method, concept, settings, loop, model=model, device=device)
+    seconds = time.perf_counter() - started
+    saving.save(folder, edit, method=method, concept=concept, base=model, settings=settings, seed=seed, seconds=seconds)
+    loop.finish()
+    return edit, seconds
 
 
 def concept_of(a: Any) -> Concept:

@@ -115,10 +115,9 @@ class Diffusion:
         drawn = torch.randn(count, *self.latent_shape(), generator=source)
         return drawn.to(self.device, self.dtype)
 
-    def times(self, count: int, source: torch.Generator, low: int = 0, high: int | None = None) -> Tensor:
-        """Uniform training time steps in low … high − 1: (count,)."""
-        drawn = torch.randint(low, self.timesteps if high is None else high, (count,), generator=source)
-        return drawn.to(self.device)
+    def times(self, count: int, source: torch.Generator) -> Tensor:
+        """Uniform training time steps: (count,)."""
+        return torch.randint(self.timesteps, (count,), generator=source).to(self.device)
 
     @torch.no_grad()
     def half_finished(

@@ -28,7 +28,7 @@ from experiments.unlearning.method import Edit, Method
 from experiments.unlearning.parameters import FILTERS, trainable
 from experiments.unlearning.training import Dice, Loop
 
-__all__ = ["METHOD", "Settings", "erase", "target"]
+__all__ = ["METHOD", "Settings", "erase", "prompts", "samples", "target"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,31 @@ def prompts(diffusion: Diffusion, sentences: list[Sentence]) -> tuple[Tensor, Te
     return diffusion.encode([s.target for s in sentences]), diffusion.encode([s.neutral for s in sentences])
 
 
+def samples(
+    diffusion: Diffusion, teacher: Any, c: Tensor, settings: Settings, dice: Dice, noise: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """(x_t, t): half-finished samples under c, of the student or of the teacher (`Settings.sampler`).
+
+    Args:
+        diffusion: the student.
+        teacher: e_*.
+        c: (b, tokens, width), encodings.
+        settings: who samples, and how.
+        dice: all randomness.
+        noise: x_T; None: drawn.
+    """
+    by_student = settings.sampler == "student"
+    return diffusion.half_finished(
+        c,
+        steps=settings.steps,
+        guidance=settings.guidance,
+        source=dice.source,
+        unet=None if by_student else teacher,
+        noise=noise,
+        bucket=by_student,
+    )
+
+
 def erase(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop) -> Edit:
     """Trains the U-Net in place and returns the weights that changed.
 
@@ -89,26 +114,15 @@ def erase(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop
     teacher = diffusion.frozen_copy()
     weights = trainable(diffusion.unet, settings.trained(concept))
     optimiser = torch.optim.Adam(weights.values(), lr=settings.learning_rate)
-    by_student = settings.sampler == "student"
 
     def loss(step: int, dice: Dice) -> Tensor:
         c, c_0 = prompts(diffusion, concept.sentences(settings.batch, dice.rng))
-        x_t, t = diffusion.half_finished(
-            c,
-            steps=settings.steps,
-            guidance=settings.guidance,
-            source=dice.source,
-            unet=None if by_student else teacher,
-            bucket=by_student,
-        )
+        x_t, t = samples(diffusion, teacher, c, settings, dice)
         aim = target(diffusion, teacher, x_t, t, c, c_0, settings.negative_guidance)
         return torch.nn.functional.mse_loss(diffusion.predict(x_t, t, c), aim)
 
     losses = loop.run("esd", weights, optimiser, settings.iterations, loss)
-    return Edit(
-        unet={name: p.detach().clone() for name, p in weights.items()},
-        record={"trained": settings.trained(concept), "last losses": losses[-20:]},
-    )
+    return Edit.trained(weights, settings.trained(concept), losses)
 
 
 METHOD = Method(

@@ -40,6 +40,7 @@ from experiments import pictures
 from experiments.settings import check
 from experiments.unlearning.concept import Concept, filled
 from experiments.unlearning.diffusion import Diffusion
+from experiments.unlearning.method import copied
 from experiments.unlearning.parameters import trainable
 from experiments.unlearning.training import Dice, Loop
 
@@ -457,7 +458,6 @@ def attack(
     settings: Settings,
     loop: Loop,
     *,
-    stage: str = "attack",
     neutral: str = "",
 ) -> Attack:
     """Fine-tunes the pipeline's U-Net in place (or a token beside it) and measures as it goes.
@@ -468,7 +468,6 @@ def attack(
         probe: what is measured.
         settings: who attacks.
         loop: runs it; a stopped run goes on, with what it had measured.
-        stage: names the checkpoint.
         neutral: the word that "ti" starts from where the settings name none; "": "object".
 
     Raises:
@@ -505,9 +504,9 @@ def attack(
         x_0, templates = examples.draw(settings.batch, dice)
         return diffusion_loss(diffusion, x_0, seen(templates), dice)
 
-    losses = loop.run(stage, weights, optimiser, settings.steps, loss, state={"measured": table})
+    losses = loop.run("attack", weights, optimiser, settings.steps, loss, state={"measured": table})
     measure(settings.steps)
-    tensors = {name: p.detach().clone() for name, p in weights.items()}
+    tensors = copied(weights)
     if settings.attacker == "lora":
         for module in diffusion.unet.modules():
             if parametrize.is_parametrized(module, "weight"):

@@ -259,10 +259,7 @@ def forget(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loo
         return attended(diffusion, diffusion.noised(latents[index], noise, t), t, encodings[index], at[index])
 
     losses = loop.run("fmn", weights, optimiser, settings.iterations, loss, clip=settings.clip)
-    return Edit(
-        unet={name: p.detach().clone() for name, p in weights.items()},
-        record={"trained": settings.parameters, "images of the concept": len(latents), "last losses": losses[-20:]},
-    )
+    return Edit.trained(weights, settings.parameters, losses, **{"images of the concept": len(latents)})
 
 
 def _encoded(diffusion: Diffusion, prompts: Sequence[Prompt], learned: Tensor | None) -> Tensor:

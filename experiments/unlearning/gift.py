@@ -43,13 +43,14 @@ from experiments.settings import check
 from experiments.unlearning.concept import Concept, filled
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.finetune import Examples, diffusion_loss
-from experiments.unlearning.method import Edit, Method
+from experiments.unlearning.method import Edit, Method, copied
 from experiments.unlearning.parameters import FILTERS, trainable
 from experiments.unlearning.training import Dice, Loop
 
 __all__ = ["METHOD", "Settings", "TwoLevelAdam", "bounded", "immunise", "kernel_distance", "noising", "upper"]
 
 LOWER, UPPER = 0, 1
+_BETAS = (0.9, 0.999)  # of Adam, on both levels and ahead
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,9 @@ class TwoLevelAdam(torch.optim.Optimizer):
         level: whose turn it is, `LOWER` or `UPPER`.
     """
 
-    def __init__(self, parameters: Any, rates: tuple[float, float], betas: tuple[float, float] = (0.9, 0.999)) -> None:
+    def __init__(self, parameters: Any, rates: tuple[float, float]) -> None:
         super().__init__(list(parameters), {})
-        self.rates, self.betas, self.level = rates, betas, LOWER
+        self.rates, self.level = rates, LOWER
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -144,16 +145,14 @@ class TwoLevelAdam(torch.optim.Optimizer):
                     state[count] = torch.zeros(())
                     state[mean], state[square] = torch.zeros_like(p), torch.zeros_like(p)
                 state[count] += 1
-                p -= _adam(p.grad, state[mean], state[square], float(state[count]), self.rates[self.level], self.betas)
+                p -= _adam(p.grad, state[mean], state[square], float(state[count]), self.rates[self.level])
 
 
-def _adam(
-    gradient: Tensor, mean: Tensor, square: Tensor, count: float, rate: float, betas: tuple[float, float] = (0.9, 0.999)
-) -> Tensor:
+def _adam(gradient: Tensor, mean: Tensor, square: Tensor, count: float, rate: float) -> Tensor:
     """What Adam subtracts; the averages are brought up to date in place."""
-    mean.lerp_(gradient, 1 - betas[0])
-    square.lerp_(gradient.square(), 1 - betas[1])
-    return rate * (mean / (1 - betas[0] ** count)) / ((square / (1 - betas[1] ** count)).sqrt() + 1e-8)
+    mean.lerp_(gradient, 1 - _BETAS[0])
+    square.lerp_(gradient.square(), 1 - _BETAS[1])
+    return rate * (mean / (1 - _BETAS[0] ** count)) / ((square / (1 - _BETAS[1] ** count)).sqrt() + 1e-8)
 
 
 def bounded(loss: Tensor, settings: Settings) -> Tensor:
@@ -332,7 +331,7 @@ def immunise(diffusion: Diffusion, concept: Concept, settings: Settings, loop: L
     first = settings.rounds * period - len(last)
     below = [(first + i) % period < settings.safe_steps for i in range(len(last))]
     return Edit(
-        unet={name: p.detach().clone() for name, p in weights.items()},
+        unet=copied(weights),
         record={
             "trained": settings.parameters,
             "last losses, lower level": [v for v, is_lower in zip(last, below, strict=True) if is_lower],

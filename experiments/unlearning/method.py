@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,12 @@ from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.training import Loop
 
-__all__ = ["Edit", "Method"]
+__all__ = ["Edit", "Method", "copied"]
+
+
+def copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as they are now, which go on training no longer."""
+    return {name: p.detach().clone() for name, p in weights.items()}
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,18 @@ class Edit:
     text_encoder: Mapping[str, Tensor] = field(default_factory=dict)
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def trained(cls, unet: Mapping[str, Tensor], which: str, losses: Sequence[float], **more: Any) -> Edit:
+        """Of a method that trains weights of the U-Net in place.
+
+        Args:
+            unet: those that trained.
+            which: what they are called (`parameters.FILTERS`).
+            losses: of its steps.
+            more: other figures worth keeping.
+        """
+        return cls(unet=copied(unet), record={"trained": which, **more, "last losses": list(losses[-20:])})
 
     @property
     def tensors(self) -> int:

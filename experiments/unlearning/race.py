@@ -107,20 +107,11 @@ def erase(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop
     before = [p.detach().clone() for p in weights.values()] if settings.pull else []
     entries = sum(p.numel() for p in weights.values())
     optimiser = torch.optim.Adam(weights.values(), lr=settings.learning_rate)
-    by_student = settings.sampler == "student"
 
     def loss(step: int, dice: Dice) -> Tensor:
         c, c_0 = esd.prompts(diffusion, concept.sentences(settings.batch, dice.rng))
         noise = diffusion.normal(len(c), dice.source)
-        x_t, t = diffusion.half_finished(
-            c,
-            steps=settings.steps,
-            guidance=settings.guidance,
-            source=dice.source,
-            unet=None if by_student else teacher,
-            noise=noise,
-            bucket=by_student,
-        )
+        x_t, t = esd.samples(diffusion, teacher, c, settings, dice, noise)
         diffusion.unet.requires_grad_(False)  # the attack needs no gradient of the weights
         delta = worst(diffusion, x_t, t, c, noise, settings, dice.source)
         for p in weights.values():
@@ -133,10 +124,7 @@ def erase(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop
         return value
 
     losses = loop.run("race", weights, optimiser, settings.iterations, loss)
-    return Edit(
-        unet={name: p.detach().clone() for name, p in weights.items()},
-        record={"trained": settings.trained(concept), "last losses": losses[-20:]},
-    )
+    return Edit.trained(weights, settings.trained(concept), losses)
 
 
 METHOD = Method(

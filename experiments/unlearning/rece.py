@@ -129,13 +129,8 @@ def edit(
         detector = judged(concept, settings.validation)
     maps, old = uce.projections(diffusion.unet), uce.projections(diffusion.original)
     places = [(template, phrase) for template in concept.templates for phrase in concept.erase]
-    kept = [("{}", ""), *((template, phrase) for phrase in concept.preserve for template in concept.templates)]
-    mine = uce.rows_of(diffusion.encoder, places, settings.rows)
-    theirs = uce.rows_of(diffusion.encoder, [(template, concept.anchor) for template, _ in places], settings.rows)
-    counts = [min(len(a), len(b)) for a, b in zip(mine, theirs, strict=True)]
-    c = torch.cat([a[:count] for a, count in zip(mine, counts, strict=True)])
-    g = torch.cat([b[:count] for b, count in zip(theirs, counts, strict=True)])
-    p = torch.cat(uce.rows_of(diffusion.encoder, kept, settings.rows))
+    kept = [(template, phrase) for phrase in concept.preserve for template in concept.templates]
+    c, g, p = uce.aligned(diffusion.encoder, places, concept.anchor, kept, settings.rows)
     ridge = settings.regularisation(concept)
     best: dict[str, Tensor] = {}
     seen: list[float] = []

@@ -19,7 +19,7 @@ from certify.models.masks import packed
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.method import Edit, Method
 
-__all__ = ["EMBEDDED", "FILES", "overlays", "record", "save"]
+__all__ = ["EMBEDDED", "FILES", "check_free", "overlays", "record", "save"]
 
 EMBEDDED = "the embedded model"
 """What a record calls the base where it is that."""

@@ -79,7 +79,6 @@ class Loop:
         clip: float | None = None,
         state: Mapping[str, Tensor] | None = None,
         dice: Dice | None = None,
-        after: Callable[[int], None] | None = None,
     ) -> list[float]:
         """`steps` steps of `optimiser` on `loss_of(step, dice)`.
 
@@ -92,7 +91,6 @@ class Loop:
             clip: largest gradient norm.
             state: further tensors that the method changes as it goes, in place, kept in the checkpoint as well.
             dice: the run's randomness; None: fresh from the seed.
-            after: called after every step with its number.
 
         Returns:
             The loss of every step made in this call.
@@ -122,8 +120,6 @@ class Loop:
                 nn.utils.clip_grad_norm_(list(parameters.values()), clip)
             optimiser.step()
             losses.append(value)
-            if after is not None:
-                after(step)
             if self.progress is not None:
                 self.progress(stage, step + 1, steps, value)
             if path is not None and time.monotonic() - saved > self.every:

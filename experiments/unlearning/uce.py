@@ -27,7 +27,7 @@ from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.method import Edit, Method
 from experiments.unlearning.training import Loop
 
-__all__ = ["METHOD", "Settings", "edit", "minimiser", "projections", "rows_of", "solved"]
+__all__ = ["METHOD", "Settings", "aligned", "edit", "minimiser", "projections", "rows_of", "solved"]
 
 
 ROWS = ("tail", "last")
@@ -102,14 +102,22 @@ def solved(
         kept: (template, phrase) to preserve, besides the empty prompt.
         settings: scales, damping, rows.
     """
-    mine = rows_of(encoder, places, settings.rows)
-    theirs = rows_of(encoder, [(template, guide) for template, _ in places], settings.rows)
-    counts = [min(len(a), len(b)) for a, b in zip(mine, theirs, strict=True)]
-    c_ = torch.cat([a[:count] for a, count in zip(mine, counts, strict=True)])
-    g_ = torch.cat([b[:count] for b, count in zip(theirs, counts, strict=True)])
-    p = torch.cat(rows_of(encoder, [("{}", ""), *kept], settings.rows))
+    c, g, p = aligned(encoder, places, guide, kept, settings.rows)
     s_p = settings.preserve_scale or max(0.1, 1 / (1 + len(kept)))
-    return minimiser(maps, c_, g_, p, erase_scale=settings.erase_scale, preserve_scale=s_p, damping=settings.damping)
+    return minimiser(maps, c, g, p, erase_scale=settings.erase_scale, preserve_scale=s_p, damping=settings.damping)
+
+
+def aligned(
+    encoder: PromptEncoder, places: Sequence[tuple[str, str]], guide: str, kept: Sequence[tuple[str, str]], rows: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(c, g, p) of `minimiser`: erased and guide rows, aligned at their first row, and rows that stay, those of the empty
+    prompt among them. Arguments as for `solved`."""
+    mine = rows_of(encoder, places, rows)
+    theirs = rows_of(encoder, [(template, guide) for template, _ in places], rows)
+    counts = [min(len(a), len(b)) for a, b in zip(mine, theirs, strict=True)]
+    c = torch.cat([a[:count] for a, count in zip(mine, counts, strict=True)])
+    g = torch.cat([b[:count] for b, count in zip(theirs, counts, strict=True)])
+    return c, g, torch.cat(rows_of(encoder, [("{}", ""), *kept], rows))
 
 
 def minimiser(
