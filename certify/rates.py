@@ -70,7 +70,8 @@ def event_rate_over(
         n: draws.
         alpha: failure probability over these draws, of the statement at all radii together.
         two_sided: bound the mean from below, too; α is then shared.
-        seed: of all draws. The result depends on the set of inputs, not on their order.
+        seed: of all draws. The result depends on the set of inputs, not on their order (but for several events at one input
+            with one noise and K, which nothing else tells apart).
         batch_size: draws made together; None: 256. The result does not depend on it.
         checkpoint: where to keep the count, and to go on from. Its `function` should say what the events are.
         progress: True: a bar; or a function that is called with (draws done, n).
