@@ -200,7 +200,7 @@ def test_heads_that_do_not_fit(clip, labelled, tmp_path):  # noqa: F811
     with pytest.raises(ValueError, match=r"bias has shape \(2,\), must be \(1,\)"):
         Q16Detector(clip, file)
     file.write_text("no tensors")
-    with pytest.raises(ValueError, match="is not a safetensors file"):
+    with pytest.raises(ValueError, match="is not a readable safetensors file"):
         Q16Detector(clip, file)
     with pytest.raises(ValueError, match="must be 0 and 1, both of them"):
         fitted(ClipFeatures(clip), labelled[0][:3], torch.ones(3))
