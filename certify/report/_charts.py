@@ -1,0 +1,109 @@
+"""Lines over the radius as a picture in the page itself (SVG), in the page's own colours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from certify._text import escaped, shown
+
+_WIDE, _HIGH = 480, 290  # of a chart, in its own units
+
+
+_LEFT, _RIGHT, _TOP, _BOTTOM = 68, 14, 16, 44
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points (x, y), joined; `dots`: each is seen; `dashed`: what is between them is not certified."""
+
+    points: Sequence[tuple[float, float]]
+    dots: bool = False
+    dashed: bool = False
+
+
+def chart(
+    lines: Sequence[Line],
+    x_label: str,
+    y_label: str,
+    *,
+    name: str,
+    log: bool = False,
+    top: float | None = None,
+    level: tuple[float, str] | None = None,
+) -> str:
+    """Lines over the radius as SVG, in the page's own colours."""
+    xs = [x for line in lines for x, _ in line.points]
+    ys = [y for line in lines for _, y in line.points] + ([level[0]] if level else [])
+    if log:
+        ys = [y for y in ys if y > 0]
+    if not xs or not ys:
+        return f"<p>{escaped(name)}: nothing is certified at any of these radii.</p>"
+    right = max(xs) or 1.0
+    y_ticks = _log_ticks(min(ys), max(ys)) if log else _ticks(0.0, top if top is not None else max(ys) or 1.0)
+    low, high = (min(y_ticks[0], min(ys)), max(y_ticks[-1], max(ys))) if log else (0.0, max(y_ticks[-1], max(ys)))
+    scale: Callable[[float], float] = math.log if log else float
+
+    def at_x(x: float) -> float:
+        return _LEFT + (_WIDE - _LEFT - _RIGHT) * x / right
+
+    def at_y(y: float) -> float:
+        share = (scale(y) - scale(low)) / (scale(high) - scale(low))
+        return _HIGH - _BOTTOM - (_HIGH - _TOP - _BOTTOM) * share
+
+    parts = []
+    for tick in y_ticks:
+        y = at_y(tick)
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDE - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{_LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{_tick(tick)}</text>')
+    floor = _HIGH - _BOTTOM
+    for tick in _ticks(0.0, right):
+        if tick <= right:
+            x = at_x(tick)
+            parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{floor}" y2="{floor + 4}"/>')
+            parts.append(f'<text x="{x:.1f}" y="{floor + 18}" text-anchor="middle">{_tick(tick)}</text>')
+    parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_WIDE - _RIGHT}" y1="{floor}" y2="{floor}"/>')
+    parts.append(
+        f'<text x="{(_LEFT + _WIDE - _RIGHT) / 2}" y="{_HIGH - 6}" text-anchor="middle">'
+        f"{escaped(x_label, isolate=False)}</text>"
+    )
+    middle = (_TOP + floor) / 2
+    parts.append(
+        f'<text x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">'
+        f"{escaped(y_label, isolate=False)}</text>"
+    )
+    if level is not None and low <= level[0] <= high:
+        y = at_y(level[0])
+        below = 15 if y < _TOP + 18 else -6
+        parts.append(f'<line class="level" x1="{_LEFT}" x2="{_WIDE - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(
+            f'<text class="level-text" x="{_LEFT + 6}" y="{y + below:.1f}">{escaped(level[1], isolate=False)}</text>'
+        )
+    for line in lines:
+        known = [(at_x(x), at_y(y)) for x, y in line.points if not log or y > 0]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in known)
+        parts.append(f'<polyline class="curve{" dashed" if line.dashed else ""}" points="{path}"/>')
+        if line.dots:
+            parts += [f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3.6"/>' for x, y in known]
+    label = escaped(name, isolate=False)
+    return f'<svg viewBox="0 0 {_WIDE} {_HIGH}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """About five round numbers from `low` to `high` or just above."""
+    raw = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * (1 - 1e-9))
+    return [low + i * step for i in range(math.ceil((high - low) / step - 1e-9) + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    skip = max(1, (last - first) // 6)
+    ticks = [10.0**e for e in range(first, last + 1, skip)]
+    return ticks if len(ticks) > 1 else [10.0**first, 10.0 ** (first + 1)]
+
+
+def _tick(value: float) -> str:
+    return shown(value, "near", 3)

@@ -1,0 +1,211 @@
+"""The page of a run over a data set: `run_page`."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from certify._text import escaped
+from certify.datasets import FRACTION_RHOS, RowOptions, certified_fraction, summary
+from certify.report._charts import Line, chart
+from certify.report._numbers import confidence, count, number, percentage, real
+from certify.report._page import code, document, facts, header, section, shows, table
+from certify.report._sections import COPY, not_covered, smoother_facts
+from certify.report.files import RunRecord
+
+__all__ = ["run_page"]
+
+
+def run_page(run: RunRecord, *, folder: str = "FOLDER", digests: Mapping[str, str] | None = None) -> str:
+    """A run over a data set as a page.
+
+    Args:
+        run: what `RunRecord.load` returned.
+        folder: where it lies, as the reader is to type it.
+        digests: SHA-256 of its files, by name.
+
+    Returns:
+        An HTML document, for a file in UTF-8.
+
+    Raises:
+        ValueError: its records or settings are damaged: they cannot be shown.
+    """
+    with shows(f"run in {folder!r}"):
+        return _run_page(run, folder, digests or {})
+
+
+def _run_page(run: RunRecord, folder: str, digests: Mapping[str, str]) -> str:
+    settings, rows = run.settings, run.rows
+    options = RowOptions(**{f.name: settings[f.name] for f in fields(RowOptions)})
+    total, data = summary(rows, options), settings["data"]
+    radii = [float(row["radius"]) for row in rows]
+    policy = str(settings["smoother"]["policy"])
+    within = (
+        "each prompt’s yardstick (the squared distance that leaving out its most relevant word makes)"
+        if options.tolerance is None
+        else f"squared distance {number(options.tolerance, 'near')}"
+    )
+    reached = sum(r >= options.rho for r in radii)
+    over = len(rows) == data["rows"]
+    left = (
+        ""
+        if over
+        else f" The run is not over, or was limited: {len(rows):,} of {count(data['rows'])} prompts are done."
+    )
+    headline = (
+        f"For {reached:,} of {len(rows):,} prompts ({percentage(reached / len(rows), 'down')}), whatever change of size up to "
+        f"{number(options.rho, 'near')} an attacker makes to the embeddings, the smoothed encoding stays within "
+        f"{within}: each with {confidence(options.alpha)} confidence.{left}"
+    )
+    tiles = [
+        ("have a certified radius", f"{total['certified']:,} of {len(rows):,}"),
+        ("average radius", number(sum(radii) / len(radii), "down")),
+        ("median radius", number(sorted(radii)[(len(radii) - 1) // 2], "down")),
+        ("confidence, each prompt", confidence(options.alpha)),
+    ]
+    body = [
+        header("Certified data set", str(data["name"]), headline, tiles),
+        section(
+            "How to read the confidence",
+            f"<p>Each prompt’s certificate holds by itself with {confidence(options.alpha)} confidence, not all at once: of "
+            f"them at most {number(total['expected_wrong'])} are expected to be wrong. {total['abstained']:,} prompts have no "
+            f"certified radius and {total['refused']:,} were refused; they count with radius 0.</p>",
+        ),
+        not_covered(
+            policy,
+            of_prompt=True,
+            images=bool(options.images),
+            deployed=any(other.get("q") is not None for row in rows for other in row.get("others", ())),
+        ),
+        _fractions(radii, options.rho, len(rows)),
+        _prompts_table(run),
+        _others_table(run),
+        _check_run(run, folder),
+        _run_provenance(run, digests),
+    ]
+    return document(f"Certified data set: {data['name']}", body)
+
+
+def _fractions(radii: Sequence[float], rho: float, prompts: int) -> str:
+    finite = [r for r in radii if 0 < r < math.inf]
+    edge = 1.05 * max(finite) if finite else 1.0
+    corners = sorted(set(finite))
+    points, before = [(0.0, sum(r > 0 for r in radii) / prompts)], 0.0
+    for corner in corners:
+        share = sum(r >= corner for r in radii) / prompts
+        points += [(before, share), (corner, share)]
+        before = corner
+    last = sum(r > before for r in radii) / prompts
+    points += [(before, last), (edge, last)]
+    picture = chart([Line(points)], "radius ρ", "certified fraction", top=1.0, name="Certified fraction against radius")
+    rows = [
+        [number(at, "near"), percentage(certified_fraction(radii, at), "down"), f"{sum(r >= at for r in radii):,}"]
+        for at in sorted({*FRACTION_RHOS, rho})
+    ]
+    # Behind the first radius that nothing reaches there is nothing to read.
+    stop = next(
+        (i for i, (at, _, _) in enumerate(rows) if not any(r >= sorted({*FRACTION_RHOS, rho})[i] for r in radii)),
+        len(rows),
+    )
+    return section(
+        "Certified fraction against radius",
+        f"<figure>{picture}</figure>{table(['radius ρ', 'fraction', 'prompts'], rows[: stop + 1])}",
+    )
+
+
+def _prompts_table(run: RunRecord) -> str:
+    rows = []
+    for row in run.rows:
+        state = (
+            escaped(row["status"])
+            if row["status"] == "certified"
+            else f'<span class="bad">{escaped(row["status"])}</span>'
+        )
+        bound = row.get("bound")
+        stick = real((row.get("yardstick") or {}).get("distance", math.nan)) if row.get("yardstick") else None
+        vacuous = (
+            ' <span class="bad">vacuous</span>' if bound is not None and stick is not None and bound > stick else ""
+        )
+        rows.append(
+            [
+                count(row["row"]),
+                escaped(row["prompt"]) if "prompt" in row else "left out",
+                state,
+                number(float(row["radius"]), "down"),
+                "" if row.get("tolerance") is None else number(row["tolerance"], "near"),
+                "none" if bound is None else f"{number(bound)}{vacuous}",
+                "" if stick is None else number(stick, "near"),
+                escaped(row.get("reason") or ""),
+            ]
+        )
+    head = ["#", "prompt", "status", "radius ρ", "within", f"bound at {run.settings['rho']:g}", "yardstick", "reason"]
+    return section("Every prompt", table(head, rows, text=(1, 7), wide=True, plain=(2,)))
+
+
+def _others_table(run: RunRecord) -> str:
+    rows = []
+    for row in run.rows:
+        for other in row.get("others", ()):
+            value = other.get("value")
+            certified = other["status"] == "certified"
+            shown = "none" if not certified else "a box" if value is None else number(float(value))
+            rows.append(
+                [
+                    count(row["row"]),
+                    f"{escaped(other['function'])} <small>{escaped(other['quantity'])}</small>",
+                    shown,
+                    number(other["rho"], "near"),
+                    "" if other.get("q") is None else number(other["q"], "near"),
+                    number(other["alpha"], "near", 3),
+                    count(other["n"]),
+                    escaped(f"{other['theorem']}, {other['method']}"),
+                    "certified" if certified else '<span class="bad">abstained</span>',
+                ]
+            )
+    if not rows:
+        return ""
+    head = ["#", "about", "at most", "ρ", "q", "α", "draws", "proof", "status"]
+    return section("The other claims of each prompt", table(head, rows, text=(1, 7), wide=True, plain=(8,)))
+
+
+def _check_run(run: RunRecord, folder: str) -> str:
+    parts = []
+    if run.kept:
+        hidden = " --prompt …" if run.settings.get("private") else ""
+        lines = [f"certify check {shlex.quote(str(Path(folder) / where))}{hidden}" for where in run.kept.values()]
+        listed = "\n".join(lines)
+        parts.append(
+            f"<p>Row by row, with the files and the model:</p><pre><code>{escaped(listed, isolate=False)}</code></pre>"
+        )
+    else:
+        parts.append(
+            "<p>The certificates were not kept (<code>--save-certificates</code>). The same <code>certify prompts</code> "
+            "command with the settings below, into another folder, gives the same claims on the same kind of device; "
+            "<code>certify prompt</code> certifies a single row anew.</p>"
+        )
+    parts.append(f"<p>{COPY}</p>")
+    return section("How to check it again", "".join(parts))
+
+
+def _run_provenance(run: RunRecord, digests: Mapping[str, str]) -> str:
+    settings = run.settings
+    data, model = settings["data"], settings["model"]
+    rows = [
+        ("data set", f"{escaped(data['name'])}, {count(data['rows'])} prompts"),
+        ("SHA-256 of the data", code(data["sha256"])),
+        ("run", code(run.run)),
+        ("seed", escaped(settings["seed"])),
+        ("draws a prompt", count(settings["n"])),
+        ("computed in", escaped(f"{settings['dtype']} on {settings['device']}")),
+        ("version", escaped(f"certify {settings['version']}")),
+    ]
+    parts = model.items() if isinstance(model, Mapping) else [("the model", model)]
+    rows += [(f"SHA-256 of {escaped(name)}", code(value)) for name, value in parts]
+    rows += [(f"SHA-256 of {escaped(name)}", code(value)) for name, value in digests.items()]
+    rows += smoother_facts(settings["smoother"])
+    names = ("rho", "tolerance", "alpha", "statistics", "images", "detector", "steps", "guidance", "private")
+    rows.append(("options", escaped(", ".join(f"{name} = {settings[name]}" for name in names))))
+    return section("Where it comes from", facts(rows))
