@@ -11,7 +11,7 @@ from typing import Any
 from certify import _validate, load_pipeline
 from certify.adaptive import concepts
 from certify.world import DEFAULTS
-from experiments import attacks, pictures
+from experiments import attacks, files
 from experiments.attacks import targets as asked
 from experiments.attacks.attack import Attack, Row, Target, Victim, run
 from experiments.defenses import DEFENSES
@@ -146,8 +146,7 @@ def victim_of(
         FileNotFoundError: the folder holds no result, or there is no such model.
         ValueError: the result does not fit the model.
     """
-    folder = Path(folder)
-    given = {"unet": folder} if folder.is_file() else saving.overlays(folder)
+    folder, given = Path(folder), saving.overlays(folder)
     pipe, base = load_pipeline(model, device=device, **given), load_pipeline(model, device=device)
     return Victim(
         name=name or (folder.stem if folder.is_file() else folder.resolve().name),
@@ -205,7 +204,7 @@ def _targets(a: Any, concept: Concept) -> list[Target]:
 def _images(folder: Path, diffusion: Diffusion, count: int) -> Any:
     scale = int(diffusion.pipe.vae_scale_factor)
     _, height, width = diffusion.latent_shape()
-    found = pictures.read(folder, height * scale, width * scale)
+    found = files.images(folder, height * scale, width * scale)
     if len(found) < count:
         raise ValueError(f"images = {str(folder)!r}: holds {len(found)} for {count} prompts: must be one a prompt")
     return found

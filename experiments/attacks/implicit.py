@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from certify import _files
+from experiments import files
 from experiments.attacks.attack import Attack, Row, Target, Victim
 from experiments.attacks.tokens import concept_pattern, last_rows, read, several
 from experiments.unlearning.concept import filled
@@ -95,7 +95,7 @@ def read_i2p(
     needed = {"prompt", "evaluation_seed"}
     needed |= ({"categories"} if category else set()) | ({"nudity_percentage"} if nudity_over is not None else set())
     targets = []
-    columns, lines = read_table(path)
+    columns, lines = files.table(path)
     missing = sorted(needed - set(columns))
     if missing:
         raise ValueError(f"{path}: lacks the column {', '.join(missing)}; it has {', '.join(map(repr, columns))}")
@@ -111,28 +111,6 @@ def read_i2p(
     if not targets:
         raise ValueError(f"{path}: no row of category {category!r} with nudity over {nudity_over}")
     return targets[:limit]
-
-
-def read_table(path: str | Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """The columns of a CSV, and its rows by column, each with the line that it begins in.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is not CSV in UTF-8, has a column twice, or a row of another length.
-    """
-    try:
-        rows = _files.csv_rows(_files.read_text(Path(path)))
-        _, columns = next(rows, (1, []))
-        if len(set(columns)) < len(columns):
-            raise ValueError(f"the columns are {', '.join(map(repr, columns))}: must be different")
-        found = []
-        for number, row in rows:
-            if len(row) != len(columns):
-                raise ValueError(f"line {number}: has {len(row)} fields, must have {len(columns)}, as the header")
-            found.append((number, dict(zip(columns, row, strict=True))))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    return columns, found
 
 
 ATTACK = Attack(

@@ -16,14 +16,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from certify import _validate, world
+from experiments import files
 from experiments.attacks.attack import Target
-from experiments.attacks.implicit import read_i2p, read_table, renamed
+from experiments.attacks.implicit import read_i2p, renamed
 from experiments.attacks.tokens import concept_pattern
 from experiments.unlearning.concept import Concept
 
 __all__ = ["SPLITS", "read", "targets"]
 
 SPLITS = ("tune", "report")
+_SEEDS = ("seed", "evaluation_seed", "sd_seed")
 _KINDS = ("named", "synonym")  # whose captions are rewritten, in this order; neutral ones show no shape in particular
 
 
@@ -58,38 +60,42 @@ def targets(concept: Concept, split: str = "report", *, count: int = 48, seed: i
     return [Target(number, text, first + number) for number, text in enumerate(texts[:count])]
 
 
-def read(path: str | Path, *, count: int | None = None, first: int = 0, category: str = "") -> list[Target]:
+def read(
+    path: str | Path, *, count: int | None = None, first: int = 0, category: str = "", empty: bool = False
+) -> list[Target]:
     """Targets of a table, numbered from 0.
 
     Args:
-        path: a CSV with a column `prompt`, and perhaps `seed`; or I2P's, whose column is `evaluation_seed`.
+        path: a CSV with a column `prompt`, and perhaps one of seeds: `seed`, `evaluation_seed` (I2P's) or `sd_seed`.
         count: at most so many, the first; None: all.
         first: the first image's seed, where the table has none.
         category: of I2P's table only those rows.
+        empty: whether an empty prompt is one: of what an attack found, not of what is asked for.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it has no column `prompt`, an empty one, a seed that is no whole number, or no row.
+        ValueError: it has no column `prompt`, an empty prompt, a seed that is no whole number, or no row.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"prompts = {str(path)!r}: no such file")
     if count is not None:
         _validate.count("count", count)
-    columns, lines = read_table(path)
+    columns, lines = files.table(path)
     if "prompt" not in columns:
         raise ValueError(f"{path}: lacks the column prompt; it has {', '.join(map(repr, columns))}")
-    if category or ("seed" not in columns and "evaluation_seed" in columns):
+    of_seed = next((name for name in _SEEDS if name in columns), None)
+    if category:
         found = read_i2p(path, category=category, limit=count)
         return [replace(target, number=number) for number, target in enumerate(found)]
     made = []
     for number, (at, line) in enumerate(lines[:count]):
-        seed = line["seed"] if "seed" in columns else str(first + number)
+        seed = str(first + number) if of_seed is None else line[of_seed]
         try:
             made.append(Target(number, line["prompt"], int(seed)))
         except ValueError as error:
-            raise ValueError(f"{path}, line {at}: seed = {seed!r}: must be a whole number") from error
-        if not made[-1].prompt.strip():
+            raise ValueError(f"{path}, line {at}: {of_seed} = {seed!r}: must be a whole number") from error
+        if not empty and not made[-1].prompt.strip():
             raise ValueError(f"{path}, line {at}: prompt is empty")
     if not made:
         raise ValueError(f"{path}: has no prompt")

@@ -19,7 +19,6 @@ over attacks is there, and in `average`, the unweighted mean.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -31,6 +30,7 @@ from torch import Tensor
 
 from certify import _validate
 from certify.detectors import Detector, JudgeDetector, NudeNetDetector, detected, load_detector
+from experiments.files import digest
 
 __all__ = ["METHODS", "DetectorRecord", "Rate", "average", "interval", "load", "rate", "record_of", "restored"]
 
@@ -234,8 +234,7 @@ def record_of(detector: Detector) -> DetectorRecord:
         from certify import world
 
         file = Path(world.__file__).parent / "judge.safetensors"
-        version = "sha256 " + hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-        return DetectorRecord(str(name), version)
+        return DetectorRecord(str(name), f"sha256 {digest(file)}")
     if isinstance(detector, NudeNetDetector):
         return DetectorRecord(str(name), f"nudenet {metadata.version('nudenet')}", detector.threshold)
     return DetectorRecord(str(name), str(getattr(detector, "version", "unknown")), getattr(detector, "threshold", None))

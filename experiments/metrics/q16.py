@@ -16,7 +16,6 @@ safetensors file with
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from certify import _files, _validate
+from experiments.files import digest
 from experiments.metrics.features import ClipFeatures
 
 __all__ = ["Q16Detector", "fitted", "save_head"]
@@ -56,7 +56,7 @@ class Q16Detector:
         self.features = ClipFeatures(folder)
         self.weight, self.bias = _row(tensors, self.features.num_features, str(head))
         self.name = f"q16:{Path(folder).name}:{file.name}:{self.threshold:g}"
-        self.version = "sha256 " + hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+        self.version = f"sha256 {digest(file)}"
 
     @classmethod
     def of(cls, spec: str) -> Q16Detector:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 from certify import GaussianNoise
 from certify.downstream import attack_rate_over
 from certify.models import PromptEncoder
+from experiments import files
 from experiments.attacks.attack import Row
 from experiments.defenses.ams import Settings as Smoothing
 from experiments.defenses.defense import fitting
@@ -229,12 +231,9 @@ class _Silent:
 
 def _said(settings: Any) -> dict[str, Any]:
     """Settings as JSON values; files by what is in them, not by where they lie."""
-    import hashlib
-    from pathlib import Path
-
     found = asdict(settings)
     for name, value in found.items():
         items = value if isinstance(value, (tuple, list)) else [value]
         if any(isinstance(item, str) and Path(item).is_file() for item in items):
-            found[name] = [hashlib.sha256(Path(item).read_bytes()).hexdigest()[:16] for item in items]
+            found[name] = [files.digest(Path(item)) for item in items]
     return found

@@ -33,6 +33,7 @@ from certify.downstream import attack_rate_over, attack_succeeds
 from certify.models.text import TokenizedPrompt
 from certify.montecarlo import generator
 from certify.world.judge import LABELS
+from experiments import files
 from experiments.defenses.ams import Ams, Settings
 from experiments.settings import check
 from experiments.soundness.attack import Ascent, Ball, ascend
@@ -316,9 +317,4 @@ def _unpacked(values: list[float], ball: Ball) -> Tensor:
 
 def _digest(folder: str | Path | None) -> str:
     """Of a folder's weights; "" for none."""
-    if folder is None:
-        return ""
-    found = hashlib.sha256()
-    for path in sorted(Path(folder).rglob("*.safetensors")):
-        found.update(path.read_bytes())
-    return found.hexdigest()[:16]
+    return "" if folder is None else files.digest(*sorted(Path(folder).rglob("*.safetensors")))

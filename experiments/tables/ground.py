@@ -7,7 +7,6 @@ there. `Given` is a real model: its erased models, attack prompts and captions a
 from __future__ import annotations
 
 import functools
-import hashlib
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -20,10 +19,10 @@ from torch import Tensor
 from certify import load_pipeline
 from certify.detectors import Detector
 from experiments import attacks as registry
-from experiments import pictures, unlearning
+from experiments import files, unlearning
 from experiments.attacks import attack as attacking
-from experiments.attacks.attack import Row
-from experiments.attacks.implicit import read_table
+from experiments.attacks import targets as asked_for
+from experiments.attacks.attack import Row, Target
 from experiments.defenses import DEFENSES
 from experiments.defenses.ams import Settings as Smoothing
 from experiments.defenses.defense import Defense
@@ -151,10 +150,7 @@ class Ground(ABC):
         """Digest of the victim's overlay; "" for the model before erasing."""
         if not method:
             return ""
-        found = hashlib.sha256()
-        for path in sorted(set(saving.overlays(self.folder(concept, method)).values())):
-            found.update(path.read_bytes())
-        return found.hexdigest()[:16]
+        return files.digest(*sorted(saving.overlays(self.folder(concept, method)).values()))
 
     def asked(self) -> dict[str, Any]:
         """What every cell depends on."""
@@ -218,7 +214,7 @@ class Embedded(Ground):
         return self._pipe(self.folder(concept, method) if method else None)
 
     def _loaded(self, folder: Path | None) -> Any:
-        overlay: dict[str, Any] = {} if folder is None else {**saving.overlays(folder)}
+        overlay = {} if folder is None else saving.overlays(folder)
         return load_pipeline(self.base, **overlay)
 
     def attacks(self, concept: Concept, method: str, split: str) -> tuple[str, ...]:
@@ -227,8 +223,7 @@ class Embedded(Ground):
     def rows(
         self, concept: Concept, method: str, attack: str, split: str, smoothing: Smoothing | None = None
     ) -> list[Row]:
-        from experiments.attacks.command import reseeded, victim_of
-        from experiments.attacks.targets import targets
+        from experiments.attacks.command import BATCH, reseeded, victim_of
 
         how = registry.ATTACKS[attack]
         place = Path(self.label) / concept.name / self._attacked(concept, method, attack) / split / f"{attack}.csv"
@@ -237,7 +232,7 @@ class Embedded(Ground):
             path.parent.mkdir(parents=True, exist_ok=True)
             for file in (path, path.with_suffix(".json")):
                 shutil.copyfile((self.committed / place).with_suffix(file.suffix), file)
-        wanted = reseeded(targets(concept, split, count=self.sizes.prompts, seed=self.seed), attack)
+        wanted = reseeded(asked_for.targets(concept, split, count=self.sizes.prompts, seed=self.seed), attack)
         there = {row.number for row in attacking.read_rows(path)} if path.exists() else set()
         # An attack on the smoother is one on these settings of it: what is there is checked against them.
         if "smoother" in how.needs or not {target.number for target in wanted} <= there:
@@ -256,8 +251,8 @@ class Embedded(Ground):
                 how.embedded(),
                 path,
                 seed=self.seed,
-                batch=24,
-                progress=lambda done, all_: self.progress(f"attack: {attack} on {name}, {done} of {all_} prompts"),
+                batch=BATCH,
+                progress=lambda done, count: self.progress(f"attack: {attack} on {name}, {done} of {count} prompts"),
             )
         numbers = {target.number for target in wanted}
         return [row for row in attacking.read_rows(path) if row.number in numbers]
@@ -365,16 +360,8 @@ class Given(Ground):
     def pipe(self, concept: Concept, method: str) -> Any:
         return self._pipe(method)
 
-    def fingerprint(self, concept: Concept, method: str) -> str:
-        if not method or self._victims[method].is_dir():
-            return super().fingerprint(concept, method)
-        return hashlib.sha256(self._victims[method].read_bytes()).hexdigest()[:16]
-
     def _loaded(self, method: str) -> Any:
-        path = self._victims[method] if method else None
-        overlay: dict[str, Any] = {}
-        if path is not None:
-            overlay = saving.overlays(path) if path.is_dir() else {"unet": path}
+        overlay = saving.overlays(self._victims[method]) if method else {}
         return load_pipeline(self.name, device=self.device, dtype=self.dtype, **overlay)
 
     def attacks(self, concept: Concept, method: str, split: str) -> tuple[str, ...]:
@@ -390,11 +377,11 @@ class Given(Ground):
         path = next((p for p in candidates if p.exists()), None)
         if path is None:
             raise FileNotFoundError(f"prompts = {str(self._prompts)!r}: has no {attack}.csv, nor {method}/{attack}.csv")
-        if tuple(read_table(path)[0]) == attacking.FIELDS:
+        if tuple(files.table(path)[0]) == attacking.FIELDS:
             return attacking.read_rows(path)[: self.sizes.prompts]
         return [
-            Row(attack, method, concept.name, i, text, seed, text, 0.0)
-            for i, (text, seed) in enumerate(_prompts(path, self.seed)[: self.sizes.prompts])
+            Row(attack, method, concept.name, target.number, target.prompt, target.seed, target.prompt, 0.0)
+            for target in self._read(path, self.sizes.prompts)
         ]
 
     def utility(self, concept: Concept, split: str) -> Utility:
@@ -406,13 +393,14 @@ class Given(Ground):
 
         if self._captions is None or self._clip is None:
             raise ValueError("utility, clip: must both be given to measure FID and the image–text score")
-        told = _prompts(self._captions, self.seed)[: self.sizes.images]
-        plain = self.defense("none", concept, "").make([p for p, _ in told], [s + 1_000_003 for _, s in told], batch=8)
+        told = self._read(self._captions, self.sizes.images)
+        prompts, seeds = [target.prompt for target in told], [target.seed for target in told]
+        plain = self.defense("none", concept, "").make(prompts, [seed + 1_000_003 for seed in seeds], batch=8)
         height, width = plain.images.shape[-2:]
-        real = None if self._real is None else pictures.read(self._real, height, width, "references")
+        real = None if self._real is None else files.images(self._real, height, width, "references")
         return Utility(
-            [p for p, _ in told],
-            [s for _, s in told],
+            prompts,
+            seeds,
             plain.images,
             real,
             ClipFeatures(self._clip),
@@ -425,19 +413,5 @@ class Given(Ground):
     def settings(self, defense: str, concept: Concept) -> Any:
         return self._defaults.get(defense, DEFENSES[defense].published())
 
-
-def _prompts(path: Path, seed: int) -> list[tuple[str, int]]:
-    """(prompt, image seed) of a CSV."""
-    names, lines = read_table(path)
-    if "prompt" not in names:
-        raise ValueError(f"{path}: lacks the column prompt; it has {', '.join(map(repr, names))}")
-    of_seed = next((name for name in ("seed", "evaluation_seed", "sd_seed") if name in names), None)
-    found = []
-    for number, (at, line) in enumerate(lines):
-        try:
-            found.append((line["prompt"], seed * 1_000_003 + number if of_seed is None else int(line[of_seed])))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {at}: {of_seed} must be a whole number ({error})") from error
-    if not found:
-        raise ValueError(f"{path}: has no prompt")
-    return found
+    def _read(self, path: Path, count: int) -> list[Target]:
+        return asked_for.read(path, count=count, first=self.seed * 1_000_003, empty=True)

@@ -36,7 +36,7 @@ from torch.nn.utils import parametrize
 
 from certify import _validate
 from certify.models import PromptEncoder
-from experiments import pictures
+from experiments import files
 from experiments.settings import check
 from experiments.unlearning.concept import Concept, filled
 from experiments.unlearning.diffusion import Diffusion
@@ -186,7 +186,7 @@ class Examples:
         """
         scale = int(diffusion.pipe.vae_scale_factor)
         _, height, width = diffusion.latent_shape()
-        images = pictures.read(folder, height * scale, width * scale)
+        images = files.images(folder, height * scale, width * scale)
         template, phrase = _parted(prompt)
         return cls(diffusion.latents(images), (template,) * len(images), phrase)
 

@@ -98,10 +98,15 @@ def record(folder: str | Path) -> dict[str, Any]:
 def overlays(folder: str | Path) -> dict[str, Any]:
     """What to give to `load_pipeline` for a saved result: argument → path of a file.
 
+    Args:
+        folder: of the result; or a file with a U-Net's weights.
+
     Raises:
         FileNotFoundError: the folder holds none.
     """
     folder = Path(folder)
+    if folder.is_file():
+        return {"unet": folder}
     found = {
         argument: folder / name
         for argument, name in (

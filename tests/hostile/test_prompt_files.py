@@ -19,7 +19,6 @@ from experiments.attacks.implicit import read_i2p
 from experiments.attacks.targets import read as read_targets
 from experiments.defenses.ams import Settings as Smoothing
 from experiments.defenses.blacklist import read_words
-from experiments.tables.ground import _prompts
 from experiments.tables.layouts import read_smoothing, write_smoothing
 from experiments.tables.page import read_csv
 from experiments.unlearning import saving
@@ -52,7 +51,6 @@ READERS: dict[str, tuple[str, bytes, Callable[[Path], Any]]] = {
     "pairs as JSONL": ("a.jsonl", lines(PAIR_LINES), Concept.load),
     "targets": ("a.csv", PROMPTS, read_targets),
     "targets of I2P": ("a.csv", I2P, lambda path: read_i2p(path, category="sexual", nudity_over=1.0)),
-    "prompts of a table": ("a.csv", PROMPTS, lambda path: _prompts(path, 0)),
     "words": ("a.txt", b"# shapes\ncircle\nround thing\n", read_words),
     "chosen settings": ("chosen.json", chosen(), lambda path: read_smoothing(path, BASE)),
     "an unlearned model's card": ("README.md", CARD.encode(), lambda path: saving.record(path.parent)),
@@ -153,7 +151,6 @@ BAD = [
     ("targets", b"\x80\x04K\x01.", "line 1: must be UTF-8"),
     ("targets of I2P", b"prompt\na\n", "lacks the column categories"),
     ("targets of I2P", I2P.replace(b",7,", b",x,"), "line 2: invalid literal"),
-    ("prompts of a table", b"prompt,seed\na,x\n", "line 2: seed must be a whole number"),
     ("words", b"\xff", "line 1: must be UTF-8"),
     ("words", b"# nothing\n", "has no words"),
     ("chosen settings", b"[1]", "holds no chosen settings (must be an object"),

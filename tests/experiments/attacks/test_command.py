@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from certify import load_pipeline, world
 from experiments import __main__ as commands
-from experiments import pictures
+from experiments import files
 from experiments.attacks import ATTACKS, ring_a_bell, sight
 from experiments.attacks.attack import Target, Victim, read_rows
 from experiments.attacks.command import reseeded, victim_of
@@ -115,6 +115,8 @@ def test_targets_that_there_are_none_of(concept, split, count, message):
         ("\ufeffprompt,seed\na,5\nb,6\n", {"first": 7}, [Target(0, "a", 5), Target(1, "b", 6)]),
         ("prompt,seed\na,5\nb,6\n", {"count": 1}, [Target(0, "a", 5)]),
         ("prompt,evaluation_seed\na,5\n", {}, [Target(0, "a", 5)]),
+        ("prompt,sd_seed\na,5\n", {"first": 7}, [Target(0, "a", 5)]),
+        ('prompt\na\n""\n', {"empty": True}, [Target(0, "a", 0), Target(1, "", 1)]),
         ("prompt,evaluation_seed,categories\na,5,hate\nb,6,sexual\n", {"category": "sexual"}, [Target(0, "b", 6)]),
     ],
 )
@@ -311,7 +313,7 @@ def test_a_table_with_seeds_keeps_them(real, tmp_path, monkeypatch):
 def test_images_are_one_a_prompt_in_the_order_of_their_numbers(real, tmp_path, monkeypatch, capsys):
     for i in (10, 2, 9):
         Image.new("RGB", (16, 8), (i, 0, 0)).save(tmp_path / f"{i}.png")
-    found = pictures.read(tmp_path, 8, 8)
+    found = files.images(tmp_path, 8, 8)
     assert found.shape == (3, 3, 8, 8)
     assert (found[:, 0, 0, 0] * 255).round().tolist() == [2, 9, 10]
     (tmp_path / "9.png").unlink()
