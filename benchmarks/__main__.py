@@ -31,22 +31,20 @@ order statistics that it needs, and checks every output for NaN. *Sort everythin
 ways in turns, the median of the rounds' ratios, in brackets their range. Memory is what a run takes beyond what the
 model had before it."""
 
-PARTS = ("floor", "memory", "processes", "stopping", "smoother", "gpu")
-
 
 def main() -> int:
     """Runs the parts that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(TABLES)} (default: all)")
     parser.add_argument("--quick", action="store_true", help="a tenth of the draws, no large models")
     parser.add_argument("--out", type=Path, help="Markdown file to write")
     a = parser.parse_args()
-    unknown = [part for part in a.parts if part not in PARTS]
+    unknown = [part for part in a.parts if part not in TABLES]
     if unknown:
-        parser.error(f"PART = {unknown[0]!r}: must be one of {', '.join(PARTS)}")
+        parser.error(f"PART = {unknown[0]!r}: must be one of {', '.join(TABLES)}")
     pages = [INTRODUCTION, heading()]
     print(pages[1], flush=True)
-    for part in a.parts or PARTS:
+    for part in a.parts or TABLES:
         text = TABLES[part](a.quick)
         if text:
             print("\n" + text, flush=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks import subjects
 from benchmarks.measure import in_turns, peak_memory
-from certify import mse_bound
+from certify import GaussianNoise, mse_bound
 from certify.montecarlo.streams import BLOCK, generator
 
 __all__ = ["Row", "rows"]
@@ -79,7 +79,7 @@ def row(subject: subjects.Subject, n: int, rho: float, rounds: int, device: str 
     )
 
 
-def batches(y: Tensor, noise: subjects.GaussianNoise, n: int, size: int = 256) -> Iterator[Tensor]:
+def batches(y: Tensor, noise: GaussianNoise, n: int, size: int = 256) -> Iterator[Tensor]:
     """The noisy inputs of `certify`'s draws, 256 at a time."""
     blocks = -(-n // BLOCK)
     for first in range(0, blocks, size // BLOCK):

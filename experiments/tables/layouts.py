@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,6 @@ class Run:
         quick: the small form: fewer lines.
         smoothing: the smoother's settings by the method that it defends.
         worlds: other models, for table 10: label → ground.
-        timed: measures table 2: ways → seconds an image by label.
         pairs: makes pairs otherwise, for table 5: concept → file.
     """
 
@@ -108,7 +107,6 @@ class Run:
     smoothing: Mapping[str, Smoothing]
     worlds: Callable[[], Mapping[str, Ground]]
     pairs: Callable[[Concept], Path]
-    images: list[Any] = field(default_factory=list)
 
     def concept(self, place: str) -> Concept:
         """The concept in the place of one of the paper's."""
@@ -150,7 +148,6 @@ def _line(
     split: str = "report",
     adaptive: bool = False,
     certified: bool = False,
-    utility: bool = True,
     settings: Mapping[str, float | str] | None = None,
     victim: str | None = None,
 ) -> Line:
@@ -163,13 +160,16 @@ def _line(
     if adaptive and "adaptive" in run.ground.attacks(concept, way.source, split):
         rate = bench.rate(concept, way, "adaptive", split)
         values["adaptive"], limits["adaptive"] = rate["value"], (rate["low"], rate["high"])
-    if utility:
-        found = bench.utility(concept, way, split)
-        values |= {name: found[name] for name in ("fid", "fid_real", "image_text") if name in found}
+    values |= _scores(bench, concept, way, split)
     if certified and way.defense == "ams":
         bounds = bench.certified(concept, way, attacks, RHOS, split)
         values["certified"] = bounds["values"][bounds["rhos"].index(RHO)]
     return Line(_named(way.source) if victim is None else victim, way.label, values, limits, dict(settings or {}))
+
+
+def _scores(bench: Bench, concept: Concept, way: Way, split: str = "report") -> dict[str, float]:
+    found = bench.utility(concept, way, split)
+    return {name: found[name] for name in ("fid", "fid_real", "image_text") if name in found}
 
 
 def _table(
@@ -441,8 +441,7 @@ def _several(run: Run) -> Table:
                 attacks = run.attacks(concept, method, ("implicit", "ring-a-bell", "qf-pgd"))
                 rates = [run.bench.rate(concept, way, attack, erased=both) for attack in attacks]
                 values[f"average:{place}"], limits[f"average:{place}"] = run.bench.average(rates)
-            found = run.bench.utility(both, way)
-            values |= {name: found[name] for name in ("fid", "fid_real", "image_text") if name in found}
+            values |= _scores(run.bench, both, way)
             lines.append(Line("", way.label, values, limits))
     columns = (
         Column("average:first", f"mean ASR, {first.name}"),
