@@ -86,6 +86,11 @@ def interval(row: Row) -> str:
     return f"{100 * low:.1f} … {100 * high:.1f} %"
 
 
+def cell(text: str) -> str:
+    """Words inside a table: |δ| is no border."""
+    return text.replace("|", "\\|")
+
+
 def grouped(rows: Sequence[Row]) -> Iterable[tuple[str, list[Row], list[Row]]]:
     for claim in CLAIMS:
         mine = [row for row in rows if row.claim == claim]
@@ -114,9 +119,11 @@ def markdown(rows: Sequence[Row]) -> str:
     for claim, trials, controls in grouped(rows):
         row = worst(trials)
         rate = percent(row.failures / row.runs)
-        caught = "; ".join(f"{c.case} ({percent(c.failures / c.runs)})" for c in sorted(controls, key=lambda c: c.case))
+        caught = "; ".join(
+            f"{cell(c.case)} ({percent(c.failures / c.runs)})" for c in sorted(controls, key=lambda c: c.case)
+        )
         lines.append(
-            f"| **{claim}**: {CLAIMS[claim]} | {percent(row.nominal)} | {rate} ({row.case}) | {interval(row)} | "
+            f"| **{claim}**: {CLAIMS[claim]} | {percent(row.nominal)} | {rate} ({cell(row.case)}) | {interval(row)} | "
             f"{len(trials)} | {caught} |"
         )
     cases = sum(not row.control for row in rows)
@@ -127,7 +134,7 @@ def markdown(rows: Sequence[Row]) -> str:
         for row in sorted(trials, key=lambda row: row.case):
             exact = "" if row.exact is None else percent(row.exact)
             lines.append(
-                f"| {claim} | {row.case} | {row.runs} | {row.failures} | {percent(row.failures / row.runs)} | "
+                f"| {claim} | {cell(row.case)} | {row.runs} | {row.failures} | {percent(row.failures / row.runs)} | "
                 f"{percent(row.nominal)} | {exact} |"
             )
     return "\n".join([*lines, "", "</details>"])
