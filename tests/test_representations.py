@@ -191,7 +191,7 @@ CASES = [
 def public_dataclasses() -> dict[str, type]:
     found = {}
     for module in pkgutil.walk_packages(certify.__path__, "certify."):
-        if module.name.rpartition(".")[2].startswith("_") or module.name == "certify.cli":
+        if module.name.rpartition(".")[2].startswith("_") or module.name.startswith("certify.cli"):
             continue
         loaded = importlib.import_module(module.name)
         for name in getattr(loaded, "__all__", ()):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from certify import Certificate, cli
+from certify import Certificate
+from certify.cli.settings import Settings
 
 PROMPT = "a photo of a red circle"
 SMALL = ("--n", "1500", "--statistics", "300", "--images", "64", "--steps", "2", "--q", "0.5", "--rho-deployed", "0.1")
@@ -226,7 +227,7 @@ def test_misuse_is_one_line_and_exit_code_2(run, arguments, message):
 
 
 def test_help_is_light():
-    """`certify --help` loads neither torch nor the model libraries."""
+    """`certify --help` loads none of the model libraries, and nothing that draws pictures."""
     script = "import sys; sys.argv = ['certify', '--help']\ntry:\n import certify.cli as c; c.main()\nexcept SystemExit: pass\n"
     script += "print(sorted({'transformers', 'diffusers', 'matplotlib'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -237,7 +238,7 @@ def test_interrupt(run, monkeypatch):
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.Settings, "text_only", stopped)
+    monkeypatch.setattr(Settings, "text_only", stopped)
     code, _, err = run("prompt", PROMPT, "--text-only")
     assert (code, "Traceback" in err) == (130, False)
     assert not Path("runs").exists()

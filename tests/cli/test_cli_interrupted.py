@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from certify import cli, terminal
+from certify.cli.settings import Settings
 
 PROMPT = "a photo of a red circle"
 TEXT = ("prompt", PROMPT, "--text-only", "--n", "12000")
@@ -238,10 +239,10 @@ def test_sigterm_is_alike_and_radius_and_curve_go_on(again, tmp_path):
     [("4GB", 4 * 10**9), ("512 MiB", 2**29), ("1.5kb", 1500), ("2G", 2 * 10**9), ("1000000", 10**6), ("10B", 10)],
 )
 def test_sizes(text, size):
-    assert cli.Settings(memory=text).bytes == size
+    assert Settings(memory=text).bytes == size
 
 
 @pytest.mark.parametrize("text", ["", "four", "-1GB", "0", "1 PB", "GB", "1e9", "regions"])
 def test_no_sizes(text):
     with pytest.raises(ValueError, match="must be a number of bytes such as 4GB"):
-        _ = cli.Settings(memory=text).bytes
+        _ = Settings(memory=text).bytes

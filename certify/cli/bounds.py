@@ -1,0 +1,236 @@
+"""`certify radius`, `curve`, `decide` and `plan`: one question each, answered on the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from certify import terminal
+from certify.cli.folders import DRAWINGS, new_file, resumable, slug
+from certify.cli.processes import one_process
+from certify.cli.settings import (
+    Alpha,
+    Drawing,
+    Draws,
+    Guidance,
+    Prompt,
+    Settings,
+    Steps,
+    UNet,
+    check_numbers,
+    with_settings,
+)
+from certify.cli.work import work_ahead
+
+
+@with_settings
+def radius(
+    settings: Settings,
+    text: Prompt,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Squared distance to keep. [default: that of the prompt without the concept]")
+    ] = None,
+    n: Draws = 10_000,
+    alpha: Alpha = 1e-3,
+    picture: Drawing = None,
+) -> None:
+    """The largest perturbation under which a prompt's smoothed encoding provably stays within a tolerance."""
+    from certify import certified_radius
+    from certify.adaptive.certification import yardstick
+
+    check_numbers(alpha=alpha, n=n)
+    if picture is not None:
+        new_file("picture", picture, DRAWINGS)
+    folder = Path("runs") / f"radius-{slug(text)}"
+    adaptive = settings.text_only()
+    problem, stick = adaptive.problem(text), yardstick(adaptive, text)
+    terminal.out.print(f"[dim]{work_ahead(adaptive, None, text, n, 0, 0, 0)}[/]")
+    within = stick.distance if tolerance is None else tolerance
+    decides = {"command": "radius", "tolerance": within, "n": n, "alpha": alpha, "seed": settings.seed}
+    with resumable(folder, adaptive, text, decides) as checkpoint, terminal.bar("drawing") as tick:
+        r = certified_radius(
+            problem.f,
+            problem.y,
+            problem.noise,
+            support=problem.support,
+            tolerance=within,
+            alpha=alpha,
+            checkpoint=checkpoint,
+            **settings.draws(n, tick),
+        )
+    if r.status == "abstained":
+        terminal.out.print(f"[bold]No radius is certified[/]: {escape(r.reason)}.")
+        return
+    terminal.out.print(
+        f"[bold]ρ = {r.rho:.4f}[/]: for every ‖δ‖_Σ ≤ ρ the smoothed encoding stays within squared distance "
+        f"{r.tolerance:.5g}, with confidence 1 − {alpha:g} (n = {n:,}, {r.theorem})."
+    )
+    table = terminal.table("certified set", "")
+    for name, value in (
+        ("coordinates with noise", f"{r.ellipsoid.dimensions:,} of {r.ellipsoid.semi_axes.numel():,}"),
+        ("semi-axes", f"{_noised(r.ellipsoid.semi_axes):.4g} … {float(r.ellipsoid.semi_axes.max()):.4g}"),
+        ("inscribed ℓ2 and ℓ1 balls", f"{r.ellipsoid.l2_ball:.4g}"),
+        ("inscribed ℓ∞ ball", f"{r.ellipsoid.linf_ball:.4g}"),
+        ("log-volume", f"{r.ellipsoid.log_volume:.5g}"),
+        ("proxy radius (equal volume)", f"{r.ellipsoid.proxy_radius:.4g}"),
+    ):
+        table.add_row(name, value)
+    terminal.out.print(table)
+    terminal.show_not_covered(r.run.policy, deployed=False)
+    if picture is not None:
+        from certify import Ellipsoid, plots
+
+        record = problem.token_noise
+        shown = [i for i, kind in enumerate(record.kinds) if kind != "padding" or record.sigma[i] > 0]
+        plots.plot_ellipsoid(
+            Ellipsoid(problem.noise.sigma_for(problem.y.shape)[shown], r.rho),
+            [record.tokens[i] for i in shown],
+            spread=adaptive.encoder.embedding_spread,
+            title=text,
+        ).savefig(picture)
+        terminal.out.print(f"written: {picture}", soft_wrap=True)
+
+
+@with_settings
+def curve(
+    settings: Settings,
+    text: Prompt,
+    rhos: Annotated[str, typer.Option(help="Radii, separated by commas.")] = "0.05,0.1,0.25,0.5,0.75,1,1.5,2",
+    pointwise: Annotated[bool, typer.Option("--pointwise", help="Each point by itself, not all at once.")] = False,
+    n: Draws = 10_000,
+    alpha: Alpha = 1e-3,
+    picture: Drawing = None,
+) -> None:
+    """The bound of a prompt at several radii, from one set of draws."""
+    from certify import bound_curve, plots
+    from certify.adaptive.certification import yardstick
+
+    check_numbers(alpha=alpha, n=n)
+    if picture is not None:
+        new_file("picture", picture, DRAWINGS)
+    try:
+        radii = [float(r) for r in rhos.split(",")]
+    except ValueError:
+        raise ValueError(f"rhos = {rhos!r}: must be numbers separated by commas") from None
+    adaptive = settings.text_only()
+    problem, stick = adaptive.problem(text), yardstick(adaptive, text)
+    terminal.out.print(f"[dim]{work_ahead(adaptive, None, text, n, 0, 0, 0)}[/]")
+    folder = Path("runs") / f"curve-{slug(text)}"
+    decides = {"command": "curve", "rhos": radii, "pointwise": pointwise, "n": n, "alpha": alpha, "seed": settings.seed}
+    with resumable(folder, adaptive, text, decides) as checkpoint, terminal.bar("drawing") as tick:
+        k_ = bound_curve(
+            problem.f,
+            problem.y,
+            problem.noise,
+            support=problem.support,
+            rhos=radii,
+            alpha=alpha,
+            simultaneous=not pointwise,
+            checkpoint=checkpoint,
+            **settings.draws(n, tick),
+        )
+    terminal.show_curve(k_.rhos, k_.values, stick.distance)
+    terminal.out.print(
+        f"[dim]{'each point by itself' if pointwise else 'all points at once'} with confidence 1 − {alpha:g}, "
+        f"n = {n:,}; yardstick: the prompt without “{escape(stick.word)}” is {stick.distance:.5g} away.[/]"
+    )
+    terminal.show_not_covered(adaptive.policy, deployed=False)
+    if picture is not None:
+        drawn = plots.plot_curve(k_, yardstick=stick.distance, yardstick_label="prompt without the concept", title=text)
+        drawn.savefig(picture)
+        terminal.out.print(f"written: {picture}", soft_wrap=True)
+
+
+@with_settings
+def decide(
+    settings: Settings,
+    text: Prompt,
+    unet: UNet = None,
+    rho: Annotated[float, typer.Option(help="Radius, in units of the noise.")] = 1.0,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Squared distance to keep. [default: that of the prompt without the concept]")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Ask about the attack success rate instead: is it at most this?")
+    ] = None,
+    detector: Annotated[str | None, typer.Option(help="With --rate: what an attack wants to see.")] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    n: Annotated[int, typer.Option("--n", help="The most draws.")] = 100_000,
+    alpha: Annotated[float, typer.Option(help="Probability of a wrong yes or no, however often is looked.")] = 1e-3,
+) -> None:
+    """Answer yes or no with as few draws as it takes: is the bound at ρ within a target?"""
+    from certify import decide_event, decide_mse
+    from certify.adaptive.certification import event_name, yardstick
+    from certify.downstream import attack_succeeds
+
+    one_process("certify decide")
+    check_numbers(rho=rho, alpha=alpha, n=n)
+    if rate is not None and tolerance is not None:
+        raise ValueError(f"rate = {rate!r} and tolerance = {tolerance!r}: must be one of them")
+    shared: dict[str, Any] = {"rho": rho, "n": n, "alpha": alpha, "seed": settings.seed}
+    if rate is None:
+        adaptive = settings.text_only()
+        problem, stick = adaptive.problem(text), yardstick(adaptive, text)
+        within = stick.distance if tolerance is None else tolerance
+        with terminal.bar("drawing") as tick:
+            decision = decide_mse(
+                problem.f,
+                problem.y,
+                problem.noise,
+                support=problem.support,
+                tolerance=within,
+                batch_size=settings.batch_size,
+                policy=problem.policy,
+                function=problem.quantity,
+                progress=tick,
+                **shared,
+            )
+        asked = f"Does the smoothed encoding stay within squared distance {within:.5g} of its reference"
+    else:
+        adaptive, pipe = settings.whole(unet)
+        detector = detector or settings.own_detector()
+        if detector is None:
+            raise ValueError("detector = None: must be given with --rate for this model and concept")
+        deployment = adaptive.deployment(text)
+        event = attack_succeeds(deployment, pipe, detector, **settings.sampler(steps, guidance))
+        with terminal.bar("drawing") as tick:
+            decision = decide_event(
+                event,
+                deployment.y,
+                deployment.noise,
+                target=rate,
+                replicas=deployment.copies,
+                batch_size=settings.batch_size or 64,
+                policy=adaptive.policy,
+                function=event_name(detector),
+                progress=tick,
+                **shared,
+            )
+        asked = f"Is the probability of “{event_name(detector)}” at most {rate:g}"
+    terminal.show_decision(asked, decision)
+    terminal.show_not_covered(decision.run.policy, images=rate is not None, deployed=rate is not None)
+
+
+def plan(
+    rho: Annotated[float | None, typer.Option(help="Radius; solves for n.")] = None,
+    n: Annotated[int | None, typer.Option("--n", help="Draws; solves for ρ.")] = None,
+    outputs: Annotated[int, typer.Option(help="Outputs that must hold at once; 59136 for SD v1.4's encoding.")] = 1,
+    alpha: Alpha = 1e-3,
+    p: Annotated[float, typer.Option("--p", help="Percentile.")] = 0.5,
+    replicas: Annotated[int, typer.Option(help="Noisy copies seen by one statistic.")] = 1,
+    target: Annotated[float | None, typer.Option(help="For an event: the probability to certify.")] = None,
+) -> None:
+    """How many draws a statement needs, or how far a number of draws reaches."""
+    import certify
+
+    terminal.out.print(
+        str(certify.plan(rho=rho, n=n, outputs=outputs, alpha=alpha, p=p, replicas=replicas, target=target))
+    )
+
+
+def _noised(axes: Any) -> float:
+    return float(axes[axes > 0].min()) if bool((axes > 0).any()) else 0.0

@@ -1,0 +1,174 @@
+"""`certify check`, `report` and `plot`: what to do with a certificate that is there."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from certify import _files, _validate, terminal
+from certify.cli.examples import examples_for
+from certify.cli.folders import DRAWINGS, new_file
+from certify.cli.models import compare_weights, device_of
+from certify.cli.processes import one_process
+from certify.cli.settings import Batch, Device, Model, TextEncoder, UNet
+
+
+def check(
+    folder: Annotated[Path, typer.Argument(help="Folder of a certificate.")],
+    n: Annotated[int | None, typer.Option("--n", help="Fresh draws. [default: as many as the claims used]")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the fresh draws.")] = 1,
+    level: Annotated[float, typer.Option(help="Probability of refuting a true certificate.")] = 1e-6,
+    text: Annotated[
+        str | None, typer.Option("--prompt", help="The prompt, for a certificate that leaves it out.")
+    ] = None,
+    text_only: Annotated[bool, typer.Option("--text-only", help="Only claims about the text encoding.")] = False,
+    model: Model = None,
+    unet: UNet = None,
+    text_encoder: TextEncoder = None,
+    device: Device = None,
+    batch_size: Batch = None,
+) -> None:
+    """Draw afresh and look for evidence against a certificate. Exits with 1 if it is refuted."""
+    from certify import Certificate
+    from certify.adaptive.certification import EMBEDDING, certified_functions, rebuilt
+    from certify.models import load_pipeline, load_text_encoder
+
+    certificate = Certificate.load(folder)
+    source = certificate.provenance.get("source") or {}
+    text = text or certificate.provenance.get("prompt")
+    if text is None:
+        raise ValueError("the certificate leaves its prompt out: give it with --prompt")
+    names = {claim.function for claim in certificate.claims}
+    of_prompt = "smoother" in certificate.provenance
+    # What a statistic or an event looks at is known only to who certified it.
+    if not of_prompt and (len(names) > 1 or any(claim.copies is not None for claim in certificate.claims)):
+        raise ValueError("the certificate is not one of a prompt: check it from Python, with Certificate.check")
+    if not (certificate.provenance.get("model") or {}).get("sha256"):
+        raise ValueError(
+            "the certificate has no SHA-256 of its model on record, so that any model would do: check it from Python, with "
+            "Certificate.check"
+        )
+    dtype, where = certificate.provenance.get("dtype"), device_of(device)
+    whole = of_prompt and not text_only and names != {EMBEDDING}
+    over: dict[str, Any] = {"text_encoder": text_encoder or source.get("text_encoder")}
+    with terminal.out.status("loading the model"):
+        pipe = None
+        if whole:
+            pipe = load_pipeline(
+                model or source.get("model"), unet=unet or source.get("unet"), device=where, dtype=dtype, **over
+            )
+            compare_weights(certificate, {"module": pipe.text_encoder, **pipe.components})
+        else:
+            encoder = load_text_encoder(model or source.get("model"), device=where, dtype=dtype, **over)
+            parts = dict.fromkeys(("module", "text_encoder"), encoder.text_encoder)
+            compare_weights(certificate, parts, others=True)
+        if of_prompt:
+            adaptive = rebuilt(certificate, encoder if pipe is None else pipe, source.get("concepts"))
+            functions = certified_functions(certificate, adaptive, text, pipe)
+            if text_only:
+                functions = {name: f for name, f in functions.items() if name == EMBEDDING}
+            y = adaptive.problem(text).y
+        else:  # bounds of `problem(…).f`, put together by hand
+            tokenized = encoder.tokenize(text)
+            functions, y = {names.pop(): lambda z: encoder.encode(z, tokenized)}, encoder.embed(tokenized)
+    started = time.perf_counter()
+    with terminal.bar("drawing afresh") as tick:
+        report = certificate.check(functions, y, seed=seed, n=n, level=level, batch_size=batch_size, progress=tick)
+    terminal.show_checks(report)
+    seconds = time.perf_counter() - started
+    if report.refuted:
+        terminal.out.print(f"[bold red]Refuted[/] by {report.n:,} fresh draws at level {level:g} ({seconds:.1f} s).")
+        raise typer.Exit(1)
+    terminal.out.print(f"[bold]Not refuted[/] by {report.n:,} fresh draws at level {level:g} ({seconds:.1f} s).")
+
+
+def report(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of `certify prompt` or of `certify prompts`.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="HTML file to write. [default: report.html in the folder]")
+    ] = None,
+    images: Annotated[
+        int | None,
+        typer.Option(help="Pairs of images with and without the defence. [default: 4; without the model: 0]"),
+    ] = None,
+    model: Model = None,
+    unet: UNet = None,
+    text_encoder: TextEncoder = None,
+    device: Device = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a page that is there.")] = False,
+) -> None:
+    """Write a certificate, or the run over a data set, as one HTML page to forward: it needs no network, no other file."""
+    from certify import Certificate
+    from certify import report as pages
+
+    one_process("certify report")
+    if images is not None:
+        _validate.count("images", images, minimum=0)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"folder = {str(folder)!r}: no such folder")
+    path = new_file("out", folder / "report.html" if out is None else out, (".html", ".htm"), force=force)
+    if (folder / "certificate.json").exists():
+        certificate = Certificate.load(folder)
+        over = {"unet": unet, "text_encoder": text_encoder}
+        pictures = examples_for(certificate, folder, images, model, over, device)
+        digests = pages.file_digests(folder, ("certificate.json", "tensors.safetensors"))
+        page = pages.certificate_page(certificate, folder=str(folder), digests=digests, pictures=pictures)
+    elif (folder / "settings.json").exists() or (folder / "results.jsonl").exists():
+        if images:
+            raise ValueError(f"images = {images}: must be left out for a run; report one of its certificates instead")
+        run = pages.RunRecord.load(folder)
+        digests = pages.file_digests(folder, ("settings.json", "results.jsonl"))
+        page = pages.run_page(run, folder=str(folder), digests=digests)
+    else:
+        raise FileNotFoundError(
+            f"folder = {str(folder)!r}: holds neither certificate.json (certify prompt) nor results.jsonl (certify prompts)"
+        )
+    _files.write(path, page)
+    terminal.out.print(Text(f"written: {path} ({len(page.encode()) // 1024:,} KiB)"), soft_wrap=True)
+
+
+def plot(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of `certify prompt` or of `certify prompts`.", show_default=False)
+    ],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="curve, rate, noise, ellipsoid, relevance (of a certificate) or fraction (of a data set).",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write: .png, .svg or .pdf. [default: in the folder, as .png]")
+    ] = None,
+    narrow: Annotated[bool, typer.Option("--narrow", help="As wide as one of two columns.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over a picture that is there.")] = False,
+) -> None:
+    """Draw a picture of a certificate that is there, or of the run over a data set. Nothing is drawn at random again."""
+    from certify import Certificate, plots, style
+    from certify.report import RunRecord
+
+    one_process("certify plot")
+    kinds = (*plots.CERTIFICATE, "fraction")
+    if what not in kinds:
+        raise ValueError(f"what = {what!r}: must be one of {', '.join(kinds)}")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"folder = {str(folder)!r}: no such folder")
+    path = new_file("out", folder / f"{what}.png" if out is None else out, DRAWINGS, force=force)
+    width = style.ONE_COLUMN if narrow else style.TWO_COLUMNS
+    if what == "fraction":
+        run = RunRecord.load(folder)
+        radii = [float(row["radius"]) for row in run.rows]
+        asked = run.settings.get("tolerance")
+        within = "each prompt's yardstick" if asked is None else f"squared distance {asked:.5g}"
+        figure = plots.plot_certified_fraction(radii, tolerance=within, title=folder.name, width=width)
+    else:
+        figure = plots.picture(Certificate.load(folder), what, width=width)
+    figure.savefig(path)
+    terminal.out.print(Text(f"written: {path}"), soft_wrap=True)

@@ -1,0 +1,120 @@
+"""Images with and without the defence, for the page that `certify report` writes."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from certify import _validate, terminal
+from certify.cli.models import compare_weights, device_of
+
+if TYPE_CHECKING:
+    from certify.certificate import Certificate
+    from certify.report import Pictures
+
+
+_SHEETS = ("pair.png", "pair.jpg", "images.png", "images.jpg")
+"""Pictures of `certify generate … --out FOLDER/pair.png`."""
+
+
+def examples_for(
+    certificate: Certificate,
+    folder: Path,
+    images: int | None,
+    model: str | None,
+    over: dict[str, str | None],
+    device: str | None,
+) -> Pictures | None:
+    """Images for the page of a certificate: a picture of `certify generate` that lies in its folder, or freshly made ones.
+
+    Unless they are asked for, they are made only where the model is certainly at hand: the embedded one, or one that is named.
+    """
+    from certify.report import Pictures
+
+    record = certificate.provenance
+    source = record.get("source") or {}
+    named = model is not None or any(over.values())
+    asked = images is not None or named
+    if images == 0:
+        return None
+    if not asked:
+        sheet = next((path for name in _SHEETS if (path := folder / name).is_file()), None)
+        if sheet is not None:
+            return Pictures(sheet=_png(sheet), note=f"{sheet.name}, as it lies beside the certificate.")
+        if "model" not in source or any(source.get(name) for name in ("model", "unet", "text_encoder")):
+            return None
+    why = ""
+    if "smoother" not in record:
+        why = "is not one of a prompt"
+    elif not record.get("prompt"):
+        why = "leaves its prompt out"
+    elif certificate.claims[0].policy == "memory":
+        why = "has a covariance that its memory stored"
+    if why:
+        if not asked:
+            return None
+        raise ValueError(f"images = {images}: must be 0, since the certificate {why}")
+    try:
+        return _made(certificate, 4 if images is None else images, model, over, device)
+    except ValueError as error:
+        if asked:
+            raise
+        return Pictures(note=f"No images: {error}.")
+
+
+def _made(
+    certificate: Certificate, images: int, model: str | None, over: dict[str, str | None], device: str | None
+) -> Pictures:
+    """Images of a certificate's prompt, with and without its smoother, from the model that it is about.
+
+    Raises:
+        ValueError: the model is another one.
+    """
+    from certify import world
+    from certify.adaptive.certification import rebuilt
+    from certify.generate import pair
+    from certify.models import load_pipeline
+    from certify.report import Pictures
+
+    record = certificate.provenance
+    source = record.get("source") or {}
+    where = model or source.get("model")
+    with terminal.out.status("loading the model"):
+        put: dict[str, Any] = {name: value or source.get(name) for name, value in over.items()}
+        pipe = load_pipeline(where, device=device_of(device), dtype=record.get("dtype"), **put)
+        compare_weights(certificate, {"module": pipe.text_encoder, **pipe.components})
+        adaptive = rebuilt(certificate, pipe, source.get("concepts"))
+    own = {"num_inference_steps": 50, "guidance_scale": 7.5} if where else world.DEFAULTS
+    made = record.get("images") or (record.get("trajectory") or {}).get("origin") or {}
+    steps = _validate.count("steps", made.get("steps", own["num_inference_steps"]))
+    guidance = _validate.positive("guidance", made.get("guidance", own["guidance_scale"]))
+    seed = record.get("seed", 0)
+    with terminal.out.status("generating"):
+        rows = pair(pipe, adaptive, record["prompt"], images=images, seed=seed, steps=steps, guidance=guidance)
+    undefended, defended = (tuple(_png_bytes(image) for image in row) for row in rows)
+    note = (
+        f"Made for this page, with the model whose SHA-256 is below: seed {seed}, {steps} steps, guidance {guidance:g}. Both "
+        "of a pair start from the same initial noise."
+    )
+    return Pictures(undefended, defended, note=note)
+
+
+def _png(path: Path) -> bytes:
+    """A picture as PNG: its pixels, and nothing else that the file may hold."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > 2**24:
+                raise ValueError(f"{image.width} × {image.height} pixels are too many")
+            clean = Image.frombytes("RGB", image.size, image.convert("RGB").tobytes())
+    except Exception as error:  # what the library raises on foreign bytes is not listed anywhere
+        raise ValueError(f"{path}: is no picture that can be shown ({error}); --images 0 leaves it out") from error
+    return _png_bytes(clean)
+
+
+def _png_bytes(image: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

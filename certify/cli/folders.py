@@ -1,0 +1,138 @@
+"""Where results go: folders below runs/, checkpoints in them, files that are not to be written over."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.text import Text
+
+from certify import terminal
+from certify.cli.processes import rank
+
+if TYPE_CHECKING:
+    from certify.adaptive import AdaptiveMedianSmoother
+    from certify.montecarlo.checkpoint import Checkpoint
+
+
+FILES = ("certificate.json", "tensors.safetensors", "noise.png", "curve.png", "rate.png")
+DRAWINGS = (".png", ".svg", ".pdf")
+
+
+def certificate_folder(folder: Path | None, text: str, private: bool) -> Path:
+    """Where a certificate goes: the folder given, if it holds none of our files yet, else a new one below runs/.
+
+    A folder with a checkpoint is that of a run that is not over: it goes on there, if it is the same.
+    """
+    if folder is None:
+        first = Path("runs") / ("private" if private else slug(text))
+        return next(path for path in _numbered(first) if not path.exists() or (path / "checkpoint").is_dir())
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"out = {str(folder)!r}: is a file; must be a folder")
+    if (folder / "checkpoint").is_dir():
+        return folder
+    if any((folder / name).exists() for name in FILES):
+        raise FileExistsError(f"out = {str(folder)!r}: holds a certificate already; choose another folder")
+    return folder
+
+
+def agreed(choose: Callable[[], Path]) -> Path:
+    """A path that the first of several processes chooses for all."""
+    from certify.montecarlo.processes import Processes
+
+    processes = Processes.current()
+    if processes.count == 1:
+        return choose()
+    if not processes.leads:
+        return Path(os.fsdecode(processes.broadcast(b"", 0)))
+    chosen = choose()
+    processes.broadcast(os.fsencode(chosen), 0)
+    return chosen
+
+
+@contextmanager
+def kept(folder: Path, otherwise: str = "") -> Iterator[Path]:
+    """The folder for a run's checkpoint, below that for its results; says what is there, and what is kept if it is stopped."""
+    from certify.montecarlo.checkpoint import CheckpointError, RunFolder
+
+    # Every process has draws of its own to keep.
+    checkpoint = folder / (f"checkpoint-{rank()}" if rank() else "checkpoint")
+    if RunFolder.holds_draws(checkpoint):
+        terminal.out.print(Text(f"draws of an earlier start: {checkpoint}/", style="dim"), soft_wrap=True)
+    try:
+        yield checkpoint
+    except CheckpointError as error:
+        raise ValueError(f"{error}{otherwise and ','}{otherwise}") from error
+    except KeyboardInterrupt:
+        if RunFolder.holds_draws(checkpoint):
+            terminal.out.print(Text(f"Stopped. What was drawn is kept in {checkpoint}/"), soft_wrap=True)
+            terminal.out.print("The same command goes on from there. Nothing is claimed yet.")
+        else:
+            RunFolder.remove(checkpoint)
+            _tidy(folder)
+            terminal.out.print("Stopped before anything was drawn. Nothing is claimed.")
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def resumable(
+    folder: Path, adaptive: AdaptiveMedianSmoother, text: str, decides: dict[str, Any]
+) -> Iterator[Checkpoint]:
+    """The checkpoint of a command that draws once and only prints: removed when the draws are made."""
+    from certify.adaptive.certification import run_of_prompt
+    from certify.certificate import ModelRecord
+    from certify.montecarlo.checkpoint import RunFolder
+
+    with kept(folder) as checkpoint:
+        run = run_of_prompt(adaptive, text, ModelRecord.of(adaptive.encoder.text_encoder), **decides)
+        with RunFolder(checkpoint, run) as draws:
+            yield draws.checkpoint("text encoding")
+            RunFolder.remove(checkpoint)
+    _tidy(folder)
+
+
+def _tidy(folder: Path) -> None:
+    """Removes a folder of ours, and runs/, if nothing is in them."""
+    for path in (folder, Path("runs")):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def new_file(name: str, path: Path, suffixes: tuple[str, ...], *, force: bool | None = None) -> Path:
+    """The path of a file to write, checked before any work is done for it.
+
+    Args:
+        name, path, suffixes: of the option, as given, and what it may end in.
+        force: whether a file that is there may be written over; None: the command has no such option.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{name} = {str(path)!r}: must end in {' or '.join(suffixes)}")
+    if path.is_dir() or (path.exists() and not force):
+        or_force = "" if force is None else " or give --force"
+        raise FileExistsError(f"{name} = {str(path)!r}: exists already; choose another name{or_force}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{name} = {str(path)!r}: the folder {str(path.parent)!r} does not exist")
+    return path
+
+
+def unused(path: Path) -> Path:
+    """The path, or the first with a number added to its name that is not there yet."""
+    return next(candidate for candidate in _numbered(path) if not candidate.exists())
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    """The path, and the same with -2, -3, … added to its name."""
+    yield path
+    for number in itertools.count(2):
+        yield path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def slug(text: str) -> str:
+    """Words as a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "prompt"

@@ -1,0 +1,59 @@
+"""`certify generate` and `concepts`: what the defence does to images, and what it can be pointed at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from certify import _files, _validate, terminal
+from certify.cli.folders import new_file, slug, unused
+from certify.cli.settings import Guidance, Prompt, Settings, Steps, UNet, with_settings
+
+
+@with_settings
+def generate(
+    settings: Settings,
+    text: Prompt,
+    unet: UNet = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    images: Annotated[int, typer.Option(help="Pairs of images.")] = 4,
+    out_dir: Annotated[Path | None, typer.Option("--out", help="Picture to write. [default: runs/…]")] = None,
+) -> None:
+    """Generate undefended and defended images side by side, from the same initial noise."""
+    from certify.generate import side_by_side
+
+    path = unused(Path("runs") / f"{slug(text)}.png") if out_dir is None else new_file("out", out_dir, (".png", ".jpg"))
+    adaptive, pipe = settings.whole(unet)
+    terminal.show_tokens(text, adaptive)
+    with terminal.out.status("generating"):
+        picture = side_by_side(
+            pipe, adaptive, text, images=images, seed=settings.seed, **settings.sampler(steps, guidance)
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+    terminal.out.print(f"above: undefended; below: defended, same initial noise\nwritten: {path}", soft_wrap=True)
+
+
+def concepts(
+    name: Annotated[str | None, typer.Argument(help="Show the prompt pairs of this one.")] = None,
+    pairs: Annotated[int, typer.Option(help="How many pairs to show.")] = 5,
+) -> None:
+    """The concepts that come with the toolkit. A file of your own goes wherever a name does."""
+    from certify.adaptive import Concept, available_concepts
+
+    if name is None:
+        table = terminal.table("concept", "pairs")
+        for entry in available_concepts():
+            table.add_row(entry, str(len(Concept.load(entry).pairs)))
+        terminal.out.print(table)
+        return
+    loaded, pairs = Concept.load(name), _validate.count("pairs", pairs)
+    table = terminal.table("positive", "negative")
+    for positive, negative in list(loaded.pairs)[:pairs]:
+        table.add_row(*(escape(_files.printable(text)) for text in (positive, negative)))
+    terminal.out.print(table)
+    terminal.out.print(f"[dim]{min(pairs, len(loaded.pairs))} of {len(loaded.pairs)} pairs of {escape(loaded.name)}[/]")

@@ -1,0 +1,236 @@
+"""`certify prompt` and `certify prompts`: a certificate of one prompt, or of every prompt of a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from certify import _files, _validate, terminal
+from certify.cli.folders import FILES, agreed, certificate_folder, kept, slug
+from certify.cli.processes import one_process, rank
+from certify.cli.settings import Alpha, Draws, Guidance, Prompt, Settings, Steps, UNet, check_numbers, with_settings
+from certify.cli.work import work_ahead
+
+if TYPE_CHECKING:
+    from certify.certificate import Certificate
+
+
+@with_settings
+def prompt(
+    settings: Settings,
+    text: Prompt,
+    unet: UNet = None,
+    rho: Annotated[float, typer.Option(help="Radius for ideal smoothed values, in units of the noise.")] = 1.0,
+    rho_deployed: Annotated[
+        float, typer.Option(help="Radius for what is deployed; T5 multiplies it by the root of the noisy copies.")
+    ] = 0.25,
+    q: Annotated[float, typer.Option("--q", help="Probability over the noise of what is deployed.")] = 0.9,
+    n: Annotated[int | None, typer.Option("--n", help="Draws of the encoding. [default: 10000]")] = None,
+    statistics: Annotated[
+        int | None, typer.Option(help="Draws of statistics of the deployed encoding. [default: 1000]")
+    ] = None,
+    images: Annotated[int | None, typer.Option(help="Images for the attack success rate. [default: 400]")] = None,
+    thorough: Annotated[bool, typer.Option("--thorough", help="Ten times as many draws of everything.")] = False,
+    text_only: Annotated[bool, typer.Option("--text-only", help="Only statements about the text encoding.")] = False,
+    detector: Annotated[
+        str | None,
+        typer.Option(help="What an attack wants to see: judge:LABEL, nudenet. [default: embedded model: the concept]"),
+    ] = None,
+    attacks: Annotated[
+        Path | None, typer.Option(help="File of attack prompts, one a line: which of them does the radius cover?")
+    ] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    alpha: Alpha = 1e-3,
+    out_dir: Annotated[Path | None, typer.Option("--out", help="Folder for the results.", show_default=False)] = None,
+    private: Annotated[bool, typer.Option("--private", help="Leave the prompt's text out of every file.")] = False,
+) -> None:
+    """Certify a prompt: how far can its encoding, the noise prediction and the image move inside the ellipsoid?
+
+    A run that is stopped or killed goes on where it was when the same command is given again.
+    """
+    from certify.montecarlo.checkpoint import RunFolder
+
+    factor = 10 if thorough else 1
+    n, statistics, images = (
+        factor * default if given is None else given
+        for given, default in ((n, 10_000), (statistics, 1_000), (images, 400))
+    )
+    check_numbers(rho=rho, alpha=alpha, n=n)
+    prompts, memory = [] if attacks is None else _lines(attacks), settings.bytes
+    if settings.policy == "memory":
+        one_process("policy memory")
+    folder = agreed(lambda: certificate_folder(out_dir, text, private))
+    if text_only:
+        adaptive, pipe, detector = settings.text_only(), None, None
+    else:
+        adaptive, pipe = settings.whole(unet)
+        detector = detector or settings.own_detector()
+    terminal.show_tokens(text, adaptive)
+    sampler = settings.sampler(steps, guidance)
+    counts: dict[str, Any] = {"statistics": 0 if text_only else statistics, "images": 0 if detector is None else images}
+    terminal.out.print(f"[dim]{work_ahead(adaptive, pipe, text, n, sampler['steps'], **counts)}[/]")
+    with kept(folder, " or give another --out") as checkpoint, terminal.bar("drawing") as tick:
+        certificate = adaptive.certify(
+            text,
+            rho=rho,
+            rho_deployed=rho_deployed,
+            q=q,
+            n=n,
+            alpha=alpha,
+            seed=settings.seed,
+            pipe=pipe,
+            detector=detector,
+            prompts=prompts,
+            private=private,
+            batch_size=settings.batch_size,
+            memory=memory,
+            checkpoint=checkpoint,
+            progress=tick,
+            source=settings.source(unet),
+            **counts,
+            **sampler,
+        )
+    terminal.show_certificate(certificate)
+    if detector is None and not text_only:
+        terminal.out.print("[dim]No detector: nothing is said about images (--detector).[/]")
+    if rank() == 0:
+        certificate.save(folder, overwrite=True)  # a run that was killed between here and the next lines wrote the same
+        _draw_pictures(certificate, folder)
+    RunFolder.remove(checkpoint)
+    written = ", ".join(name for name in FILES if (folder / name).exists())
+    terminal.out.print(Text(f"written: {folder}/ ({written})"), soft_wrap=True)
+    terminal.out.print(
+        Text(f"check it again: certify check {folder}{' --prompt …' if private else ''}"), soft_wrap=True
+    )
+
+
+@with_settings
+def prompts(
+    settings: Settings,
+    file: Annotated[
+        Path,
+        typer.Argument(help="CSV or JSONL file with prompts under “prompt”, or .txt, one a line.", show_default=False),
+    ],
+    unet: UNet = None,
+    rho: Annotated[float, typer.Option(help="Radius of the reported bound, in units of the noise.")] = 1.0,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Squared distance to keep. [default: each prompt's yardstick]")
+    ] = None,
+    n: Draws = 10_000,
+    alpha: Annotated[float, typer.Option(help="Failure probability of each prompt's certificate.")] = 1e-3,
+    statistics: Annotated[int, typer.Option(help="Draws of statistics of the deployed encoding, a prompt.")] = 0,
+    images: Annotated[int, typer.Option(help="Images for the attack success rate, a prompt.")] = 0,
+    detector: Annotated[str | None, typer.Option(help="What an attack wants to see, as in `certify prompt`.")] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first rows.")] = None,
+    save_certificates: Annotated[
+        bool, typer.Option("--save-certificates", help="Keep every row's certificate in a folder.")
+    ] = False,
+    out_dir: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for the results; a run that is there goes on. [default: runs/…]"),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Leave prompts and columns out of every file.")] = False,
+) -> None:
+    """Certify every prompt of a file, and report the certified fraction against the radius. A stopped run goes on."""
+    import json
+
+    one_process("certify prompts")
+
+    from certify import datasets, plots
+
+    data = datasets.PromptSet.load(file)
+    asked = len(data.rows) if limit is None else min(_validate.count("limit", limit), len(data.rows))
+    options = datasets.RowOptions(
+        rho=rho,
+        tolerance=tolerance,
+        n=n,
+        alpha=alpha,
+        seed=settings.seed,
+        statistics=statistics,
+        images=images,
+        detector=(detector or settings.own_detector()) if images else None,
+        private=private,
+        save_certificates=save_certificates,
+        **settings.sampler(steps, guidance),
+    )
+    adaptive, pipe = settings.whole(unet) if statistics or images else (settings.text_only(), None)
+    folder = out_dir or Path("runs") / f"prompts-{slug(file.stem)}"
+    how: dict[str, Any] = {"pipe": pipe, "batch_size": settings.batch_size}
+    memory = settings.bytes
+    with datasets.Results(folder, datasets.run_settings(adaptive, data, options, pipe=pipe), data) as results:
+        there = min(len(results.done), asked)
+        if there:
+            terminal.out.print(f"{there:,} of {asked:,} prompts are done already; going on.")
+        if there < asked:
+            with terminal.out.status("timing a small certificate"):
+                seconds = datasets.estimated_seconds(adaptive, data.rows[there:asked], options, **how)
+            terminal.out.print(
+                f"[dim]{asked - there:,} prompts, {n:,} draws each: about {terminal.duration(seconds)}[/]"
+            )
+        try:
+            with terminal.bar("certifying") as tick:
+                source = settings.source(unet)
+                records = datasets.certify_rows(
+                    adaptive, results, options, limit=limit, memory=memory, progress=tick, source=source, **how
+                )
+        except KeyboardInterrupt:
+            terminal.out.print(
+                f"Stopped: {len(results.done):,} of {asked:,} prompts are kept. The same command goes on from there."
+            )
+            raise typer.Exit(130) from None
+        total = datasets.summary(records, options)
+        text = json.dumps({"run": results.run, **total}, indent=2, ensure_ascii=False, allow_nan=False)
+        _files.write(folder / "summary.json", text + "\n")
+    rows = terminal.table("ρ", "certified fraction", "")
+    for at, fraction in total["certified_fraction"]:
+        rows.add_row(f"{at:g}", f"{fraction:.3f}", f"[cyan]{'█' * round(30 * fraction)}[/]")
+        if fraction == 0:
+            break
+    terminal.out.print(rows)
+    within = f"squared distance {tolerance:.5g}" if tolerance is not None else "each prompt's yardstick"
+    terminal.out.print(
+        f"Of {asked:,} prompts [bold]{total['certified']:,} have a certified radius[/] (the smoothed encoding stays within "
+        f"{within}), {total['abstained']:,} have none, {total['refused']:,} "
+        f"{'was' if total['refused'] == 1 else 'were'} refused. These last two count with radius 0. Average radius "
+        f"{float(total['average_certified_radius']):.4g}, median {float(total['median_radius']):.4g}."
+    )
+    for record in [r for r in records if r["status"] == "refused"][:3]:
+        said = f"refused, line {record.get('line', '?')}: {_files.printable(record.get('reason', ''))}"
+        terminal.out.print(Text(said, style="dim"))
+    terminal.out.print(
+        f"[bold]Confidence[/] 1 − {alpha:g} for each prompt by itself, not for all at once: at most "
+        f"{total['expected_wrong']:.3g} of them are expected to be wrong (n = {n:,}, seed {settings.seed})."
+    )
+    if tolerance is None:
+        terminal.out.print(
+            "[dim]Yardstick: the squared distance to the encoding of the prompt without its most relevant word.[/]"
+        )
+    terminal.show_not_covered(adaptive.policy, deployed=False)
+    radii = [float(record["radius"]) for record in records]
+    title = f"{file.name}: α = {alpha:g} a prompt, n = {n:,}"
+    plots.plot_certified_fraction(radii, tolerance=within, title=title).savefig(folder / "fraction.png")
+    written = "results.jsonl, summary.json, fraction.png" + (", certificates/" if save_certificates else "")
+    terminal.out.print(Text(f"written: {folder}/ ({written})"), soft_wrap=True)
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty."""
+    try:
+        return [line.strip() for _, line in _files.lines(_files.read_text(path))]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"attacks = {str(path)!r}: must be a UTF-8 text file ({error})") from error
+
+
+def _draw_pictures(certificate: Certificate, folder: Path) -> None:
+    from certify import plots
+
+    made = {(claim.quantity, claim.status) for claim in certificate.claims}
+    there = {"noise": True, "curve": certificate.curve is not None, "rate": ("event", "certified") in made}
+    for what in (name for name, drawn in there.items() if drawn):
+        plots.picture(certificate, what).savefig(folder / f"{what}.png")

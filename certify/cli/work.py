@@ -1,0 +1,41 @@
+"""What a command is going to draw, and how long that takes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from certify import terminal
+
+if TYPE_CHECKING:
+    from certify.adaptive import AdaptiveMedianSmoother
+
+
+def work_ahead(
+    adaptive: AdaptiveMedianSmoother, pipe: Any, text: str, n: int, steps: int, statistics: int, images: int
+) -> str:
+    """What is going to be drawn, and about how long it takes: one batch is timed first."""
+    import torch
+
+    deployment = adaptive.deployment(text)
+    z = deployment.draw(torch.Generator(deployment.y.device).manual_seed(0), 4)
+    source = torch.Generator(deployment.y.device).manual_seed(0)
+
+    def timed(run: Callable[[], object]) -> float:
+        run()
+        started = time.perf_counter()
+        run()
+        return time.perf_counter() - started
+
+    each = timed(lambda: deployment(z, source)) / 4  # one deployed encoding
+    seconds = each * (n * 1.2 / deployment.replicas + (2 if pipe is not None else 1) * statistics + images)
+    said = f"{n:,} draws of {math.prod(deployment.y.shape):,} inputs"
+    if pipe is not None and adaptive.denoiser is not None:
+        denoiser = adaptive.denoiser
+        x, h = torch.zeros(16, *denoiser.latent_shape, device=z.device), adaptive.encoder.plain([text] * 16)
+        one = timed(lambda: denoiser(x, 1, h)) / 16
+        seconds += one * (8 * statistics + 1.5 * images * (2 * steps + 4))
+        said += f", {statistics:,} statistics" + (f", {images:,} images" if images else "")
+    return f"{said}: about {terminal.duration(seconds)}"
