@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from certify import cli
+from certify.cli import commands
 
 PROMPT = "a photo of a red circle"
 
@@ -57,7 +57,7 @@ def test_bad_calls(run, arguments, message):
 
 
 def test_one_process_is_asked_for_where_only_one_can(run, monkeypatch):
-    monkeypatch.setattr(cli, "_together", contextlib.nullcontext)
+    monkeypatch.setattr(commands, "together", contextlib.nullcontext)
     monkeypatch.setenv("WORLD_SIZE", "2")
     code, _, err = run("decide", PROMPT)
     assert code == 2

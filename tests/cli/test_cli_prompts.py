@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -12,7 +13,7 @@ import time
 
 import pytest
 
-from certify import Certificate, cli, datasets, terminal
+from certify import Certificate, datasets
 
 ROWS = (
     "a red circle",
@@ -33,23 +34,9 @@ def file(tmp_path):
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path, capsys):
+def run(run):
     """Runs `certify prompts …` in a fresh folder; returns (exit code, output, errors)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["certify", "prompts", *arguments])
-        for name, stream in (("out", "stdout"), ("err", "stderr")):
-            monkeypatch.setattr(terminal, name, terminal.Console(file=getattr(sys, stream), width=80, highlight=False))
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return functools.partial(run, "prompts")
 
 
 def records(folder):

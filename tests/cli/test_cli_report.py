@@ -8,8 +8,9 @@ import shutil
 import pytest
 from PIL import Image
 
-from certify import Certificate, cli, datasets, load_pipeline, world
+from certify import Certificate, datasets, load_pipeline, world
 from certify.adaptive import AdaptiveMedianSmoother
+from certify.cli import examples
 from tests.test_report import Page, self_contained
 
 PROMPT = "a <script> circle"
@@ -162,7 +163,7 @@ def damage(folder):
 def test_misuse_and_damage_are_one_line_and_exit_code_2(run, here, monkeypatch, arguments, message):
     damage(here)
     before = sorted(here.rglob("*"))
-    monkeypatch.setattr(cli, "_made", lambda *_: pytest.fail("images are made for a page that is refused"))
+    monkeypatch.setattr(examples, "_made", lambda *_: pytest.fail("images are made for a page that is refused"))
     if "--images" not in arguments:
         arguments = (*arguments, "--images", "0")
     code, _, err = run("report", *arguments)
