@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from certify._records import brief
-from certify._text import cleaned, confidence, escaped, percent, shown
+from certify._text import EVENT_RHOS, cleaned, confidence, escaped, percent, shown, spelled
 from certify.certificate import POLICIES, claim_of
 from certify.colours import opacity, shares
 
@@ -31,9 +31,6 @@ __all__ = ["CARDS", "Card", "Table", "as_html", "as_text", "card"]
 
 ROWS = 24
 """Rows of a table that are shown."""
-
-EVENT_RHOS = (0.0, 0.1, 0.25, 0.5, 1.0)
-"""Radii at which a bound that holds at all of them is printed."""
 
 _LETTERS = 600  # of a sentence or a cell
 _REASONS = 3  # why a certificate's claims abstain, in words
@@ -499,22 +496,18 @@ def _of_token_noise(noise: Any) -> Card:
     most = max(words, key=lambda i: noise.relevance[i] or 0.0) if words else None
     sentence = f"Noise σ for {len(words)} word tokens, by their relevance to {named or 'the concept'}"
     if most is not None:
-        sentence += f"; most for “{_plain(noise.tokens[most])}”: {_near(noise.sigma[most], 4)}"
+        sentence += f"; most for “{spelled(noise.tokens[most])}”: {_near(noise.sigma[most], 4)}"
     table = Table(("token", "kind", "relevance", "concept", "σ"), rows, (1, 3), tints)
     return Card("noise of a prompt’s tokens", f"{sentence}.", tokens=_chips(noise, words), tables=[table])
 
 
 def _chips(noise: Any, positions: Iterable[int]) -> list[tuple[str, str, float | None]]:
     tints = shares(list(noise.sigma), log=True)
-    return [(_plain(noise.tokens[i]), f"σ {_near(noise.sigma[i], 3)}", tints[i]) for i in positions]
-
-
-def _plain(token: str) -> str:
-    return {"<|startoftext|>": "begin", "<|endoftext|>": "end"}.get(token, token.removesuffix("</w>"))
+    return [(spelled(noise.tokens[i]), f"σ {_near(noise.sigma[i], 3)}", tints[i]) for i in positions]
 
 
 def _of_position(position: Any) -> Card:
-    token = f"“{_plain(position.token)}”"
+    token = f"“{spelled(position.token)}”"
     if position.washed_out:
         sentence = (
             f"{token} is provably washed out: put any of the other {position.comparable:,} tokens there, and the smoothed "
@@ -542,7 +535,7 @@ def _of_neighbour(neighbour: Any) -> Card:
 
 def _reached(neighbour: Any) -> str:
     at = "at no ρ" if neighbour.distance is None else f"at ρ = {shown(neighbour.distance, 'up', 4)}"
-    return f"“{_plain(neighbour.token)}” {at}"
+    return f"“{spelled(neighbour.token)}” {at}"
 
 
 def _of_prompt_coverage(found: Any) -> Card:

@@ -14,7 +14,10 @@ import unicodedata
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import Any
 
-__all__ = ["cleaned", "confidence", "duration", "escaped", "percent", "shown"]
+__all__ = ["EVENT_RHOS", "cleaned", "confidence", "duration", "escaped", "percent", "shown", "spelled"]
+
+EVENT_RHOS = (0.0, 0.1, 0.25, 0.5, 1.0)
+"""Radii at which an event's bound, which holds at all of them, is shown."""
 
 _ROUND = {"up": ROUND_CEILING, "down": ROUND_FLOOR, "near": ROUND_HALF_EVEN}
 
@@ -63,6 +66,11 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{math.ceil(seconds)} s"
     return f"{math.ceil(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def spelled(token: Any) -> str:
+    """A token for readers: without the vocabulary's marks."""
+    return {"<|startoftext|>": "begin", "<|endoftext|>": "end"}.get(str(token), str(token).removesuffix("</w>"))
 
 
 def cleaned(value: Any) -> str:

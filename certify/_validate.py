@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,8 +15,11 @@ __all__ = [
     "broadcastable",
     "choice",
     "count",
+    "finite",
     "finite_tensor",
+    "function",
     "increasing",
+    "not_negative",
     "positive",
     "probability",
     "seed_value",
@@ -28,6 +31,22 @@ def positive(name: str, value: Any) -> float:
     number = _real(name, value)
     if not (math.isfinite(number) and number > 0):
         raise ValueError(f"{name} = {value!r}: must be a finite number > 0")
+    return number
+
+
+def finite(name: str, value: Any) -> float:
+    """`value` as a finite float."""
+    number = _real(name, value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} = {value!r}: must be a finite number")
+    return number
+
+
+def not_negative(name: str, value: Any) -> float:
+    """`value` as a finite float >= 0."""
+    number = _real(name, value)
+    if not (math.isfinite(number) and number >= 0):
+        raise ValueError(f"{name} = {value!r}: must be a finite number >= 0")
     return number
 
 
@@ -69,6 +88,13 @@ def finite_tensor(name: str, value: Any) -> Tensor:
         raise TypeError(f"{name} has dtype {value.dtype}: must be a real floating-point tensor")
     if not bool(torch.isfinite(value).all()):
         raise ValueError(f"{name} holds NaN or infinity: every entry must be finite")
+    return value
+
+
+def function(name: str, value: Any, batch: str = "(b, *input)") -> Callable[..., Any]:
+    """`value`, which must be callable on a batch of this shape."""
+    if not callable(value):
+        raise TypeError(f"{name} = {value!r}: must be callable on a batch {batch}")
     return value
 
 

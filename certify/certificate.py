@@ -46,7 +46,7 @@ from certify.bounds import (
 from certify.bounds.deployed import event_at, event_interval, event_radius
 from certify.bounds.percentile import BoxEvidence
 from certify.ellipsoid import Ellipsoid
-from certify.montecarlo import Function, draw
+from certify.montecarlo import Function, Progress, draw
 from certify.noise import GaussianNoise, Noise
 from certify.progress import as_progress
 from certify.sequential import Decision, stopped_event
@@ -555,7 +555,7 @@ class Certificate(Shown):
         n: int | None = None,
         level: float = 1e-6,
         batch_size: int | None = None,
-        progress: Callable[[int, int], None] | bool | None = None,
+        progress: Progress | bool | None = None,
     ) -> CheckReport:
         """Draws afresh and looks for evidence against each claim.
 

@@ -42,7 +42,7 @@ from certify.detectors import Detector, detected, load_detector
 from certify.generate import images
 from certify.models import NoisePredictor, PromptEncoder, Trajectory
 from certify.models.sampling import image_seed, one_encoding
-from certify.montecarlo import Counts
+from certify.montecarlo import Counts, Progress
 from certify.montecarlo.checkpoint import Checkpoint
 from certify.montecarlo.processes import Kept, Processes
 from certify.montecarlo.streams import block_seed
@@ -303,7 +303,7 @@ def attack_rate_over(
     unconditional: Tensor | None = None,
     batch: int = 64,
     checkpoint: Checkpoint | str | Path | None = None,
-    progress: Callable[[int, int], None] | bool | None = None,
+    progress: Progress | bool | None = None,
 ) -> RateOver:
     """The mean success rate of attacks over a set of prompts, whatever each prompt is perturbed to (T5, corollary).
 
@@ -411,7 +411,7 @@ def undefended_rate(
     unconditional: Tensor | None = None,
     alpha: float = 1e-3,
     batch: int = 64,
-    progress: Callable[[int, int], None] | bool | None = None,
+    progress: Progress | bool | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> MeasuredRate:
     """How often a detector fires on images of a prompt without the defence.

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from certify import style
+from certify import _validate, style
+from certify._text import spelled
 from certify.bounds import BoundCurve, CertifiedRadius
 from certify.bounds.deployed import event_interval
 from certify.certificate import Certificate, ClaimedCurve
@@ -90,8 +91,8 @@ def plot_curve(
     if not curves:
         raise ValueError("curves = (): must be at least one BoundCurve")
     _as_many("labels", labels, len(curves), "a curve")
-    if yardstick is not None and not 0 <= yardstick < math.inf:
-        raise ValueError(f"yardstick = {yardstick!r}: must be a finite number >= 0")
+    if yardstick is not None:
+        _validate.not_negative("yardstick", yardstick)
     for rho, distance in attacks:
         if not (0 <= rho < math.inf and 0 <= distance < math.inf):
             raise ValueError(f"attacks hold {(rho, distance)!r}: must be finite numbers >= 0")
@@ -238,8 +239,7 @@ def plot_event_rates(
     if attacks and len(attacks) != len(bounds):
         raise ValueError(f"attacks has {len(attacks)} entries: must be {len(bounds)}, one a bound")
     _as_many("labels", labels, len(bounds), "a bound")
-    if not 0 < largest < math.inf:
-        raise ValueError(f"largest = {largest!r}: must be a finite number > 0")
+    _validate.positive("largest", largest)
     if undefended is not None and not 0 <= undefended <= 1:
         raise ValueError(f"undefended = {undefended!r}: must be a probability")
     figure, ((axes,),) = panels(1, 1, width, (0.52 if width > 5 else 0.8) * width + _below(2 * len(bounds), width))
@@ -816,8 +816,7 @@ def _above(axes: Axes, x: float, y: float, text: str, *, inside: bool = False) -
 
 def _name(token: Any, room: float = 0.95) -> str:
     """A token for readers, without the vocabulary's marks, shortened."""
-    text = {"<|startoftext|>": "begin", "<|endoftext|>": "end"}.get(str(token), str(token).removesuffix("</w>"))
-    return wrapped(text, room) or "␣"
+    return wrapped(spelled(token), room) or "␣"
 
 
 def _short(value: float) -> str:

@@ -25,7 +25,7 @@ from torch import Tensor
 from certify import _validate
 from certify._records import Record
 from certify.bounds.rates import RateOver
-from certify.montecarlo import BLOCK, Counts, Function, generator
+from certify.montecarlo import BLOCK, Counts, Function, Progress, generator
 from certify.montecarlo.checkpoint import Checkpoint, as_checkpoint
 from certify.montecarlo.engine import accepts_generator
 from certify.montecarlo.processes import Kept, Processes
@@ -50,7 +50,7 @@ def event_rate_over(
     seed: int = 0,
     batch_size: int | None = None,
     checkpoint: Checkpoint | str | Path | None = None,
-    progress: Callable[[int, int], None] | bool | None = None,
+    progress: Progress | bool | None = None,
 ) -> RateOver:
     """The mean probability of an event over several inputs, whatever is done to each of them (T5, corollary).
 
@@ -84,8 +84,7 @@ def event_rate_over(
     """
     functions = list(events)
     for i, event in enumerate(functions):
-        if not callable(event):
-            raise TypeError(f"events[{i}] = {event!r}: must be callable on a batch (b, replicas, *input)")
+        _validate.function(f"events[{i}]", event, "(b, replicas, *input)")
     ys, count = list(ys), len(functions)
     each = [noises] * count if isinstance(noises, (Noise, float, int)) else list(noises)
     copies = [replicas] * count if isinstance(replicas, int) else list(replicas)
@@ -160,7 +159,7 @@ class Asked:
         verdicts: Callable[[Sequence[Block]], Tensor],
         batch: int,
         checkpoint: Checkpoint | str | Path | None,
-        progress: Callable[[int, int], None] | None,
+        progress: Progress | None,
     ) -> RateOver:
         """Draws, and counts how often the verdict was 1.
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,12 +21,12 @@ from certify import _validate
 from certify.bounds.base import Run
 from certify.bounds.deployed import EventBound, StatisticBound, event_interval, statistic_limits
 from certify.bounds.percentile import enough
-from certify.montecarlo import Accumulator, Counts, ExtremeRanks, Function, draw, median
+from certify.montecarlo import Accumulator, Counts, ExtremeRanks, Function, Progress, draw, median
 from certify.montecarlo.checkpoint import Checkpoint, as_checkpoint
 from certify.noise import Noise, as_noise
 from certify.progress import as_progress
 
-__all__ = ["SIDES", "deployed_distance", "event_bound", "statistic_bound"]
+__all__ = ["SIDES", "Asked", "deployed_distance", "event_bound", "statistic_bound"]
 
 SIDES = ("upper", "lower", "two-sided")
 
@@ -46,7 +47,7 @@ def statistic_bound(
     policy: str = "frozen",
     function: str = "statistic",
     checkpoint: Checkpoint | str | Path | None = None,
-    progress: Callable[[int, int], None] | bool | None = None,
+    progress: Progress | bool | None = None,
 ) -> StatisticBound:
     """A limit that a statistic of the deployed smoother keeps with probability q, whatever is done to the input (T5, T3).
 
@@ -76,7 +77,7 @@ def statistic_bound(
         ValueError, TypeError: an argument out of range, or S not a finite function to shape (b,).
     """
     side, q = _validate.choice("side", side, SIDES), _validate.probability("q", q)
-    asked = _Asked(statistic, y, noise, rho, replicas, n, alpha, seed, "statistic", policy, function)
+    asked = Asked(statistic, y, noise, rho, replicas, n, alpha, seed, "statistic", policy, function)
     lower, upper = statistic_limits(
         asked.n, asked.noise, q=q, side=side, rho=asked.rho, replicas=asked.replicas, alpha=asked.alpha
     )
@@ -119,7 +120,7 @@ def event_bound(
     policy: str = "frozen",
     function: str = "event happens",
     checkpoint: Checkpoint | str | Path | None = None,
-    progress: Callable[[int, int], None] | bool | None = None,
+    progress: Progress | bool | None = None,
 ) -> EventBound:
     """The probability of an event at the deployed smoother, whatever is done to the input: an attack's success rate (T5).
 
@@ -141,7 +142,7 @@ def event_bound(
     Raises:
         ValueError, TypeError: as `statistic_bound`, or values other than 0 and 1.
     """
-    asked = _Asked(event, y, noise, rho, replicas, n, alpha, seed, "event", policy, function)
+    asked = Asked(event, y, noise, rho, replicas, n, alpha, seed, "event", policy, function)
     seen = Counts()
     asked.draw(seen, batch_size, as_progress(progress), checkpoint)
     successes = int(seen.ones)
@@ -195,8 +196,13 @@ def deployed_distance(f: Function, center: Tensor, reduce: str = "median") -> Ca
     return distance
 
 
-class _Asked:
-    """The checked arguments of a statement about K copies, and the pass that draws them."""
+class Asked:
+    """The checked arguments of a statement about K copies, and the pass that draws them.
+
+    Args:
+        statistic, y, noise, rho, replicas, n, alpha, seed, policy, function: as in `statistic_bound`.
+        name: what the caller calls the first of them, for messages.
+    """
 
     def __init__(
         self,
@@ -212,9 +218,7 @@ class _Asked:
         policy: str,
         function: str,
     ) -> None:
-        if not callable(statistic):
-            raise TypeError(f"{name} = {statistic!r}: must be callable on a batch (b, replicas, *input)")
-        self.statistic = statistic
+        self.statistic = _validate.function(name, statistic, "(b, replicas, *input)")
         self.y = _validate.finite_tensor("y", y).detach()
         self.noise = as_noise(noise, self.y)
         self.rho, self.alpha = _validate.positive("rho", rho), _validate.probability("alpha", alpha)
@@ -224,25 +228,14 @@ class _Asked:
     @property
     def run(self) -> Run:
         """Where the result comes from."""
-        dtype = str(self.y.dtype).removeprefix("torch.")
-        return Run(
-            self.n,
-            self.seed,
-            0,
-            dtype,
-            str(self.y.device),
-            self.y,
-            self.noise,
-            self.policy,
-            function=self.function,
-            copies=self.replicas,
-        )
+        about: dict[str, Any] = {"policy": self.policy, "function": self.function, "copies": self.replicas}
+        return Run.of(self.y, self.noise, n=self.n, seed=self.seed, **about)
 
     def draw(
         self,
         seen: Accumulator,
         batch_size: int | None,
-        progress: Callable[[int, int], None] | None,
+        progress: Progress | None,
         checkpoint: Checkpoint | str | Path | None,
     ) -> None:
         """n values of the statistic, each of K fresh copies."""

@@ -44,11 +44,11 @@ from certify.bounds.deployed import EventBound, EventEvidence, LimitEvidence, St
 from certify.bounds.dimension_free import LayersEvidence
 from certify.bounds.mse import CoordinatewiseMSE, MSEBound
 from certify.bounds.percentile import draws_needed, enough
-from certify.montecarlo import AllDraws, Counts, ExtremeRanks, Function, draw, median, row_distances
+from certify.montecarlo import Counts, ExtremeRanks, Function, Progress, draw, draw_all, median, row_distances
 from certify.montecarlo.processes import Processes
 from certify.noise import Noise, as_noise
 from certify.progress import as_progress
-from certify.replicas import _Asked
+from certify.replicas import Asked
 from certify.support import as_support
 
 __all__ = [
@@ -61,8 +61,6 @@ __all__ = [
     "log_evidence_below",
     "looks",
 ]
-
-Progress = Callable[[int, int], None]
 
 # p₀ is known to 1e-12 from above only (`Noise.tails` rounds down); where a larger p₀ is the safe one it grows by this.
 _UP = 1 + 1e-11
@@ -266,33 +264,18 @@ def decide_event(
         RuntimeError: several processes draw; stopping early needs one.
     """
     target = _validate.probability("target", target)
-    asked = _Asked(event, y, noise, rho, replicas, n, alpha, seed, "event", policy, function)
+    asked = Asked(event, y, noise, rho, replicas, n, alpha, seed, "event", policy, function)
     allowed = asked.noise.tails(target, asked.rho, asked.replicas).lower
     seen = _Watched(allowed, asked.alpha)
     drawn = _drawn(asked, seen, batch_size, as_progress(progress))
-    lower, upper = seen.limits()
-    value = stopped_event(int(seen.ones), seen.count, asked.noise, rho=asked.rho, replicas=replicas, alpha=asked.alpha)
-    value = min(value, target) if seen.decided == "yes" else value
-    return Decision(
-        decided=seen.decided,
-        value=value,
-        limit=target,
-        rho=asked.rho,
-        alpha=asked.alpha,
-        replicas=asked.replicas,
-        n=seen.count,
-        drawn=drawn,
-        maximum=asked.n,
-        successes=int(seen.ones),
-        allowed=allowed,
-        lower=lower,
-        upper=upper,
+    return _of_counts(
+        asked,
+        seen,
+        drawn,
         quantity="event",
-        theorem="T5",
-        method="replicas",
-        reason=_why(seen, asked.alpha, "the event", f"a probability of at most {target:g}"),
-        evidence=EventEvidence(0.0, value, asked.replicas, int(seen.ones)) if seen.decided == "yes" else None,
-        run=replace(asked.run, n=drawn),
+        limit=target,
+        what=("the event", f"a probability of at most {target:g}"),
+        evidence=lambda value: EventEvidence(0.0, value, asked.replicas, int(seen.ones)),
     )
 
 
@@ -338,8 +321,8 @@ def decide_statistic(
         ValueError, TypeError, RuntimeError: as `decide_event`.
     """
     side, q = _validate.choice("side", side, ("upper", "lower")), _validate.probability("q", q)
-    threshold = _number("threshold", threshold)
-    asked = _Asked(statistic, y, noise, rho, replicas, n, alpha, seed, "statistic", policy, function)
+    threshold = _validate.finite("threshold", threshold)
+    asked = Asked(statistic, y, noise, rho, replicas, n, alpha, seed, "statistic", policy, function)
     if side == "upper":
         allowed = asked.noise.tails(q, asked.rho, asked.replicas).upper
     else:
@@ -347,31 +330,64 @@ def decide_statistic(
     beyond = (lambda s: s > threshold) if side == "upper" else (lambda s: s < threshold)
     seen = _Watched(allowed, asked.alpha, beyond)
     drawn = _drawn(asked, seen, batch_size, as_progress(progress))
-    lower, upper = seen.limits()
-    value = 1.0 if upper >= 1 else 1.0 - asked.noise.tails(upper, asked.rho, asked.replicas).upper
     ends = (-math.inf, threshold) if side == "upper" else (threshold, math.inf)
+    return _of_counts(
+        asked,
+        seen,
+        drawn,
+        quantity="statistic",
+        limit=1 - q,
+        what=("a statistic beyond the threshold", f"q = {q:g}"),
+        evidence=lambda _: LimitEvidence(*ends, q, side, asked.replicas),
+        q=q,
+        side=side,
+    )
+
+
+def _of_counts(
+    asked: Asked,
+    seen: _Watched,
+    drawn: int,
+    *,
+    quantity: str,
+    limit: float,
+    what: tuple[str, str],
+    evidence: Callable[[float], Evidence],
+    **of_statistic: Any,
+) -> Decision:
+    """The decision about a probability at the deployed smoother, from how often something was seen (T5).
+
+    Args:
+        asked, seen, drawn: the question, the count, the draws that were made.
+        quantity, limit, of_statistic: fields of `Decision`.
+        what: was counted, and is wanted, in words.
+        evidence: bound → what a certificate keeps, for "yes".
+    """
+    yes, ones = seen.decided == "yes", int(seen.ones)
+    lower, upper = seen.limits()
+    value = stopped_event(ones, seen.count, asked.noise, rho=asked.rho, replicas=asked.replicas, alpha=asked.alpha)
+    value = min(value, limit) if yes else value
     return Decision(
         decided=seen.decided,
-        value=min(value, 1 - q) if seen.decided == "yes" else value,
-        limit=1 - q,
+        value=value,
+        limit=limit,
         rho=asked.rho,
         alpha=asked.alpha,
         replicas=asked.replicas,
         n=seen.count,
         drawn=drawn,
         maximum=asked.n,
-        successes=int(seen.ones),
-        allowed=allowed,
+        successes=ones,
+        allowed=seen.allowed,
         lower=lower,
         upper=upper,
-        quantity="statistic",
+        quantity=quantity,
         theorem="T5",
         method="replicas",
-        reason=_why(seen, asked.alpha, "a statistic beyond the threshold", f"q = {q:g}"),
-        evidence=LimitEvidence(*ends, q, side, asked.replicas) if seen.decided == "yes" else None,
+        reason=_why(seen, asked.alpha, *what),
+        evidence=evidence(value) if yes else None,
         run=replace(asked.run, n=drawn),
-        q=q,
-        side=side,
+        **of_statistic,
     )
 
 
@@ -432,8 +448,7 @@ def decide_mse(
     alpha, n, seed = _validate.probability("alpha", alpha), _validate.count("n", n), _validate.seed_value(seed)
     y = _validate.finite_tensor("y", y).detach()
     noise = as_noise(noise, y)
-    if not callable(f):
-        raise TypeError(f"f = {f!r}: must be callable on a batch (b, *input)")
+    f = _validate.function("f", f)
     known = as_support(support)
     if center is not None:
         center = _validate.finite_tensor("center", center).detach()
@@ -447,23 +462,20 @@ def decide_mse(
         if report is not None:
             report(now, n + pilots)
 
-    trial = AllDraws()
-    if pilots:
-        draw(
-            f, y, noise, n=pilots, seed=seed, stream="pilot", accumulators=[trial], batch_size=batch_size, progress=tick
-        )
-        shape = tuple(trial.stacked().shape[1:])
+    how: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
+    trial = draw_all(f, y, noise, n=pilots, stream="pilot", progress=tick, **how) if pilots else None
+    if trial is not None:
+        shape = tuple(trial.shape[1:])
         if center is not None and tuple(center.shape) != shape:
             raise ValueError(f"center has shape {tuple(center.shape)}: must be {shape}, the shape of f's output")
-        center = median(trial.stacked()) if center is None else center
+        center = median(trial) if center is None else center
     if center is None:
         raise ValueError("center = None: must be given where there are no pilot draws")
     shape = tuple(center.shape)
     if known is not None:
         known.box(shape)
-    dtype = str(y.dtype).removeprefix("torch.")
-    run = Run(n, seed, pilots, dtype, str(y.device), y, noise, policy, known, function)
-    question = _Distance(tolerance, rho, alpha, n, run, center, trial.stacked() if pilots else None)
+    run = Run.of(y, noise, n=n, seed=seed, pilot=pilots, policy=policy, support=known, function=function)
+    question = _Distance(tolerance, rho, alpha, n, run, center, trial)
 
     def make(seen: _Watched | _Looks) -> int:
         return _counted(
@@ -471,11 +483,10 @@ def decide_mse(
             y,
             noise,
             n=n,
-            seed=seed,
             seen=seen,
-            batch_size=batch_size,
             shape=shape,
             progress=lambda now, _: tick(pilots + now, n),
+            **how,
         )
 
     if method == "coordinatewise":
@@ -734,7 +745,7 @@ def _bisected(enough_at: Callable[[float], bool], *, holds: float, fails: float)
     return holds
 
 
-def _drawn(asked: _Asked, seen: _Watched, batch_size: int | None, progress: Progress | None) -> int:
+def _drawn(asked: Asked, seen: _Watched, batch_size: int | None, progress: Progress | None) -> int:
     """Draws the statistic until it is decided; how many draws were made."""
     _alone()
     copies = asked.y.expand(asked.replicas, *asked.y.shape)
@@ -803,10 +814,3 @@ def _why(seen: _Watched, alpha: float, what: str, wanted: str) -> str:
             f"the most with which {wanted} can be certified by any number of draws"
         )
     return f"{what}, {times}: that its probability is at most {seen.allowed:.4g} is neither shown nor excluded"
-
-
-def _number(name: str, value: Any) -> float:
-    number = _validate._real(name, value)
-    if not math.isfinite(number):
-        raise ValueError(f"{name} = {value!r}: must be a finite number")
-    return number

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor
 
 from certify import _validate
-from certify.montecarlo import AllDraws, Function, draw, median
+from certify.montecarlo import Function, draw_all, median
 from certify.noise import Noise, as_noise
 
 __all__ = ["MeanSmoother", "MedianSmoother"]
@@ -23,27 +23,23 @@ __all__ = ["MeanSmoother", "MedianSmoother"]
 
 class _Smoother(ABC):
     def __init__(self, f: Function, noise: Noise | float, n: int = 13, batch_size: int | None = None) -> None:
-        if not callable(f):
-            raise TypeError(f"f = {f!r}: must be callable on a batch (b, *input)")
-        self.noise = as_noise(noise)
-        self.f, self.n, self.batch_size = f, _validate.count("n", n), batch_size
+        self.noise, self.f = as_noise(noise), _validate.function("f", f)
+        self.n, self.batch_size = _validate.count("n", n), batch_size
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(n={self.n}, noise={self.noise!r})"
 
     def __call__(self, y: Tensor, seed: int = 0) -> Tensor:
-        kept = AllDraws()
-        draw(
+        drawn = draw_all(
             self.f,
             _validate.finite_tensor("y", y),
             self.noise,
             n=self.n,
             seed=_validate.seed_value(seed),
             stream="deployment",
-            accumulators=[kept],
             batch_size=self.batch_size,
         )
-        return self.reduce(kept.stacked())
+        return self.reduce(drawn)
 
     @abstractmethod
     def reduce(self, outputs: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ pass. Each has its own α, and by the union bound all answers hold at once with 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +27,7 @@ from certify.bounds.base import default_pilot
 from certify.bounds.mse import BoundCurve, MSEBound
 from certify.bounds.percentile import PercentileBounds, draws_needed, enough, percentile_box, ranks
 from certify.bounds.radius import CertifiedRadius, largest_radius
-from certify.montecarlo import Accumulator, AllDraws, ExtremeRanks, Function, draw, median, pool
+from certify.montecarlo import Accumulator, ExtremeRanks, Function, Progress, draw, draw_all, median, pool
 from certify.montecarlo.accumulators import LARGEST_GROUP
 from certify.montecarlo.checkpoint import Checkpoint, as_checkpoint
 from certify.montecarlo.processes import Processes
@@ -51,7 +51,6 @@ __all__ = [
     "percentile_bounds",
 ]
 
-Progress = Callable[[int, int], None]
 SMOOTHERS = ("median", "mean")
 _MARGIN, _LARGEST_FLOOR = 0.8, 2.0
 """How much of the expected radius a certified one must reach, or how large it must be where nothing is expected, lest the
@@ -210,8 +209,7 @@ def ask(
     """
     y = _validate.finite_tensor("y", y).detach()
     noise = as_noise(noise, y)
-    if not callable(f):
-        raise TypeError(f"f = {f!r}: must be callable on a batch (b, *input)")
+    f = _validate.function("f", f)
     n, seed = _validate.count("n", n), _validate.seed_value(seed)
     if reference is not None:
         _validate.choice("reference", reference, ("center", "population"))
@@ -227,16 +225,15 @@ def ask(
             report(done + now, total)
 
     kept = as_checkpoint(checkpoint)
-    trial = _pilot(f, y, noise, pilot_draws, seed, batch_size, tick, kept) if pilot_draws else None
+    how: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "progress": tick, "checkpoint": kept}
+    trial = draw_all(f, y, noise, n=pilot_draws, stream="pilot", **how) if pilot_draws else None
     done = pilot_draws
     shape = tuple(center.shape) if center is not None else tuple(cast(Tensor, trial).shape[1:])
     if trial is not None and tuple(trial.shape[1:]) != shape:
         raise ValueError(f"center has shape {shape}: must be {tuple(trial.shape[1:])}, the shape of f's output")
     if known is not None:
         known.box(shape)
-    run = Run(
-        n, seed, pilot_draws, str(y.dtype).removeprefix("torch."), str(y.device), y, noise, policy, known, function
-    )
+    run = Run.of(y, noise, n=n, seed=seed, pilot=pilot_draws, policy=policy, support=known, function=function)
     settings: dict[str, Setting] = {}
     for smoother in {getattr(s, "smoother", "median") for s in statements}:
         c = center if center is not None else median(cast(Tensor, trial)) if smoother == "median" else _mean(trial)
@@ -245,7 +242,6 @@ def ask(
 
     allowed = DEFAULT_MEMORY if memory is None else _validate.count("memory", memory)
     plans = [_Plan(s, settings[getattr(s, "smoother", "median")], run, allowed) for s in statements]
-    kept = as_checkpoint(checkpoint)
 
     def take(asking: Sequence[_Plan]) -> list[Answer | None]:
         seen = pool(accumulator for plan in asking for accumulator in plan.needs())
@@ -258,13 +254,10 @@ def ask(
             y,
             noise,
             n=n,
-            seed=seed,
             stream="bounding",
             accumulators=seen.values(),
-            batch_size=batch_size,
             output_shape=shape,
-            progress=tick,
-            checkpoint=kept,
+            **how,
         )
         return [plan.answer(seen) for plan in asking]
 
@@ -708,32 +701,6 @@ def _built(statement: MSE | Curve | Radius | Deployed, setting: Setting, alpha: 
         route = ROUTES[statement.smoother, name]
         return route(setting, alpha, rho, q=statement.q, replicas=statement.replicas)
     return METHODS[statement.smoother, name](setting, alpha, rho)
-
-
-def _pilot(
-    f: Function,
-    y: Tensor,
-    noise: Noise,
-    draws: int,
-    seed: int,
-    batch_size: int | None,
-    progress: Progress,
-    checkpoint: Checkpoint | None,
-) -> Tensor:
-    kept = AllDraws()
-    draw(
-        f,
-        y,
-        noise,
-        n=draws,
-        seed=seed,
-        stream="pilot",
-        accumulators=[kept],
-        batch_size=batch_size,
-        progress=progress,
-        checkpoint=checkpoint,
-    )
-    return kept.stacked()
 
 
 def _mean(trial: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from certify import _files
-from certify._text import duration
+from certify._text import EVENT_RHOS, duration, spelled
 from certify.progress import Bar
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from certify.sequential import Decision
 
 __all__ = [
-    "EVENT_RHOS",
     "bar",
     "duration",
     "err",
@@ -38,9 +37,6 @@ __all__ = [
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
-
-EVENT_RHOS = (0.0, 0.1, 0.25, 0.5, 1.0)
-"""Radii at which an event's bound is printed."""
 
 _QUOTED = 3
 """Prompts, and uncovered tokens, that are named."""
@@ -65,8 +61,8 @@ def bar(what: str) -> Iterator[Bar]:
 
 
 def plain_token(token: str) -> str:
-    """A token without the vocabulary's marks."""
-    return {"<|startoftext|>": "begin", "<|endoftext|>": "end"}.get(token, _files.printable(token.replace("</w>", "")))
+    """A token without the vocabulary's marks, on one line."""
+    return _files.printable(spelled(token))
 
 
 def show_tokens(text: str, adaptive: AdaptiveMedianSmoother) -> None:

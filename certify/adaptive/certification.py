@@ -48,6 +48,7 @@ from certify.downstream import (
 )
 from certify.models import NoisePredictor, PromptEncoder
 from certify.models.trajectory import Trajectory
+from certify.montecarlo import Progress
 from certify.montecarlo.checkpoint import Checkpoint, RunFolder
 from certify.progress import as_progress
 from certify.replicas import event_bound, statistic_bound
@@ -96,7 +97,7 @@ class CertifyOptions(TypedDict, total=False):
     prompts: Sequence[str]
     private: bool
     batch_size: int | None
-    progress: Callable[[int, int], None] | bool | None
+    progress: Progress | bool | None
     checkpoint: str | Path | None
     memory: int | None
     model: ModelRecord | None
@@ -167,7 +168,7 @@ def certify_prompt(
     prompts: Sequence[str] = (),
     private: bool = False,
     batch_size: int | None = None,
-    progress: Callable[[int, int], None] | bool | None = None,
+    progress: Progress | bool | None = None,
     checkpoint: str | Path | None = None,
     memory: int | None = None,
     model: ModelRecord | None = None,
@@ -591,7 +592,7 @@ class _Work:
         images: int,
         points: int,
         steps: int,
-        progress: Callable[[int, int], None] | None,
+        progress: Progress | None,
     ) -> None:
         if images and pipe is None:
             raise ValueError("pipe is None: must be the pipeline for statements about images")
@@ -611,7 +612,7 @@ class _Work:
         self.total = n + statistics * (copies + predictions * (copies + points)) + images * steps * 3
         self.done = 0
 
-    def tick(self, weight: int) -> Callable[[int, int], None]:
+    def tick(self, weight: int) -> Progress:
         """A progress function for the next part, which is `weight` encodings' worth."""
         before = self.done
         self.done += weight

@@ -170,7 +170,7 @@ class AdaptiveMedianSmoother:
             raise TypeError(f"encoder is a {type(encoder).__name__}: must be a PromptEncoder")
         self.encoder = encoder
         self.policy = _validate.choice("policy", policy, POLICIES)
-        self.k = _at_least_zero("k", k)
+        self.k = _validate.not_negative("k", k)
         self.n = _validate.count("n", n)
         self.aggregate = _validate.choice("aggregate", aggregate, AGGREGATES)
         self.special_tokens = _validate.choice("special_tokens", special_tokens, SPECIAL_TOKENS)
@@ -595,11 +595,3 @@ def _absolute(
         return default * spread
     number = math.inf if infinite and value == math.inf else _validate.positive(label, value)
     return number if absolute is not None else number * spread
-
-
-def _at_least_zero(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} = {value!r}: must be a real number")
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} = {value!r}: must be a finite number >= 0")
-    return float(value)

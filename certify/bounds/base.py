@@ -15,7 +15,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -54,6 +54,11 @@ class Run(Record):
     support: Support | None = field(default=None, repr=False)
     function: str = "f"
     copies: int | None = None
+
+    @classmethod
+    def of(cls, y: Tensor, noise: Noise, *, n: int, seed: int, pilot: int = 0, **about: Any) -> Run:
+        """A run at y, whose dtype and device are the run's. `about`: policy, support, function, copies."""
+        return cls(n, seed, pilot, str(y.dtype).removeprefix("torch."), str(y.device), y, noise, **about)
 
 
 @dataclass(frozen=True)

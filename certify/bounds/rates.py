@@ -19,9 +19,9 @@ Reference: THEORY T5, corollary; Clopper and Pearson (1934).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
+from certify import _validate
 from certify._records import Shown
 from certify.bounds.deployed import event_interval, event_radius
 from certify.noise import GaussianNoise
@@ -97,8 +97,7 @@ class RateOver(Shown):
         )
 
     def _interval(self, rho: float) -> tuple[float, float]:
-        if not (math.isfinite(rho) and rho >= 0):
-            raise ValueError(f"rho = {rho!r}: must be a finite number >= 0")
+        _validate.not_negative("rho", rho)
         return event_interval(
             self.successes,
             self.n,

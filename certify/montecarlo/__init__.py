@@ -13,7 +13,7 @@ from certify.montecarlo.accumulators import (
     row_distances,
     whole_groups,
 )
-from certify.montecarlo.engine import Function, draw
+from certify.montecarlo.engine import Function, Progress, draw, draw_all
 from certify.montecarlo.streams import BLOCK, generator
 
 __all__ = [
@@ -26,7 +26,9 @@ __all__ = [
     "ExtremeRanks",
     "Function",
     "Groups",
+    "Progress",
     "draw",
+    "draw_all",
     "generator",
     "median",
     "pool",

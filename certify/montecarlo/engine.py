@@ -25,13 +25,13 @@ import torch
 from torch import Tensor, nn
 
 from certify import _validate
-from certify.montecarlo.accumulators import Accumulator
+from certify.montecarlo.accumulators import Accumulator, AllDraws
 from certify.montecarlo.checkpoint import Checkpoint
 from certify.montecarlo.processes import Kept, Processes
 from certify.montecarlo.streams import BLOCK, SHARD, generator
 from certify.noise import Noise
 
-__all__ = ["Function", "accepts_generator", "draw"]
+__all__ = ["Function", "Progress", "accepts_generator", "draw", "draw_all"]
 
 Function = Callable[..., Any]
 """A batch of inputs (b, *input) → a batch of outputs (b, *output); may take a keyword `generator`."""
@@ -134,6 +134,35 @@ def draw(
         kept.share()
         caller.shape = processes.agreed_shape(caller.shape)
     return caller.known_shape
+
+
+def draw_all(
+    f: Function,
+    y: Tensor,
+    noise: Noise,
+    *,
+    n: int,
+    seed: int,
+    stream: str,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Tensor:
+    """All outputs of `f` on n noisy copies of `y`, shape (n, *output); arguments and errors as of `draw`."""
+    kept = AllDraws()
+    draw(
+        f,
+        y,
+        noise,
+        n=n,
+        seed=seed,
+        stream=stream,
+        accumulators=[kept],
+        batch_size=batch_size,
+        progress=progress,
+        checkpoint=checkpoint,
+    )
+    return kept.stacked()
 
 
 def accepts_generator(f: Function) -> bool:

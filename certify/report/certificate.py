@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from certify._text import escaped
+from certify._text import EVENT_RHOS, escaped, spelled
 from certify.certificate import Certificate, Claim
 from certify.colours import opacity, shares
 from certify.report._charts import Line, chart
@@ -18,9 +18,6 @@ from certify.report._words import claimed_value, details, headline, sentence, su
 from certify.report.pictures import Pictures, examples
 
 __all__ = ["certificate_page"]
-
-EVENT_RHOS = (0.0, 0.1, 0.25, 0.5, 1.0)
-"""Radii at which an event's bound stands in the table below its curve."""
 
 _NEAREST = 3  # uncovered tokens that are named
 
@@ -111,9 +108,8 @@ def _tokens(certificate: Certificate) -> str:
         if kind == "padding" and s == 0:
             hidden += 1
             continue
-        text = str(name)
-        label = {"<|startoftext|>": "begin", "<|endoftext|>": "end"}.get(text, text.removesuffix("</w>")) or " "
-        joined = kind == "word" and "tokens" in noise and not text.endswith("</w>")
+        label = spelled(name) or " "
+        joined = kind == "word" and "tokens" in noise and not str(name).endswith("</w>")
         below = (
             "no noise"
             if s <= 0
@@ -256,8 +252,7 @@ def _coverage(certificate: Certificate) -> str:
 
 
 def _token(value: Any) -> str:
-    text = str(value)
-    return f"“{escaped({'<|startoftext|>': 'begin', '<|endoftext|>': 'end'}.get(text, text.removesuffix('</w>')))}”"
+    return f"“{escaped(spelled(value))}”"
 
 
 def _claims_table(certificate: Certificate) -> str:
