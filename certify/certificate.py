@@ -27,6 +27,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from certify import _files, _validate
+from certify._digests import tensor_digest
 from certify._records import Record, Shown
 from certify._text import shown
 from certify.bounds import (
@@ -722,14 +723,6 @@ class Certificate(Shown):
             if not (above and _at_most(claim.lower or 0.0, low) and _at_most(low, kept["lower"])):
                 return f"{seen} of {draws} draws imply [{low:.6g}, {high:.6g}], its evidence says {kept}"
         return ""
-
-
-def tensor_digest(tensor: Tensor) -> str:
-    """SHA-256 over a tensor's dtype, shape and bytes."""
-    array = tensor.detach().cpu().contiguous()
-    data = array.reshape(-1).view(torch.uint8)
-    head = f"{array.dtype} {tuple(array.shape)} ".encode()
-    return hashlib.sha256(head + data.numpy().tobytes()).hexdigest()
 
 
 def claim_of(result: Any, share: float = 1.0) -> Claim:

@@ -25,14 +25,16 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from certify import _files, _validate
+from certify._digests import json_digest
 from certify._records import Record
 from certify.bounds.base import default_pilot
+from certify.montecarlo import Progress
 from certify.progress import as_progress
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from certify.certificate import Certificate, Claim, ModelRecord
 
 __all__ = [
+    "FORMAT",
     "FRACTION_RHOS",
     "PromptRow",
     "PromptSet",
@@ -58,7 +61,9 @@ __all__ = [
 FRACTION_RHOS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0)
 """Radii at which the certified fraction is reported."""
 
-_FORMAT = "certify prompts 1"
+FORMAT = "certify prompts 1"
+"""Of the files of a run."""
+
 _COLUMN = "prompt"
 _STEPS = 1000  # of progress, a row
 
@@ -232,7 +237,7 @@ def certify_row(
     pipe: Any = None,
     batch_size: int | None = None,
     memory: int | None = None,
-    progress: Callable[[int, int], None] | bool | None = None,
+    progress: Progress | bool | None = None,
     model: ModelRecord | None = None,
     source: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], Certificate | None]:
@@ -371,7 +376,7 @@ def run_settings(
     smoother = adaptive.settings()
     del smoother["memory_sha256"]  # grows with every row
     return {
-        "format": _FORMAT,
+        "format": FORMAT,
         "version": __version__,
         "data": {"name": data.name, "rows": len(data.rows), "sha256": data.sha256},
         "model": adaptive.encoder.fingerprint() if pipe is None else fingerprint(pipe),
@@ -435,7 +440,7 @@ class Results:
     def __init__(self, folder: str | Path, settings: Mapping[str, Any], data: PromptSet) -> None:
         self.folder, self.data = Path(folder), data
         self.settings = json.loads(json.dumps(settings, allow_nan=False))
-        self.run = _digest(self.settings)[:16]
+        self.run = json_digest(self.settings)[:16]
         self.done: list[dict[str, Any]] = []
         if self.folder.exists() and not self.folder.is_dir():
             raise FileExistsError(f"out = {str(folder)!r}: is a file; must be a folder")
@@ -481,14 +486,14 @@ class Results:
                     f"out = {str(self.folder)!r}: holds results.jsonl without settings.json; choose another"
                 )
             text = json.dumps(
-                {"digest": _digest(self.settings), "settings": self.settings}, indent=2, ensure_ascii=False
+                {"digest": json_digest(self.settings), "settings": self.settings}, indent=2, ensure_ascii=False
             )
             _files.write(path, text + "\n")
             return
         try:
             there = _files.read_json(path)
             settings = dict(there["settings"])
-            intact = there["digest"] == _digest(settings)
+            intact = there["digest"] == json_digest(settings)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{str(path)!r}: is damaged ({error!r}); choose another folder") from None
         names = [name for name in {**self.settings, **settings} if settings.get(name) != self.settings.get(name)]
@@ -548,7 +553,7 @@ def certify_rows(
     pipe: Any = None,
     batch_size: int | None = None,
     memory: int | None = None,
-    progress: Callable[[int, int], None] | bool | None = None,
+    progress: Progress | bool | None = None,
     source: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Certifies the rows that are not done yet, one after the other, and returns the records of all.
@@ -571,7 +576,7 @@ def certify_rows(
     rows = results.data.rows[: None if limit is None else _validate.count("limit", limit)]
     overall = as_progress(progress)
 
-    def tick(row: int) -> Callable[[int, int], None]:
+    def tick(row: int) -> Progress:
         def report(now: int, total: int) -> None:
             if overall is not None:
                 overall((row - 1) * _STEPS + _STEPS * now // max(total, 1), len(rows) * _STEPS)
@@ -697,7 +702,3 @@ def summary(records: Sequence[Mapping[str, Any]], options: RowOptions) -> dict[s
         "average_certified_radius": _word(sum(radii) / len(radii)),
         "seconds": round(sum(float(record["seconds"]) for record in records), 3),
     }
-
-
-def _digest(settings: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

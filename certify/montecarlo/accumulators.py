@@ -12,7 +12,6 @@ draws feeds those of every bound asked for: accumulators of one `key` are widene
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from typing import Protocol, Self
@@ -20,6 +19,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from certify._digests import tensor_digest
 from certify.montecarlo.ranks import ExtremeRanks
 from certify.montecarlo.streams import BLOCK, SHARD
 
@@ -328,9 +328,7 @@ def in_order(draws: Tensor) -> Tensor:
 
 def digest(tensor: Tensor) -> str:
     """The beginning of a SHA-256 over a tensor's dtype, shape and bytes."""
-    array = tensor.detach().cpu().contiguous()
-    head = f"{array.dtype} {tuple(array.shape)} ".encode()
-    return hashlib.sha256(head + array.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
+    return tensor_digest(tensor)[:16]
 
 
 def whole_groups(n: int, copies: int) -> int:

@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from certify import _files
+from certify._digests import json_digest, tensor_digest
 from certify.noise import Noise
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Checkpoint:
         """Names the run that is going to be drawn; noise None: none."""
         self._run = {
             "format": _FORMAT,
-            "input": _digest(y),
+            "input": tensor_digest(y),
             "noise": _named(noise),
             "n": n,
             "seed": seed,
@@ -228,7 +229,7 @@ class RunFolder:
         self.folder = Path(folder)
         self.interval = float(os.environ.get("CERTIFY_SAVE_EVERY") or _SECONDS) if interval is None else interval
         self._settings = json.loads(json.dumps({"format": _RUN_FORMAT, **settings}, allow_nan=False))
-        self._digest = _settled(self._settings)
+        self._digest = json_digest(self._settings)
         if self.folder.exists() and not self.folder.is_dir():
             raise FileExistsError(f"checkpoint = {str(folder)!r}: is a file; must be a folder")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -291,7 +292,7 @@ class RunFolder:
         try:
             there = _files.read_json(path)
             settings = dict(there["settings"])
-            intact = there["digest"] == _settled(settings)
+            intact = there["digest"] == json_digest(settings)
         except (OSError, ValueError, KeyError, TypeError):
             intact, settings = False, {}
         if not intact:
@@ -374,19 +375,9 @@ def _checked(progress: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[st
 def _named(noise: Noise | None) -> str:
     """A noise by all that it was made of, to the last digit."""
     made_of = vars(noise).values() if hasattr(noise, "__dict__") else [noise]
-    return " ".join([type(noise).__name__, *(_digest(v) if isinstance(v, Tensor) else repr(v) for v in made_of)])
-
-
-def _digest(tensor: Tensor) -> str:
-    array = tensor.detach().cpu().contiguous()
-    head = f"{array.dtype} {tuple(array.shape)} ".encode()
-    return hashlib.sha256(head + array.reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
-
-
-def _settled(settings: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return " ".join([type(noise).__name__, *(tensor_digest(v) if isinstance(v, Tensor) else repr(v) for v in made_of)])
 
 
 def _content(tensors: dict[str, Tensor], progress: str) -> str:
-    text = progress + "".join(f"{name} {_digest(tensors[name])} " for name in sorted(tensors))
+    text = progress + "".join(f"{name} {tensor_digest(tensors[name])} " for name in sorted(tensors))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from certify import _files
+from certify._digests import json_digest
 from certify._records import Record
-from certify.datasets import read_record
+from certify.datasets import FORMAT, read_record
 
 __all__ = ["RunRecord", "file_digests"]
-
-_RUN_FORMAT = "certify prompts 1"
 
 
 @dataclass(frozen=True)
@@ -53,12 +51,12 @@ class RunRecord(Record):
             stated = there["digest"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{settings_file}: is damaged ({error!r})") from None
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, ensure_ascii=False).encode("utf-8", "replace"))
-        if stated != digest.hexdigest():
+        digest = json_digest(settings)
+        if stated != digest:
             raise ValueError(f"{settings_file}: is damaged (its digest differs)")
-        if settings.get("format") != _RUN_FORMAT:
-            raise ValueError(f"{settings_file}: format = {settings.get('format')!r}, must be {_RUN_FORMAT!r}")
-        run = digest.hexdigest()[:16]
+        if settings.get("format") != FORMAT:
+            raise ValueError(f"{settings_file}: format = {settings.get('format')!r}, must be {FORMAT!r}")
+        run = digest[:16]
         rows = _rows(results_file, run)
         return cls(settings, tuple(rows), run, _kept(path, len(rows)))
 
