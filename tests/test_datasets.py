@@ -248,7 +248,8 @@ def test_the_picture_steps_at_the_radii():
     assert list(zip(line.get_xdata(), line.get_ydata(), strict=True))[:4] == [(0, 0.75), (0.5, 0.75), (1, 0.5), (1, 0)]
     for radii, last in (([0.0, 0.0], 0.0), ([0.0, 1.0, math.inf], 1 / 3), ([math.inf], 1.0)):
         axes = plot_certified_fraction(radii).axes[0]
-        (line,) = axes.get_lines()
+        line, *arrows = axes.get_lines()
+        assert len(arrows) == radii.count(math.inf)  # behind the last finite radius, where one is infinite
         assert (line.get_xdata()[-1], line.get_ydata()[-1]) == (axes.get_xlim()[1], last)
     for call in (
         lambda: plot_certified_fraction(),
