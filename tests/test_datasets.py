@@ -258,7 +258,7 @@ def test_the_picture_steps_at_the_radii():
     ):
         with pytest.raises(ValueError, match="radii = "):
             call()
-    with pytest.raises(ValueError, match="must be 1 names"):
+    with pytest.raises(ValueError, match="must be 1 entries, one a line"):
         plot_certified_fraction([1.0], labels=["a", "b"])
 
 
