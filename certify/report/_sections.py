@@ -1,4 +1,4 @@
-"""What the pages of a certificate and of a run both say: what is not covered, which smoother it is about."""
+"""Sections of the pages: what is not covered, the smoother that a page is about, examples of images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 from certify._text import escaped
 from certify.certificate import POLICIES
 from certify.report._numbers import count
-from certify.report._page import code, section
+from certify.report._page import code, image, section
+from certify.report.pictures import Pictures
 
 _PLAIN = {"frozen": "A defence that sets its noise anew from the changed prompt. "}
 
@@ -61,3 +62,26 @@ def smoother_facts(smoother: Mapping[str, Any] | None) -> list[tuple[str, str]]:
             )
         )
     return rows
+
+
+def examples(pictures: Pictures) -> str:
+    """The section with the images."""
+    if pictures.sheet is not None:
+        shown = (
+            f'<figure class="sheet">{image(pictures.sheet, "Images: undefended above, defended below")}'
+            "<figcaption>Above: undefended. Below: defended, from the same initial noise.</figcaption></figure>"
+        )
+    elif pictures.undefended:
+        pairs = "".join(
+            f"{image(u, f'Undefended image {i}')}{image(d, f'Defended image {i}')}"
+            for i, (u, d) in enumerate(zip(pictures.undefended, pictures.defended, strict=True), start=1)
+        )
+        labels = "<span>undefended</span><span>defended</span>" * min(2, len(pictures.undefended))
+        shown = f'<div class="pairs">{labels}{pairs}</div>'
+    else:
+        shown = ""
+    note = f'<p class="note">{escaped(pictures.note)}</p>' if pictures.note else ""
+    if not shown:
+        return section("With and without the defence", note) if note else ""
+    said = '<p class="note">Examples, not claims: no image here is certified.</p>'
+    return section("With and without the defence", f"{shown}{note}{said}")

@@ -13,9 +13,9 @@ from certify.colours import opacity, shares
 from certify.report._charts import Line, chart
 from certify.report._numbers import confidence, copies, count, number, percentage, real
 from certify.report._page import code, document, facts, header, section, shows, table
-from certify.report._sections import COPY, not_covered, smoother_facts
+from certify.report._sections import COPY, examples, not_covered, smoother_facts
 from certify.report._words import claimed_value, details, headline, sentence, subject, yardstick
-from certify.report.pictures import Pictures, examples
+from certify.report.pictures import Pictures
 
 __all__ = ["certificate_page"]
 

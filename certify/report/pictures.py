@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from certify._records import Record
-from certify._text import escaped
-from certify.report._page import image, section
 
 __all__ = ["Pictures"]
 
@@ -31,26 +29,3 @@ class Pictures(Record):
             raise ValueError(
                 f"undefended, defended have {len(self.undefended)}, {len(self.defended)} images: must be as many"
             )
-
-
-def examples(pictures: Pictures) -> str:
-    """The section with the images."""
-    if pictures.sheet is not None:
-        shown = (
-            f'<figure class="sheet">{image(pictures.sheet, "Images: undefended above, defended below")}'
-            "<figcaption>Above: undefended. Below: defended, from the same initial noise.</figcaption></figure>"
-        )
-    elif pictures.undefended:
-        pairs = "".join(
-            f"{image(u, f'Undefended image {i}')}{image(d, f'Defended image {i}')}"
-            for i, (u, d) in enumerate(zip(pictures.undefended, pictures.defended, strict=True), start=1)
-        )
-        labels = "<span>undefended</span><span>defended</span>" * min(2, len(pictures.undefended))
-        shown = f'<div class="pairs">{labels}{pairs}</div>'
-    else:
-        shown = ""
-    note = f'<p class="note">{escaped(pictures.note)}</p>' if pictures.note else ""
-    if not shown:
-        return section("With and without the defence", note) if note else ""
-    said = '<p class="note">Examples, not claims: no image here is certified.</p>'
-    return section("With and without the defence", f"{shown}{note}{said}")
