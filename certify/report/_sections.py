@@ -12,8 +12,6 @@ from certify.report._page import code, image, section
 from certify.report.pictures import Pictures
 
 _PLAIN = {"frozen": "A defence that sets its noise anew from the changed prompt. "}
-
-
 COPY = (
     "<strong>This page is a copy for reading</strong>: it was written from the files without drawing anything, and who can "
     "change a file can change a page. What counts is the check."
