@@ -236,7 +236,7 @@ def public_modules() -> list[str]:
     names = []
     for file in sorted((ROOT / "certify").rglob("*.py")):
         parts = file.relative_to(ROOT).with_suffix("").parts
-        if not parts[-1].startswith("_") and parts[1] not in ("cli", "terminal"):
+        if not parts[-1].startswith("_") and parts[1] != "cli":
             names.append(".".join(parts))
     return names
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from certify import terminal
+from certify.cli import terminal
 from certify.cli.folders import DRAWINGS, new_file, resumable, slug
 from certify.cli.processes import one_process
 from certify.cli.settings import (

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from certify import _files, _validate, terminal
+from certify import _files, _validate
+from certify.cli import terminal
 from certify.cli.examples import examples_for
 from certify.cli.folders import DRAWINGS, new_file
 from certify.cli.models import compare_weights, device_of

@@ -10,7 +10,8 @@ import threading
 import typer
 from rich.markup import escape
 
-from certify import _files, terminal
+from certify import _files
+from certify.cli import terminal
 from certify.cli.bounds import curve, decide, plan, radius
 from certify.cli.certificates import check, plot, report
 from certify.cli.generation import concepts, generate

@@ -6,7 +6,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from certify import _validate, terminal
+from certify import _validate
+from certify.cli import terminal
 from certify.cli.models import compare_weights, device_of
 
 if TYPE_CHECKING:

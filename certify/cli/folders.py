@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.text import Text
 
-from certify import terminal
+from certify.cli import terminal
 from certify.cli.processes import rank
 
 if TYPE_CHECKING:

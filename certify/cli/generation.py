@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from certify import _files, _validate, terminal
+from certify import _files, _validate
+from certify.cli import terminal
 from certify.cli.folders import new_file, slug, unused
 from certify.cli.settings import Guidance, Prompt, Settings, Steps, UNet, with_settings
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from certify import terminal
+from certify.cli import terminal
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from certify import _files, _validate, terminal
+from certify import _files, _validate
+from certify.cli import terminal
 from certify.cli.folders import FILES, agreed, certificate_folder, kept, slug
 from certify.cli.processes import one_process, rank
 from certify.cli.settings import Alpha, Draws, Guidance, Prompt, Settings, Steps, UNet, check_numbers, with_settings

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from certify import _validate, terminal
+from certify import _validate
+from certify.cli import terminal
 from certify.cli.models import device_of
 
 if TYPE_CHECKING:

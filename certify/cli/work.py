@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from certify import terminal
+from certify.cli import terminal
 
 if TYPE_CHECKING:
     from certify.adaptive import AdaptiveMedianSmoother

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from certify import cli, terminal
+from certify import cli
+from certify.cli import terminal
 
 
 @pytest.fixture

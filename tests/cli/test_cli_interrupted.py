@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from certify import cli, terminal
+from certify import cli
+from certify.cli import terminal
 from certify.cli.settings import Settings
 
 PROMPT = "a photo of a red circle"
