@@ -14,7 +14,7 @@ import unicodedata
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import Any
 
-__all__ = ["EVENT_RHOS", "cleaned", "confidence", "duration", "escaped", "percent", "shown", "spelled"]
+__all__ = ["EVENT_RHOS", "cleaned", "confidence", "duration", "escaped", "percent", "safely", "shown", "spelled"]
 
 EVENT_RHOS = (0.0, 0.1, 0.25, 0.5, 1.0)
 """Radii at which an event's bound, which holds at all of them, is shown."""
@@ -41,6 +41,20 @@ def shown(value: float, way: str, digits: int, sign: bool = False) -> str:
         text = f"{mantissa}·10{str(int(exponent)).translate(_SUPERSCRIPT)}"
     text = text.replace("-", "−")
     return f"+{text}" if sign and value > 0 else text
+
+
+def safely(value: float, way: str, form: str) -> str:
+    """A number in the form ".5g" or ".3f", as Python has it, but rounded up or down.
+
+    >>> safely(117.7101, "up", ".5g"), safely(2.42679, "down", ".4f"), f"{117.7101:.5g}"
+    ('117.72', '2.4267', '117.71')
+    """
+    if not math.isfinite(value):
+        return format(value, form)
+    exact, digits = Decimal(repr(value)), int(form[1:-1])
+    last = -digits if form.endswith("f") else exact.adjusted() - digits + 1
+    rounded = exact.quantize(Decimal((0, (1,), last)), _ROUND[way])
+    return format(rounded if form.endswith("f") else float(rounded), form)
 
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

@@ -850,7 +850,7 @@ def _decode(entry: dict[str, Any]) -> Claim:
     names = {f.name for f in fields(Claim)}
     if set(entry) != names:
         raise ValueError(f"a claim has the fields {sorted(entry)}, must have {sorted(names)}")
-    values: dict[str, Any] = {k: _words_to_numbers(v) for k, v in entry.items()}
+    values: dict[str, Any] = {k: v if k in _TEXTS else _words_to_numbers(v) for k, v in entry.items()}
     if values["policy"] not in POLICIES:
         raise ValueError(f"policy = {values['policy']!r}: must be one of {sorted(POLICIES)}")
     for name, allowed in _WORDS:
@@ -891,7 +891,7 @@ def _decode(entry: dict[str, Any]) -> Claim:
         _number(v) or isinstance(v, str) for v in values["numbers"].values()
     ):
         raise ValueError(f"a claim has numbers = {values['numbers']!r}: must be a mapping to numbers and words")
-    for name in ("function", "unit", "reason", "tensors", "center"):
+    for name in _TEXTS:
         if not isinstance(values[name], str):
             raise ValueError(f"a claim has {name} = {values[name]!r}: must be a string")
     if (values["evidence"] == "") != (values["status"] == "abstained"):
@@ -908,6 +908,7 @@ def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+_TEXTS = ("function", "unit", "reason", "tensors", "center")  # "Infinity" is a word there
 _COUNTS = ("seed", "pilot")
 _OPTIONAL = ("p", "q", "replicas", "copies")
 _NEEDED = {

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from certify._text import safely
 from certify.cli import terminal
 from certify.cli.folders import DRAWINGS, new_file, resumable, slug
 from certify.cli.processes import one_process
@@ -65,17 +66,17 @@ def radius(
         terminal.out.print(f"[bold]No radius is certified[/]: {escape(r.reason)}.")
         return
     terminal.out.print(
-        f"[bold]ρ = {r.rho:.4f}[/]: for every ‖δ‖_Σ ≤ ρ the smoothed encoding stays within squared distance "
-        f"{r.tolerance:.5g}, with confidence 1 − {alpha:g} (n = {n:,}, {r.theorem})."
+        f"[bold]ρ = {safely(r.rho, 'down', '.4f')}[/]: for every ‖δ‖_Σ ≤ ρ the smoothed encoding stays within squared distance "
+        f"{safely(r.tolerance, 'up', '.5g')}, with confidence 1 − {alpha:g} (n = {n:,}, {r.theorem})."
     )
     table = terminal.table("certified set", "")
     for name, value in (
         ("coordinates with noise", f"{r.ellipsoid.dimensions:,} of {r.ellipsoid.semi_axes.numel():,}"),
-        ("semi-axes", f"{_noised(r.ellipsoid.semi_axes):.4g} … {float(r.ellipsoid.semi_axes.max()):.4g}"),
-        ("inscribed ℓ2 and ℓ1 balls", f"{r.ellipsoid.l2_ball:.4g}"),
-        ("inscribed ℓ∞ ball", f"{r.ellipsoid.linf_ball:.4g}"),
-        ("log-volume", f"{r.ellipsoid.log_volume:.5g}"),
-        ("proxy radius (equal volume)", f"{r.ellipsoid.proxy_radius:.4g}"),
+        ("semi-axes", f"{_down(_noised(r.ellipsoid.semi_axes))} … {_down(float(r.ellipsoid.semi_axes.max()))}"),
+        ("inscribed ℓ2 and ℓ1 balls", _down(r.ellipsoid.l2_ball)),
+        ("inscribed ℓ∞ ball", _down(r.ellipsoid.linf_ball)),
+        ("log-volume", safely(r.ellipsoid.log_volume, "down", ".5g")),
+        ("proxy radius (equal volume)", _down(r.ellipsoid.proxy_radius)),
     ):
         table.add_row(name, value)
     terminal.out.print(table)
@@ -234,3 +235,7 @@ def plan(
 
 def _noised(axes: Any) -> float:
     return float(axes[axes > 0].min()) if bool((axes > 0).any()) else 0.0
+
+
+def _down(length: float) -> str:
+    return safely(length, "down", ".4g")

@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from certify import _files, _validate
+from certify._text import safely
 from certify.cli import terminal
 from certify.cli.folders import FILES, agreed, certificate_folder, kept, slug
 from certify.cli.processes import one_process, rank
@@ -190,23 +191,26 @@ def prompts(
         _files.write(folder / "summary.json", text + "\n")
     rows = terminal.table("ρ", "certified fraction", "")
     for at, fraction in total["certified_fraction"]:
-        rows.add_row(f"{at:g}", f"{fraction:.3f}", f"[cyan]{'█' * round(30 * fraction)}[/]")
+        rows.add_row(f"{at:g}", safely(fraction, "down", ".3f"), f"[cyan]{'█' * round(30 * fraction)}[/]")
         if fraction == 0:
             break
     terminal.out.print(rows)
-    within = f"squared distance {tolerance:.5g}" if tolerance is not None else "each prompt's yardstick"
+    within = (
+        f"squared distance {safely(tolerance, 'up', '.5g')}" if tolerance is not None else "each prompt's yardstick"
+    )
     terminal.out.print(
         f"Of {asked:,} prompts [bold]{total['certified']:,} have a certified radius[/] (the smoothed encoding stays within "
         f"{within}), {total['abstained']:,} have none, {total['refused']:,} "
         f"{'was' if total['refused'] == 1 else 'were'} refused. These last two count with radius 0. Average radius "
-        f"{float(total['average_certified_radius']):.4g}, median {float(total['median_radius']):.4g}."
+        f"{safely(float(total['average_certified_radius']), 'down', '.4g')}, median "
+        f"{safely(float(total['median_radius']), 'down', '.4g')}."
     )
     for record in [r for r in records if r["status"] == "refused"][:3]:
         said = f"refused, line {record.get('line', '?')}: {_files.printable(record.get('reason', ''))}"
         terminal.out.print(Text(said, style="dim"))
     terminal.out.print(
         f"[bold]Confidence[/] 1 − {alpha:g} for each prompt by itself, not for all at once: at most "
-        f"{total['expected_wrong']:.3g} of them are expected to be wrong (n = {n:,}, seed {settings.seed})."
+        f"{safely(total['expected_wrong'], 'up', '.3g')} of them are expected to be wrong (n = {n:,}, seed {settings.seed})."
     )
     if tolerance is None:
         terminal.out.print(

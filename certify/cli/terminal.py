@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from certify import _files
-from certify._text import EVENT_RHOS, duration, spelled
+from certify._text import EVENT_RHOS, duration, safely, spelled
 from certify.progress import Bar
 
 if TYPE_CHECKING:
@@ -152,7 +152,12 @@ def show_curve(rhos: tuple[float, ...], values: tuple[float, ...], distance: flo
         if not math.isfinite(value):
             rows.add_row(f"{rho:g}", "none", "", "[dim]too few draws[/]")
             continue
-        rows.add_row(f"{rho:g}", f"{value:.5g}", f"{_ratio(value, distance):.3g}", _vacuous(value, distance))
+        rows.add_row(
+            f"{rho:g}",
+            safely(value, "up", ".5g"),
+            safely(_ratio(value, distance), "up", ".3g"),
+            _vacuous(value, distance),
+        )
     out.print(rows)
 
 
@@ -181,9 +186,10 @@ def _show_encoding(certificate: Certificate) -> None:
     if single.status == "abstained":
         out.print(f"[bold]No bound.[/] {escape(single.reason)}.")
     else:
+        value = safely(float(single.value or 0), "up", ".5g")
         out.print(
             f"For [bold]every[/] perturbation δ of the token embeddings with [bold]‖δ‖_Σ ≤ {single.rho:g}[/], the "
-            f"{single.smoother}-smoothed encoding stays within squared distance [bold]{single.value:.5g}[/] of "
+            f"{single.smoother}-smoothed encoding stays within squared distance [bold]{value}[/] of "
             f"{_reference(single)} [dim]({single.theorem}, {single.method})[/]."
         )
         word = f" “{escape(stick['word'])}”" if stick.get("word") else " its most relevant word"
@@ -195,7 +201,8 @@ def _show_encoding(certificate: Certificate) -> None:
         if claim.quantity == "radius" and claim.status == "abstained":
             out.print(f"No radius keeps it within that distance: {escape(claim.reason)}.")
         elif claim.quantity == "radius":
-            out.print(f"It stays within {claim.tolerance:.5g} for every ‖δ‖_Σ ≤ [bold]{claim.rho:.4f}[/].")
+            within = safely(float(claim.tolerance or 0), "up", ".5g")
+            out.print(f"It stays within {within} for every ‖δ‖_Σ ≤ [bold]{safely(claim.rho, 'down', '.4f')}[/].")
     points = certificate.curve
     if points is not None:
         show_curve(points.rhos, points.values, distance)
@@ -218,7 +225,7 @@ def _show_deployed(certificate: Certificate) -> None:
             continue
         value = float(claim.value or 0.0)
         note = _vacuous(value, distance) or f"[dim]{claim.theorem}, {claim.method}[/]"
-        rows.add_row(f"{claim.rho:g}", f"{value:.4g}", f"{_ratio(value, distance):.3g}", note)
+        rows.add_row(f"{claim.rho:g}", safely(value, "up", ".4g"), safely(_ratio(value, distance), "up", ".3g"), note)
     out.print(rows)
 
 
@@ -266,11 +273,13 @@ def _show_event(certificate: Certificate) -> None:
         rows = table("ρ", "at most")
         for rho in sorted({*EVENT_RHOS, claim.rho}):
             rate = event.at(rho)
-            rows.add_row(f"{rho:g}", f"{rate:.3f}" if rate < 0.9995 else "[dim]1[/]")
+            rows.add_row(f"{rho:g}", safely(rate, "up", ".3f") if rate <= 0.999 else "[dim]1[/]")
         out.print(rows)
         half = event.radius(0.5)
         below = (
-            f"The rate stays below one half up to ρ = {half:.3f}" if half > 0 else "It is not below one half at any ρ"
+            f"The rate stays below one half up to ρ = {safely(half, 'down', '.3f')}"
+            if half > 0
+            else "It is not below one half at any ρ"
         )
         copies = f"{event.replicas} noisy cop{'y' if event.replicas == 1 else 'ies'} an image"
         out.print(
@@ -352,7 +361,7 @@ def _at_most(claim: Claim, stick: float | None, word: str = "at most ") -> str:
         return f"not bounded ({escape(claim.reason)})"
     value = float(claim.value or 0.0)
     against = "" if stick is None else f", {_against(value, stick)}"
-    return f"{word}[bold]{value:.4g}[/]{against} [dim]({claim.theorem})[/]"
+    return f"{word}[bold]{safely(value, 'up', '.4g')}[/]{against} [dim]({claim.theorem})[/]"
 
 
 def _plain(text: str) -> str:
@@ -366,9 +375,8 @@ def _ratio(value: float, distance: float) -> float:
 
 def _against(value: float, distance: float) -> str:
     share = _ratio(value, distance)
-    if share > 1:
-        return f"[bold red]vacuous[/]: {share:.3g} × the yardstick"
-    return f"[bold green]{share:.3g} × the yardstick[/]"
+    shown = safely(share, "up", ".3g")
+    return f"[bold red]vacuous[/]: {shown} × the yardstick" if share > 1 else f"[bold green]{shown} × the yardstick[/]"
 
 
 def _vacuous(value: float, distance: float) -> str:

@@ -171,6 +171,7 @@ anything = st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.d
     tolerances,
     st.sampled_from([torch.float32, torch.float64]),
 )
+@example("Infinity", "-Infinity", [0.0], 1.0, torch.float64)  # words, where numbers are written so
 def test_names_notes_and_tensors_come_back_whatever_they_are(name, note, values, tolerance, dtype):
     """Any Unicode, any JSON value, any bits of a tensor that was to be kept."""
     y = torch.tensor([0.25, -1.0], dtype=dtype)
