@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,9 +49,13 @@ def test_prompt_writes_a_certificate_and_pictures(certified):
 
 def test_prompt_prints_its_claim_within_80_columns(certified):
     folder, printed = certified
-    value = next(c.value for c in Certificate.load(folder).claims if c.quantity == "mse" and c.scope == "single")
+    claims = Certificate.load(folder).claims
+    value = next(c.value for c in claims if c.quantity == "mse" and c.scope == "single")
     text = " ".join(printed.split())
-    assert f"within squared distance {value:.5g}" in text
+    said = float(re.search(r"within squared distance ([\d.]+) of its reference", text)[1])
+    assert value <= said < value * (1 + 2e-4)
+    rho = next(c.rho for c in claims if c.quantity == "radius")
+    assert rho - 1e-4 < float(re.search(r"for every ‖δ‖_Σ ≤ ([\d.]+)\.", text)[1]) <= rho
     for piece in (
         "Yardstick",
         "Not covered",
