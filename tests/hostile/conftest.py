@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from certify.models import PromptEncoder, load_pipeline
 from tests.cli.conftest import run
 from tests.hostile.corpus import Watched
+from tests.models.conftest import encoder, pipe
 from tests.pipelines import pipeline_folder
 
-__all__ = ["pipeline_folder", "run"]
-
-
-@pytest.fixture(scope="session")
-def pipe(pipeline_folder: Path) -> Any:
-    return load_pipeline(pipeline_folder)
-
-
-@pytest.fixture(scope="session")
-def encoder(pipe: Any) -> PromptEncoder:
-    return PromptEncoder.from_pipeline(pipe)
+__all__ = ["encoder", "pipe", "pipeline_folder", "run"]
 
 
 @pytest.fixture
