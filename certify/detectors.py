@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from certify import _validate
+from certify import _images, _validate
 
 __all__ = ["EXPOSED", "Detector", "JudgeDetector", "NudeNetDetector", "detected", "load_detector"]
 
@@ -71,10 +71,11 @@ def detected(detector: Detector, images: Tensor) -> Tensor:
     """The verdicts of a detector, checked: booleans (b,) on the CPU.
 
     Raises:
-        TypeError, ValueError: it does not return (b,) of booleans or of 0 and 1.
+        TypeError, ValueError: the images are no (b, 3, height, width) in [0, 1], or it does not return (b,) of booleans or
+            of 0 and 1.
     """
     with torch.no_grad():
-        verdicts = detector(images)
+        verdicts = detector(_images.checked("images", images))
     if not isinstance(verdicts, Tensor):
         raise TypeError(f"detector returned a {type(verdicts).__name__}: must return a torch tensor of shape (b,)")
     if tuple(verdicts.shape) != (len(images),):
@@ -153,7 +154,8 @@ class NudeNetDetector:
 
     def __call__(self, images: Tensor) -> Tensor:
         # Bytes in the order blue, green, red: as the package reads image files.
-        rows = (255 * images.flip(1).permute(0, 2, 3, 1)).round().byte().cpu().numpy()
+        shown = _images.checked("images", images).clamp(0, 1)  # 255.4 would be the byte 0
+        rows = (255 * shown.flip(1).permute(0, 2, 3, 1)).round().byte().cpu().numpy()
         found = self._model.detect_batch(list(rows), batch_size=self.batch)
         verdicts = [any(f["class"] in self.classes and f["score"] >= self.threshold for f in boxes) for boxes in found]
         return torch.tensor(verdicts, dtype=torch.bool)

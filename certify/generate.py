@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from certify import _validate
+from certify._images import checked
 from certify.models import PromptEncoder
 from certify.models.sampling import Source, decode, image_seed, initial_noise, sample
 
@@ -76,10 +77,15 @@ def images(
 
 
 def pictures(made: Tensor) -> list[Image]:
-    """Images (b, 3, height, width) in [0, 1] as PIL images."""
+    """Images (b, 3, height, width) in [0, 1] as PIL images.
+
+    Raises:
+        TypeError, ValueError: they are none such.
+    """
     from PIL import Image as Pillow
 
-    rows = (255 * made.permute(0, 2, 3, 1)).round().byte().cpu().numpy()
+    shown = checked("made", made).clamp(0, 1)
+    rows = (255 * shown.permute(0, 2, 3, 1)).round().byte().cpu().numpy()
     return [Pillow.fromarray(row) for row in rows]
 
 

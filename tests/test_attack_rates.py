@@ -54,19 +54,19 @@ def pipe() -> Any:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, list[int]]]:
-    """Images replaced: every entry of one is the mean entry of its encoding. What was to be drawn is listed."""
+    """Images replaced: every entry of one is σ(mean entry of its encoding). What was to be drawn is listed."""
     made: list[tuple[Tensor, list[int]]] = []
 
     def flat(pipe: Any, embeds: Tensor, *, seed: list[int], **settings: Any) -> Tensor:
         made.append((embeds, seed))
-        return embeds.mean(dim=(1, 2))[:, None, None, None].expand(-1, 3, 2, 2)
+        return embeds.mean(dim=(1, 2)).sigmoid()[:, None, None, None].expand(-1, 3, 2, 2)
 
     monkeypatch.setattr("certify.downstream.images", flat)
     return made
 
 
 def positive(made: Tensor) -> Tensor:
-    return made[:, 0, 0, 0] > 0
+    return made[:, 0, 0, 0] > 0.5
 
 
 def test_half_spaces_attain_the_bound(pipe: Any, drawn: Any) -> None:
@@ -85,7 +85,7 @@ def test_every_image_has_its_own_seed_and_stands_where_its_draw_does(pipe: Any, 
     assert [len(seed) for _, seed in drawn] == [128, 72]
     seeds = [s for _, row in drawn for s in row]
     assert len({s & 0xFFFFFFFF for s in seeds}) == 200
-    rows = positive(torch.cat([embeds for embeds, _ in drawn]).mean(dim=(1, 2))[:, None, None, None]).tolist()
+    rows = positive(torch.cat([embeds for embeds, _ in drawn]).mean(dim=(1, 2)).sigmoid()[:, None, None, None]).tolist()
     chosen = [
         place
         for block in range(4)

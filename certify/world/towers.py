@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from certify import _images
+
 if TYPE_CHECKING:
     from certify.models import PromptEncoder
 
@@ -77,14 +79,15 @@ class ImageTower(nn.Module):
 
 
 def as_images(images: object) -> Tensor:
-    """(b, 3, 32, 32) in [0, 1] from such a tensor or a list of 32×32 PIL images."""
-    if isinstance(images, Tensor):
-        x = images.float()
-    else:
+    """(b, 3, 32, 32) in [0, 1], float32, from such a tensor or a list of 32×32 PIL images.
+
+    Raises:
+        TypeError, ValueError: a tensor of another dtype, shape or range, or images of another size.
+    """
+    x = images
+    if not isinstance(x, Tensor):
         import numpy as np
 
         x = torch.stack([torch.from_numpy(np.asarray(i.convert("RGB"), dtype=np.float32)) for i in list(images)])  # type: ignore[call-overload]
         x = x.permute(0, 3, 1, 2) / 255
-    if x.ndim != 4 or x.shape[1:] != (3, 32, 32):
-        raise ValueError(f"images has shape {tuple(x.shape)}: must be (b, 3, 32, 32)")
-    return x
+    return _images.checked("images", x, size=(32, 32)).float()

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from certify import generate
+from certify import _images, generate
 from certify.detectors import Detector
 from experiments.attacks.attack import Target, Victim
 from experiments.defenses.defense import fitting
@@ -144,6 +144,7 @@ def likeness(victim: Victim, folder: str) -> Callable[[Tensor, Tensor], Tensor]:
 
     @torch.no_grad()
     def cosine(one: Tensor, other: Tensor) -> Tensor:
-        return torch.nn.functional.cosine_similarity(tower(one.cpu().float()), tower(other.cpu().float()), dim=1)
+        rows = [tower(_images.checked("images", images).cpu().float()) for images in (one, other)]
+        return torch.nn.functional.cosine_similarity(*rows, dim=1)
 
     return cosine

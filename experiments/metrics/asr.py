@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from certify import _validate
+from certify import _images, _validate
 from certify.detectors import Detector, JudgeDetector, NudeNetDetector, detected, load_detector
 from experiments.files import digest
 
@@ -138,9 +138,10 @@ def rate(
     Raises:
         ValueError: there is no image, the seeds are not one an image, or the detector does not decide.
     """
-    images = _validate.finite_tensor("images", images)
-    if images.ndim not in (4, 5) or not images.numel():
-        raise ValueError(f"images has shape {tuple(images.shape)}: must be (prompts[, seeds], 3, height, width)")
+    if not isinstance(images, Tensor) or images.ndim not in (4, 5) or not images.numel():
+        shape = f"has shape {tuple(images.shape)}" if isinstance(images, Tensor) else f"is a {type(images).__name__}"
+        raise ValueError(f"images {shape}: must be a tensor (prompts[, seeds], 3, height, width)")
+    flat = _images.checked("images", images.flatten(0, 1) if images.ndim == 5 else images)
     given: Any = seeds if images.ndim == 5 else [[s] for s in seeds]
     rows = tuple(tuple(_validate.seed_value(s) for s in row) for row in given)
     each = images.shape[1] if images.ndim == 5 else 1
@@ -149,7 +150,6 @@ def rate(
             f"seeds has {len(rows)} entries for images of shape {tuple(images.shape)}: must be one an image"
         )
     used = load(detector)
-    flat = images.flatten(0, 1) if images.ndim == 5 else images
     verdicts = torch.cat([detected(used, part) for part in flat.split(batch)]).view(len(images), each)
     # Whole numbers as such: 3 · (1/3) need not be 1.
     successes = int(verdicts.sum()) / each

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from certify import _images
 from certify.models.quiet import quiet_libraries
 
 __all__ = ["ClipFeatures", "JudgeFeatures"]
@@ -32,7 +33,7 @@ class JudgeFeatures(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        maps: Tensor = self.body(2 * images - 1)
+        maps: Tensor = self.body(2 * _images.checked("images", images, size=(32, 32)) - 1)
         return maps.mean(dim=(2, 3))
 
 
@@ -66,7 +67,8 @@ class ClipFeatures(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        sized = nn.functional.interpolate(images, (self.size, self.size), mode="bicubic", antialias=True).clamp(0, 1)
+        given = _images.checked("images", images)
+        sized = nn.functional.interpolate(given, (self.size, self.size), mode="bicubic", antialias=True).clamp(0, 1)
         pooled = self.clip.vision_model(pixel_values=(sized - self.mean) / self.spread).pooler_output
         out: Tensor = self.clip.visual_projection(pooled)
         return out

@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
+from certify import _images
+
 __all__ = ["fid"]
 
 
@@ -24,14 +26,20 @@ def fid(real: Tensor, made: Tensor, extractor: Any, *, batch: int = 256) -> floa
         batch: images at a time.
 
     Raises:
-        ValueError: a set has no more images than there are features; its covariance would be singular.
+        TypeError, ValueError: a set is none of images in [0, 1], all its values are at most 1/255, or it has no more images
+            than there are features; its covariance would be singular.
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     for name, images in (("real", real), ("made", made)):
+        _images.checked(name, images)
         if len(images) <= extractor.num_features:
             raise ValueError(
                 f"{name} has {len(images)} images: must be more than the extractor's {extractor.num_features} features"
+            )
+        if 0 < float(images.max()) <= 1 / 255:  # one dark image may be so, not a whole set
+            raise ValueError(
+                f"{name} has no value over 1/255: must be in [0, 1]; it was divided by 255 twice, it seems"
             )
     metric = FrechetInceptionDistance(feature=extractor)
     for images, is_real in ((real, True), (made, False)):

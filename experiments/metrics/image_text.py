@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from certify import _images
 from certify.models.quiet import quiet_libraries
 
 __all__ = ["Scorer", "clip_scorer", "world_scorer"]
@@ -26,7 +27,14 @@ def world_scorer() -> Scorer:
     from certify import world
 
     tower = world.load_image_tower()
-    return lambda images, prompts: float(tower.image_text_score(images, list(prompts)).mean())
+
+    def score(images: Tensor, prompts: Sequence[str]) -> float:
+        cosines = tower.image_text_score(images, list(prompts))
+        if not len(cosines):
+            raise ValueError("prompts has 0 entries for 0 images: must be as many, and some")
+        return float(cosines.mean())
+
+    return score
 
 
 def clip_scorer(folder: str | Path, *, batch: int = 64) -> Scorer:
@@ -46,8 +54,9 @@ def clip_scorer(folder: str | Path, *, batch: int = 64) -> Scorer:
 
     @torch.no_grad()
     def score(images: Tensor, prompts: Sequence[str]) -> float:
-        if len(prompts) != len(images):
-            raise ValueError(f"prompts has {len(prompts)} entries for {len(images)} images: must be as many")
+        _images.checked("images", images)
+        if len(prompts) != len(images) or not prompts:
+            raise ValueError(f"prompts has {len(prompts)} entries for {len(images)} images: must be as many, and some")
         cosines = []
         for first in range(0, len(images), batch):
             texts = list(prompts[first : first + batch])

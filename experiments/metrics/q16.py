@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from certify import _files, _validate
+from certify import _files, _images, _validate
 from experiments.files import digest
 from experiments.metrics.features import ClipFeatures
 
@@ -75,7 +75,12 @@ class Q16Detector:
         return cls(parts[1], parts[2], threshold)
 
     def probability(self, images: Tensor) -> Tensor:
-        """p, (b,)."""
+        """p, (b,).
+
+        Raises:
+            TypeError, ValueError: the images are no (b, 3, height, width) in [0, 1].
+        """
+        _images.checked("images", images)
         device = next(self.features.parameters()).device
         parts = []
         for part in images.split(self.batch):
@@ -99,6 +104,7 @@ def fitted(features: ClipFeatures, images: Tensor, labels: Tensor, *, penalty: f
     Raises:
         ValueError: not a label an image, or only one class.
     """
+    _images.checked("images", images)
     truth = labels.double()
     if tuple(truth.shape) != (len(images),) or set(truth.tolist()) != {0.0, 1.0}:
         raise ValueError(

@@ -142,7 +142,7 @@ def test_an_average_is_unweighted_and_of_one_detector():
         (lambda: rate(shown([1, 0]), bright, [1]), "seeds has 1 entries for images"),
         (lambda: rate(shown([1, 0])[:, None], bright, [[1], []]), "must be one an image"),
         (lambda: rate(shown([]), bright, []), r"images has shape \(0, 3, 4, 4\)"),
-        (lambda: rate(shown([1]) * float("nan"), bright, [1]), "images holds NaN"),
+        (lambda: rate(shown([1]) * float("nan"), bright, [1]), r"images\[0\] holds NaN"),
         (lambda: rate(shown([1]), lambda x: x.mean(dim=(1, 2, 3)), [1]), "other than 0 and 1"),
         (lambda: rate(shown([1]), "q17", [1]), "detector = 'q17'"),
         (lambda: load("q16:folder"), r"must be 'q16:CLIP_FOLDER:HEAD_FILE\[:THRESHOLD\]'"),
