@@ -7,7 +7,9 @@ Readers raise `ValueError` with the reason alone; their callers know what the fi
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -17,6 +19,7 @@ import re
 import secrets
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,14 +34,18 @@ __all__ = [
     "json_object",
     "json_value",
     "lines",
+    "make_folder",
     "printable",
     "read_bytes",
     "read_json",
     "read_tensors",
     "read_text",
     "regular",
+    "replacing",
+    "temporaries",
     "user_path",
     "write",
+    "write_tensors",
 ]
 
 LARGEST_TEXT = 2**28
@@ -198,21 +205,87 @@ def user_path(name: str, value: str | Path) -> Path:
         raise ValueError(f"{name} = {str(value)!r}: must be a path ({error})") from None
 
 
-def write(path: Path, data: bytes | str) -> None:
-    """Writes beside and renames, so that a reader never sees half a file; on the disk before the name is.
+@contextmanager
+def replacing(path: Path, *, owner_only: bool = False, durable: bool = True) -> Iterator[Path]:
+    """A new file beside `path`, to be filled; at the end it takes the name, so that a reader never sees half a file.
 
-    What the name stood for is replaced: a link is not followed, and nothing that lies beside is written over.
+    It is on the disk before the name is, and the name before this returns: a power cut leaves the old file or the new one.
+    What the name stood for is replaced: a link is not followed, and nothing that lies beside is written over. If anything
+    fails, what the name stands for stays.
+
+    Args:
+        path: in a folder that is there.
+        owner_only: whether nobody else may read it.
+        durable: False: it need not outlive this process.
+
+    Raises:
+        OSError: it cannot be written; the message has the path.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with temporary.open("xb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if owner_only else 0o666))
+        yield temporary
+        if durable:
+            _sync(temporary)
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        if durable:
+            _sync_folder(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, str(temporary)):
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         raise
+
+
+def temporaries(path: Path) -> list[Path]:
+    """What `replacing(path)` left where it was killed."""
+    left = re.compile(re.escape(f".{path.name}.") + "[0-9a-f]{8}")
+    return [entry for entry in path.parent.iterdir() if left.fullmatch(entry.name)] if path.parent.is_dir() else []
+
+
+def write(path: Path, data: bytes | str, *, owner_only: bool = False) -> None:
+    """Writes a file as `replacing` does."""
+    with replacing(path, owner_only=owner_only) as temporary, temporary.open("wb") as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None, *, owner_only: bool = False
+) -> None:
+    """Writes a safetensors file as `replacing` does. Tensors may share memory, and lie anywhere."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    still: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        # The format refuses two tensors in one piece of memory.
+        still[name] = value.clone() if value.untyped_storage().data_ptr() in places else value
+        places.add(value.untyped_storage().data_ptr())
+    with replacing(path, owner_only=owner_only) as temporary:
+        try:
+            save_file(still, temporary, metadata=metadata)
+        except SafetensorError as error:  # the library has an error of its own for a full disk
+            found = re.search(r"os error (\d+)", str(error))
+            number = int(found[1]) if found else errno.EIO
+            raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def make_folder(path: Path, *, owner_only: bool = False) -> None:
+    """Makes a folder, and those above it, where they are not there; on the disk when this returns.
+
+    Args:
+        path: of it.
+        owner_only: whether nobody else may look into it, if it is made here.
+    """
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(new):
+        folder.mkdir(mode=0o700 if owner_only and folder == path else 0o777, exist_ok=True)
+        _sync_folder(folder.parent)
+    if not new and not path.is_dir():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
 
 
 def printable(text: str) -> str:
@@ -231,6 +304,29 @@ def read_bytes(path: Path) -> bytes:
     if size > LARGEST_TEXT:
         raise ValueError(f"has {size:,} bytes, must have at most {LARGEST_TEXT:,}")
     return path.read_bytes()
+
+
+def _sync(path: Path) -> None:
+    place = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(place)
+    finally:
+        os.close(place)
+
+
+def _sync_folder(path: Path) -> None:
+    """Puts a folder's names on the disk, where the system can do that."""
+    try:
+        place = os.open(path, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folders; others may write into one that they cannot list
+        return
+    try:
+        os.fsync(place)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # not on this file system
+            raise
+    finally:
+        os.close(place)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

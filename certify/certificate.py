@@ -12,7 +12,6 @@ stated level: a fresh bound is larger than the old one half the time, and that p
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import platform
@@ -23,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from certify import _files, _validate
 from certify._digests import tensor_digest
+from certify._pairs import Pair
 from certify._records import Record, Shown
 from certify._text import shown
 from certify.bounds import (
@@ -84,6 +83,7 @@ POLICIES = {
 """What each covariance policy does not cover, in one sentence (THEORY T7)."""
 
 _JSON, _TENSORS = "certificate.json", "tensors.safetensors"
+_FILES = Pair(_JSON, _TENSORS)
 
 
 @dataclass(frozen=True)
@@ -473,27 +473,20 @@ class Certificate(Shown):
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Writes `certificate.json` and `tensors.safetensors` into a folder, which is made if need be.
 
+        At every moment the folder holds a certificate that can be loaded, the old one or this one, whatever fails.
+
         Raises:
-            FileExistsError: the folder holds a certificate already and `overwrite` is not set.
+            FileExistsError: the folder holds a certificate already and `overwrite` is not set, or tensors of no certificate.
+            OSError: it cannot be written; a certificate that was there is there.
         """
         path = Path(folder)
-        if (path / _JSON).exists() and not overwrite:
-            raise FileExistsError(
-                f"folder = {str(path)!r} holds a certificate already: choose another or set overwrite"
-            )
-        # Cloned: two tensors may share memory (a reference that is the input itself), which the format refuses.
-        blob = save_tensors({name: tensor.detach().cpu().clone().contiguous() for name, tensor in self.tensors.items()})
         record = {
             "schema_version": SCHEMA_VERSION,
             "alpha": self.alpha,
             "claims": [_encode(asdict(claim)) for claim in self.claims],
             "provenance": dict(self.provenance),
-            "tensors_sha256": hashlib.sha256(blob).hexdigest(),
         }
-        text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        path.mkdir(parents=True, exist_ok=True)
-        _files.write(path / _TENSORS, blob)
-        _files.write(path / _JSON, text)
+        _FILES.write(path, record, self.tensors, overwrite=overwrite)
         return path
 
     @classmethod
@@ -508,18 +501,9 @@ class Certificate(Shown):
         if not (path / _JSON).is_file():
             raise FileNotFoundError(f"folder = {str(path)!r}: holds no {_JSON}")
         try:
-            record = _files.read_json(path / _JSON)
-        except ValueError as error:
-            raise ValueError(f"{path / _JSON}: not readable as JSON ({error})") from error
-        version = record.get("schema_version")
-        if version != SCHEMA_VERSION or isinstance(version, bool):
-            raise ValueError(f"{path / _JSON}: schema_version = {version!r}, must be {SCHEMA_VERSION}")
-        try:
-            tensors, _ = _files.read_tensors(path / _TENSORS, str(record.get("tensors_sha256")))
+            record, tensors = _FILES.read(path, _record)
         except OSError as error:
             raise ValueError(f"{path / _TENSORS}: not readable ({error})") from error
-        except ValueError as error:
-            raise ValueError(f"{path / _TENSORS}: {error}") from error
         try:
             claims = tuple(_decode(entry) for entry in record["claims"])
             provenance = _provenance(record["provenance"])
@@ -723,6 +707,17 @@ class Certificate(Shown):
             if not (above and _at_most(claim.lower or 0.0, low) and _at_most(low, kept["lower"])):
                 return f"{seen} of {draws} draws imply [{low:.6g}, {high:.6g}], its evidence says {kept}"
         return ""
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        record = _files.read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{path}: not readable as JSON ({error})") from error
+    version = record.get("schema_version")
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        raise ValueError(f"{path}: schema_version = {version!r}, must be {SCHEMA_VERSION}")
+    return record
 
 
 def claim_of(result: Any, share: float = 1.0) -> Claim:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from certify import _files, _validate
+from certify._pairs import Pair
 from certify.adaptive.deployment import Deployment, deployed, side_information, stream_name
 from certify.adaptive.policies import AGGREGATES
 from certify.adaptive.token_noise import TokenNoise
@@ -26,9 +25,10 @@ DEFAULT_DRAWS = 13
 """The paper's n."""
 
 _FORMAT = "certify frozen smoother"
-_SCHEMA = 2
-# Version 1 had no aggregate: it was the median.
-_READABLE = (1, 2)
+_SCHEMA = 3
+# Version 1 had no aggregate: it was the median. Version 2 had no digest of its tensors.
+_READABLE = (1, 2, 3)
+_PAIR = Pair("smoother.json", "smoother.safetensors", older=(1, 2))
 
 
 class FrozenSmoother:
@@ -115,7 +115,7 @@ class FrozenSmoother:
         return self.noise.norm(self._embedded(prompt)[0].double() - self.encoder.embed(self.tokenized).double())
 
     def save(self, folder: str | Path, *, private: bool = False) -> Path:
-        """Writes `smoother.json` and `smoother.safetensors`.
+        """Writes `smoother.json` and `smoother.safetensors`; in place of another smoother, which is there until this one is.
 
         Args:
             folder: made if it is not there.
@@ -123,7 +123,6 @@ class FrozenSmoother:
                 prompt has and which of them are relevant can be read from it, and guesses of its words tested.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         record = asdict(self.token_noise)
         del record["sigma"]
         tensors = {"sigma": self.token_noise.column}
@@ -143,9 +142,7 @@ class FrozenSmoother:
             "token_noise": record,
             "text_encoder_sha256": self.encoder.fingerprint(),
         }
-        text = json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False)
-        (folder / "smoother.json").write_text(text + "\n", encoding="utf-8")
-        save_file(tensors, folder / "smoother.safetensors")
+        _PAIR.write(folder, content, tensors, overwrite=True)
         return folder
 
     @classmethod
@@ -164,26 +161,12 @@ class FrozenSmoother:
         if not path.is_file():
             raise FileNotFoundError(f"folder = {str(folder)!r}: no frozen smoother in it; looked for {path.absolute()}")
         try:
-            content = _files.read_json(path)
-        except ValueError as error:
-            raise ValueError(f"folder = {str(folder)!r}: is damaged ({error})") from error
-        if content.get("format") != _FORMAT or content.get("schema_version") not in _READABLE:
-            raise ValueError(
-                f"folder = {str(folder)!r}: format {content.get('format')!r}, version {content.get('schema_version')!r}; "
-                f"must be {_FORMAT!r}, version {' or '.join(map(str, _READABLE))}"
-            )
-        if content.get("text_encoder_sha256") != encoder.fingerprint():
-            raise ValueError(
-                f"folder = {str(folder)!r}: made with another text encoder, or another dtype of it "
-                f"(SHA-256 {str(content.get('text_encoder_sha256'))[:12]}…); must be the one given"
-            )
-        if content["schema_version"] > 1 and "aggregate" not in content:
-            raise ValueError(f"folder = {str(folder)!r}: says nothing of its aggregate, must be one of {AGGREGATES}")
-        try:
-            tensors, _ = _files.read_tensors(path.with_suffix(".safetensors"))
+            content, tensors = _PAIR.read(path.parent, lambda file: _content(file, encoder))
             return cls._restored(content, tensors, encoder, batch_size)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"folder = {str(folder)!r}: its tensors are gone ({error})") from error
+        except _Refused as error:
+            raise ValueError(f"folder = {str(folder)!r}: {error}") from error
         except _DAMAGE as error:
             raise ValueError(f"folder = {str(folder)!r}: is damaged ({error!r})") from error
 
@@ -246,6 +229,27 @@ class FrozenSmoother:
         if not ys_:
             raise ValueError("inputs is empty: must hold at least one prompt")
         return ys_
+
+
+class _Refused(ValueError):
+    """A record that is whole, and not one that can be used here."""
+
+
+def _content(path: Path, encoder: PromptEncoder) -> dict[str, Any]:
+    content = _files.read_json(path)
+    if content.get("format") != _FORMAT or content.get("schema_version") not in _READABLE:
+        raise _Refused(
+            f"format {content.get('format')!r}, version {content.get('schema_version')!r}; must be {_FORMAT!r}, version "
+            f"{', '.join(map(str, _READABLE[:-1]))} or {_READABLE[-1]}"
+        )
+    if content.get("text_encoder_sha256") != encoder.fingerprint():
+        raise _Refused(
+            "made with another text encoder, or another dtype of it "
+            f"(SHA-256 {str(content.get('text_encoder_sha256'))[:12]}…); must be the one given"
+        )
+    if content["schema_version"] > 1 and "aggregate" not in content:
+        raise _Refused(f"says nothing of its aggregate, must be one of {AGGREGATES}")
+    return content
 
 
 _DAMAGE = (KeyError, ValueError, TypeError, AttributeError, IndexError, ArithmeticError, RuntimeError)

@@ -181,11 +181,9 @@ class Trajectory:
 
     def save(self, file: str | Path) -> Path:
         """Writes one safetensors file. The points were made with a prompt: who has the model can test guesses against them."""
-        from safetensors.torch import save_file
-
         path = Path(file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(self.tensors(), path, metadata={"record": json.dumps(self.record(), allow_nan=False)})
+        _files.make_folder(path.parent)
+        _files.write_tensors(path, self.tensors(), {"record": json.dumps(self.record(), allow_nan=False)})
         return path
 
     @classmethod

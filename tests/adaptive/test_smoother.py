@@ -555,7 +555,7 @@ BAD_CALLS: dict[str, tuple[Call, type[Exception], str]] = {
     "another format": (
         lambda e, a, d: (d / "smoother.json").write_text('{"schema_version": 99}') and FrozenSmoother.load(d, e),
         ValueError,
-        r"format None, version 99; must be 'certify frozen smoother', version 1 or 2",
+        r"format None, version 99; must be 'certify frozen smoother', version 1, 2 or 3",
     ),
 }
 
