@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import numbers
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +21,7 @@ __all__ = [
     "function",
     "increasing",
     "not_negative",
+    "options",
     "positive",
     "probability",
     "seed_value",
@@ -70,6 +72,40 @@ def count(name: str, value: Any, minimum: int = 1) -> int:
 def seed_value(value: Any) -> int:
     """`value` as a seed: a whole number >= 0."""
     return count("seed", value, minimum=0)
+
+
+ELSEWHERE = {
+    "num_inference_steps": ("steps",),
+    "guidance_scale": ("guidance",),
+    "draws": ("n", "statistics"),
+    "samples": ("n",),
+    "num_samples": ("n",),
+    "confidence": ("alpha",),
+    "epsilon": ("rho",),
+    "radius": ("rho",),
+    "radii": ("rhos",),
+    "replicas": ("n",),
+    "copies": ("replicas",),
+    "aggregate": ("smoother",),
+    "sigma": ("sigma0",),
+}
+"""What an option may be called elsewhere, and its names here."""
+
+
+def options(function: str, given: Mapping[str, Any], allowed: Iterable[str]) -> None:
+    """Refuses, as Python does, an option that a function does not have; and says which one was probably meant.
+
+    Args:
+        function: its name.
+        given: what `**options` holds.
+        allowed: the names of its options: those of a `TypedDict` are its `__annotations__`.
+    """
+    known = list(allowed)
+    for name in given:
+        if name not in known:
+            meant = [n for n in ELSEWHERE.get(name, ()) if n in known] or difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {meant[0]!r}?" if meant else f"its options are {', '.join(known)}"
+            raise TypeError(f"{function}() has no option {name!r}: {hint}")
 
 
 def choice(name: str, value: Any, options: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,6 +60,7 @@ __all__ = [
     "ClaimedEvent",
     "ModelRecord",
     "Verdict",
+    "checked_provenance",
     "claim_of",
     "tensor_digest",
 ]
@@ -84,6 +85,45 @@ POLICIES = {
 
 _JSON, _TENSORS = "certificate.json", "tensors.safetensors"
 _FILES = Pair(_JSON, _TENSORS)
+
+_OWN = (
+    "created",
+    "seed",
+    "pilot",
+    "dtype",
+    "device",
+    "input_sha256",
+    "input_shape",
+    "noise",
+    "versions",
+    "model",
+)
+"""What `Certificate.of` puts on record itself."""
+
+
+def checked_provenance(given: Any, taken: Iterable[str] = ()) -> dict[str, Any]:
+    """What a caller wants on record beside what is put there anyway.
+
+    Args:
+        given: a mapping of names to JSON values; None: nothing.
+        taken: names that say what was run, and which a caller has no say in, beside those of every certificate.
+
+    Raises:
+        TypeError, ValueError: it is no mapping, it holds something else than JSON values, or one of these names.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise TypeError(f"provenance = {given!r}: must be a mapping of names to JSON values")
+    reserved = {*_OWN, *taken}
+    for name in given:
+        if name in reserved:
+            raise ValueError(f"provenance names {name!r}: must be another name, that one says what was really run")
+    try:
+        _files.json_value(json.dumps(dict(given), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"provenance = {given!r}: must be JSON values ({error})") from error
+    return dict(given)
 
 
 @dataclass(frozen=True)
@@ -365,7 +405,7 @@ class Certificate(Shown):
         model: Any = None,
         keep_input: bool = True,
         keep: Mapping[str, Tensor] | None = None,
-        **provenance: Any,
+        provenance: Mapping[str, Any] | None = None,
     ) -> Certificate:
         """A certificate of results about one input and one noise.
 
@@ -377,13 +417,14 @@ class Certificate(Shown):
             keep_input: whether the input y itself is stored; without it only its hash is. σ, the reference and the boxes
                 stay: who has the model can test guesses of a prompt against them.
             keep: more tensors to keep, under names of their own.
-            **provenance: anything else worth recording, as JSON values.
+            provenance: anything else worth recording, as JSON values, under names that are not the record's own.
 
         Raises:
             ValueError, TypeError: no results, unknown kinds, or results about different inputs or noises.
         """
         if not results:
             raise ValueError("results = (): a certificate needs at least one result")
+        further = checked_provenance(provenance)
         runs = [_run(result) for result in results]
         first = runs[0]
         for run in runs[1:]:
@@ -414,12 +455,8 @@ class Certificate(Shown):
             "noise": type(first.noise).__name__,
             "versions": _versions(),
             "model": ModelRecord.of(model).to_dict(),
-            **provenance,
+            **further,
         }
-        try:
-            _files.json_value(json.dumps(record, allow_nan=False))
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"provenance = {provenance!r}: must be JSON values ({error})") from error
         return cls(claims, record, tensors)
 
     @property

@@ -220,6 +220,7 @@ class RowOptions:
         _validate.count("statistics", self.statistics, minimum=0)
         _validate.count("images", self.images, minimum=0)
         _validate.count("steps", self.steps)
+        _validate.positive("guidance", self.guidance)
         if self.images and self.detector is None:
             raise ValueError(f"images = {self.images}, detector = None: must have a detector to look at images with")
 
@@ -299,7 +300,7 @@ def certify_row(
             memory=memory,
             progress=progress,
             model=model,
-            source=dict(source or {}),
+            provenance={"source": dict(source or {})},
         )
     except ValueError as error:
         if not remembers:

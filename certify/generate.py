@@ -121,11 +121,20 @@ def pair(
     return pictures(undefended), pictures(defended)
 
 
-def side_by_side(pipe: Any, adaptive: AdaptiveMedianSmoother, prompt: str, *, images: int = 4, **options: Any) -> Image:
+def side_by_side(
+    pipe: Any,
+    adaptive: AdaptiveMedianSmoother,
+    prompt: str,
+    *,
+    images: int = 4,
+    seed: int = 0,
+    steps: int = 50,
+    guidance: float = 7.5,
+) -> Image:
     """One picture: undefended images above, defended ones below. Arguments as for `pair`; small images are enlarged."""
     from PIL import Image as Pillow
 
-    rows = pair(pipe, adaptive, prompt, images=images, **options)
+    rows = pair(pipe, adaptive, prompt, images=images, seed=seed, steps=steps, guidance=guidance)
     width, height = rows[0][0].size
     scale, gap = max(1, 128 // width), 4
     sheet = Pillow.new("RGB", (images * (width * scale + gap) + gap, 2 * (height * scale + gap) + gap), "white")

@@ -12,13 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from certify import _validate
-from certify.bounds.base import Run
+from certify.bounds.base import Run, recorded
 from certify.bounds.deployed import EventBound, StatisticBound, event_interval, statistic_limits
 from certify.bounds.percentile import enough
 from certify.montecarlo import Accumulator, Counts, ExtremeRanks, Function, Progress, draw, median
@@ -223,13 +222,21 @@ class Asked:
         self.noise = as_noise(noise, self.y)
         self.rho, self.alpha = _validate.positive("rho", rho), _validate.probability("alpha", alpha)
         self.n, self.replicas = _validate.count("n", n), _validate.count("replicas", replicas)
+        recorded(policy, function)
         self.seed, self.policy, self.function = _validate.seed_value(seed), policy, function
 
     @property
     def run(self) -> Run:
         """Where the result comes from."""
-        about: dict[str, Any] = {"policy": self.policy, "function": self.function, "copies": self.replicas}
-        return Run.of(self.y, self.noise, n=self.n, seed=self.seed, **about)
+        return Run.of(
+            self.y,
+            self.noise,
+            n=self.n,
+            seed=self.seed,
+            policy=self.policy,
+            function=self.function,
+            copies=self.replicas,
+        )
 
     def draw(
         self,

@@ -39,7 +39,7 @@ from torch import Tensor
 
 from certify import _validate
 from certify._records import Shown
-from certify.bounds.base import Evidence, Run, Setting, default_pilot
+from certify.bounds.base import Evidence, Run, Setting, default_pilot, recorded
 from certify.bounds.deployed import EventBound, EventEvidence, LimitEvidence, StatisticBound
 from certify.bounds.dimension_free import LayersEvidence
 from certify.bounds.mse import CoordinatewiseMSE, MSEBound
@@ -449,6 +449,7 @@ def decide_mse(
     y = _validate.finite_tensor("y", y).detach()
     noise = as_noise(noise, y)
     f = _validate.function("f", f)
+    recorded(policy, function)
     known = as_support(support)
     if center is not None:
         center = _validate.finite_tensor("center", center).detach()

@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, Unpack, cast
 from urllib.parse import quote
 
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from certify import _validate
 from certify.bounds import METHODS, ROUTES, DeployedBound, Evaluation, Method, Run, Setting
-from certify.bounds.base import default_pilot
+from certify.bounds.base import default_pilot, recorded
 from certify.bounds.mse import BoundCurve, MSEBound
 from certify.bounds.percentile import PercentileBounds, draws_needed, enough, percentile_box, ranks
 from certify.bounds.radius import CertifiedRadius, largest_radius
@@ -38,6 +38,7 @@ from certify.support import as_support
 
 __all__ = [
     "MSE",
+    "AskOptions",
     "Curve",
     "Deployed",
     "Percentile",
@@ -154,6 +155,23 @@ Statement = Percentile | MSE | Radius | Curve | Deployed
 Answer = PercentileBounds | MSEBound | CertifiedRadius | BoundCurve | DeployedBound
 
 
+class AskOptions(TypedDict, total=False):
+    """The options of `ask`, which explains them."""
+
+    n: int
+    seed: int
+    center: Tensor | None
+    reference: str | None
+    support: Any
+    pilot: int | None
+    batch_size: int | None
+    policy: str
+    function: str
+    checkpoint: Checkpoint | str | Path | None
+    memory: int | None
+    progress: Progress | bool | None
+
+
 def ask(
     f: Function,
     y: Tensor,
@@ -190,7 +208,7 @@ def ask(
         pilot: pilot draws, which choose the reference, if none is given, and between methods and their parameters; None:
             `certify.bounds.base.default_pilot`.
         batch_size: inputs in one call of f.
-        policy: how Σ came about, for the record.
+        policy: how Σ came about, for the record: one of `certify.adaptive.POLICIES`.
         function: what f is called in the record.
         checkpoint: a folder (or `certify.montecarlo.Checkpoint`) to keep the draws in, so that a run that was killed goes on
             from there and gives the same answers.
@@ -211,6 +229,7 @@ def ask(
     noise = as_noise(noise, y)
     f = _validate.function("f", f)
     n, seed = _validate.count("n", n), _validate.seed_value(seed)
+    recorded(policy, function)
     if reference is not None:
         _validate.choice("reference", reference, ("center", "population"))
     known = as_support(support)
@@ -273,7 +292,14 @@ def ask(
 
 
 def percentile_bounds(
-    f: Function, y: Tensor, noise: Noise | float, *, rho: float, p: float = 0.5, alpha: float = 1e-3, **options: Any
+    f: Function,
+    y: Tensor,
+    noise: Noise | float,
+    *,
+    rho: float,
+    p: float = 0.5,
+    alpha: float = 1e-3,
+    **options: Unpack[AskOptions],
 ) -> PercentileBounds:
     """A box that holds the p-th percentile of every smoothed output, for every perturbation in the ellipsoid (T1, T3).
 
@@ -296,6 +322,7 @@ def percentile_bounds(
     Raises:
         ValueError, TypeError: as `ask`.
     """
+    _validate.options("percentile_bounds", options, AskOptions.__annotations__)
     return cast(PercentileBounds, ask(f, y, noise, [Percentile(rho, p, alpha)], **options)[0])
 
 
@@ -308,7 +335,7 @@ def mse_bound(
     alpha: float = 1e-3,
     method: str = "best",
     smoother: str = "median",
-    **options: Any,
+    **options: Unpack[AskOptions],
 ) -> MSEBound:
     """How far the smoothed output can move, as a squared ℓ2 distance, under every perturbation in the ellipsoid (T2, T3).
 
@@ -333,6 +360,7 @@ def mse_bound(
     Raises:
         ValueError, TypeError: as `ask`.
     """
+    _validate.options("mse_bound", options, AskOptions.__annotations__)
     return cast(MSEBound, ask(f, y, noise, [MSE(rho, alpha, method, smoother)], **options)[0])
 
 
@@ -345,7 +373,7 @@ def certified_radius(
     alpha: float = 1e-3,
     method: str = "best",
     smoother: str = "median",
-    **options: Any,
+    **options: Unpack[AskOptions],
 ) -> CertifiedRadius:
     """The largest radius at which the smoothed output provably stays within a tolerance (T3, T8).
 
@@ -364,6 +392,7 @@ def certified_radius(
     Raises:
         ValueError, TypeError: as `ask`.
     """
+    _validate.options("certified_radius", options, AskOptions.__annotations__)
     return cast(CertifiedRadius, ask(f, y, noise, [Radius(tolerance, alpha, method, smoother)], **options)[0])
 
 
@@ -377,7 +406,7 @@ def bound_curve(
     simultaneous: bool = True,
     method: str = "best",
     smoother: str = "median",
-    **options: Any,
+    **options: Unpack[AskOptions],
 ) -> BoundCurve:
     """The bound of `mse_bound` at several radii, from one set of draws (T2, T3).
 
@@ -395,6 +424,7 @@ def bound_curve(
     Raises:
         ValueError, TypeError: as `ask`.
     """
+    _validate.options("bound_curve", options, AskOptions.__annotations__)
     statement = Curve(rhos, alpha, simultaneous, method, smoother)
     return cast(BoundCurve, ask(f, y, noise, [statement], **options)[0])
 
@@ -410,7 +440,7 @@ def deployed_bound(
     alpha: float = 1e-3,
     method: str = "best",
     smoother: str = "median",
-    **options: Any,
+    **options: Unpack[AskOptions],
 ) -> DeployedBound:
     """How far the deployed smoother, the median (or mean) of K draws, can be from a reference (T5, T6, T3).
 
@@ -433,6 +463,7 @@ def deployed_bound(
     Raises:
         ValueError, TypeError: as `ask`.
     """
+    _validate.options("deployed_bound", options, AskOptions.__annotations__)
     if options.get("reference") not in (None, "center"):
         raise ValueError(f"reference = {options['reference']!r}: a deployed output's distance is one from the center")
     statement = Deployed(rho, q, alpha, replicas, method, smoother)

@@ -303,8 +303,12 @@ BAD = [
         lambda: Certificate.of(1.0),
         r"results hold a float: must be what certify's bounds return",
     ),
-    ("provenance not json", lambda: Certificate.of(mse()(), x=object()), r"provenance = .*: must be JSON values"),
-    ("provenance nan", lambda: Certificate.of(mse()(), x=NAN), r"provenance = .*: must be JSON values"),
+    (
+        "provenance not json",
+        lambda: Certificate.of(mse()(), provenance={"x": object()}),
+        r"provenance = .*: must be JSON values",
+    ),
+    ("provenance nan", lambda: Certificate.of(mse()(), provenance={"x": NAN}), r"provenance = .*: must be JSON values"),
     (
         "check level",
         lambda: Certificate.of(mse()()).check(f, Y, level=0),

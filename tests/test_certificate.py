@@ -49,7 +49,7 @@ def results():
 
 @pytest.fixture(scope="module")
 def cert(results):
-    return Certificate.of(*results, note="a test")
+    return Certificate.of(*results, provenance={"note": "a test"})
 
 
 def same(a: Certificate, b: Certificate) -> bool:

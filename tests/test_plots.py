@@ -370,11 +370,13 @@ def certificate(curves, event):
     return Certificate.of(
         curve,
         found,
-        prompt="a circle",
-        token_noise={**noise, "sigma": [0.0, 2.0, 0.0], "relevance": [None, 0.9, None]},
-        token_spread=0.3,
-        coverage=[near],
-        yardstick={"distance": 7.0, "word": "circle", "position": 1},
+        provenance={
+            "prompt": "a circle",
+            "token_noise": {**noise, "sigma": [0.0, 2.0, 0.0], "relevance": [None, 0.9, None]},
+            "token_spread": 0.3,
+            "coverage": [near],
+            "yardstick": {"distance": 7.0, "word": "circle", "position": 1},
+        },
     )
 
 

@@ -110,7 +110,7 @@ def certificate():
         percentile_bounds(f, Y, NOISE, rho=0.5, p=0.7, **OPTIONS),
         certified_radius(f, Y, NOISE, tolerance=1e-9, **OPTIONS),
     )
-    return Certificate.of(*results, note="a test")
+    return Certificate.of(*results, provenance={"note": "a test"})
 
 
 @pytest.fixture(scope="module")
@@ -135,33 +135,39 @@ def several():
     )
     return Certificate.of(
         *results,
-        prompt=HOSTILE,
-        smoother={"concepts": [{"name": HOSTILE, "pairs": 3, "sha256": "ab"}], "sigma0": 0.1, "policy": "frozen"},
-        token_noise={
-            "tokens": ["<|startoftext|>", HOSTILE, "cir", "cle</w>", "<|endoftext|>"],
-            "kinds": ["begin", "word", "word", "word", "padding"],
-            "relevance": [None, -0.25, 0.5, 0.75, None],
-            "sigma": [0.0, 0.1, 0.2, 0.4, 0.0],
+        provenance={
+            "prompt": HOSTILE,
+            "smoother": {
+                "concepts": [{"name": HOSTILE, "pairs": 3, "sha256": "ab"}],
+                "sigma0": 0.1,
+                "policy": "frozen",
+            },
+            "token_noise": {
+                "tokens": ["<|startoftext|>", HOSTILE, "cir", "cle</w>", "<|endoftext|>"],
+                "kinds": ["begin", "word", "word", "word", "padding"],
+                "relevance": [None, -0.25, 0.5, 0.75, None],
+                "sigma": [0.0, 0.1, 0.2, 0.4, 0.0],
+            },
+            "token_spread": 0.05,
+            "yardstick": {"distance": 40.0, "word": HOSTILE, "position": 1},
+            "coverage": [
+                {
+                    "position": 3,
+                    "rho": 0.5,
+                    "covered": 7,
+                    "comparable": 9,
+                    "washed_out": False,
+                    "nearest": None,
+                    "uncovered": [{"token": HOSTILE, "distance": 0.625}],
+                }
+            ],
+            "covered_prompts": [
+                {"prompt": HOSTILE, "covered": False, "distance": 0.875, "changed": [1], "reason": HOSTILE},
+            ],
+            "undefended": {"rate": 0.9375, "lower": 0.5, "upper": 1.0, "successes": 15, "n": 16, "alpha": 0.001},
+            "without_word": {"rate": 0.25, "lower": 0.1, "upper": 0.5, "successes": 4, "n": 16, "alpha": 0.001},
+            "source": {"model": HOSTILE, "unet": None, "concepts": [HOSTILE]},
         },
-        token_spread=0.05,
-        yardstick={"distance": 40.0, "word": HOSTILE, "position": 1},
-        coverage=[
-            {
-                "position": 3,
-                "rho": 0.5,
-                "covered": 7,
-                "comparable": 9,
-                "washed_out": False,
-                "nearest": None,
-                "uncovered": [{"token": HOSTILE, "distance": 0.625}],
-            }
-        ],
-        covered_prompts=[
-            {"prompt": HOSTILE, "covered": False, "distance": 0.875, "changed": [1], "reason": HOSTILE},
-        ],
-        undefended={"rate": 0.9375, "lower": 0.5, "upper": 1.0, "successes": 15, "n": 16, "alpha": 0.001},
-        without_word={"rate": 0.25, "lower": 0.1, "upper": 0.5, "successes": 4, "n": 16, "alpha": 0.001},
-        source={"model": HOSTILE, "unet": None, "concepts": [HOSTILE]},
     )
 
 

@@ -58,7 +58,9 @@ def decided(**changes) -> Any:
 def certificate() -> certify.Certificate:
     curve = certify.bound_curve(f, Y, NOISE, rhos=[0.5, 1.0, 4.0], **FULL)
     event = certify.event_bound(rare, Y, NOISE, rho=0.1, replicas=2, **FULL)
-    return certify.Certificate.of(curve, event, certify.mse_bound(f, Y, NOISE, rho=1.0, **FULL), prompt=HOSTILE)
+    return certify.Certificate.of(
+        curve, event, certify.mse_bound(f, Y, NOISE, rho=1.0, **FULL), provenance={"prompt": HOSTILE}
+    )
 
 
 def claims() -> Any:

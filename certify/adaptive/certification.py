@@ -24,9 +24,10 @@ the output to move as far as taking the concept out, or putting it in, moves it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
@@ -36,7 +37,7 @@ from certify import _validate
 from certify._records import Shown
 from certify.adaptive.coverage import PositionCoverage, covered_prompts, covered_substitutions
 from certify.adaptive.deployment import Deployment
-from certify.certificate import Certificate, ModelRecord, tensor_digest
+from certify.certificate import Certificate, ModelRecord, checked_provenance, tensor_digest
 from certify.detectors import Detector
 from certify.downstream import (
     attack_succeeds,
@@ -66,6 +67,7 @@ __all__ = [
     "Yardstick",
     "certified_functions",
     "certify_prompt",
+    "check_options",
     "event_name",
     "run_of_prompt",
     "yardstick",
@@ -101,7 +103,26 @@ class CertifyOptions(TypedDict, total=False):
     checkpoint: str | Path | None
     memory: int | None
     model: ModelRecord | None
-    source: dict[str, Any]
+    provenance: Mapping[str, Any] | None
+
+
+_OWN = (
+    "prompt",
+    "quantity",
+    "smoother",
+    "token_noise",
+    "token_spread",
+    "yardstick",
+    "coverage",
+    "covered_prompts",
+    "trajectory",
+    "noise_prediction_yardstick",
+    "concept_score_plain",
+    "undefended",
+    "without_word",
+    "images",
+)
+"""What `certify_prompt` puts on record itself, beside what every certificate has."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +193,7 @@ def certify_prompt(
     checkpoint: str | Path | None = None,
     memory: int | None = None,
     model: ModelRecord | None = None,
-    **provenance: Any,
+    provenance: Mapping[str, Any] | None = None,
 ) -> Certificate:
     """The certificate of one prompt, under the smoother's covariance policy (T7).
 
@@ -196,7 +217,8 @@ def certify_prompt(
         images: images for the attack success rate; a quarter as many without the defence, of the prompt and of the prompt
             without its most relevant word; 0: nothing about images.
         points: points (x_t, t) of the sampler's trajectory at which noise predictions are compared.
-        steps, guidance: sampler settings. The trajectory and the images are made with them.
+        steps, guidance: sampler settings. The trajectory and the images are made with them, and they are on record as they
+            ran; the embedded model's own are 8 and 2 (`certify.world.DEFAULTS`).
         prompts: attack prompts, of which the certificate records whether `rho` covers them (T9).
         private: leave out the prompt, its tokens and its embeddings. σ stays: how many tokens the prompt has and which of
             them are relevant can be read from it. Relevance, σ, the reference and the boxes are those of the words: who has the
@@ -206,7 +228,8 @@ def certify_prompt(
             to the identical certificate; batch size and memory may be others. It is the caller's to remove, with
             `RunFolder.remove`, once the certificate is saved.
         model: which weights these are, where the caller knows that they have not changed since; None: computed here.
-        **provenance: more to put on record.
+        provenance: more to put on record, as JSON values ("source": where the model is from). What was run is there anyway,
+            and no name of an option or of a part of the record may be given here.
 
     Returns:
         A `Certificate`; its provenance holds the smoother's settings, the tokens, yardsticks, what the radius covers and the
@@ -216,10 +239,27 @@ def certify_prompt(
         ValueError: the prompt is empty or too long, or an argument is out of range.
         CheckpointError: the checkpoint is of another run, or damaged.
     """
-    alpha, rho = _validate.probability("alpha", alpha), _validate.positive("rho", rho)
-    rho_deployed, q = _validate.positive("rho_deployed", rho_deployed), _validate.probability("q", q)
-    statistics = _validate.count("statistics", statistics, minimum=0)
-    images = _validate.count("images", images, minimum=0)
+    further = checked_provenance(provenance, _spoken_for())
+    check_options(
+        {
+            "rho": rho,
+            "rho_deployed": rho_deployed,
+            "q": q,
+            "n": n,
+            "alpha": alpha,
+            "seed": seed,
+            "rhos": rhos,
+            "tolerance": tolerance,
+            "statistics": statistics,
+            "images": images,
+            "points": points,
+            "steps": steps,
+            "guidance": guidance,
+            "prompts": prompts,
+            "batch_size": batch_size,
+            "memory": memory,
+        }
+    )
     problem, stick = adaptive.problem(prompt), yardstick(adaptive, prompt)
     deployment = adaptive.deployment(prompt)
     within = stick.distance if tolerance is None else tolerance
@@ -252,7 +292,7 @@ def certify_prompt(
             "guidance": guidance,
             "private": private,
         }
-        folder = RunFolder(checkpoint, run_of_prompt(adaptive, prompt, model, **decides))
+        folder = RunFolder(checkpoint, run_of_prompt(adaptive, prompt, model, decides))
 
     def kept(name: str) -> Checkpoint | None:
         return None if folder is None else folder.checkpoint(name)
@@ -365,27 +405,78 @@ def certify_prompt(
         model=model,
         keep_input=not private,
         keep=keep,
-        prompt=None if private else prompt,
-        quantity=problem.quantity,
-        smoother=adaptive.settings(),
-        token_noise={**words, **tokens},
-        token_spread=adaptive.encoder.embedding_spread,
-        yardstick={"distance": stick.distance, "word": None if private else stick.word, "position": stick.position},
-        coverage=[_position(c, private) for c in covered_substitutions(adaptive, prompt, rho)],
-        covered_prompts=[c.to_dict() for c in covered_prompts(adaptive, prompt, prompts, rho)] if prompts else [],
-        **record,
-        **provenance,
+        provenance={
+            "prompt": None if private else prompt,
+            "quantity": problem.quantity,
+            "smoother": adaptive.settings(),
+            "token_noise": {**words, **tokens},
+            "token_spread": adaptive.encoder.embedding_spread,
+            "yardstick": {
+                "distance": stick.distance,
+                "word": None if private else stick.word,
+                "position": stick.position,
+            },
+            "coverage": [_position(c, private) for c in covered_substitutions(adaptive, prompt, rho)],
+            "covered_prompts": [c.to_dict() for c in covered_prompts(adaptive, prompt, prompts, rho)]
+            if prompts
+            else [],
+            **record,
+            **further,
+        },
     )
 
 
-def run_of_prompt(adaptive: AdaptiveMedianSmoother, prompt: str, model: ModelRecord, **decides: Any) -> dict[str, Any]:
+def check_options(options: CertifyOptions) -> None:
+    """Refuses options that are out of range, before anything is drawn or stored.
+
+    Raises:
+        TypeError: there is no such option, or it is of another kind.
+        ValueError: it is out of range.
+    """
+    _validate.options("certify", options, CertifyOptions.__annotations__)
+    checks: dict[str, Callable[[str, Any], Any]] = {
+        **dict.fromkeys(("rho", "rho_deployed", "guidance"), _validate.positive),
+        **dict.fromkeys(("q", "alpha"), _validate.probability),
+        **dict.fromkeys(("n", "points", "steps"), _validate.count),
+        **dict.fromkeys(("seed", "statistics", "images"), functools.partial(_validate.count, minimum=0)),
+        "rhos": _optional(lambda name, value: [_validate.positive(f"{name}[{i}]", v) for i, v in enumerate(value)]),
+        "tolerance": _optional(_validate.not_negative),
+        "batch_size": _optional(_validate.count),
+        "memory": _optional(_validate.count),
+        "prompts": _texts,
+        "provenance": lambda _, value: checked_provenance(value, _spoken_for()),
+    }
+    for name, value in options.items():
+        if name in checks:
+            checks[name](name, value)
+
+
+def _optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def _texts(name: str, value: Any) -> None:
+    if isinstance(value, str) or not all(isinstance(text, str) for text in value):
+        raise TypeError(f"{name} = {value!r}: must be a list of texts")
+
+
+def _spoken_for() -> set[str]:
+    """Names of what is run or recorded, here or elsewhere: who wants other values on record has to run them."""
+    options = set(CertifyOptions.__annotations__)
+    elsewhere = {name for name, here in _validate.ELSEWHERE.items() if options.intersection(here)}
+    return {*_OWN, *options, *elsewhere}
+
+
+def run_of_prompt(
+    adaptive: AdaptiveMedianSmoother, prompt: str, model: ModelRecord, decides: Mapping[str, Any]
+) -> dict[str, Any]:
     """What decides the draws of a prompt's statements, as JSON values: the settings of its `RunFolder`.
 
     Args:
         adaptive: the smoother.
         prompt: it enters as a SHA-256.
         model: its weights.
-        **decides: whatever else the command or call was given that enters.
+        decides: whatever else the command or call was given that enters.
     """
     import torch
 

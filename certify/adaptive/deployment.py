@@ -23,7 +23,7 @@ from torch import Tensor
 
 from certify import _validate
 from certify._records import Record
-from certify.adaptive.policies import adapted, aggregated, copies
+from certify.adaptive.policies import AGGREGATES, POLICIES, SHARING, adapted, aggregated, copies
 from certify.models.text import PromptEncoder, TokenizedPrompt
 from certify.montecarlo.streams import row_generator
 from certify.noise import GaussianNoise
@@ -80,6 +80,10 @@ class Deployment(Record):
     sharing: str = "none"
     sigma_of: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
     batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("aggregate", AGGREGATES), ("policy", POLICIES), ("sharing", SHARING)):
+            _validate.choice(name, getattr(self, name), allowed)
 
     @property
     def copies(self) -> int:

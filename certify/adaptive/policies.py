@@ -34,13 +34,10 @@ import torch
 from torch import Tensor
 
 from certify import _validate
-from certify.certificate import POLICIES as NOT_COVERED
+from certify.bounds.base import POLICIES
 from certify.montecarlo import median
 
 __all__ = ["AGGREGATES", "POLICIES", "SHARING", "adapted", "aggregated", "copies", "noise_then_adapt"]
-
-POLICIES = tuple(NOT_COVERED)
-"""Covariance policies (T7): what a certificate assumes about Σ."""
 
 SHARING = ("none", "sigma", "input")
 """What the K draws of a deployed smoother share under "noise-then-adapt": nothing, σ(z), or z itself."""

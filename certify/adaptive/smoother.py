@@ -31,8 +31,8 @@ import torch
 from torch import Tensor
 
 from certify import _validate
-from certify.adaptive.certification import CertifyOptions, certify_prompt
-from certify.adaptive.concepts import Concept, concept_direction
+from certify.adaptive.certification import CertifyOptions, certify_prompt, check_options
+from certify.adaptive.concepts import SIMILARITIES, Concept, concept_direction
 from certify.adaptive.deployment import Deployment, deployed, side_information, stream_name
 from certify.adaptive.frozen import DEFAULT_DRAWS, FrozenSmoother
 from certify.adaptive.memory import CovarianceMemory, Issued
@@ -174,6 +174,7 @@ class AdaptiveMedianSmoother:
         self.n = _validate.count("n", n)
         self.aggregate = _validate.choice("aggregate", aggregate, AGGREGATES)
         self.special_tokens = _validate.choice("special_tokens", special_tokens, SPECIAL_TOKENS)
+        _validate.choice("similarity", similarity, SIMILARITIES)
         self.smooth_unconditional = bool(smooth_unconditional)
         self.batch_size = _validate.count("batch_size", batch_size)
         self.denoiser = denoiser
@@ -207,6 +208,7 @@ class AdaptiveMedianSmoother:
             pipe: the pipeline. Its `.unet` and `.scheduler`, if it has them, serve statements about noise predictions.
             concepts, options: as above.
         """
+        _validate.options("from_pipeline", options, AdaptiveOptions.__annotations__)
         encoder = PromptEncoder.from_pipeline(pipe)
         unet, scheduler = getattr(pipe, "unet", None), getattr(pipe, "scheduler", None)
         denoiser = None if unet is None or scheduler is None else NoisePredictor(unet, scheduler)
@@ -220,6 +222,7 @@ class AdaptiveMedianSmoother:
         **options: Unpack[AdaptiveOptions],
     ) -> AdaptiveMedianSmoother:
         """The smoother for a text encoder alone (`load_text_encoder`): all that statements about encodings need."""
+        _validate.options("from_encoder", options, AdaptiveOptions.__annotations__)
         return cls(encoder, concepts, **options)
 
     def __repr__(self) -> str:
@@ -539,6 +542,7 @@ class AdaptiveMedianSmoother:
         Raises:
             ValueError: as for `certify_prompt`, or the memory has no room for the radii asked for.
         """
+        check_options(options)
         if self.policy == "memory":
             if options.get("tolerance"):
                 raise ValueError(f"tolerance = {options['tolerance']!r}: must be 0 or None under policy 'memory'")

@@ -20,13 +20,17 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from certify import _validate
 from certify._records import Record
 from certify.montecarlo import Accumulator, row_distances
 from certify.montecarlo.accumulators import in_order
 from certify.noise import Noise
 from certify.support import Support
 
-__all__ = ["Evaluation", "Evidence", "Method", "Run", "Setting", "default_pilot", "pilot_rank"]
+__all__ = ["POLICIES", "Evaluation", "Evidence", "Method", "Run", "Setting", "default_pilot", "pilot_rank", "recorded"]
+
+POLICIES = ("frozen", "noise-then-adapt", "memory")
+"""Covariance policies (T7): what a claim assumes about Σ."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,33 @@ class Run(Record):
     function: str = "f"
     copies: int | None = None
 
+    def __post_init__(self) -> None:
+        recorded(self.policy, self.function)
+
     @classmethod
-    def of(cls, y: Tensor, noise: Noise, *, n: int, seed: int, pilot: int = 0, **about: Any) -> Run:
-        """A run at y, whose dtype and device are the run's. `about`: policy, support, function, copies."""
-        return cls(n, seed, pilot, str(y.dtype).removeprefix("torch."), str(y.device), y, noise, **about)
+    def of(
+        cls,
+        y: Tensor,
+        noise: Noise,
+        *,
+        n: int,
+        seed: int,
+        pilot: int = 0,
+        policy: str = "frozen",
+        support: Support | None = None,
+        function: str = "f",
+        copies: int | None = None,
+    ) -> Run:
+        """A run at y, whose dtype and device are the run's."""
+        dtype, device = str(y.dtype).removeprefix("torch."), str(y.device)
+        return cls(n, seed, pilot, dtype, device, y, noise, policy, support, function, copies)
+
+
+def recorded(policy: Any, function: Any) -> None:
+    """Refuses what no record can hold: a policy that there is not, a function's name that is no text."""
+    _validate.choice("policy", policy, POLICIES)
+    if not isinstance(function, str):
+        raise TypeError(f"function = {function!r}: must be a string, what f is called in the record")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from typing import ClassVar, Protocol, Self, cast
 import torch
 from torch import Tensor
 
+from certify import _validate
 from certify._records import Shown
 from certify.bounds.base import Evidence, Run
 from certify.bounds.percentile import beyond, draws_needed
@@ -304,7 +305,7 @@ def statistic_limits(
         rho, replicas: radius, and copies K behind one draw.
         alpha: failure probability of the statement.
     """
-    both = side == "two-sided"
+    both = _validate.choice("side", side, ("upper", "lower", "two-sided")) == "two-sided"
     level, share = ((1 + q) / 2, alpha / 2) if both else (q, alpha)
 
     def one(tail: float) -> Side:

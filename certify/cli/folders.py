@@ -90,7 +90,7 @@ def resumable(
     from certify.montecarlo.checkpoint import RunFolder
 
     with kept(folder) as checkpoint:
-        run = run_of_prompt(adaptive, text, ModelRecord.of(adaptive.encoder.text_encoder), **decides)
+        run = run_of_prompt(adaptive, text, ModelRecord.of(adaptive.encoder.text_encoder), decides)
         with RunFolder(checkpoint, run) as draws:
             yield draws.checkpoint("text encoding")
             RunFolder.remove(checkpoint)

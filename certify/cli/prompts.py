@@ -92,7 +92,7 @@ def prompt(
             memory=memory,
             checkpoint=checkpoint,
             progress=tick,
-            source=settings.source(unet),
+            provenance={"source": settings.source(unet)},
             **counts,
             **sampler,
         )

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from certify import _validate
 from experiments.attacks import sight
 from experiments.attacks.attack import Attack, Row, Target, Victim
 from experiments.attacks.places import Layout, Places, Words, interleaved
@@ -89,7 +90,7 @@ class Found:
 
 def layouts(victim: Victim, targets: Sequence[Target], variant: str, settings: Settings) -> list[Layout]:
     """Where the free tokens of N or K stand, a layout a target. What of a prompt has no room beside them is cut off."""
-    if variant == "N":
+    if _validate.choice("variant", variant, ("N", "K")) == "N":
         return [[None] * settings.tokens for _ in targets]
     encoder = victim.encoder
     prompts = sight.fitted(victim, targets)

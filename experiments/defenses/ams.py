@@ -16,14 +16,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from certify import AdaptiveMedianSmoother, _validate
+from certify.adaptive.concepts import SIMILARITIES
+from certify.adaptive.policies import AGGREGATES, SHARING
+from certify.adaptive.smoother import SPECIAL_TOKENS
 from certify.world import SMOOTHING
-from experiments.defenses.defense import Defense
+from experiments.defenses.defense import Defense, DefenseOptions
 
 __all__ = ["VARIANTS", "Ams", "Settings", "variant"]
 
@@ -62,6 +65,13 @@ class Settings:
             raise TypeError(f"concepts = {given!r}: must be a list of names or paths")
         _validate.seed_value(self.seed)
         _validate.choice("policy", self.policy, ("frozen", "noise-then-adapt"))
+        for name, allowed in (
+            ("aggregate", AGGREGATES),
+            ("similarity", SIMILARITIES),
+            ("special_tokens", SPECIAL_TOKENS),
+            ("sharing", SHARING),
+        ):
+            _validate.choice(name, getattr(self, name), allowed)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -92,7 +102,7 @@ class Ams(Defense):
 
     name = "ams"
 
-    def __init__(self, pipe: Any, **options: Any) -> None:
+    def __init__(self, pipe: Any, **options: Unpack[DefenseOptions]) -> None:
         super().__init__(pipe, **options)
         given = asdict(self.settings)
         self.seed = given.pop("seed")

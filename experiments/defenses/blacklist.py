@@ -15,10 +15,10 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from certify import _files
-from experiments.defenses.defense import Defense
+from experiments.defenses.defense import Defense, DefenseOptions
 
 __all__ = ["Blacklist", "Settings", "dropped", "read_words"]
 
@@ -91,7 +91,7 @@ class Blacklist(Defense):
 
     name = "blacklist"
 
-    def __init__(self, pipe: Any, **options: Any) -> None:
+    def __init__(self, pipe: Any, **options: Unpack[DefenseOptions]) -> None:
         super().__init__(pipe, **options)
         more = read_words(self.settings.file) if self.settings.file else ()
         own = () if self.concept is None else self.concept.erase

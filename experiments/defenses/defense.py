@@ -13,7 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Required, TypedDict
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from certify import _validate, generate
 from certify.models import PromptEncoder
 from experiments.unlearning.concept import Concept
 
-__all__ = ["Defense", "Made", "Nothing", "Plain", "fitting"]
+__all__ = ["Defense", "DefenseOptions", "Made", "Nothing", "Plain", "fitting"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,15 @@ class Made:
 @dataclass(frozen=True)
 class Nothing:
     """No options."""
+
+
+class DefenseOptions(TypedDict, total=False):
+    """The options of every `Defense`, which explains them."""
+
+    steps: Required[int]
+    guidance: Required[float]
+    concept: Concept | None
+    settings: Any
 
 
 class Defense(ABC):

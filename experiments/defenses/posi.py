@@ -21,13 +21,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
 from certify import _files, _validate
 from certify.models.quiet import quiet_libraries
-from experiments.defenses.defense import Defense, fitting
+from experiments.defenses.defense import Defense, DefenseOptions, fitting
 from experiments.defenses.rewriter import Rewriter, Training, reward, shown, spoken, train, world_words
 from experiments.settings import changed
 
@@ -117,7 +117,7 @@ class Posi(Defense):
 
     name = "posi"
 
-    def __init__(self, pipe: Any, **options: Any) -> None:
+    def __init__(self, pipe: Any, **options: Unpack[DefenseOptions]) -> None:
         super().__init__(pipe, **options)
         s: Settings = self.settings
         if bool(s.rewriter) == bool(s.model):

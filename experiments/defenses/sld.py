@@ -33,7 +33,7 @@ import copy
 import inspect
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ from certify import _validate
 from certify.models.quiet import quiet_libraries
 from certify.models.sampling import decode, initial_noise
 from certify.models.trajectory import level
-from experiments.defenses.defense import Defense, fitting
+from experiments.defenses.defense import Defense, DefenseOptions, fitting
 from experiments.settings import check
 
 __all__ = [
@@ -159,7 +159,7 @@ class Sld(Defense):
     def embedded(cls) -> Settings:
         return replace(cls.published(), unit=UNIT)
 
-    def __init__(self, pipe: Any, **options: Any) -> None:
+    def __init__(self, pipe: Any, **options: Unpack[DefenseOptions]) -> None:
         super().__init__(pipe, **options)
         kind = pipe.scheduler.config.get("prediction_type", "epsilon")
         if kind not in ("epsilon", "v_prediction"):

@@ -200,7 +200,7 @@ def smoothed(outputs: Tensor, smoother: str, p: float = 0.5, window: float = 0.3
     The mean is itself. A percentile at p is replaced by the average of the order statistics whose ranks lie within
     `window`/2 of p·m: the derivative of one order statistic sees a single draw, this one a part of all that are near.
     """
-    if smoother == "mean":
+    if _validate.choice("smoother", smoother, ("median", "mean")) == "mean":
         return outputs.mean(dim=1)
     m = outputs.shape[1]
     half = min(window / 2, p, 1 - p)

@@ -239,6 +239,7 @@ def examine(
 
 def deployed_distances(outputs: Tensor, center: Tensor, replicas: int, smoother: str = "median") -> Tensor:
     """‖median (or mean) − c‖ of consecutive groups of K draws, (n // K,); draws that fill no group are left out."""
+    _validate.choice("smoother", smoother, ("median", "mean"))
     groups = outputs[: len(outputs) // replicas * replicas].unflatten(0, (-1, replicas))
     if smoother == "mean":
         smoothed = groups.mean(dim=1)

@@ -237,14 +237,23 @@ class Probe:
         return cls(tuple(texts), concept.erase[0] if phrase is None else phrase, verdict, steps, guidance)
 
     @classmethod
-    def detector(cls, spec: str, prompt: str, count: int = 32, **options: Any) -> Probe:
+    def detector(
+        cls,
+        spec: str,
+        prompt: str,
+        count: int = 32,
+        *,
+        steps: int = 50,
+        guidance: float = 7.5,
+        seed: int = 6,
+    ) -> Probe:
         """One prompt, many times, and a detector of `certify.load_detector`, whose verdict is the score as well.
 
         Args:
             spec: the detector.
             prompt: with the phrase in braces, as in `Examples.folder`.
             count: images.
-            options: `steps`, `guidance`, `seed`.
+            steps, guidance, seed: of the sampler and of the noise.
         """
         from certify.detectors import detected, load_detector
 
@@ -255,7 +264,7 @@ class Probe:
             return shown, shown.float()
 
         template, phrase = _parted(prompt)
-        return cls((template,) * _validate.count("count", count), phrase, verdict, **options)
+        return cls((template,) * _validate.count("count", count), phrase, verdict, steps, guidance, seed)
 
     def measure(self, diffusion: Diffusion, encode: Callable[[Sequence[str]], Tensor]) -> tuple[float, float]:
         """(share of the images that show it, mean score).

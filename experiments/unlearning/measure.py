@@ -57,7 +57,15 @@ def prompts(concept: Concept, count: int, seed: int = 5) -> dict[str, list[tuple
     return made
 
 
-def rates(pipe: Any, concept: Concept, count: int = 96, *, seed: int = 6, **options: Any) -> dict[str, float]:
+def rates(
+    pipe: Any,
+    concept: Concept,
+    count: int = 96,
+    *,
+    seed: int = 6,
+    steps: int | None = None,
+    guidance: float | None = None,
+) -> dict[str, float]:
     """Share of images that show what was asked for, by kind of prompt.
 
     Args:
@@ -65,12 +73,13 @@ def rates(pipe: Any, concept: Concept, count: int = 96, *, seed: int = 6, **opti
         concept: of the embedded world.
         count: images of each kind.
         seed: of the images' initial noise.
-        options: of `gates.images`.
+        steps, guidance: as in `gates.images`.
     """
     judge = world.load_judge()
     result = {}
     for kind, rows in prompts(concept, count).items():
-        labels = judge.judge(gates.images(pipe, [text for text, _ in rows], seed=seed, **options)).labels[concept.head]
+        made = gates.images(pipe, [text for text, _ in rows], seed=seed, steps=steps, guidance=guidance)
+        labels = judge.judge(made).labels[concept.head]
         result[kind] = sum(label == asked for label, (_, asked) in zip(labels, rows, strict=True)) / count
     return result
 

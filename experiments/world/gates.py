@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 
 from experiments.world import language, scenes
+
+if TYPE_CHECKING:
+    from certify.adaptive import AdaptiveOptions
 
 __all__ = ["generate", "grid", "images", "relevance", "relevance_table", "show", "tune"]
 
@@ -37,7 +40,7 @@ def carriers(row: dict[str, str], tokenized: Any, concept: str) -> tuple[list[in
 
 
 def relevance(
-    encoder: Any, concept: str, rows: Sequence[dict[str, str]], similarity: str, **options: Any
+    encoder: Any, concept: str, rows: Sequence[dict[str, str]], similarity: str, **options: Unpack[AdaptiveOptions]
 ) -> dict[str, float]:
     """How far relevance tells the tokens that carry a concept from the others, over the prompts that show it.
 
@@ -49,7 +52,7 @@ def relevance(
 
     from certify.adaptive import AdaptiveMedianSmoother
 
-    adaptive = AdaptiveMedianSmoother.from_encoder(encoder, [concept], similarity=similarity, **options)
+    adaptive = AdaptiveMedianSmoother.from_encoder(encoder, [concept], **{**options, "similarity": similarity})
     high: list[float] = []
     low: list[float] = []
     gaps: list[tuple[str, float]] = []
@@ -75,14 +78,20 @@ def relevance(
 
 
 def relevance_table(
-    encoder: Any, rows: Sequence[dict[str, str]], similarity: str, **options: Any
+    encoder: Any, rows: Sequence[dict[str, str]], similarity: str, **options: Unpack[AdaptiveOptions]
 ) -> dict[str, dict[str, float]]:
     """`relevance` for every shape and every style."""
     return {name: relevance(encoder, name, rows, similarity, **options) for name in (*scenes.SHAPES, *scenes.STYLES)}
 
 
 def images(
-    pipe: Any, prompts: Sequence[str] | torch.Tensor, *, seed: int = 0, batch: int = 64, **options: Any
+    pipe: Any,
+    prompts: Sequence[str] | torch.Tensor,
+    *,
+    seed: int = 0,
+    batch: int = 64,
+    steps: int | None = None,
+    guidance: float | None = None,
 ) -> torch.Tensor:
     """`certify.generate.images` for prompts, or encodings (b, tokens, width), with the embedded model's own settings.
 
@@ -91,7 +100,7 @@ def images(
         prompts: texts, or encodings.
         seed: of the initial noise; each image has its own, by its place in the list.
         batch: images at a time.
-        options: `steps` or `guidance`, in place of the embedded model's own.
+        steps, guidance: of the sampler; None: the embedded model's own.
     """
     from certify import generate
     from certify.models import PromptEncoder
@@ -99,12 +108,26 @@ def images(
 
     encoder = PromptEncoder.from_pipeline(pipe)
     embeds = prompts if isinstance(prompts, torch.Tensor) else encoder.plain(list(prompts))
-    settings = {"steps": DEFAULTS["num_inference_steps"], "guidance": DEFAULTS["guidance_scale"]} | options
-    return generate.images(pipe, embeds, negative=encoder.plain([""]), seed=seed, batch=batch, **settings).cpu()
+    return generate.images(
+        pipe,
+        embeds,
+        negative=encoder.plain([""]),
+        seed=seed,
+        batch=batch,
+        steps=DEFAULTS["num_inference_steps"] if steps is None else steps,
+        guidance=DEFAULTS["guidance_scale"] if guidance is None else guidance,
+    ).cpu()
 
 
 def generate(
-    pipe: Any, judge: Any, *, count: int = 500, seed: int = 3, kind: str = "named", **options: Any
+    pipe: Any,
+    judge: Any,
+    *,
+    count: int = 500,
+    seed: int = 3,
+    kind: str = "named",
+    steps: int | None = None,
+    guidance: float | None = None,
 ) -> dict[str, float]:
     """Share of images of held-out combinations that show the right shape, colour, background and style."""
     import random
@@ -113,7 +136,8 @@ def generate(
     source = torch.Generator().manual_seed(seed)
     rows = scenes.sample_scenes(count, source, held=True).tolist()
     captions = [language.caption(row, rng, kind=kind, full=True) for row in rows]
-    seen = judge.judge(images(pipe, [c.text for c in captions], seed=seed, **options)).labels
+    made = images(pipe, [c.text for c in captions], seed=seed, steps=steps, guidance=guidance)
+    seen = judge.judge(made).labels
     result: dict[str, float] = {}
     for column, (name, words) in enumerate(scenes.VALUES.items()):
         if name == "size":  # which the judge does not tell

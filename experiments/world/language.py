@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
+from certify import _validate
 from experiments.world.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, STYLES
 
 __all__ = [
@@ -103,6 +103,7 @@ def caption(
     if kind is None:
         roll = rng.random()
         kind = "synonym" if roll < synonym_rate else "neutral" if roll < synonym_rate + 0.16 else "named"
+    _validate.choice("kind", kind, ("named", "synonym", "neutral"))
     if noun is None:
         noun = {
             "named": SHAPES[shape],
@@ -133,16 +134,24 @@ def caption(
     return Caption(text, told, noun, kind)
 
 
-def template(scene: Sequence[int], rng: random.Random, head: str, **options: Any) -> str:
+def template(
+    scene: Sequence[int],
+    rng: random.Random,
+    head: str,
+    *,
+    noun: str | None = None,
+    style: str | None = None,
+    full: bool = False,
+) -> str:
     """A caption of a scene with "{}" in the place of its noun, or of the word for its style.
 
     Args:
         scene, rng: as for `caption`.
         head: "shape": the noun's place; "style": the style's.
-        options: `noun`, `style` or `full`, as for `caption`.
+        noun, style, full: as for `caption`; what "{}" stands for has the place, whatever is given.
     """
-    given = {{"shape": "noun", "style": "style"}[head]: "PLACE", **options}
-    return caption(scene, rng, kind="named", **given).text.replace("PLACE", "{}")
+    noun, style = ("PLACE", style) if _validate.choice("head", head, ("shape", "style")) == "shape" else (noun, "PLACE")
+    return caption(scene, rng, kind="named", noun=noun, style=style, full=full).text.replace("PLACE", "{}")
 
 
 def _phrase(noun: str, colour: str, style: str, size: str, ground: str, rng: random.Random) -> str:

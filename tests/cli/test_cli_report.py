@@ -24,9 +24,11 @@ def made(tmp_path_factory):
     adaptive = AdaptiveMedianSmoother.from_pipeline(pipe, ["circle"], n=3, **world.SMOOTHING)
     source = {"model": None, "unet": None, "concepts": ["circle"]}
     small = {"pipe": pipe, "n": 64, "statistics": 16, "images": 2, "detector": "judge:circle", "steps": 2}
-    cert = adaptive.certify(PROMPT, guidance=2.0, source=source, **small)
+    cert = adaptive.certify(PROMPT, guidance=2.0, provenance={"source": source}, **small)
     cert.save(folder / "one")
-    adaptive.certify("a red circle", n=64, statistics=0, private=True, source=source).save(folder / "private")
+    adaptive.certify("a red circle", n=64, statistics=0, private=True, provenance={"source": source}).save(
+        folder / "private"
+    )
     (folder / "few.csv").write_text('prompt\n"a red circle"\n""\n"a <script> square"\n')
     data = datasets.PromptSet.load(folder / "few.csv")
     options = datasets.RowOptions(n=64, save_certificates=True)

@@ -87,8 +87,7 @@ def certificate() -> Certificate:
         deployed_bound(f, Y, NOISE, function="f", q=0.5, **how),
         statistic_bound(spread, Y, NOISE, function="spread", q=0.5, **how),
         event_bound(far, Y, NOISE, function="far", **how),
-        source={"model": None, "unet": None, "concepts": ["circle"]},
-        prompt="a red circle",
+        provenance={"source": {"model": None, "unet": None, "concepts": ["circle"]}, "prompt": "a red circle"},
     )
 
 
@@ -351,7 +350,7 @@ def test_what_cannot_be_read_again_is_not_written(watched):
         deep = [deep]
     for value in (deep, "\ud800", math.nan, 10**400, {1, 2}):
         with pytest.raises((ValueError, TypeError), match="must be JSON values"):
-            Certificate.of(bound, note=value)
+            Certificate.of(bound, provenance={"note": value})
 
 
 @example(b"")

@@ -34,16 +34,16 @@ def made(tmp_path_factory, adaptive):
     """A certificate of a prompt, the same with a statistic, some by hand, and a run over a data set."""
     folder = tmp_path_factory.mktemp("made")
     source = {"model": None, "unet": None, "concepts": ["circle"]}
-    adaptive.certify(PROMPT, n=64, statistics=0, source=source).save(folder / "text")
-    adaptive.certify(PROMPT, n=64, statistics=32, source=source).save(folder / "statistic")
+    adaptive.certify(PROMPT, n=64, statistics=0, provenance={"source": source}).save(folder / "text")
+    adaptive.certify(PROMPT, n=64, statistics=32, provenance={"source": source}).save(folder / "statistic")
     problem, deployment, encoder = adaptive.problem(PROMPT), adaptive.deployment(PROMPT), adaptive.encoder.text_encoder
     bound = mse_bound(problem.f, problem.y, problem.noise, rho=0.5, n=100, support=problem.support)
     how: dict[str, Any] = {"rho": 0.1, "replicas": 3, "n": 64, "alpha": 0.01}
     score = statistic_bound(lambda z: z.mean(dim=(1, 2, 3)), deployment.y, deployment.noise, q=0.5, **how)
     event = event_bound(lambda z: z.mean(dim=(1, 2, 3)) > 0, deployment.y, deployment.noise, **how)
     for name, result in (("mse", bound), ("score", score), ("event", event)):
-        Certificate.of(result, prompt=PROMPT).save(folder / f"{name} of nothing")
-        Certificate.of(result, model=encoder, prompt=PROMPT).save(folder / f"{name} of the encoder")
+        Certificate.of(result, provenance={"prompt": PROMPT}).save(folder / f"{name} of nothing")
+        Certificate.of(result, model=encoder, provenance={"prompt": PROMPT}).save(folder / f"{name} of the encoder")
     (folder / "few.csv").write_text('prompt\n"a red circle"\n""\n')
     data, options = datasets.PromptSet.load(folder / "few.csv"), datasets.RowOptions(n=64)
     with datasets.Results(folder / "run", datasets.run_settings(adaptive, data, options), data) as results:

@@ -177,7 +177,7 @@ def test_names_notes_and_tensors_come_back_whatever_they_are(name, note, values,
     y = torch.tensor([0.25, -1.0], dtype=dtype)
     extra = torch.tensor(values, dtype=dtype)
     result = certified_radius(torch.sin, y, 0.5, tolerance=tolerance, n=64, alpha=0.05, pilot=8, function=name)
-    certificate = Certificate.of(result, keep={"extra": extra}, note=note)
+    certificate = Certificate.of(result, keep={"extra": extra}, provenance={"note": note})
     loaded = kept(certificate)
     assert loaded.claims == certificate.claims
     assert loaded.claims[0].function == name

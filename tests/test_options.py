@@ -1,0 +1,222 @@
+"""Options: a name that a function does not have is refused before anything is drawn, and nothing false goes on record."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import certify
+from certify import _validate
+from certify.adaptive import POLICIES, AdaptiveMedianSmoother, AdaptiveOptions
+from certify.adaptive.certification import CertifyOptions, certify_prompt
+from certify.certificate import POLICIES as NOT_COVERED
+from certify.models import load_text_encoder
+from certify.statements import MSE, AskOptions, ask
+
+ROOT = Path(__file__).parents[1]
+PROMPT = "a photo of a red circle"
+Y = torch.zeros(2)
+
+
+def never(z: Any, **_: Any) -> Any:
+    raise AssertionError("drawn")
+
+
+@pytest.fixture(scope="module")
+def adaptive() -> AdaptiveMedianSmoother:
+    return AdaptiveMedianSmoother.from_encoder(load_text_encoder(), ["circle"], n=3, **certify.world.SMOOTHING)
+
+
+# What hands its options on to somebody else's function, or is handed them by a decorator or a class statement.
+FOREIGN = {
+    ("certify/style.py", "drawn"),
+    ("certify/style.py", "savefig"),
+    ("certify/_records.py", "__init_subclass__"),
+    ("certify/cli/settings.py", "run"),
+    ("experiments/unlearning/forget_me_not.py", "__call__"),
+    ("experiments/unlearning/pruning.py", "forward"),
+}
+# Names of what is put on record, and fields of a dataclass, which refuses others itself.
+OPEN = {
+    ("certify/sequential.py", "_of_counts"),
+    ("experiments/unlearning/method.py", "trained"),
+    ("experiments/unlearning/finetune.py", "embedded"),
+    ("experiments/defenses/ams.py", "variant"),
+    ("experiments/tables/layouts.py", "smoothed"),
+    ("experiments/tables/certified.py", "asked"),
+    ("experiments/tables/pictures.py", "text"),
+    ("experiments/defenses/rewriter.py", "said"),
+}
+
+
+def test_no_function_hides_the_names_of_its_options() -> None:
+    """`**options` is annotated with the options' names, for who reads, completes or type-checks a call."""
+    hidden = set()
+    for path in [*ROOT.glob("certify/**/*.py"), *ROOT.glob("experiments/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.args.kwarg is not None:
+                hint = node.args.kwarg.annotation
+                if hint is None or not ast.unparse(hint).startswith("Unpack["):
+                    hidden.add((str(path.relative_to(ROOT)), node.name))
+    assert hidden <= FOREIGN | OPEN
+
+
+CALLS = {
+    "percentile_bounds": lambda **o: certify.percentile_bounds(never, Y, 0.5, rho=1.0, **o),
+    "mse_bound": lambda **o: certify.mse_bound(never, Y, 0.5, rho=1.0, **o),
+    "certified_radius": lambda **o: certify.certified_radius(never, Y, 0.5, tolerance=1.0, **o),
+    "bound_curve": lambda **o: certify.bound_curve(never, Y, 0.5, rhos=[1.0], **o),
+    "deployed_bound": lambda **o: certify.deployed_bound(never, Y, 0.5, rho=1.0, **o),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [("batchsize", "batch_size"), ("centre", "center"), ("draws", "n"), ("sed", "seed"), ("progres", "progress")],
+)
+def test_statements_say_what_was_meant(name: str, wrong: str, meant: str) -> None:
+    with pytest.raises(TypeError, match=rf"{name}\(\) has no option '{wrong}': did you mean '{meant}'\?"):
+        CALLS[name](**{wrong: 1})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "value", "meant"),
+    [
+        ("aplha", 1e-6, "alpha"),
+        ("draws", 300, "n"),
+        ("rho_deploy", 3.0, "rho_deployed"),
+        ("rho_deployd", 3.0, "rho_deployed"),
+        ("detektor", "x", "detector"),
+        ("num_inference_steps", 8, "steps"),
+        ("guidance_scale", 2.0, "guidance"),
+    ],
+)
+def test_certify_says_what_was_meant(
+    adaptive: AdaptiveMedianSmoother, monkeypatch: pytest.MonkeyPatch, wrong: str, value: Any, meant: str
+) -> None:
+    monkeypatch.setattr(adaptive.encoder, "encode", never)
+    with pytest.raises(TypeError, match=rf"certify\(\) has no option '{wrong}': did you mean '{meant}'\?"):
+        adaptive.certify(PROMPT, **{wrong: value})
+
+
+def test_a_memory_stores_nothing_for_a_misspelt_option(tmp_path: Path, adaptive: AdaptiveMedianSmoother) -> None:
+    smoother = AdaptiveMedianSmoother.from_encoder(adaptive.encoder, ["circle"], policy="memory", memory=tmp_path)
+    before = smoother.memory.digest()  # type: ignore[union-attr]
+    with pytest.raises(TypeError, match="did you mean 'alpha'"):
+        smoother.certify(PROMPT, aplha=1e-6)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="n = 'many'"):
+        smoother.certify(PROMPT, n="many")  # type: ignore[typeddict-item]
+    assert smoother.memory.digest() == before  # type: ignore[union-attr]
+
+
+def test_building_a_smoother_says_what_was_meant(adaptive: AdaptiveMedianSmoother) -> None:
+    for build in (AdaptiveMedianSmoother.from_encoder, AdaptiveMedianSmoother.from_pipeline):
+        with pytest.raises(TypeError, match=r"has no option 'sigma': did you mean 'sigma0'\?"):
+            build(adaptive.encoder, ["circle"], sigma=0.1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"has no option 'colour': its options are sigma0, "):
+        AdaptiveMedianSmoother.from_encoder(adaptive.encoder, ["circle"], colour=1)  # type: ignore[call-arg]
+
+
+def test_the_names_of_options_are_those_of_the_function() -> None:
+    import inspect
+
+    for function, options in (
+        (ask, AskOptions),
+        (certify_prompt, CertifyOptions),
+        (AdaptiveMedianSmoother, AdaptiveOptions),
+    ):
+        names = {p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
+        assert names - {"denoiser"} == set(options.__annotations__)
+    mistaken = {name for here in _validate.ELSEWHERE.values() for name in here}
+    own = {*AskOptions.__annotations__, *CertifyOptions.__annotations__, *AdaptiveOptions.__annotations__}
+    assert mistaken <= own | {"rho", "replicas", "smoother"}
+
+
+def test_what_ran_is_what_is_on_record(adaptive: AdaptiveMedianSmoother) -> None:
+    """Found by use: `certify(…, **world.DEFAULTS)` put 8 steps on record for images made with 50."""
+    made = adaptive.certify(PROMPT, n=64, statistics=0, provenance={"source": {"model": None}, "note": "mine"})
+    assert made.provenance["note"] == "mine"
+    for name, value in {
+        **certify.world.DEFAULTS,
+        "steps": 8,
+        "guidance": 2.0,
+        "images": {"steps": 8},
+        "seed": 5,
+    }.items():
+        with pytest.raises(ValueError, match=f"provenance names '{name}': must be another name"):
+            adaptive.certify(PROMPT, n=64, statistics=0, provenance={name: value})
+    # Whatever a certificate has on record of itself, no caller can say instead.
+    for name in made.provenance:
+        if name not in ("source", "note"):
+            with pytest.raises(ValueError, match=f"provenance names '{name}'"):
+                adaptive.certify(PROMPT, n=64, statistics=0, provenance={name: 1})
+    bound = certify.mse_bound(torch.sin, Y, 0.5, rho=1.0, n=64)
+    with pytest.raises(ValueError, match="provenance names 'seed'"):
+        certify.Certificate.of(bound, provenance={"seed": 5})
+    with pytest.raises(TypeError, match="unexpected keyword argument 'modle'"):
+        certify.Certificate.of(bound, modle=None)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="must be a mapping of names to JSON values"):
+        certify.Certificate.of(bound, provenance=["note"])  # type: ignore[arg-type]
+
+
+POLICY = {
+    "ask": lambda **o: ask(never, Y, 0.5, [MSE(1.0)], **o),
+    "statistic_bound": lambda **o: certify.statistic_bound(never, Y, 0.5, rho=1.0, **o),
+    "event_bound": lambda **o: certify.event_bound(never, Y, 0.5, rho=1.0, **o),
+    "decide_event": lambda **o: certify.decide_event(never, Y, 0.5, target=0.1, rho=1.0, **o),
+    "decide_statistic": lambda **o: certify.decide_statistic(never, Y, 0.5, threshold=1.0, rho=1.0, **o),
+    "decide_mse": lambda **o: certify.decide_mse(never, Y, 0.5, tolerance=1.0, rho=1.0, **o),
+    **CALLS,
+}
+
+
+@pytest.mark.parametrize("name", POLICY)
+def test_a_record_takes_no_policy_that_there_is_not(name: str) -> None:
+    for wrong in ("typo", "Frozen", None, ["frozen"], 1):
+        with pytest.raises(ValueError, match=r"policy = .*: must be one of 'frozen', 'noise-then-adapt', 'memory'"):
+            POLICY[name](policy=wrong)
+    with pytest.raises(TypeError, match=r"function = 5: must be a string"):
+        POLICY[name](function=5)
+
+
+def test_every_policy_says_what_it_does_not_cover() -> None:
+    assert tuple(NOT_COVERED) == POLICIES
+
+
+def test_every_choice_in_words_is_checked_where_it_is_made(adaptive: AdaptiveMedianSmoother) -> None:
+    from dataclasses import replace
+
+    from certify.adaptive.deployment import Deployment
+    from certify.bounds.deployed import statistic_limits
+    from certify.noise import GaussianNoise
+    from experiments.defenses.ams import Settings
+    from experiments.soundness.attack import smoothed
+    from experiments.soundness.verify import deployed_distances
+
+    made: Deployment = adaptive.deployment(PROMPT)
+    noise = GaussianNoise(1.0)
+    how: dict[str, Any] = {"rho": 1.0, "replicas": 1, "alpha": 0.1}
+    for name, build in (
+        ("policy", lambda: replace(made, policy="typo")),
+        ("aggregate", lambda: replace(made, aggregate="typo")),
+        ("sharing", lambda: replace(made, sharing="typo")),
+        ("side", lambda: statistic_limits(9, noise, q=0.5, side="typo", **how)),
+        ("method", lambda: MSE(1.0, method="typo")),
+        ("smoother", lambda: MSE(1.0, smoother="typo")),
+        ("reference", lambda: ask(never, Y, 0.5, [MSE(1.0)], reference="typo")),
+        ("quantity", lambda: adaptive.problem(PROMPT, "typo")),
+        ("similarity", lambda: AdaptiveMedianSmoother.from_encoder(adaptive.encoder, ["circle"], similarity="typo")),
+        ("aggregate", lambda: Settings(aggregate="typo")),
+        ("similarity", lambda: Settings(similarity="typo")),
+        ("special_tokens", lambda: Settings(special_tokens="typo")),
+        ("sharing", lambda: Settings(sharing="typo")),
+        ("smoother", lambda: smoothed(torch.zeros(1, 3, 2), "typo")),
+        ("smoother", lambda: deployed_distances(torch.zeros(3, 2), torch.zeros(2), 1, "typo")),
+    ):
+        with pytest.raises(ValueError, match=f"{name} = 'typo': must be one of '"):
+            build()
