@@ -47,6 +47,7 @@ from certify.bounds.deployed import event_at, event_interval, event_radius
 from certify.bounds.percentile import BoxEvidence
 from certify.ellipsoid import Ellipsoid
 from certify.montecarlo import Function, Progress, draw
+from certify.montecarlo.streams import VERSION
 from certify.noise import GaussianNoise, Noise
 from certify.progress import as_progress
 from certify.sequential import Decision, stopped_event
@@ -66,6 +67,9 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 2
+"""Of the files. What a seed draws has a version of its own, `provenance["streams"]` (1 where it is missing): the same seed
+gives the same claims only if that is the same, too. `check` draws afresh and needs neither.
+"""
 
 POLICIES = {
     "frozen": (
@@ -447,6 +451,7 @@ class Certificate(Shown):
         record: dict[str, Any] = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "seed": first.seed,
+            "streams": VERSION,
             "pilot": max(run.pilot for run in runs),
             "dtype": first.dtype,
             "device": first.device,
@@ -857,7 +862,7 @@ def _versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"python": platform.python_version(), "torch": torch.__version__}
-    for name in ("certify", "transformers", "diffusers", "scipy"):
+    for name in ("certify", "numpy", "transformers", "diffusers", "scipy"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -941,7 +946,7 @@ def _number(value: Any) -> bool:
 
 
 _TEXTS = ("function", "unit", "reason", "tensors", "center")  # "Infinity" is a word there
-_COUNTS = ("seed", "pilot")
+_COUNTS = ("seed", "streams", "pilot")
 _OPTIONAL = ("p", "q", "replicas", "copies")
 _NEEDED = {
     "mse": ("value",),

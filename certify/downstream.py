@@ -41,11 +41,11 @@ from certify.confidence import clopper_pearson
 from certify.detectors import Detector, detected, load_detector
 from certify.generate import images
 from certify.models import NoisePredictor, PromptEncoder, Trajectory
-from certify.models.sampling import image_seed, one_encoding
+from certify.models.sampling import image_source, one_encoding
 from certify.montecarlo import Counts, Progress
 from certify.montecarlo.checkpoint import Checkpoint
 from certify.montecarlo.processes import Kept, Processes
-from certify.montecarlo.streams import block_seed
+from certify.montecarlo.streams import generator as stream_generator
 from certify.noise import GaussianNoise
 from certify.progress import as_progress
 from certify.rates import Asked, Block
@@ -361,7 +361,8 @@ def attack_rate_over(
     def verdicts(blocks: Sequence[Block]) -> Tensor:
         encodings = torch.cat([_encodings(given, block) for block in blocks])
         rows = [block.first + row for block in blocks for row in range(block.count)]
-        return detected(fires, make(encodings, seed=[block_seed(asked.seed, "images", row) for row in rows]))
+        sources = [stream_generator(asked.seed, "images", row) for row in rows]
+        return detected(fires, make(encodings, generator=sources))
 
     return asked.counted(verdicts, batch, checkpoint, as_progress(progress))
 
@@ -443,7 +444,7 @@ def undefended_rate(
         checkpoint.resume(kept, ())
     for first in range(seen.count, n, batch):
         numbers = range(first, min(first + batch, n))
-        made = make(embeds.expand(len(numbers), -1, -1), seed=[image_seed(seed, i) for i in numbers])
+        made = make(embeds.expand(len(numbers), -1, -1), generator=[image_source(seed, i) for i in numbers])
         seen.update(detected(fires, made))
         if checkpoint is not None:
             checkpoint.save(0, 0, kept, (), always=True)

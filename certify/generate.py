@@ -15,7 +15,7 @@ from torch import Tensor
 from certify import _validate
 from certify._images import checked
 from certify.models import PromptEncoder
-from certify.models.sampling import Source, decode, image_seed, initial_noise, sample
+from certify.models.sampling import Source, decode, image_source, initial_noise, sample
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,7 +31,7 @@ def images(
     *,
     negative: Tensor | None = None,
     seed: int | Sequence[int] = 0,
-    generator: torch.Generator | None = None,
+    generator: Source | None = None,
     steps: int = 50,
     guidance: float = 7.5,
     batch: int = 64,
@@ -43,9 +43,10 @@ def images(
         prompt_embeds: (b, tokens, width), encodings.
         negative: (1 or b, tokens, width), the branch without the prompt; None: the plain encoding of "". Not used where
             guidance ≤ 1.
-        seed: of the initial noise. Image i has a generator of its own, seeded by seed · 1 000 003 + i, so that it is the
-            same in any batch (up to rounding). A list: one seed an image, used as they are.
+        seed: of the initial noise. Image i has a generator of its own, `certify.models.sampling.image_source(seed, i)`, so
+            that it is the same in any batch (up to rounding). A list: one seed an image, used as torch's `manual_seed` does.
         generator: draws the initial noise of all images instead, one after the other, and whatever noise the scheduler adds.
+            A list: one generator an image.
         steps, guidance: sampler settings; the defaults are Stable Diffusion's, `certify.world.DEFAULTS` the embedded model's.
         batch: images at a time.
 
@@ -65,11 +66,13 @@ def images(
             f"negative has shape {tuple(without.shape)}: must be (1 or {count}, {', '.join(map(str, embeds.shape[1:]))})"
         )
     without = without.to(embeds.device, embeds.dtype).expand(count, -1, -1)
-    sources = [] if generator is not None else _sources(seed, count)
+    sources: Source = _sources(seed, count) if generator is None else generator
+    if not isinstance(sources, torch.Generator) and len(sources) != count:
+        raise ValueError(f"generator has {len(sources)} entries for {count} encodings: must be one an image")
     parts = []
     for first in range(0, count, batch):
         here = slice(first, first + batch)
-        source: Source = sources[here] if generator is None else generator
+        source: Source = sources if isinstance(sources, torch.Generator) else sources[here]
         noise = initial_noise(pipe, len(embeds[here]), source)
         latents = sample(pipe, embeds[here], without[here], noise, steps=steps, guidance=guidance, source=source)
         parts.append(decode(pipe, latents))
@@ -154,7 +157,7 @@ def _sources(seed: int | Sequence[int], count: int) -> list[torch.Generator]:
             raise ValueError(f"seed has {len(seed)} entries for {count} encodings: must be one an image")
         return [torch.Generator().manual_seed(_validate.seed_value(s)) for s in seed]
     number = _validate.seed_value(seed)
-    return [torch.Generator().manual_seed(image_seed(number, i)) for i in range(count)]
+    return [image_source(number, i) for i in range(count)]
 
 
 def _encodings(name: str, value: Tensor) -> Tensor:

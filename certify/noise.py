@@ -26,6 +26,7 @@ from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from certify import _validate
+from certify._random import normals
 
 if TYPE_CHECKING:
     from certify.ellipsoid import Ellipsoid
@@ -98,7 +99,11 @@ class Noise(Protocol):
     def size(self) -> str: ...
 
     def draw(self, y: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        """`count` perturbed inputs y + G, shape (count, *y.shape), in y's dtype and on y's device."""
+        """`count` perturbed inputs y + G, shape (count, *y.shape), in y's dtype and on y's device.
+
+        The generator, which is the only source of randomness, is on y's device, or on the CPU where that has no float64;
+        `certify._random` has normals and uniforms for both.
+        """
 
     def norm(self, delta: Tensor) -> float:
         """The size ρ of a perturbation, of the input's shape. Raises ValueError where the noise does not fit that shape."""
@@ -196,15 +201,17 @@ class GaussianNoise:
         Args:
             y: one input, shape (*input).
             count: how many.
-            generator: on y's device; the only source of randomness.
+            generator: the only source of randomness, on y's device or on the CPU.
 
         Returns:
             Shape (count, *input), y's dtype and device. The normals and the sum are float64, rounded once at the end: torch's
             float32 normals stop at 5.8 standard deviations, which one draw in two thousand would pass in 59 136 dimensions.
         """
         _validate.broadcastable("sigma", self.sigma, y.shape, "the input's shape")
-        z = torch.randn((count, *y.shape), generator=generator, device=y.device, dtype=torch.float64)
-        return z.mul_(self.sigma.to(y.device, torch.float64)).add_(y).to(y.dtype)
+        z = normals((count, *y.shape), generator)
+        # y by way of its own dtype: its device may have no float64.
+        z.mul_(self.sigma.to(z.device).double()).add_(y.to(z.device).double())
+        return z.to(y.dtype).to(y.device)
 
     def norm(self, delta: Tensor) -> float:
         """‖δ‖_Σ of a perturbation of the input's shape, in float64; +∞ outside the noised coordinates."""

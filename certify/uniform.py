@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from certify import _validate
+from certify._random import uniforms
 from certify._records import Shown
 from certify.bounds.uniform import shifted, variation
 from certify.noise import Tails, spread_of
@@ -72,17 +73,18 @@ class UniformNoise:
         Args:
             y: one input, shape (*input).
             count: how many.
-            generator: on y's device; the only source of randomness.
+            generator: the only source of randomness, on y's device or on the CPU.
 
         Returns:
             Shape (count, *input), y's dtype and device. The uniforms and the sum are float64, rounded once at the end: no value
             is outside the rounded [y − h, y + h].
         """
         _validate.broadcastable("half_width", self.half_width, y.shape, "the input's shape")
-        u = torch.rand((count, *y.shape), generator=generator, device=y.device, dtype=torch.float64)
+        u = uniforms((count, *y.shape), generator)
         # From k/2⁵³ in [0, 1) to (2k + 1)/2⁵³ − 1, exactly: symmetric about 0, and never −1, which 2u − 1 would be.
         z = u.mul_(2).sub_(1).add_(2.0**-53)
-        return z.mul_(self.half_width.to(y.device, torch.float64)).add_(y).to(y.dtype)
+        z.mul_(self.half_width.to(z.device).double()).add_(y.to(z.device).double())
+        return z.to(y.dtype).to(y.device)
 
     def norm(self, delta: Tensor) -> float:
         """Σ_j |δ_j|/(2h_j) of a perturbation of the input's shape, in float64; +∞ outside the noised coordinates."""

@@ -11,6 +11,7 @@ from certify import load_pipeline, world
 from certify.adaptive import AdaptiveMedianSmoother
 from certify.generate import images, pair, pictures, side_by_side
 from certify.models import PromptEncoder
+from certify.models.sampling import image_source
 
 PROMPTS = ["a photo of a red circle", "a green square", "a blue star on a white background"]
 SHORT: dict[str, Any] = {"steps": 4, "guidance": 2.0}
@@ -68,7 +69,7 @@ def test_images_are_the_pipelines_own(
 
     scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, **options)
     monkeypatch.setattr(pipe, "scheduler", scheduler)
-    sources = [torch.Generator().manual_seed(7 * 1_000_003 + i) for i in range(len(embeds))]
+    sources = [image_source(7, i) for i in range(len(embeds))]
     expected = own(pipe, embeds, sources, steps=6, guidance=guidance, output_type="pt")
     made = images(pipe, embeds, seed=7, steps=6, guidance=guidance)
     assert made.shape == (3, 3, 32, 32)
@@ -80,7 +81,12 @@ def test_images_are_the_pipelines_own(
 def test_an_image_depends_on_its_seed_and_not_on_its_batch(pipe: Any, embeds: torch.Tensor) -> None:
     together = images(pipe, embeds, seed=1, **SHORT)
     torch.testing.assert_close(images(pipe, embeds, seed=1, batch=2, **SHORT), together, rtol=0, atol=1e-4)
-    alone = images(pipe, embeds[2:], seed=[1_000_003 + 2], **SHORT)
+    alone = images(pipe, embeds[2:], generator=[image_source(1, 2)], **SHORT)
+    listed = images(pipe, embeds[2:], seed=[5], **SHORT)
+    by_hand = images(pipe, embeds[2:], generator=[torch.Generator().manual_seed(5)], **SHORT)
+    torch.testing.assert_close(listed, by_hand, rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match="generator has 1 entries for 3 encodings: must be one an image"):
+        images(pipe, embeds, generator=[image_source(1, 2)], **SHORT)
     torch.testing.assert_close(alone, together[2:], rtol=0, atol=1e-4)
     assert not torch.allclose(images(pipe, embeds, seed=2, **SHORT), together, atol=0.05)
     assert images(pipe, embeds[:1], seed=2**63, steps=1, guidance=1.0).shape == (1, 3, 32, 32)
@@ -177,11 +183,11 @@ def test_a_pair_starts_from_the_same_noise(pipe: Any) -> None:
 
     adaptive = AdaptiveMedianSmoother.from_pipeline(pipe, ["circle"], **world.SMOOTHING)
     undefended, defended = pair(pipe, adaptive, PROMPTS[0], images=2, seed=4, **SHORT)
-    sources = [torch.Generator().manual_seed(4 * 1_000_003 + i) for i in range(2)]
+    sources = [image_source(4, i) for i in range(2)]
     expected = own(pipe, adaptive.encoder.plain([PROMPTS[0]] * 2), sources, **SHORT)
     for made, theirs in zip(undefended, expected, strict=True):
         np.testing.assert_allclose(np.asarray(made, dtype=int), np.asarray(theirs, dtype=int), atol=1)
-    sources = [torch.Generator().manual_seed(4 * 1_000_003 + i) for i in range(2)]
+    sources = [image_source(4, i) for i in range(2)]
     expected = own(pipe, adaptive.encode([PROMPTS[0]] * 2, seed=4), sources, **SHORT)
     for made, theirs in zip(defended, expected, strict=True):
         np.testing.assert_allclose(np.asarray(made, dtype=int), np.asarray(theirs, dtype=int), atol=1)

@@ -141,7 +141,7 @@ def deployed(
     Raises:
         ValueError: an encoding is not finite.
     """
-    seed = secrets.randbits(63) if seed is None else _validate.seed_value(seed)
+    seed = secrets.randbits(128) if seed is None else _validate.seed_value(seed)
     replicas = rows[0][0].replicas
     together = max(1, batch_size // replicas)
     smoothed: list[Tensor] = []

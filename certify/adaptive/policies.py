@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from certify import _validate
+from certify._random import has_float64, normals
 from certify.bounds.base import POLICIES
 from certify.montecarlo import median
 
@@ -85,7 +86,7 @@ def adapted(
         z: noisy copies of the input, (b, copies(replicas, sharing), *input). They are all that is read of it.
         sigma_of: batch (b, *input) → standard deviations ≥ 0, with as many axes, broadcastable to the batch.
         sigma_min: that of the noise in z, a number or broadcastable to one input.
-        generator: on z's device; draws η.
+        generator: on z's device or on the CPU; draws η.
         replicas: K.
         sharing: one of `SHARING`.
 
@@ -107,7 +108,8 @@ def adapted(
         base, read = z[:, 1:], z[:, :1]
     else:
         base, read = z.expand(-1, replicas, *z.shape[2:]), z
-    sigma = sigma_of(read.flatten(0, 1)).to(z.device, torch.float64)
+    where = z.device if has_float64(z.device) else torch.device("cpu")
+    sigma = sigma_of(read.flatten(0, 1)).to(where).double()
     if sigma.ndim != z.ndim - 1 or len(sigma) != len(read.flatten(0, 1)):
         raise ValueError(
             f"sigma_of returned shape {tuple(sigma.shape)} for inputs {tuple(read.flatten(0, 1).shape)}: must have as many "
@@ -115,7 +117,7 @@ def adapted(
         )
     if not bool((sigma >= 0).all()):
         raise ValueError("sigma_of returned a negative standard deviation or NaN: every entry must be >= 0")
-    least = torch.as_tensor(sigma_min, dtype=torch.float64, device=z.device)
+    least = torch.as_tensor(sigma_min).to(where).double()
     # σ sqrt(1 − (σ_min/σ)²) = sqrt(σ² − σ_min²), without squares that overflow.
     ratio = least / torch.where(sigma > 0, sigma, 1.0)
     extra = torch.where(sigma > least, sigma * (1 - ratio.square()).clamp_min(0).sqrt(), 0.0)
@@ -123,8 +125,9 @@ def adapted(
     made = torch.empty(base.shape, dtype=z.dtype, device=z.device)
     together = max(1, _TOGETHER // max(1, made[:1].numel()))
     for part, start, scale in zip(made.split(together), base.split(together), extra.split(together), strict=True):
-        eta = torch.randn(part.shape, generator=generator, dtype=torch.float64, device=z.device)
-        part.copy_(eta.mul_(scale).add_(start))
+        eta = normals(part.shape, generator)
+        eta.mul_(scale.to(eta.device)).add_(start.to(eta.device).double())
+        part.copy_(eta.to(z.dtype))
     return made
 
 

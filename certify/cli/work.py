@@ -19,9 +19,11 @@ def work_ahead(
     """What is going to be drawn, and about how long it takes: one batch is timed first."""
     import torch
 
+    from certify.montecarlo.streams import row_generator
+
     deployment = adaptive.deployment(text)
-    z = deployment.draw(torch.Generator(deployment.y.device).manual_seed(0), 4)
-    source = torch.Generator(deployment.y.device).manual_seed(0)
+    source = row_generator(0, "timing", deployment.y.device)
+    z = deployment.draw(source, 4)
 
     def timed(run: Callable[[], object]) -> float:
         run()

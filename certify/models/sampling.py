@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from certify import _validate
+from certify._random import keyed
 
-__all__ = ["Source", "decode", "image_seed", "initial_noise", "one_encoding", "sample"]
+__all__ = ["Source", "decode", "image_source", "initial_noise", "one_encoding", "sample"]
 
 Source = torch.Generator | Sequence[torch.Generator]
 """One generator for a whole batch, or one an image."""
@@ -30,9 +31,9 @@ Watch = Callable[[int, Tensor, Tensor, Any], None]
 """Called before each run of the U-Net with (its number from 0, the latents it is given, the time step, the scheduler)."""
 
 
-def image_seed(seed: int, number: int) -> int:
-    """The seed of the generator of image `number` of a run."""
-    return (seed * 1_000_003 + number) % 2**63
+def image_source(seed: int, number: int) -> torch.Generator:
+    """The generator of image `number` of a run: no two of them, of whatever seeds, share noise."""
+    return keyed(f"certify image {seed} {number}")
 
 
 def initial_noise(pipe: Any, count: int, source: Source) -> Tensor:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from certify import _files, _validate
-from certify.models.sampling import image_seed, initial_noise, one_encoding, sample
+from certify.models.sampling import image_source, initial_noise, one_encoding, sample
 from certify.models.text import PromptEncoder
 
 __all__ = ["Trajectory", "level"]
@@ -131,7 +131,7 @@ class Trajectory:
         def watch(i: int, x: Tensor, t: Tensor, scheduler: Any) -> None:
             seen.append((x[0].clone(), float(t), level(i, t, scheduler)))
 
-        source = [torch.Generator().manual_seed(image_seed(seed, 0))]
+        source = [image_source(seed, 0)]
         noise = initial_noise(pipe, 1, source)
         sample(pipe, embeds, without, noise, steps=steps, guidance=guidance, source=source, watch=watch)
         runs = _chosen(points, len(seen))

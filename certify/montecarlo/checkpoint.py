@@ -36,8 +36,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "CheckpointError", "RunFolder", "as_checkpoint"]
 
-_FORMAT = "certify checkpoint 2"
-_RUN_FORMAT = "certify run 1"
+_FORMAT = "certify checkpoint 3"
+_RUN_FORMAT = "certify run 2"
+_OLD = ("certify checkpoint 2", "certify run 1")
+_OLD_DRAWS = (
+    "was drawn by an older version of certify, whose streams of random numbers were others; delete it to begin anew"
+)
 _RUN, _LOCK = "run.json", "lock"
 _SECONDS = 10.0
 _SHARE = 20  # saving takes at most one part in so many of the time
@@ -116,6 +120,8 @@ class Checkpoint:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"checkpoint {str(file)!r}: is damaged ({error}); delete it to begin anew") from error
         sealed = metadata.get("sha256") == _content(tensors, metadata.get("progress", ""))
+        if record.get("format") in _OLD:
+            raise CheckpointError(f"checkpoint {str(file)!r}: {_OLD_DRAWS}")
         if record.get("format") != _FORMAT or not sealed:
             raise CheckpointError(f"checkpoint {str(file)!r}: is damaged or no checkpoint; delete it to begin anew")
         different = [key for key, value in self._run.items() if record.get(key) != value]
@@ -297,6 +303,8 @@ class RunFolder:
             intact, settings = False, {}
         if not intact:
             raise CheckpointError(f"{where}: is damaged ({_RUN} is not what was written); delete it to begin anew")
+        if settings.get("format") in _OLD:
+            raise CheckpointError(f"{where}: {_OLD_DRAWS}")
         names = [name for name in {**self._settings, **settings} if settings.get(name) != self._settings.get(name)]
         if names:
             raise CheckpointError(

@@ -66,7 +66,8 @@ def draw(
         noise: what to add.
         n: draws.
         seed, stream: where the noise comes from (`certify.montecarlo.streams`).
-        accumulators: each sees every output once, as float32 or float64.
+        accumulators: each sees every output once, as float32 or float64, a block of 64 at a time whatever the batch is, so
+            that sums are added up in the same order.
         batch_size: inputs in one call of `f`; None: 256. Only the rounding inside `f` can depend on it. Where memory does not
             suffice it is halved. A random `f` is called with whole blocks of 64.
         output_shape: what the output's shape must be, if that is known.
@@ -106,7 +107,7 @@ def draw(
             whole = True  # whether the accumulators hold whole batches, up to `blocks`
             try:
                 for z, source in _batches(y, noise, n, seed, stream, caller, shard, blocks):
-                    for outputs in caller(z, source):
+                    for outputs in _in_blocks(caller(z, source)):
                         whole = False
                         for receiver in part:
                             receiver.update(outputs)
@@ -226,6 +227,22 @@ def _batches(
         ]
         z = torch.cat(parts) if len(parts) > 1 else parts[0]
         yield z, generator(seed, stream, first, y.device, internal=True) if caller.random else None
+
+
+def _in_blocks(parts: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The rows of the parts, `BLOCK` at a time; the last time what is left."""
+    held: list[Tensor] = []
+    count = 0
+    for part in parts:
+        rows = part
+        while count + rows.shape[0] >= BLOCK:
+            head, rows = rows[: BLOCK - count], rows[BLOCK - count :]
+            yield torch.cat([*held, head]) if held else head
+            held, count = [], 0
+        if rows.shape[0]:
+            held, count = [*held, rows], count + rows.shape[0]
+    if held:
+        yield torch.cat(held)
 
 
 def _checked(outputs: Any, b: int, shape: tuple[int, ...] | None) -> Tensor:

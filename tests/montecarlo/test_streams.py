@@ -2,27 +2,85 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 
 import numpy as np
 import pytest
 import torch
+from scipy.special import ndtr
+from scipy.stats import binomtest, kstest
 
 from certify import GaussianNoise, MedianSmoother, certified_radius, mse_bound
+from certify._random import keyed, normals, philox_state, uniforms
+from certify.models.sampling import image_source
 from certify.montecarlo import BLOCK, AllDraws, draw, generator
-from certify.montecarlo.streams import STREAMS, block_seed, row_generator
+from certify.montecarlo.streams import STREAMS, row_generator
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2, 12345, 2**70])
-def test_no_two_blocks_share_a_seed(seed):
-    """In their low 32 bits, which are all that a CPU generator uses."""
-    seeds = [
-        block_seed(seed, stream, block, internal=internal) & 0xFFFFFFFF
-        for stream in STREAMS
-        for internal in (False, True)
-        for block in [*range(5000), 2**28 - 1, 2**27]
-    ]
-    assert len(set(seeds)) == len(seeds)
+def test_seeds_whose_streams_used_to_overlap_share_nothing():
+    """With 32-bit seeds 146 of the first 160 bounding blocks of seed 5093 were checking blocks of seed 9985."""
+    blocks = {
+        tuple(torch.randint(2**31, (4,), generator=generator(seed, stream, block)).tolist())
+        for seed, stream in ((5093, "bounding"), (9985, "checking"))
+        for block in range(400)
+    }
+    assert len(blocks) == 800
+
+
+def test_a_generator_is_the_mersenne_twister_with_its_whole_state_from_the_key():
+    """All 624 words differ between two keys, and what it draws is what numpy's twister gives from that state."""
+    states = []
+    for text in ("a", "b"):
+        source = keyed(text)
+        words = source.get_state().numpy()[24 : 24 + 8 * 624].view(np.uint64).astype(np.uint32)
+        twin = np.random.MT19937()
+        twin.state = {"bit_generator": "MT19937", "state": {"key": words, "pos": 624}}
+        drawn = torch.randint(2**24, (1000,), generator=source)
+        assert drawn.tolist() == (twin.random_raw(1000) % 2**24).tolist()
+        assert 0 <= source.initial_seed() < 2**63
+        states.append((words, source.initial_seed()))
+    assert (states[0][0] == states[1][0]).sum() < 3
+    assert states[0][1] != states[1][1]
+
+
+def test_a_cuda_generator_takes_all_bits_that_it_has():
+    """64 of the seed, 61 of the offset, which must be a multiple of 4 and leave room to count on."""
+    keys = [hashlib.sha256(bytes([i])).digest() for i in range(200)]
+    pairs = np.array([np.frombuffer(philox_state(key), dtype=np.uint64) for key in keys])
+    assert not (pairs[:, 1] % 4).any()
+    assert (pairs[:, 1] < 2**63).all()
+    for column, bits in ((0, range(64)), (1, range(2, 63))):
+        for bit in bits:  # false alarm for 125 bits: below 1e-8
+            assert 50 < int(((pairs[:, column] >> np.uint64(bit)) & np.uint64(1)).sum()) < 150
+
+
+def test_normals_and_uniforms_go_on_where_the_last_ones_ended():
+    for drawn in (normals, uniforms):
+        source, again = keyed("x"), keyed("x")
+        first, second = drawn((5, 7), source), drawn((5, 7), source)
+        assert first.dtype == torch.float64
+        assert first.shape == (5, 7)
+        assert torch.equal(first, drawn((5, 7), again))
+        assert not bool((first == second).any())
+
+
+def test_normals_are_right_in_the_tails():
+    """Counts of 4·10⁷ draws beyond 1 … 5 standard deviations, two-sided binomial at 1e-6 each; and the empirical law's distance
+    from Φ (Kolmogorov–Smirnov at 1e-6)."""
+    x = normals((40_000_000,), keyed("tails")).numpy()
+    for z in (1, 2, 3, 4, 4.5, 5):
+        for count in (int((x > z).sum()), int((x < -z).sum())):
+            assert binomtest(count, len(x), float(ndtr(-z))).pvalue > 1e-6
+    assert kstest(x[:1_000_000], "norm").pvalue > 1e-6
+
+
+def test_images_have_generators_of_their_own():
+    """Image 1 000 003 of seed 0 was image 0 of seed 1."""
+    firsts = {
+        torch.randn(4, generator=image_source(seed, i)).sum().item() for seed in (0, 1) for i in (0, 1, 2, 1_000_003)
+    }
+    assert len(firsts) == 8
 
 
 def test_no_two_blocks_share_their_first_numbers():
@@ -60,6 +118,29 @@ def test_a_long_run_begins_with_the_draws_of_a_short_one(n):
 @pytest.mark.parametrize("batch_size", [1, 7, 63, 64, 65, 200, 10_000])
 def test_draws_do_not_depend_on_the_batch_size(batch_size):
     assert torch.equal(drawn(500, batch_size=batch_size), drawn(500))
+
+
+@pytest.mark.parametrize(
+    "method", [("median", "coordinatewise"), ("median", "dimension-free"), ("median", "spectral"), ("mean", "spectral")]
+)
+@pytest.mark.parametrize("outputs", [3, 200])
+def test_claims_do_not_depend_on_the_batch_size(method, outputs):
+    """To the last bit, for every method; T11 and T12 add up sums, which came out in another order."""
+    weights = torch.randn(4, outputs, generator=torch.Generator().manual_seed(0))
+    smoother, name = method
+
+    def f(z):
+        return torch.tanh((z[:, :, None] * weights).sum(dim=1))
+
+    def claim(batch_size):
+        ask = {"rho": 0.5, "n": 1500, "smoother": smoother, "method": name, "support": (-1.0, 1.0)}
+        b = mse_bound(f, torch.zeros(4), 0.5, batch_size=batch_size, **ask)
+        numbers = {} if b.evidence is None else b.evidence.numbers() | b.evidence.tensors()
+        return b.value, {k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in numbers.items()}
+
+    first = claim(None)
+    for batch_size in (1, 7, 64, 100, 256, 1000):
+        assert claim(batch_size) == first
 
 
 def test_streams_and_seeds_differ():
@@ -124,7 +205,7 @@ def test_rows_have_generators_by_name():
 
 
 def test_blocks_out_of_range_are_refused():
-    with pytest.raises(ValueError, match=r"block = 268435456: must be in 0"):
-        block_seed(0, "pilot", 2**28)
+    with pytest.raises(ValueError, match=r"block = -1: must be >= 0"):
+        generator(0, "pilot", -1)
     with pytest.raises(ValueError, match="stream = 'other': must be one of pilot"):
-        block_seed(0, "other", 0)
+        generator(0, "other", 0)
