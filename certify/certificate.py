@@ -93,6 +93,7 @@ _FILES = Pair(_JSON, _TENSORS)
 _OWN = (
     "created",
     "seed",
+    "streams",
     "pilot",
     "dtype",
     "device",

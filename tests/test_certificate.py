@@ -147,6 +147,23 @@ def test_the_same_seed_gives_the_same_claims(results):
     assert Certificate.of(*again).claims == Certificate.of(*results[:2]).claims
 
 
+def test_a_certificate_of_the_first_streams_loads_and_is_checked(cert, tmp_path):
+    """It names no version of the streams; a check draws afresh and needs none."""
+    assert cert.provenance["streams"] == 2
+    cert.save(tmp_path)
+    file = tmp_path / "certificate.json"
+    record = json.loads(file.read_text(encoding="utf-8"))
+    del record["provenance"]["streams"]
+    file.write_text(json.dumps(record), encoding="utf-8")
+    loaded = Certificate.load(tmp_path)
+    assert "streams" not in loaded.provenance
+    assert not loaded.check(f, Y).refuted
+    record["provenance"]["streams"] = "two"
+    file.write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(ValueError, match="streams = 'two': must be a whole number"):
+        Certificate.load(tmp_path)
+
+
 def test_without_the_input_it_is_in_no_file(results, tmp_path):
     """Neither as a tensor nor as bytes; only its hash."""
     Certificate.of(*results, keep_input=True).save(tmp_path / "with")

@@ -5,6 +5,7 @@ The processes are real ones, and so is the SIGKILL.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -15,8 +16,9 @@ import pytest
 import torch
 
 from certify import GaussianNoise
+from certify._digests import json_digest
 from certify.montecarlo import Counts, ExtremeRanks, draw
-from certify.montecarlo.checkpoint import Checkpoint
+from certify.montecarlo.checkpoint import Checkpoint, CheckpointError, RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -116,6 +118,30 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, change):
     file.write_bytes(change(file.read_bytes()))
     with pytest.raises(ValueError, match="damaged"):
         drawn(tmp_path)
+
+
+def test_draws_of_the_first_streams_are_not_mixed_with_others(tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    drawn(tmp_path)
+    (file,) = tmp_path.iterdir()
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    run = json.loads(metadata["run"]) | {"format": "certify checkpoint 2"}
+    save_file(load_file(file), file, metadata=metadata | {"run": json.dumps(run)})
+    with pytest.raises(
+        CheckpointError, match=r"by an older version of certify, whose streams .* delete it to begin anew"
+    ):
+        drawn(tmp_path)
+    settings = {"format": "certify run 1", "n": 5}
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "run.json").write_text(
+        json.dumps({"digest": json_digest(settings), "settings": settings}), encoding="utf-8"
+    )
+    with pytest.raises(CheckpointError, match="by an older version of certify, whose streams"):
+        RunFolder(folder, {"n": 5})
 
 
 def test_an_interrupted_run_keeps_its_batches(tmp_path):
