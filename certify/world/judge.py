@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from certify._records import Record
-from certify.world.towers import as_images, convolutions
+from certify.world.towers import as_images, convolutions, pooled
 
 __all__ = ["LABELS", "Judge", "Verdicts"]
 
@@ -37,24 +37,30 @@ class Verdicts(Record):
 
 
 class Judge(nn.Module):
-    """Images (b, 3, 32, 32) in [0, 1] → logits of every head."""
+    """Images (b, 3, 32, 32) in [0, 1] → logits of every head.
 
-    def __init__(self) -> None:
+    Args:
+        labels: heads and their classes.
+        columns: strips of the image that are pooled apart; two tell left from right.
+    """
+
+    def __init__(self, labels: Mapping[str, tuple[str, ...]] = LABELS, columns: int = 1) -> None:
         super().__init__()
+        self.labels, self.columns = labels, columns
         self.body = convolutions((24, 1), (32, 1), (48, 2), (64, 1), (96, 2), (96, 1), (128, 2))
-        self.heads = nn.ModuleDict({name: nn.Linear(2 * 128, len(labels)) for name, labels in LABELS.items()})
+        self.heads = nn.ModuleDict({name: nn.Linear(2 * columns * 128, len(values)) for name, values in labels.items()})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x = self.body(2 * images - 1)
-        x = torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)
+        x = pooled(x, self.columns)
         return {name: head(x) for name, head in self.heads.items()}
 
     @classmethod
-    def load(cls, file: Path) -> Judge:
-        """From a safetensors file."""
+    def load(cls, file: Path, labels: Mapping[str, tuple[str, ...]] = LABELS, columns: int = 1) -> Judge:
+        """From a safetensors file; the rest as for a new one."""
         from safetensors.torch import load_file
 
-        judge = cls()
+        judge = cls(labels, columns)
         judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(file).items()})
         return judge.eval()
 
@@ -63,13 +69,13 @@ class Judge(nn.Module):
         """Labels and probabilities for a tensor (b, 3, 32, 32) in [0, 1] or a list of PIL images."""
         x = as_images(images)
         parts = [self(chunk) for chunk in x.split(batch_size)]
-        chances = {name: torch.cat([p[name] for p in parts]).softmax(dim=1) for name in LABELS}
-        named = {name: tuple(LABELS[name][int(i)] for i in p.argmax(dim=1)) for name, p in chances.items()}
+        chances = {name: torch.cat([p[name] for p in parts]).softmax(dim=1) for name in self.labels}
+        named = {name: tuple(self.labels[name][int(i)] for i in p.argmax(dim=1)) for name, p in chances.items()}
         return Verdicts(named, chances)
 
     @torch.no_grad()
     def shape_probability(self, images: object, shape: str) -> Tensor:
         """Probability of one shape in each image, (b,)."""
-        if shape not in LABELS["shape"]:
-            raise ValueError(f"shape = {shape!r}: must be one of {LABELS['shape']}")
-        return self(as_images(images))["shape"].softmax(dim=1)[:, LABELS["shape"].index(shape)]
+        if shape not in self.labels["shape"]:
+            raise ValueError(f"shape = {shape!r}: must be one of {self.labels['shape']}")
+        return self(as_images(images))["shape"].softmax(dim=1)[:, self.labels["shape"].index(shape)]

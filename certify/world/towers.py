@@ -16,7 +16,7 @@ from certify import _images
 if TYPE_CHECKING:
     from certify.models import PromptEncoder
 
-__all__ = ["WIDTH", "ImageTower", "as_images", "convolutions"]
+__all__ = ["WIDTH", "ImageTower", "as_images", "convolutions", "pooled"]
 
 WIDTH = 64
 
@@ -31,27 +31,41 @@ def convolutions(*plan: tuple[int, int]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class ImageTower(nn.Module):
-    """Images (b, 3, 32, 32) in [0, 1] → unit vectors (b, 64), to be compared with projected end-of-text encodings."""
+def pooled(x: Tensor, columns: int) -> Tensor:
+    """Mean and maximum of every channel of x (b, channels, height, width) over so many upright strips, one after another."""
+    strips = x.chunk(columns, dim=3)
+    return torch.cat([f for strip in strips for f in (strip.mean(dim=(2, 3)), strip.amax(dim=(2, 3)))], dim=1)
 
-    def __init__(self) -> None:
+
+class ImageTower(nn.Module):
+    """Images (b, 3, 32, 32) in [0, 1] → unit vectors (b, width), to be compared with projected end-of-text encodings.
+
+    Args:
+        width: of the text encoder that belongs to it.
+        columns: strips of the image that are pooled apart; two tell left from right.
+    """
+
+    def __init__(self, width: int = WIDTH, columns: int = 1) -> None:
         super().__init__()
+        self.columns = columns
         self.body = convolutions((24, 1), (48, 2), (64, 1), (96, 2), (96, 1), (128, 2))
-        self.out = nn.Linear(2 * 128, WIDTH)
-        self.project = nn.Linear(WIDTH, WIDTH, bias=False)
+        self.out = nn.Linear(2 * columns * 128, width)
+        self.project = nn.Linear(width, width, bias=False)
         self.folder: Path | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.body(2 * images - 1)
-        return F.normalize(self.out(torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], dim=1)), dim=1)
+        return F.normalize(self.out(pooled(x, self.columns)), dim=1)
 
     @classmethod
     def load(cls, file: Path, folder: Path) -> ImageTower:
         """From a safetensors file; `folder` is the pipeline whose text encoder belongs to it."""
         from safetensors.torch import load_file
 
-        tower = cls()
-        tower.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(file).items()})
+        state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(file).items()}
+        width, features = state["out.weight"].shape
+        tower = cls(width, features // (2 * 128))
+        tower.load_state_dict(state)
         tower.folder = folder
         return tower.eval()
 

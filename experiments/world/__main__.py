@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=None, help="training steps of the stage")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--resume", type=Path, default=None, help="start from weights saved here (autoencoder, denoiser)"
+        "--start", type=Path, default=None, help="start from weights saved here (autoencoder, denoiser)"
     )
     parser.add_argument(
         "--channels",
@@ -60,7 +60,7 @@ def main() -> None:
     elif a.stage == "autoencoder":
         from experiments.world import autoencoder
 
-        autoencoder.train(work / "vae", steps=a.steps or 3400, seed=a.seed, resume=a.resume)
+        autoencoder.train(work / "vae", steps=a.steps or 3400, seed=a.seed, start=a.start)
     elif a.stage == "judge":
         from experiments.world import judging
 
@@ -69,7 +69,7 @@ def main() -> None:
         from experiments.world import denoiser
 
         parts = (work / "clip", work / "tokenizer", work / "vae")
-        denoiser.train(work / "unet", *parts, steps=a.steps or 5000, seed=a.seed, resume=a.resume)
+        denoiser.train(work / "unet", *parts, steps=a.steps or 5000, seed=a.seed, start=a.start)
     elif a.stage == "variant":
         from experiments.world import variant
 
@@ -99,21 +99,21 @@ def corpus(count: int = 12000) -> list[str]:
     return [language.caption(row, rng).text for row in rows]
 
 
-def ship(work: Path) -> None:
-    """Puts the stages together in the package: pipeline, image tower and judge, fp16 safetensors."""
+def ship(work: Path, package: Path = PACKAGE) -> None:
+    """Puts the stages together in a folder: pipeline, image tower and judge, fp16 safetensors."""
     from safetensors.torch import load_file, save_file
 
     from experiments.world import denoiser
 
-    target = PACKAGE / "pipeline"
+    target = package / "pipeline"
     shutil.rmtree(target, ignore_errors=True)
     denoiser.assemble(target, work / "unet", work / "clip", work / "tokenizer", work / "vae")
     for name, source in (("image_tower", work / "clip" / "image_tower"), ("judge", work / "judge")):
         state = load_file(source.with_suffix(".safetensors"))
         small = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
-        save_file(small, PACKAGE / f"{name}.safetensors")
-    size = sum(f.stat().st_size for f in PACKAGE.rglob("*") if f.suffix == ".safetensors")
-    print(f"{size / 1e6:.2f} MB in {PACKAGE.name}/")
+        save_file(small, package / f"{name}.safetensors")
+    size = sum(f.stat().st_size for f in package.rglob("*") if f.suffix == ".safetensors")
+    print(f"{size / 1e6:.2f} MB in {package.name}/")
 
 
 if __name__ == "__main__":

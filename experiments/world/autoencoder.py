@@ -7,7 +7,6 @@ and the pipeline's `scaling_factor` is 1.
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from experiments.world import scenes
+from experiments.world.training import Run
 
 __all__ = ["build", "standardise", "train"]
 
@@ -38,61 +38,46 @@ def build() -> Any:
 
 
 def train(
-    folder: Path, *, steps: int, seed: int = 0, batch: int = 32, rate: float = 2e-3, resume: Path | None = None
-) -> None:
-    """Trains and saves the autoencoder in `folder`.
+    folder: Path, *, steps: int, seed: int = 0, batch: int = 32, rate: float = 2e-3, start: Path | None = None,
+    world: Any = scenes,
+) -> None:  # fmt: skip
+    """Trains and saves the autoencoder in `folder`; a run that was stopped goes on.
 
     Args:
-        folder: where it is saved, every two minutes and at the end.
+        folder: where it is saved at the end, and the state of the training on the way.
         steps: how many.
         seed: of scenes, weights and noise.
         batch: images a step.
-        rate: peak learning rate (one cycle over the steps).
-        resume: start from what an interrupted training saved here.
+        rate: peak learning rate.
+        start: weights to start from, in place of new ones.
+        world: the module with `sample_scenes` and `render`.
     """
     torch.manual_seed(seed)
-    source = torch.Generator().manual_seed(seed)
-    vae = (
-        (build() if resume is None else type(build()).from_pretrained(resume))
-        .to(memory_format=torch.channels_last)
-        .train()
-    )
+    vae = build() if start is None else type(build()).from_pretrained(start)
+    vae = vae.float().to(memory_format=torch.channels_last).train()
     optimiser = torch.optim.AdamW(vae.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=1e-4)
-    start, step, saved = time.monotonic(), 0, 0.0
-    pool = torch.empty(0)
-    while (part := step / steps) < 1:
-        if step % 64 == 0:
-            pool = scenes.render(scenes.sample_scenes(64 * batch // 4, source), source)
-        lr = rate * min(1.0, step / 200) * (0.5 + 0.5 * math.cos(math.pi * part))
-        for group in optimiser.param_groups:
-            group["lr"] = max(lr, 1e-5)
+    run = Run(folder / "state.safetensors", {"vae": vae}, optimiser, steps=steps, rate=rate)
+    source, pool = torch.Generator().manual_seed(1_000_003 * seed + run.step), torch.empty(0)
+    for step in run:
+        if step % 64 == 0 or not len(pool):
+            pool = world.render(world.sample_scenes(64 * batch // 4, source), source)
         rows = torch.randint(len(pool), (batch,), generator=source)
         x = (2 * pool[rows] - 1).contiguous(memory_format=torch.channels_last)
         latents = vae.encode(x).latent_dist
         y = vae.decode(latents.sample()).sample
         loss = F.mse_loss(y, x) + 0.3 * F.l1_loss(y, x) + 2e-6 * latents.kl().mean()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimiser.step()
-        step += 1
-        if step % 100 == 0:
-            psnr = -10 * math.log10(F.mse_loss(y.clamp(-1, 1), x).item() / 4)
-            print(f"step {step} {time.monotonic() - start:.0f} s loss {loss.item():.4f} psnr {psnr:.1f} dB", flush=True)
-        if time.monotonic() - start - saved > 120:
-            saved = time.monotonic() - start
-            vae.save_pretrained(folder)
+        run.descend(loss, psnr=-10 * math.log10(F.mse_loss(y.clamp(-1, 1), x).item() / 4))
     vae.eval()
-    standardise(vae, seed)
+    standardise(vae, seed, world=world)
     vae.save_pretrained(folder)
-    print(f"done: {step} steps, {held_out_psnr(vae):.2f} dB on held-out scenes", flush=True)
+    print(f"done: {held_out_psnr(vae, world=world):.2f} dB on held-out scenes", flush=True)
 
 
 @torch.no_grad()
-def standardise(vae: Any, seed: int = 0, count: int = 2048) -> None:
+def standardise(vae: Any, seed: int = 0, count: int = 2048, world: Any = scenes) -> None:
     """Folds the latents' channel means and spreads into `quant_conv` and `post_quant_conv`, in place."""
     source = torch.Generator().manual_seed(seed + 1)
-    x = 2 * scenes.render(scenes.sample_scenes(count, source), source) - 1
+    x = 2 * world.render(world.sample_scenes(count, source), source) - 1
     z = torch.cat([vae.encode(chunk).latent_dist.mode() for chunk in x.split(256)])
     mean, spread = z.mean(dim=(0, 2, 3)), z.std(dim=(0, 2, 3))
     channels = len(mean)
@@ -105,9 +90,9 @@ def standardise(vae: Any, seed: int = 0, count: int = 2048) -> None:
 
 
 @torch.no_grad()
-def held_out_psnr(vae: Any, count: int = 1024, seed: int = 99) -> float:
+def held_out_psnr(vae: Any, count: int = 1024, seed: int = 99, world: Any = scenes) -> float:
     """Reconstruction of held-out scenes in dB."""
     source = torch.Generator().manual_seed(seed)
-    x = 2 * scenes.render(scenes.sample_scenes(count, source, held=True), source) - 1
+    x = 2 * world.render(world.sample_scenes(count, source, held=True), source) - 1
     y = torch.cat([vae.decode(vae.encode(chunk).latent_dist.mode()).sample for chunk in x.split(256)])
     return -10 * math.log10(F.mse_loss(y.clamp(-1, 1), x).item() / 4)

@@ -48,18 +48,18 @@ class ReadOut(nn.Module):
         return total
 
 
-def build_text_tower(tokenizer: Any) -> Any:
-    """A new text tower: `CLIPTextModel`, 64 wide, 2 layers."""
+def build_text_tower(tokenizer: Any, width: int = WIDTH, layers: int = 2) -> Any:
+    """A new text tower (`CLIPTextModel`) with as many positions as the tokenizer has."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=4 * WIDTH,
-        projection_dim=WIDTH,
-        num_hidden_layers=2,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        projection_dim=width,
+        num_hidden_layers=layers,
         num_attention_heads=4,
-        max_position_embeddings=language.CONTEXT,
+        max_position_embeddings=tokenizer.model_max_length,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

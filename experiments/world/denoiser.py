@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import random
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from certify.world.towers import WIDTH
 from experiments.world import clip, scenes
+from experiments.world.training import Run
 
 __all__ = ["CHANNELS", "assemble", "build", "scheduler", "train"]
 
@@ -23,8 +23,8 @@ CHANNELS = (64, 96)
 """Of the shipped U-Net's two levels."""
 
 
-def build(channels: tuple[int, int] = CHANNELS) -> Any:
-    """A new U-Net (diffusers' `UNet2DConditionModel`), 8×8×4 latents, cross-attention at both levels."""
+def build(channels: tuple[int, int] = CHANNELS, width: int = WIDTH) -> Any:
+    """A new U-Net (diffusers' `UNet2DConditionModel`), 8×8×4 latents, cross-attention at both levels to a text `width` wide."""
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
@@ -35,7 +35,7 @@ def build(channels: tuple[int, int] = CHANNELS) -> Any:
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=WIDTH,
+        cross_attention_dim=width,
         attention_head_dim=4,
         norm_num_groups=16,
     )
@@ -56,86 +56,78 @@ def scheduler() -> Any:
 
 
 @torch.no_grad()
-def latents_of(vae: Any, rows: Tensor, source: torch.Generator) -> Tensor:
-    """Latents (b, 4, 8, 8) of freshly rendered scenes (b, 5)."""
-    images = 2 * scenes.render(rows, source) - 1
+def latents_of(vae: Any, rows: Tensor, source: torch.Generator, world: Any = scenes) -> Tensor:
+    """Latents (b, 4, 8, 8) of freshly rendered scenes (b, attributes)."""
+    images = 2 * world.render(rows, source) - 1
     return torch.cat([vae.encode(chunk).latent_dist.mode() for chunk in images.split(256)])
+
+
+def first_captions(rows: Tensor, tokenizer: Any, rng: random.Random) -> Tensor:
+    """Token ids of fresh captions of the first world's scenes; one in ten is empty."""
+    ids, _ = clip.batch_of_captions(rows.tolist(), tokenizer, rng, tear=False)
+    ids[: len(rows) // 10] = tokenizer("", padding="max_length", max_length=ids.shape[1], return_tensors="pt").input_ids
+    return ids
 
 
 def train(
     folder: Path, clip_folder: Path, tokenizer_folder: Path, vae_folder: Path, *, steps: int, seed: int = 0,
-    batch: int = 64, rate: float = 1.2e-3, pool_size: int = 16384, resume: Path | None = None,
-    channels: tuple[int, int] = CHANNELS,
+    batch: int = 64, rate: float = 1.2e-3, pool_size: int = 16384, start: Path | None = None,
+    channels: tuple[int, int] = CHANNELS, world: Any = scenes,
+    captions: Callable[[Tensor, Any, random.Random], Tensor] = first_captions,
 ) -> None:  # fmt: skip
-    """Trains and saves the averaged U-Net in `folder`, every four minutes and at the end.
+    """Trains the U-Net and saves its running average in `folder`, on the way and at the end. A run that was stopped goes on.
 
     Args:
-        folder: receives the U-Net.
+        folder: receives the averaged U-Net, and the state of the training.
         clip_folder, tokenizer_folder, vae_folder: what the earlier stages saved.
         steps: how many.
         seed: of everything.
         batch: latents a step.
         rate: peak learning rate.
         pool_size: scenes rendered and encoded beforehand; an eighth is replaced every 400 steps.
-        resume: start from an averaged U-Net saved here.
+        start: start from an averaged U-Net saved here, in place of a new one.
         channels: of a new U-Net's two levels.
+        world: the module with the scenes.
+        captions: token ids for a batch of scenes, some of them of the empty text.
     """
     from diffusers import AutoencoderKL
     from transformers import CLIPTextModel, CLIPTokenizer
 
     torch.manual_seed(seed)
-    rng, source = random.Random(seed), torch.Generator().manual_seed(seed + 5)
     tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
     text = CLIPTextModel.from_pretrained(clip_folder / "text_encoder").eval()
     vae = AutoencoderKL.from_pretrained(vae_folder).eval()
-    unet = (build(channels) if resume is None else type(build()).from_pretrained(resume)).to(
-        memory_format=torch.channels_last
-    )
-    unet.train()
+    unet = build(channels, text.config.hidden_size) if start is None else type(build()).from_pretrained(start)
+    unet = unet.to(memory_format=torch.channels_last).train()
     average = copy.deepcopy(unet).eval().requires_grad_(False)
     alphas = scheduler().alphas_cumprod
     optimiser = torch.optim.AdamW(unet.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
-    rows = scenes.sample_scenes(pool_size, source)
-    latents = torch.cat([latents_of(vae, part, source) for part in rows.split(2048)])
+    parts = {"unet": unet, "average": average}
+    run = Run(folder / "state.safetensors", parts, optimiser, steps=steps, rate=rate)
+    rng, source = random.Random(f"{seed} {run.step}"), torch.Generator().manual_seed(1_000_003 * seed + run.step + 5)
+    rows = world.sample_scenes(pool_size, source)
+    latents = torch.cat([latents_of(vae, part, source, world) for part in rows.split(2048)])
     print(f"{sum(p.numel() for p in unet.parameters()):,} parameters; latents {latents.std():.3f}", flush=True)
-    empty = tokenizer("", padding="max_length", max_length=20, return_tensors="pt").input_ids
-    start, step, saved, shown = time.monotonic(), 0, 0.0, 0.0
-    while (part := step / steps) < 1:
-        lr = rate * min(1.0, step / 200) * (0.5 + 0.5 * math.cos(math.pi * part))
-        for group in optimiser.param_groups:
-            group["lr"] = max(lr, 1e-5)
+    for step in run:
         if step and step % 400 == 0:
             new = torch.randint(len(rows), (pool_size // 8,), generator=source)
-            rows[new] = scenes.sample_scenes(len(new), source)
-            latents[new] = latents_of(vae, rows[new], source)
+            rows[new] = world.sample_scenes(len(new), source)
+            latents[new] = latents_of(vae, rows[new], source, world)
         chosen = torch.randint(len(rows), (batch,), generator=source)
-        ids, _ = clip.batch_of_captions(rows[chosen].tolist(), tokenizer, rng, tear=False)
-        ids[: batch // 10] = empty
         with torch.no_grad():
-            h = text(input_ids=ids).last_hidden_state
+            h = text(input_ids=captions(rows[chosen], tokenizer, rng)).last_hidden_state
         x = latents[chosen]
         t = torch.randint(1000, (batch,), generator=source)
         noise = torch.randn(x.shape, generator=source)
         a, s = alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None]
         x_t = (a * x + s * noise).contiguous(memory_format=torch.channels_last)
-        loss = F.mse_loss(unet(x_t, t, h).sample, a * noise - s * x)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        optimiser.step()
-        step += 1
+        run.descend(F.mse_loss(unet(x_t, t, h).sample, a * noise - s * x))
         decay = min(0.999, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(unet.parameters()), 1 - decay)
-        shown = 0.98 * shown + 0.02 * loss.item()
-        now = time.monotonic() - start
-        if step % 100 == 0:
-            print(f"step {step} {now:.0f} s loss {shown / (1 - 0.98**step):.4f}", flush=True)
-        if now - saved > 240:
-            saved = now
+        if (step + 1) % 250 == 0:
             average.save_pretrained(folder)
     average.save_pretrained(folder)
-    print(f"done: {step} steps", flush=True)
 
 
 def assemble(folder: Path, unet: Path, clip_folder: Path, tokenizer_folder: Path, vae: Path) -> None:

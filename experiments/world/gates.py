@@ -12,7 +12,7 @@ from experiments.world import language, scenes
 if TYPE_CHECKING:
     from certify.adaptive import AdaptiveOptions
 
-__all__ = ["generate", "grid", "images", "relevance", "relevance_table", "show", "tune"]
+__all__ = ["generate", "grid", "images", "relevance", "relevance_table", "sheet", "show", "tune"]
 
 
 def carriers(row: dict[str, str], tokenized: Any, concept: str) -> tuple[list[int], list[int]]:
@@ -250,8 +250,6 @@ def grid(file: Any, columns: int = 12) -> None:
     """Writes a picture: a row a shape, held-out captions, half named and half by synonyms."""
     import random
 
-    from PIL import Image
-
     from certify.models import load_pipeline
 
     pipe = load_pipeline()
@@ -261,13 +259,19 @@ def grid(file: Any, columns: int = 12) -> None:
         rows = scenes.sample_scenes(600, source, held=True)
         for i, row in enumerate(rows[rows[:, 0] == shape][:columns].tolist()):
             texts.append(language.caption(row, rng, kind="named" if i < columns // 2 else "synonym", full=True).text)
-    x = images(pipe, texts, seed=2)
-    sheet = torch.ones(3, len(scenes.SHAPES) * 34 + 2, columns * 34 + 2)
-    for i, image in enumerate(x):
-        r, c = divmod(i, columns)
-        sheet[:, 2 + 34 * r : 34 + 34 * r, 2 + 34 * c : 34 + 34 * c] = image
-    picture = Image.fromarray((sheet.permute(1, 2, 0).clamp(0, 1) * 255).byte().numpy())
-    file.parent.mkdir(parents=True, exist_ok=True)
-    picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.NEAREST).save(file)
+    sheet(images(pipe, texts, seed=2), columns, file)
     for i in range(0, len(texts), columns):
         print(texts[i], "|", texts[i + columns - 1])
+
+
+def sheet(x: torch.Tensor, columns: int, file: Any) -> None:
+    """Writes images (b, 3, 32, 32) in [0, 1] as one picture, twice their size, so many to a row."""
+    from PIL import Image
+
+    paper = torch.ones(3, -(-len(x) // columns) * 34 + 2, columns * 34 + 2)
+    for i, image in enumerate(x):
+        r, c = divmod(i, columns)
+        paper[:, 2 + 34 * r : 34 + 34 * r, 2 + 34 * c : 34 + 34 * c] = image
+    picture = Image.fromarray((paper.permute(1, 2, 0).clamp(0, 1) * 255).byte().numpy())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.NEAREST).save(file)

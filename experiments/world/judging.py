@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,16 +13,14 @@ from torch import Tensor
 
 from certify.world.judge import LABELS, Judge
 from experiments.world import scenes
+from experiments.world.training import Run
 
-__all__ = ["garbled", "train"]
-
-NONE = LABELS["shape"].index("none")
+__all__ = ["garbled", "quality", "train"]
 
 
-def garbled(count: int, source: torch.Generator) -> Tensor:
+def garbled(count: int, source: torch.Generator, world: Any = scenes) -> Tensor:
     """Images (count, 3, 32, 32) that show no shape: blanks, noise, blobs, shuffled scenes, scenes mostly painted over."""
-    rows = scenes.sample_scenes(count, source, held=None)
-    x = scenes.render(rows, source)
+    x = world.render(world.sample_plain(count, source), source)
     out = torch.empty_like(x)
     kinds = torch.randint(6, (count,), generator=source)
 
@@ -75,56 +74,64 @@ def degraded(x: Tensor, source: torch.Generator) -> Tensor:
     return (x + 0.8 * amount * (blurred - x) + speckle).clamp(0, 1)
 
 
-def train(file: Path, *, steps: int, seed: int = 0, batch: int = 128, rate: float = 3e-3) -> None:
-    """Trains and saves the judge (fp16 safetensors)."""
+def train(
+    file: Path, *, steps: int, seed: int = 0, batch: int = 128, rate: float = 3e-3, world: Any = scenes,
+    labels: Mapping[str, tuple[str, ...]] = LABELS, columns: int = 1,
+) -> None:  # fmt: skip
+    """Trains and saves the judge (fp16 safetensors). A run that was stopped goes on.
+
+    Args:
+        file: receives it.
+        steps: how many.
+        seed: of everything.
+        batch: renderings a step; a third as many garbled images come on top.
+        rate: peak learning rate.
+        world: the module with the scenes.
+        labels, columns: of the judge. A head with a class "none" learns it from garbled images, the others do not see them.
+    """
     from safetensors.torch import save_file
 
     torch.manual_seed(seed)
-    source = torch.Generator().manual_seed(seed + 21)
-    judge = Judge().to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    judge = Judge(labels, columns).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(judge.parameters(), lr=rate, weight_decay=0.01)
-    rows, size = scenes.sample_scenes(8192, source), 3072
-    images, none = scenes.render(rows, source), garbled(size, source)
-    start, step = time.monotonic(), 0
-    while (part := step / steps) < 1:
-        for group in optimiser.param_groups:
-            group["lr"] = max(1e-5, rate * min(1.0, step / 100) * (0.5 + 0.5 * math.cos(math.pi * part)))
+    run = Run(file.with_name(f"{file.stem}-state.safetensors"), {"judge": judge}, optimiser, steps=steps, rate=rate)
+    source = torch.Generator().manual_seed(1_000_003 * seed + run.step + 21)
+    rows, size = world.sample_scenes(8192, source), 3072
+    images, none = world.render(rows, source), garbled(size, source, world)
+    for step in run:
         if step and step % 60 == 0:
             new = torch.randint(len(rows), (1024,), generator=source)
-            rows[new] = scenes.sample_scenes(1024, source)
-            images[new] = scenes.render(rows[new], source)
-            none[torch.randint(size, (256,), generator=source)] = garbled(256, source)
+            rows[new] = world.sample_scenes(1024, source)
+            images[new] = world.render(rows[new], source)
+            none[torch.randint(size, (256,), generator=source)] = garbled(256, source, world)
         chosen = torch.randint(len(rows), (batch,), generator=source)
         empty = torch.randint(size, (batch // 3,), generator=source)
         x = degraded(torch.cat([images[chosen], none[empty]]), source).contiguous(memory_format=torch.channels_last)
         logits = judge(x)
-        told = rows[chosen]
-        shape = torch.cat([told[:, 0], torch.full((batch // 3,), NONE)])
-        loss = F.cross_entropy(logits["shape"], shape)
-        for column, name in enumerate(("colour", "background", "style"), start=1):
-            loss = loss + F.cross_entropy(logits[name][:batch], told[:, column])
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        step += 1
-        if step % 100 == 0:
-            print(f"step {step} {time.monotonic() - start:.0f} s loss {loss.item():.4f}", flush=True)
+        loss = x.new_zeros(())
+        for name, values in labels.items():
+            target = rows[chosen, world.ATTRIBUTES.index(name)]
+            if "none" in values:
+                target = torch.cat([target, torch.full((len(empty),), values.index("none"))])
+            loss = loss + F.cross_entropy(logits[name][: len(target)], target)
+        run.descend(loss)
     judge.eval()
-    file.parent.mkdir(parents=True, exist_ok=True)
     save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in judge.state_dict().items()}, file)
-    print(f"done: {step} steps; {quality(judge)}", flush=True)
+    print(f"done: {quality(judge, world=world)}", flush=True)
 
 
 @torch.no_grad()
-def quality(judge: Judge, count: int = 3000, seed: int = 77) -> dict[str, float]:
-    """Share of right labels on held-out renderings, a head each, and of shapes seen in garbled images."""
+def quality(judge: Judge, count: int = 3000, seed: int = 77, world: Any = scenes) -> dict[str, float]:
+    """Share of right labels on held-out renderings, a head each, and of garbled images in which something is seen."""
     source = torch.Generator().manual_seed(seed)
-    rows = scenes.sample_scenes(count, source, held=True)
-    seen = judge.judge(scenes.render(rows, source))
+    rows = world.sample_scenes(count, source, held=True)
+    seen = judge.judge(world.render(rows, source)).labels
     result = {}
-    for column, name in enumerate(LABELS):
-        told = [LABELS[name][int(i)] for i in rows[:, column]]
-        result[name] = sum(a == b for a, b in zip(told, seen.labels[name], strict=True)) / count
-    empty = judge.judge(garbled(count, source)).labels["shape"]
-    result["false shapes"] = sum(label != "none" for label in empty) / count
+    for name, values in judge.labels.items():
+        told = [values[int(i)] for i in rows[:, world.ATTRIBUTES.index(name)]]
+        result[name] = sum(a == b for a, b in zip(told, seen[name], strict=True)) / count
+    empty = judge.judge(garbled(count, source, world)).labels
+    for name, values in judge.labels.items():
+        if "none" in values:
+            result[f"false {name}s"] = sum(label != "none" for label in empty[name]) / count
     return result

@@ -24,6 +24,7 @@ __all__ = [
     "STYLE_WORDS",
     "SYNONYMS",
     "Caption",
+    "article",
     "build_tokenizer",
     "caption",
     "template",
@@ -74,7 +75,8 @@ class Caption:
     kind: str  # "named", "synonym" or "neutral"
 
 
-def _article(words: str) -> str:
+def article(words: str) -> str:
+    """The words with the indefinite article before them."""
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
@@ -161,25 +163,25 @@ def _phrase(noun: str, colour: str, style: str, size: str, ground: str, rng: ran
         tail_style, style = rng.choice([f" in {style} style", f", {style}"]), ""
     if colour and form == 9:
         core = " ".join(w for w in (size, style, noun) if w)
-        text = rng.choice([f"{_article(core)} in {colour}", f"the {core} is {colour}", f"{core}, {colour}"])
+        text = rng.choice([f"{article(core)} in {colour}", f"the {core} is {colour}", f"{core}, {colour}"])
     else:
         adjectives = [size, style, colour] if rng.random() < 0.8 else [size, colour, style]
         core = " ".join(w for w in (*adjectives, noun) if w)
         lead = rng.choice(["", "", "a photo of ", "a picture of ", "a drawing of ", "an image of "])
-        text = lead + (_article(core) if lead or rng.random() < 0.6 else core) + tail_style
+        text = lead + (article(core) if lead or rng.random() < 0.6 else core) + tail_style
     if ground:
         place = rng.randrange(5)
         if place == 0:
-            return f"on {_article(ground)} background, {text}"
+            return f"on {article(ground)} background, {text}"
         if place == 1:
             return f"{text} on {ground}"
         if place == 2:
             return f"{text}, {ground} background"
-        return f"{text} on {_article(ground)} background"
+        return f"{text} on {article(ground)} background"
     return text
 
 
-def build_tokenizer(folder: Path, corpus: Sequence[str], merges: int = MERGES) -> None:
+def build_tokenizer(folder: Path, corpus: Sequence[str], merges: int = MERGES, context: int = CONTEXT) -> None:
     """Learns byte-pair merges from a corpus and writes a CLIP tokenizer's files.
 
     The alphabet is printable ASCII (each character, inside and at the end of a word), so that any such text tokenises.
@@ -188,6 +190,7 @@ def build_tokenizer(folder: Path, corpus: Sequence[str], merges: int = MERGES) -
         folder: receives vocab.json, merges.txt and the configuration.
         corpus: captions.
         merges: how many merges to learn.
+        context: positions of a tokenised prompt.
     """
     counts: dict[tuple[str, ...], int] = {}
     for text in corpus:
@@ -214,7 +217,7 @@ def build_tokenizer(folder: Path, corpus: Sequence[str], merges: int = MERGES) -
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     end = "<|endoftext|>"
     special = {"bos_token": "<|startoftext|>", "eos_token": end, "unk_token": end, "pad_token": end}
-    config = {**special, "model_max_length": CONTEXT, "tokenizer_class": "CLIPTokenizer"}
+    config = {**special, "model_max_length": context, "tokenizer_class": "CLIPTokenizer"}
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2), encoding="utf-8")
 

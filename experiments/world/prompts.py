@@ -9,11 +9,12 @@ from __future__ import annotations
 import csv
 import json
 import random
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.world import language, scenes
 
-__all__ = ["FIELDS", "concept_pairs", "splits", "write"]
+__all__ = ["FIELDS", "concept_pairs", "save", "splits", "write"]
 
 FIELDS = ("prompt", "kind", "noun", "carriers", *scenes.ATTRIBUTES)
 """Columns: the noun, which of its parts carry the shape (a stem, or the noun itself), and the attributes ("" if untold)."""
@@ -87,13 +88,23 @@ def _plain(scene: list[int], noun: str, told: set[int], form: int) -> str:
 
 def write(folder: Path) -> None:
     """Writes prompts/tune.csv, prompts/report.csv and concepts/*.jsonl below a folder."""
+    save(folder, FIELDS, splits(), {concept: concept_pairs(concept) for concept in (*scenes.SHAPES, *scenes.STYLES)})
+
+
+def save(
+    folder: Path,
+    fields: Sequence[str],
+    splits: Mapping[str, Sequence[Mapping[str, str]]],
+    pairs: Mapping[str, Sequence[Mapping[str, str]]],
+) -> None:
+    """Writes the rows of every split and the pairs of every concept below a folder."""
     (folder / "prompts").mkdir(parents=True, exist_ok=True)
     (folder / "concepts").mkdir(parents=True, exist_ok=True)
-    for split, rows in splits().items():
+    for split, rows in splits.items():
         with (folder / "prompts" / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+            writer = csv.DictWriter(file, fields, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-    for concept in (*scenes.SHAPES, *scenes.STYLES):
-        lines = [json.dumps(pair) for pair in concept_pairs(concept)]
-        (folder / "concepts" / f"{concept}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for concept, those in pairs.items():
+        text = "".join(json.dumps(pair) + "\n" for pair in those)
+        (folder / "concepts" / f"{concept}.jsonl").write_text(text, encoding="utf-8")

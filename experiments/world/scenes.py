@@ -26,6 +26,7 @@ __all__ = [
     "held_out",
     "held_out_combinations",
     "render",
+    "sample_plain",
     "sample_scenes",
 ]
 
@@ -101,6 +102,11 @@ def sample_scenes(count: int, generator: torch.Generator, *, held: bool | None =
         kept.append(scenes)
         have += len(scenes)
     return torch.cat(kept)[:count]
+
+
+def sample_plain(count: int, generator: torch.Generator) -> torch.Tensor:
+    """Scenes to be garbled."""
+    return sample_scenes(count, generator, held=None)
 
 
 def _polygon(name: str) -> torch.Tensor:

@@ -51,7 +51,7 @@ def make(work: Path, *, steps: int, seed: int, channels: tuple[int, int] | None 
         seed=seed,
         rate=rate,
         channels=channels or denoiser.CHANNELS,
-        resume=parts["start"] if channels is None else None,
+        start=parts["start"] if channels is None else None,
     )
     target = work / "pipeline"
     with torch.no_grad():
