@@ -175,11 +175,12 @@ NO_CARD = {
     "what is asked": "statements.Percentile statements.MSE statements.Radius statements.Curve statements.Deployed "
     "datasets.RowOptions",
     "what is given": "adaptive.concepts.Concept datasets.PromptRow datasets.PromptSet models.text.TokenizedPrompt "
-    "models.trajectory.Trajectory report.pictures.Pictures report.files.RunRecord models.overlay.Weights models.overlay.Part",
+    "models.trajectory.Trajectory report.pictures.Pictures report.files.RunRecord models.overlay.Part "
+    "models.weight_files.Weights models.names.Directory models.lora.Settings",
     "what runs": "adaptive.deployment.Deployment adaptive.problem.Problem adaptive.memory.Region "
     "montecarlo.processes.Processes rates.Block",
     "parts of an answer": "bounds.base.Evaluation bounds.base.Run bounds.base.Setting bounds.percentile.Box "
-    "certificate.ModelRecord models.overlay.Overlay models.unet.UNetOverlay world.judge.Verdicts",
+    "certificate.ModelRecord models.overlay.Overlay world.judge.Verdicts",
 }
 """Public dataclasses whose `repr` is enough."""
 

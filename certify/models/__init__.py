@@ -12,11 +12,11 @@ Importing this package imports neither library; they come in when something is l
 from certify.models.denoiser import NoisePredictor
 from certify.models.fingerprint import fingerprint
 from certify.models.load import load_pipeline, load_text_encoder
-from certify.models.overlay import Overlay
+from certify.models.overlay import Overlay, overlay_on
 from certify.models.text import PromptEncoder, TokenizedPrompt
 from certify.models.text_encoder import overlay_text_encoder, text_overlay_of
 from certify.models.trajectory import Trajectory
-from certify.models.unet import UNetOverlay, overlay_of, overlay_unet
+from certify.models.unet import overlay_of, overlay_unet
 
 __all__ = [
     "NoisePredictor",
@@ -24,11 +24,11 @@ __all__ = [
     "PromptEncoder",
     "TokenizedPrompt",
     "Trajectory",
-    "UNetOverlay",
     "fingerprint",
     "load_pipeline",
     "load_text_encoder",
     "overlay_of",
+    "overlay_on",
     "overlay_text_encoder",
     "overlay_unet",
     "text_overlay_of",

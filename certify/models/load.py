@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from certify import _files
+from certify.models import weight_files
 from certify.models.quiet import quiet_libraries
 from certify.models.text import PromptEncoder
 from certify.models.text_encoder import overlay_text_encoder
@@ -39,6 +40,7 @@ _PARTS: dict[str, tuple[tuple[str, ...], bool]] = {
     "vae": (("AutoencoderKL",), True),
     "scheduler": ((), False),
 }
+_STEMS = {"text_encoder": "model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
 _TEXT_PARTS = ("tokenizer", "text_encoder")
 _LIBRARIES = ("transformers", "diffusers", "stable_diffusion", None)
 
@@ -84,7 +86,8 @@ def load_pipeline(
         device: where to; None: the CPU.
         dtype: of every part, a torch dtype or its name; None: float32.
         revision: of a hub id: branch, tag or commit.
-        variant: of the weight files, "fp16" for `*.fp16.safetensors`.
+        variant: of the weight files, "fp16" for `*.fp16.safetensors`; None: the plain ones, and where a part of a folder has
+            none of them, the only variant that it has. Of an overlay's folder that is taken which is there.
         cache_dir: where hub files are kept; None: the hub library's default.
         local_files_only: never reach for the hub: take what its cache has.
 
@@ -120,9 +123,9 @@ def load_pipeline(
         except OSError as error:
             raise _unreadable(source, folder, variant, error) from error
         if unet is not None:
-            overlay_unet(pipe.unet, unet)
+            overlay_unet(pipe.unet, unet, variant=variant)
         if text_encoder is not None:
-            overlay_text_encoder(pipe.text_encoder, text_encoder)
+            overlay_text_encoder(pipe.text_encoder, text_encoder, variant=variant)
         pipe.to(device=place, dtype=target)
     return pipe
 
@@ -159,13 +162,14 @@ def load_text_encoder(
             raise _unreadable(source, folder, variant, error) from error
         base = _load_part(CLIPTextModel, folder, "text_encoder", source, variant)
         if text_encoder is not None:
-            overlay_text_encoder(base, text_encoder)
+            overlay_text_encoder(base, text_encoder, variant=variant)
         base.to(device=place, dtype=target)
     return PromptEncoder(tokenizer, base)
 
 
 def _load_part(cls: Any, folder: Path, part: str, source: str | Path | None, variant: str | None) -> Any:
     """One part, whole. The libraries fill up what a file lacks with random numbers and merely log it."""
+    variant = _variant(folder / part, part, source, variant)
     try:
         with torch.random.fork_rng(devices=[]):  # models are initialised before they are loaded
             model, report = cls.from_pretrained(
@@ -180,6 +184,21 @@ def _load_part(cls: Any, folder: Path, part: str, source: str | Path | None, var
                 f"{problem.replace('_', ' ')}, first {min(map(str, report[problem]))!r}; must be complete"
             )
     return model.eval()
+
+
+def _variant(folder: Path, part: str, source: str | Path | None, asked: str | None) -> str | None:
+    """The variant of a part's weights to load: the one that is asked for, the plain files, or the only one there is."""
+    there = weight_files.variants(folder, _STEMS[part])
+    if (asked or "") in there or not there:
+        return asked
+    if asked is None and len(there) == 1:
+        return next(iter(there))
+    names = ", ".join(repr(name) for name in sorted(there) if name)
+    plain = "the plain files (no variant)" if "" in there else ""
+    raise ValueError(
+        f"source = {_name(source)}: variant = {asked!r}, of which {part} has no weights; must be one of "
+        f"{' or '.join(filter(None, (names, plain)))} (variant=, --variant)"
+    )
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
@@ -302,7 +321,8 @@ def _check_folder(folder: Path, source: str | Path | None, parts: Sequence[str])
         if any(name.endswith(_PICKLED) for name in files):
             raise ValueError(f"source = {_name(source)}: {_refusal(part)}")
         raise FileNotFoundError(
-            f"source = {_name(source)}: no weights for {part}; looked for {(inside / '*.safetensors').absolute()}"
+            f"source = {_name(source)}: no weights for {part}; looked for {(inside / '*.safetensors').absolute()} (a hub id "
+            "may have them as a variant alone: variant=, --variant fp16)"
         )
 
 
@@ -356,7 +376,7 @@ def _unreachable(source: str, error: Exception) -> FileNotFoundError | ValueErro
     return FileNotFoundError(
         f"source = {source!r}: there is no such folder ({Path(source).absolute()}), and as a hub id it could not be "
         f"fetched ({type(error).__name__}: {first}); must be a pipeline folder, or a hub id that this machine can reach, "
-        "may read, or has in its cache"
+        "may read, or has in its cache (where it has its weights as a variant alone: variant=, --variant fp16)"
     )
 
 

@@ -1,27 +1,33 @@
-"""Overlays: weights that are put on top of a base's, read from what they were published in, checked before anything changes.
+"""Overlays: weights that are put on top of a base's, checked before anything changes.
 
-safetensors are read directly; `.pt`, `.bin` and `.ckpt` files are pickles and are read through PyTorch's weights-only
-unpickler, which builds tensors and containers and runs nothing. What is said here of a part goes for the U-Net
-(`unet`) and for the text encoder (`text_encoder`).
+What is said here of a part goes for the U-Net (`unet`), the text encoder (`text_encoder`) and a transformer in the U-Net's
+place. The weights replace the base's; or they are a mask (`masks`), which sets the weights that it prunes to zero; or a LoRA
+(`lora`), whose low-rank change is added. The last two need the base; loading the base again undoes them. All names must be the
+base's, or those of another part, which are left alone and counted.
 """
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Mapping, Sequence
+import logging
+import weakref
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from certify import _files
-from certify._records import Record
+from certify.models import architecture, lora, masks, names, weight_files
+from certify.models.fingerprint import fingerprint
 
-__all__ = ["Overlay", "Part", "Weights"]
+__all__ = ["Overlay", "Part", "overlay_on"]
 
-_PICKLED = (".pt", ".pth", ".bin", ".ckpt")
+_log = logging.getLogger(__name__)
+
+_DONE = {"weights": "replaced", "mask": "masked", "LoRA": "added to"}
 
 
 @dataclass(frozen=True)
@@ -29,32 +35,54 @@ class Overlay:
     """What was laid over a base.
 
     Attributes:
+        part: "unet" or "text_encoder".
         source: the file or folder, or "<state dict>".
-        loaded: tensors replaced, masked or added to.
+        kind: "weights" (they replace the base's), "mask" (it sets some of them to zero) or "LoRA" (it is added to them).
+        loaded: tensors of the base that were replaced, masked or added to.
         total: tensors of the base.
-        prefix: the prefix that was stripped from the names.
         sha256: fingerprint of the tensors that came in.
+        pruned: weights that a mask set to zero.
+        others: part → tensors in the file that belong to that, and were not used.
     """
 
+    part: str
     source: str
+    kind: str
     loaded: int
     total: int
-    prefix: str
     sha256: str
+    pruned: int = 0
+    others: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def partial(self) -> bool:
         """True where some of the base's tensors stayed."""
         return self.loaded < self.total
 
+    @property
+    def counted(self) -> str:
+        """In words: "16 of 208 tensors replaced"."""
+        pruned = f", {self.pruned:,} weights pruned" if self.kind == "mask" else ""
+        return f"{self.loaded:,} of {self.total:,} tensors {_DONE[self.kind]}{pruned}"
 
-@dataclass(frozen=True)
-class Weights(Record):
-    """Tensors as they came: `state`, from where (`label`), and what is said of them beside (`metadata`)."""
+    @property
+    def unused(self) -> str:
+        """In words, what the file holds of other parts; "" where that is nothing."""
+        return ", ".join(f"{count:,} of the {part}" for part, count in self.others.items())
 
-    state: dict[str, Tensor]
-    label: str
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values, for a certificate's provenance: where the file lay does not enter."""
+        pruned = {"pruned": self.pruned} if self.kind == "mask" else {}
+        others = {"others": dict(self.others)} if self.others else {}
+        return {"kind": self.kind, "tensors": self.loaded, "of": self.total, "sha256": self.sha256, **pruned, **others}
+
+
+_overlays: weakref.WeakKeyDictionary[nn.Module, Overlay] = weakref.WeakKeyDictionary()
+
+
+def overlay_on(module: nn.Module) -> Overlay | None:
+    """What was laid over this module; None where it is as it was loaded."""
+    return _overlays.get(module)
 
 
 @dataclass(frozen=True)
@@ -63,63 +91,133 @@ class Part:
 
     Attributes:
         name: of the argument, and of the part's folder in a pipeline.
-        what: in words.
+        what: in words, as `names.elsewhere` says it; then what else may stand in its place.
         stem: of the weight files in its folder.
-        prefixes: that all names may carry.
-        wrappers: keys under which a file may hold the state dict.
-        config: the configuration's keys that must be the base's; None: all but those that say nothing about the function.
+        prefixes: that its names may carry.
+        joined: prefixes of kohya's names.
+        ignored: tensors in which nothing is learned.
+        config: the configuration's keys that must be the base's; None: all that its class takes.
     """
 
     name: str
-    what: str
+    what: tuple[str, ...]
     stem: str
     prefixes: tuple[str, ...]
-    wrappers: tuple[str, ...]
+    joined: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
     config: tuple[str, ...] | None = None
 
-    def read(self, source: str | Path | Mapping[str, Tensor], model: Any) -> Weights:
-        """The tensors of a file, a folder or a state dict.
+    def lay(self, module: nn.Module, source: str | Path | Mapping[str, Tensor], variant: str | None = None) -> Overlay:
+        """Replaces weights of `module`, in place, by those of `source`. Nothing is changed where anything is wrong.
 
         Raises:
             FileNotFoundError: there is no such file or folder, or no weights in it.
-            ValueError: it holds something else, or the folder's configuration disagrees with the base's.
-            TypeError: it is none of these.
+            ValueError: a name is unknown, a shape disagrees, an entry is NaN or infinite, nothing of this part is there, the
+                configuration beside it disagrees with the base's, or the file holds something else.
+            TypeError: `source` is none of these.
         """
-        metadata: Mapping[str, str] = {}
-        if isinstance(source, Mapping):
-            state, label = dict(source), "<state dict>"
-        elif isinstance(source, (str, Path)):
-            label, path = str(source), _files.user_path(self.name, source)
-            if not path.exists():
-                raise FileNotFoundError(
-                    f"{self.name} = {str(source)!r}: no such file or folder; looked for {path.absolute()}"
-                )
-            state, metadata = self._from_folder(path, model) if path.is_dir() else self._from_file(path)
+        given = weight_files.read(self.name, self.stem, source, variant)
+        if given.config is not None:
+            self._check_config(module, given)
+        target = module.state_dict()
+        book = names.Directory.of(target, self.prefixes, self.joined, self.ignored)
+        state = self._tensors(given, from_file=not isinstance(source, Mapping))
+        own, others = self._sorted(state, book, given.label)
+        kind, pruned = "weights", 0
+        masked = _masks(own, given, self.name)
+        if masked is None and lora.is_lora(own):
+            kind, new = "LoRA", self._lora(own, target, book, given)
         else:
-            raise TypeError(f"{self.name} is a {type(source).__name__}: must be a path or a state dict")
-        return Weights(self._unwrapped(state, label, not isinstance(source, Mapping)), label, metadata)
+            new = self._renamed(own if masked is None else masked, target, book, given.label)
+            self._check(new, target, given.label, masks=masked is not None)
+            if masked is not None:
+                kind, pruned = "mask", sum(int((~mask).sum()) for mask in new.values())
+                new = {name: target[name].masked_fill(~mask.to(target[name].device), 0) for name, mask in new.items()}
+        with torch.no_grad():
+            for name, tensor in new.items():
+                target[name].copy_(tensor)
+        report = Overlay(self.name, given.label, kind, len(new), len(target), fingerprint(own), pruned, others)
+        _overlays[module] = report
+        if report.partial:
+            _log.info("%s = %s: partial, %s", self.name, given.label, report.counted)
+        if report.unused:
+            _log.info("%s = %s: not used, %s", self.name, given.label, report.unused)
+        return report
 
-    def without_prefix(self, state: Mapping[str, Tensor], known: Sequence[str]) -> tuple[dict[str, Tensor], str]:
-        """The tensors under the base's names, and the prefix that all of them carried."""
-        if not set(known) & set(state):
-            for prefix in self.prefixes:
-                if all(name.startswith(prefix) for name in state):
-                    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}, prefix
-        return dict(state), ""
+    def _tensors(self, given: weight_files.Weights, *, from_file: bool) -> dict[str, Tensor]:
+        try:
+            state = names.flat(given.state)
+        except ValueError as error:
+            raise ValueError(f"{self.name} = {given.label!r}: {error}") from error
+        if not state:
+            raise ValueError(f"{self.name} = {given.label!r}: holds no tensors")
+        for name, value in state.items():
+            if not isinstance(value, Tensor) or not isinstance(name, str):
+                raise ValueError(
+                    f"{self.name} = {given.label!r}: {name!r} is a {type(value).__name__}, must be a tensor"
+                )
+            if value.layout != torch.strided or value.is_meta or value.is_quantized:
+                raise ValueError(f"{self.name} = {given.label!r}: {name!r} must be a dense tensor")
+            # A tensor of a pickle may claim any size over a few numbers that are all alike.
+            if from_file and value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                raise ValueError(
+                    f"{self.name} = {given.label!r}: {name!r} claims {value.numel():,} entries, and has fewer"
+                )
+        return state
 
-    def check(
-        self, state: Mapping[str, Tensor], base: Mapping[str, Tensor], label: str, *, masks: bool = False
-    ) -> None:
-        """Raises ValueError where a name is unknown, a shape or kind of number disagrees, or an entry is NaN or infinite."""
-        hint = ""
-        unknown = sorted(set(state) - set(base))
-        if unknown:
-            if any("model.diffusion_model." in name or ".input_blocks." in f".{name}" for name in unknown):
-                hint = "; these are names of the original (CompVis) layout: convert the checkpoint to diffusers first"
+    def _sorted(
+        self, state: Mapping[str, Tensor], book: names.Directory, label: str
+    ) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """Its own tensors, and how many the file has for each of the other parts."""
+        own, others = {}, Counter[str]()
+        for name, tensor in state.items():
+            parsed = lora.factor(name)
+            at = book.find(name if parsed is None else f"{parsed[0]}.weight")
+            other = None if at is not None else names.elsewhere(name)
+            if other is not None and other not in self.what:
+                others[other] += 1
+            elif at != "":
+                own[name] = tensor
+        if not own:
+            what = ", ".join(f"{count} tensors of the {part}" for part, count in others.items())
+            more = "; give it as text_encoder= (--text-encoder)" if "text encoder" in others else ""
+            more = "; give it as unet= (--unet)" if "U-Net" in others else more
             raise ValueError(
-                f"{self.name} = {label!r}: {len(unknown)} of {len(state)} names are unknown to the base's {self.what}, "
+                f"{self.name} = {label!r}: holds nothing of the {self.what[0]}, but {what or 'position numbers alone'}{more}"
+            )
+        return own, dict(others)
+
+    def _renamed(
+        self, own: Mapping[str, Tensor], base: Mapping[str, Tensor], book: names.Directory, label: str
+    ) -> dict[str, Tensor]:
+        """The tensors under the base's names, each once."""
+        found = {name: book.find(name) for name in own}
+        unknown = sorted(name for name, at in found.items() if at is None)
+        if unknown:
+            hint = ""
+            if any(f".{word}." in f".{name}" for name in unknown for word in ("input_blocks", "output_blocks")):
+                hint = "; these are names of the original (CompVis) layout, of another U-Net than the base's"
+            elif any("resblocks." in name for name in unknown):
+                hint = "; these are names of OpenCLIP's layout: convert it with diffusers or transformers first"
+            raise ValueError(
+                f"{self.name} = {label!r}: {len(unknown)} of {len(own)} names are unknown to the base's {self.what[0]}, "
                 f"first {unknown[0]!r}; every name must be one of its {len(base)}{hint}"
             )
+        new: dict[str, Tensor] = {}
+        for name, at in found.items():
+            at = str(at)
+            if at in new and not names.same(new[at], own[name]):
+                raise ValueError(
+                    f"{self.name} = {label!r}: has {at!r} under two names, {name!r} one of them, with different numbers; must "
+                    "be the same, or there once"
+                )
+            new[at] = own[name]
+        return new
+
+    def _check(
+        self, state: Mapping[str, Tensor], base: Mapping[str, Tensor], label: str, *, masks: bool = False
+    ) -> None:
+        """Raises ValueError where a shape or kind of number disagrees, or an entry is NaN or infinite."""
         for name, tensor in state.items():
             if tensor.shape != base[name].shape:
                 raise ValueError(
@@ -133,116 +231,39 @@ class Part:
             if not bool(torch.isfinite(tensor.to(base[name].dtype)).all()):
                 raise ValueError(f"{self.name} = {label!r}: {name!r} holds NaN or infinity, every entry must be finite")
 
-    def _from_file(self, path: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
-        if path.suffix == ".safetensors":
-            try:
-                return _files.read_tensors(path)
-            except ValueError as error:
-                raise ValueError(f"{self.name} = {str(path)!r}: {error}") from error
-        if path.suffix in _PICKLED:
-            try:
-                _check_archive(path, _files.regular(path))
-                state = torch.load(path, map_location="cpu", weights_only=True)
-            except (PermissionError, IsADirectoryError):
-                raise
-            except Exception as error:  # what the unpickler raises on foreign bytes is not listed anywhere
-                raise ValueError(
-                    f"{self.name} = {str(path)!r}: is refused: it is pickled and holds more than tensors, or is damaged; "
-                    "must be readable with torch.load(weights_only=True); better, a .safetensors file"
-                ) from error
-            if not isinstance(state, Mapping):
-                raise ValueError(f"{self.name} = {str(path)!r}: holds a {type(state).__name__}, must be a state dict")
-            return dict(state), {}
-        raise ValueError(
-            f"{self.name} = {str(path)!r}: must end in .safetensors, {', '.join(_PICKLED)}, or be a folder"
-        )
-
-    def _from_folder(self, folder: Path, model: Any) -> tuple[dict[str, Any], Mapping[str, str]]:
-        if (folder / "model_index.json").is_file():
-            folder = folder / self.name
-        config = folder / "config.json"
-        if config.is_file():
-            self._check_config(self._json(config), model, folder)
-        index = folder / f"{self.stem}.safetensors.index.json"
-        if index.is_file():
-            listed = self._json(index).get("weight_map")
-            if not isinstance(listed, dict) or not all(isinstance(shard, str) for shard in listed.values()):
-                raise ValueError(f"{self.name} = {str(index)!r}: has no weight_map, an object of names of files")
-            shards = sorted(set(listed.values()))
-            if any(Path(shard).name != shard or "\0" in shard or "\\" in shard for shard in shards):
-                raise ValueError(f"{self.name} = {str(folder)!r}: its index names files outside the folder: {shards}")
-            return {name: t for shard in shards for name, t in self._from_file(folder / shard)[0].items()}, {}
-        preferred = folder / f"{self.stem}.safetensors"
-        if preferred.is_file():
-            return self._from_file(preferred)
-        for pattern in ("*.safetensors", *(f"*{suffix}" for suffix in _PICKLED)):
-            found = sorted(folder.glob(pattern))
-            if len(found) == 1:
-                state, metadata = self._from_file(found[0])
-                adapter = folder / "adapter_config.json"  # beside a LoRA that peft saved
-                return state, dict(metadata) | ({"adapter": self._text(adapter)} if adapter.is_file() else {})
-            if found:
-                names = [f.name for f in found]
-                raise ValueError(
-                    f"{self.name} = {str(folder)!r}: holds several weight files, {names}; must name one of them"
-                )
-        raise FileNotFoundError(f"{self.name} = {str(folder)!r}: no weights in it; looked for {preferred.absolute()}")
-
-    def _json(self, path: Path) -> dict[str, Any]:
+    def _lora(
+        self,
+        own: Mapping[str, Tensor],
+        base: Mapping[str, Tensor],
+        book: names.Directory,
+        given: weight_files.Weights,
+    ) -> dict[str, Tensor]:
+        text, where = given.metadata.get("lora_adapter_metadata"), "its metadata say"
         try:
-            return _files.read_json(path)
+            if text is None and given.adapter is not None:
+                text, where = _files.read_text(given.adapter), f"{given.adapter.name} beside it says"
+            settings = lora.Settings.read(text, (self.name, "transformer"))
         except ValueError as error:
-            raise ValueError(f"{self.name} = {str(path)!r}: is not JSON ({error})") from error
-
-    def _text(self, path: Path) -> str:
+            raise ValueError(
+                f"{self.name} = {given.label!r}: what {where} of the LoRA cannot be followed ({error})"
+            ) from error
         try:
-            return _files.read_text(path)
+            return lora.adapted(own, base, book.find, settings)
         except ValueError as error:
-            raise ValueError(f"{self.name} = {str(path)!r}: {error}") from error
+            raise ValueError(f"{self.name} = {given.label!r}: {error}") from error
 
-    def _check_config(self, config: Mapping[str, Any], model: Any, folder: Path) -> None:
-        """Two models can agree in every shape and still compute different functions: head counts, activation."""
-        base = _as_dict(getattr(model, "config", {}))
-        asked = self.config or [key for key in config if not key.startswith("_") and key != "sample_size"]
-        differing = {
-            key: (config[key], base[key])
-            for key in asked
-            if key in config and key in base and _plain(config[key]) != _plain(base[key])
-        }
+    def _check_config(self, module: nn.Module, given: weight_files.Weights) -> None:
+        differing = architecture.differences(module, given.config or {}, self.config)
         if differing:
             what = "; ".join(f"{key} {new!r}, base {old!r}" for key, (new, old) in differing.items())
-            raise ValueError(f"{self.name} = {str(folder)!r}: its configuration must be the base's, but {what}")
-
-    def _unwrapped(self, state: dict[str, Any], label: str, from_file: bool) -> dict[str, Tensor]:
-        for key in self.wrappers:
-            inner = state.get(key)
-            if isinstance(inner, Mapping):
-                state = dict(inner)
-                break
-        if not state:
-            raise ValueError(f"{self.name} = {label!r}: holds no tensors")
-        for name, value in state.items():
-            if not isinstance(value, Tensor) or not isinstance(name, str):
-                raise ValueError(f"{self.name} = {label!r}: {name!r} is a {type(value).__name__}, must be a tensor")
-            if value.layout != torch.strided or value.is_meta or value.is_quantized:
-                raise ValueError(f"{self.name} = {label!r}: {name!r} must be a dense tensor")
-            # A tensor of a pickle may claim any size over a few numbers that are all alike.
-            if from_file and value.numel() * value.element_size() > value.untyped_storage().nbytes():
-                raise ValueError(f"{self.name} = {label!r}: {name!r} claims {value.numel():,} entries, and has fewer")
-        return state
+            raise ValueError(f"{self.name} = {given.label!r}: its configuration must be the base's, but {what}")
 
 
-def _check_archive(path: Path, size: int) -> None:
-    """Refuses an archive that unpacks to more than it is: PyTorch's own are not compressed."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > size:
-                raise ValueError("claims more bytes than it has")
-
-
-def _as_dict(config: Any) -> dict[str, Any]:
-    return dict(config.to_dict() if hasattr(config, "to_dict") else config)
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, (tuple, list)) else value
+def _masks(own: Mapping[str, Tensor], given: weight_files.Weights, part: str) -> dict[str, Tensor] | None:
+    """The masks that were given, packed in a file or as boolean tensors; None: something else."""
+    if given.metadata.get("format") == masks.FORMAT:
+        try:
+            return masks.unpacked(own, given.metadata)
+        except ValueError as error:
+            raise ValueError(f"{part} = {given.label!r}: {error}") from error
+    return dict(own) if all(tensor.dtype == torch.bool for tensor in own.values()) else None

@@ -202,7 +202,7 @@ def _header(state: State, path: Path, **about: Any) -> Path:
 BAD_LORA: dict[str, tuple[Callable[[Any, Path], Any], str]] = {
     "unknown module": (
         lambda u, d: {"unet.nowhere.lora_A.weight": torch.ones(2, 3), "unet.nowhere.lora_B.weight": torch.ones(3, 2)},
-        r"1 of 1 modules are unknown to the base, first 'nowhere'",
+        r"1 of 1 modules are unknown to the base, first 'unet.nowhere'",
     ),
     "rank": (
         lambda u, d: _lora(u, "bare") | {f"{KEY}.lora_B.weight": torch.ones(8, 3)},
@@ -222,8 +222,8 @@ BAD_LORA: dict[str, tuple[Callable[[Any, Path], Any], str]] = {
         r"lora_magnitude_vector' is no name of a LoRA that can be fused",
     ),
     "another kind": (
-        lambda u, d: _header(_lora(u, "bare"), d / "x.safetensors", use_rslora=True),
-        r"is a LoRA with use_rslora",
+        lambda u, d: _header(_lora(u, "bare"), d / "x.safetensors", use_dora=True),
+        r"what its metadata say of the LoRA cannot be followed \(use_dora = True, which is not followed here",
     ),
     "alpha": (
         lambda u, d: _lora(u, "bare") | {f"{KEY}.alpha": torch.ones(2)},
@@ -231,7 +231,7 @@ BAD_LORA: dict[str, tuple[Callable[[Any, Path], Any], str]] = {
     ),
     "header": (
         lambda u, d: save_file(_lora(u, "bare"), d / "x.safetensors", {"lora_adapter_metadata": "{"}) or d,
-        r"what its metadata say of the LoRA cannot be read",
+        r"what its metadata say of the LoRA cannot be followed",
     ),
 }
 
@@ -342,7 +342,7 @@ BAD_TEXT: dict[str, tuple[Callable[[State, Path], Any], type[Exception], str]] =
     "positions alone": (
         lambda s, d: {"text_model.embeddings.position_ids": torch.arange(16)},
         ValueError,
-        r"holds no tensors but position numbers",
+        r"holds nothing of the text encoder, but position numbers alone",
     ),
     "another activation": (
         lambda s, d: _other_activation(s, d / "f"),

@@ -86,7 +86,7 @@ def test_cross_attention_alone_is_partial_and_says_so(
 ) -> None:
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     part = {name: tensor for name, tensor in erased.items() if "attn2" in name}
-    with caplog.at_level(logging.INFO, logger="certify.models.unet"):
+    with caplog.at_level(logging.INFO, logger="certify.models.overlay"):
         report = overlay_unet(base, part)
     assert report.partial
     assert f"partial, {len(part)} of {len(erased)} tensors replaced" in caplog.text
@@ -169,9 +169,9 @@ BAD_OVERLAYS: dict[str, tuple[Callable[[State, Path], Any], type[Exception], str
         r"1 of \d+ names are unknown to the base's U-Net, first 'conv_extra\.weight'; every name must be one of",
     ),
     "original layout": (
-        lambda s, d: {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(1)},
+        lambda s, d: {"model.diffusion_model.input_blocks.90.0.weight": torch.zeros(1)},
         ValueError,
-        r"original \(CompVis\) layout: convert the checkpoint",
+        r"original \(CompVis\) layout, of another U-Net than the base's",
     ),
     "LoRA": (
         lambda s, d: {"down.lora_A.weight": torch.zeros(1)},
