@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -51,6 +51,9 @@ from certify.montecarlo.streams import VERSION
 from certify.noise import GaussianNoise, Noise
 from certify.progress import as_progress
 from certify.sequential import Decision, stopped_event
+
+if TYPE_CHECKING:
+    from certify.models.overlay import Overlay
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -138,15 +141,18 @@ class ModelRecord(Record):
     Attributes:
         kind: the class's name, or "plain callable".
         sha256: digests over the named tensors of the parts; None: there are none.
+        overlays: what was laid over parts after they were loaded: how many of their tensors it changed.
     """
 
     kind: str
     sha256: Mapping[str, str] | None
+    overlays: Mapping[str, Overlay] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: Any) -> ModelRecord:
         """The record of a module, of a pipeline's modules, or None: of a plain callable. A record is returned as it is."""
         from certify.models.fingerprint import fingerprint
+        from certify.models.overlay import overlay_on
 
         if isinstance(model, ModelRecord):
             return model
@@ -155,11 +161,14 @@ class ModelRecord(Record):
         parts = {k: v for k, v in getattr(model, "components", {}).items() if isinstance(v, torch.nn.Module)}
         if isinstance(model, torch.nn.Module):
             parts = {"module": model}
-        return cls(type(model).__name__, {name: fingerprint(part) for name, part in sorted(parts.items())} or None)
+        overlays = {name: over for name, part in sorted(parts.items()) if (over := overlay_on(part)) is not None}
+        digests = {name: fingerprint(part) for name, part in sorted(parts.items())} or None
+        return cls(type(model).__name__, digests, overlays)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {"kind": self.kind, "sha256": None if self.sha256 is None else dict(self.sha256)}
+        over = {"overlays": {name: over.to_dict() for name, over in self.overlays.items()}} if self.overlays else {}
+        return {"kind": self.kind, "sha256": None if self.sha256 is None else dict(self.sha256), **over}
 
 
 @dataclass(frozen=True)
@@ -1003,14 +1012,16 @@ def _provenance(record: Any) -> dict[str, Any]:
 def _is_model(value: Any) -> bool:
     if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
         return False
-    digests = value.get("sha256")
+    digests, overlays = value.get("sha256"), value.get("overlays", {})
+    if not isinstance(overlays, dict) or not all(isinstance(overlay, dict) for overlay in overlays.values()):
+        return False
     return digests is None or (isinstance(digests, dict) and all(isinstance(d, str) for d in digests.values()))
 
 
 def _is_source(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
-    named = all(isinstance(value.get(n), str | None) for n in ("model", "unet", "text_encoder"))
+    named = all(isinstance(value.get(n), str | None) for n in ("model", "unet", "text_encoder", "variant"))
     concepts = value.get("concepts") or []
     return named and isinstance(concepts, list) and all(isinstance(concept, str) for concept in concepts)
 

@@ -15,7 +15,7 @@ from certify.cli.examples import examples_for
 from certify.cli.folders import DRAWINGS, new_file
 from certify.cli.models import compare_weights, device_of
 from certify.cli.processes import one_process
-from certify.cli.settings import Batch, Device, Model, TextEncoder, UNet
+from certify.cli.settings import Batch, Device, Model, TextEncoder, UNet, Variant
 
 
 def check(
@@ -30,6 +30,7 @@ def check(
     model: Model = None,
     unet: UNet = None,
     text_encoder: TextEncoder = None,
+    variant: Variant = None,
     device: Device = None,
     batch_size: Batch = None,
 ) -> None:
@@ -55,7 +56,10 @@ def check(
         )
     dtype, where = certificate.provenance.get("dtype"), device_of(device)
     whole = of_prompt and not text_only and names != {EMBEDDING}
-    over: dict[str, Any] = {"text_encoder": text_encoder or source.get("text_encoder")}
+    over: dict[str, Any] = {
+        "text_encoder": text_encoder or source.get("text_encoder"),
+        "variant": variant or source.get("variant"),
+    }
     with terminal.out.status("loading the model"):
         pipe = None
         if whole:
@@ -76,6 +80,7 @@ def check(
         else:  # bounds of `problem(…).f`, put together by hand
             tokenized = encoder.tokenize(text)
             functions, y = {names.pop(): lambda z: encoder.encode(z, tokenized)}, encoder.embed(tokenized)
+    terminal.show_overlays(encoder if pipe is None else pipe)
     started = time.perf_counter()
     with terminal.bar("drawing afresh") as tick:
         report = certificate.check(functions, y, seed=seed, n=n, level=level, batch_size=batch_size, progress=tick)
@@ -101,6 +106,7 @@ def report(
     model: Model = None,
     unet: UNet = None,
     text_encoder: TextEncoder = None,
+    variant: Variant = None,
     device: Device = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a page that is there.")] = False,
 ) -> None:
@@ -116,7 +122,7 @@ def report(
     path = new_file("out", folder / "report.html" if out is None else out, (".html", ".htm"), force=force)
     if (folder / "certificate.json").exists():
         certificate = Certificate.load(folder)
-        over = {"unet": unet, "text_encoder": text_encoder}
+        over = {"unet": unet, "text_encoder": text_encoder, "variant": variant}
         pictures = examples_for(certificate, folder, images, model, over, device)
         digests = pages.file_digests(folder, ("certificate.json", "tensors.safetensors"))
         page = pages.certificate_page(certificate, folder=str(folder), digests=digests, pictures=pictures)

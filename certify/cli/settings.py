@@ -23,9 +23,15 @@ if TYPE_CHECKING:
 DEFAULT_CONCEPT = "circle"
 Prompt = Annotated[str, typer.Argument(help="The prompt.", show_default=False)]
 Model = Annotated[str | None, typer.Option(help="Hub id or folder of a Stable Diffusion 1.x/2.x pipeline.")]
-UNet = Annotated[str | None, typer.Option(help="State dict or folder of an unlearned U-Net, put on top of --model.")]
+UNet = Annotated[
+    str | None, typer.Option(help="State dict, folder or LoRA of an unlearned U-Net, put on top of --model.")
+]
 TextEncoder = Annotated[
-    str | None, typer.Option(help="State dict or folder of an unlearned text encoder, put on top of --model.")
+    str | None, typer.Option(help="State dict, folder or LoRA of an unlearned text encoder, put on top of --model.")
+]
+Variant = Annotated[
+    str | None,
+    typer.Option(help="Of the weight files: fp16 for *.fp16.safetensors. A folder's only one needs no name."),
 ]
 Draws = Annotated[int, typer.Option("--n", help="Monte Carlo draws.")]
 Alpha = Annotated[float, typer.Option(help="Failure probability of the certificate as a whole.")]
@@ -47,6 +53,7 @@ class Settings:
     ] = None
     model: Model = None
     text_encoder: TextEncoder = None
+    variant: Variant = None
     sigma0: Annotated[float | None, typer.Option(help="Base noise, absolute, as in the paper.")] = None
     sigma0_relative: Annotated[float | None, typer.Option(help="Base noise in spreads of the token embeddings.")] = None
     k: Annotated[float | None, typer.Option("--k", help="How fast noise grows with relevance.")] = None
@@ -125,8 +132,8 @@ class Settings:
 
     def source(self, unet: str | None) -> dict[str, Any]:
         """Where the model comes from, for a certificate's record."""
-        text_encoder = {} if self.text_encoder is None else {"text_encoder": self.text_encoder}
-        return {"model": self.model, "unet": unet, **text_encoder, "concepts": self.concepts}
+        more = {name: value for name in ("text_encoder", "variant") if (value := getattr(self, name)) is not None}
+        return {"model": self.model, "unet": unet, **more, "concepts": self.concepts}
 
     def text_only(self) -> AdaptiveMedianSmoother:
         """The smoother on the text encoder alone."""
@@ -134,9 +141,10 @@ class Settings:
         from certify.models import load_text_encoder
 
         with terminal.out.status("loading the text encoder"):
-            how: dict[str, Any] = {"text_encoder": self.text_encoder, "device": device_of(self.device)}
-            encoder = load_text_encoder(self.model, dtype=self.dtype, **how)
-            return AdaptiveMedianSmoother.from_encoder(encoder, self.concepts, **self.smoothing())
+            encoder = load_text_encoder(self.model, **self._loading())
+            smoother = AdaptiveMedianSmoother.from_encoder(encoder, self.concepts, **self.smoothing())
+        terminal.show_overlays(encoder)
+        return smoother
 
     def whole(self, unet: str | None) -> tuple[AdaptiveMedianSmoother, Any]:
         """The smoother and the pipeline it is built on."""
@@ -144,9 +152,18 @@ class Settings:
         from certify.models import load_pipeline
 
         with terminal.out.status("loading the pipeline"):
-            how: dict[str, Any] = {"text_encoder": self.text_encoder, "device": device_of(self.device)}
-            pipe = load_pipeline(self.model, unet=unet, dtype=self.dtype, **how)
-            return AdaptiveMedianSmoother.from_pipeline(pipe, self.concepts, **self.smoothing()), pipe
+            pipe = load_pipeline(self.model, unet=unet, **self._loading())
+            smoother = AdaptiveMedianSmoother.from_pipeline(pipe, self.concepts, **self.smoothing())
+        terminal.show_overlays(pipe)
+        return smoother, pipe
+
+    def _loading(self) -> dict[str, Any]:
+        return {
+            "text_encoder": self.text_encoder,
+            "variant": self.variant,
+            "device": device_of(self.device),
+            "dtype": self.dtype,
+        }
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:

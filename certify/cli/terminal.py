@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from certify import _files
 from certify._text import EVENT_RHOS, duration, safely, spelled
@@ -87,6 +88,25 @@ def show_tokens(text: str, adaptive: AdaptiveMedianSmoother) -> None:
         f"[dim]relevance to {escape(names)}; σ₀ = {adaptive.sigma0:.4g}, k = {adaptive.k:g}; "
         f"{silent} of {len(rest)} begin, end and padding positions carry no noise[/]"
     )
+
+
+def show_overlays(model: Any) -> None:
+    """What was laid over a pipeline's or an encoder's parts: over how much of each, and what of a file was not used."""
+    from certify.models import overlay_on
+
+    parts = [part for name in ("unet", "text_encoder") if (part := getattr(model, name, None)) is not None]
+    overlays = [over for part in parts if (over := overlay_on(part)) is not None]
+    used = {"unet": "U-Net", "text_encoder": "text encoder"}
+    for over in overlays:
+        out.print(
+            Text(f"{used[over.part]}: {over.counted} ({_files.printable(over.source)})", style="dim"), soft_wrap=True
+        )
+        elsewhere = [used[other.part] for other in overlays if other.source == over.source]
+        for part, count in over.others.items():
+            if part not in elsewhere:
+                option = next((f"--{name.replace('_', '-')}" for name, words in used.items() if words == part), None)
+                advice = f"; {option} takes the same file" if option else ""
+                out.print(Text(f"  not applied: {count:,} tensors of the {part} in it{advice}"), soft_wrap=True)
 
 
 def show_certificate(certificate: Certificate) -> None:

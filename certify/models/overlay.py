@@ -27,8 +27,6 @@ __all__ = ["Overlay", "Part", "overlay_on"]
 
 _log = logging.getLogger(__name__)
 
-_DONE = {"weights": "replaced", "mask": "masked", "LoRA": "added to"}
-
 
 @dataclass(frozen=True)
 class Overlay:
@@ -62,8 +60,10 @@ class Overlay:
     @property
     def counted(self) -> str:
         """In words: "16 of 208 tensors replaced"."""
-        pruned = f", {self.pruned:,} weights pruned" if self.kind == "mask" else ""
-        return f"{self.loaded:,} of {self.total:,} tensors {_DONE[self.kind]}{pruned}"
+        of = f"{self.loaded:,} of {self.total:,} tensors"
+        if self.kind == "mask":
+            return f"mask over {of}, {self.pruned:,} weights pruned"
+        return f"LoRA added to {of}" if self.kind == "LoRA" else f"{of} replaced"
 
     @property
     def unused(self) -> str:

@@ -317,7 +317,18 @@ def _provenance(certificate: Certificate, digests: Mapping[str, str]) -> str:
             escaped(source.get("model") or ("embedded" if "model" in source else model.get("kind", "not on record"))),
         ),
     ]
-    rows += [(name.replace("_", " "), escaped(source[name])) for name in ("unet", "text_encoder") if source.get(name)]
+    rows += [
+        (name.replace("_", " "), escaped(source[name]))
+        for name in ("unet", "text_encoder", "variant")
+        if source.get(name)
+    ]
+    rows += [
+        (
+            f"{escaped(name.replace('_', ' '))}, overlay",
+            escaped(f"{o.get('kind')}: {o.get('tensors')} of {o.get('of')} tensors"),
+        )
+        for name, o in (model.get("overlays") or {}).items()
+    ]
     rows += [(f"SHA-256 of {escaped(name)}", code(value)) for name, value in (model.get("sha256") or {}).items()]
     if not model.get("sha256"):
         rows.append(("SHA-256 of the model", "none: the certificate is about a plain callable"))

@@ -153,7 +153,7 @@ def test_every_layout_of_a_lora_gives_the_same_unet(layout: str, base: Any, tmp_
     expected = {f"{m}.weight": t for m, t in fused(base, pairs, scale).items()}
     report = overlay_unet(base, file(make(pairs, base), tmp_path / "lora.safetensors"))
     assert (report.kind, report.loaded, report.others) == ("LoRA", len(modules), {})
-    assert report.counted == f"{len(modules)} of 208 tensors added to"
+    assert report.counted == f"LoRA added to {len(modules)} of 208 tensors"
     for name, tensor in base.state_dict().items():
         torch.testing.assert_close(tensor, expected.get(name, before[name]))
 
