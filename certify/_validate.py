@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = [
     "options",
     "positive",
     "probability",
+    "seed_or_fresh",
     "seed_value",
 ]
 
@@ -106,6 +108,11 @@ def options(function: str, given: Mapping[str, Any], allowed: Iterable[str]) -> 
             meant = [n for n in ELSEWHERE.get(name, ()) if n in known] or difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {meant[0]!r}?" if meant else f"its options are {', '.join(known)}"
             raise TypeError(f"{function}() has no option {name!r}: {hint}")
+
+
+def seed_or_fresh(value: Any) -> int:
+    """`value` as a seed; None: a secret one from the operating system, 128 bits, which nothing in this process tells."""
+    return secrets.randbits(128) if value is None else seed_value(value)
 
 
 def choice(name: str, value: Any, options: Iterable[str]) -> str:

@@ -30,7 +30,7 @@ def images(
     prompt_embeds: Tensor,
     *,
     negative: Tensor | None = None,
-    seed: int | Sequence[int] = 0,
+    seed: int | Sequence[int] | None = None,
     generator: Source | None = None,
     steps: int = 50,
     guidance: float = 7.5,
@@ -43,8 +43,9 @@ def images(
         prompt_embeds: (b, tokens, width), encodings.
         negative: (1 or b, tokens, width), the branch without the prompt; None: the plain encoding of "". Not used where
             guidance ≤ 1.
-        seed: of the initial noise. Image i has a generator of its own, `certify.models.sampling.image_source(seed, i)`, so
-            that it is the same in any batch (up to rounding). A list: one seed an image, used as torch's `manual_seed` does.
+        seed: of the initial noise; None: fresh, from the operating system, as what is proven about images presumes (T5); a
+            number only to repeat a run. Image i has a generator of its own, `certify.models.sampling.image_source(seed, i)`,
+            so that it is the same in any batch (up to rounding). A list: one seed an image, used as torch's `manual_seed` does.
         generator: draws the initial noise of all images instead, one after the other, and whatever noise the scheduler adds.
             A list: one generator an image.
         steps, guidance: sampler settings; the defaults are Stable Diffusion's, `certify.world.DEFAULTS` the embedded model's.
@@ -98,7 +99,7 @@ def pair(
     prompt: str,
     *,
     images: int = 1,
-    seed: int = 0,
+    seed: int | None = None,
     steps: int = 50,
     guidance: float = 7.5,
 ) -> tuple[list[Image], list[Image]]:
@@ -109,16 +110,18 @@ def pair(
         adaptive: the smoother built on it.
         prompt: not empty.
         images: how many of each.
-        seed: of the initial noise and of the smoothing noise.
+        seed: of the initial noise and of the smoothing noise; None: both fresh, the defence as it is deployed: its noise is
+            another for every image. A number repeats a run: its images share one smoothed encoding, and an adversary who
+            knows the number has it too.
         steps, guidance: sampler settings, as for `certify.generate.images`.
 
     Returns:
         (undefended, defended), lists of PIL images.
     """
-    count, seed = _validate.count("images", images), _validate.seed_value(seed)
+    count = _validate.count("images", images)
     smoothed = adaptive.pipeline_inputs([prompt] * count, seed=seed)
     plain = adaptive.encoder.plain([prompt]).expand(count, -1, -1)
-    settings: dict[str, Any] = {"seed": seed, "steps": steps, "guidance": guidance}
+    settings: dict[str, Any] = {"seed": _validate.seed_or_fresh(seed), "steps": steps, "guidance": guidance}
     undefended = _images(pipe, plain, negative=adaptive.encoder.plain([""]), **settings)
     defended = _images(pipe, smoothed["prompt_embeds"], negative=smoothed["negative_prompt_embeds"], **settings)
     return pictures(undefended), pictures(defended)
@@ -130,7 +133,7 @@ def side_by_side(
     prompt: str,
     *,
     images: int = 4,
-    seed: int = 0,
+    seed: int | None = None,
     steps: int = 50,
     guidance: float = 7.5,
 ) -> Image:
@@ -151,12 +154,12 @@ def side_by_side(
 _images = images  # `pair` has an argument of that name
 
 
-def _sources(seed: int | Sequence[int], count: int) -> list[torch.Generator]:
+def _sources(seed: int | Sequence[int] | None, count: int) -> list[torch.Generator]:
     if isinstance(seed, (list, tuple, range)):
         if len(seed) != count:
             raise ValueError(f"seed has {len(seed)} entries for {count} encodings: must be one an image")
         return [torch.Generator().manual_seed(_validate.seed_value(s)) for s in seed]
-    number = _validate.seed_value(seed)
+    number = _validate.seed_or_fresh(seed)
     return [image_source(number, i) for i in range(count)]
 
 

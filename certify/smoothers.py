@@ -1,6 +1,7 @@
 """Smoothers: the estimators that are deployed.
 
-A certificate speaks of an ideal smoothed function; what runs is its estimate from a few draws (13 in the paper).
+A certificate speaks of an ideal smoothed function; what runs is its estimate from a few draws (13 in the paper), fresh ones at
+every call.
 
 >>> import torch
 >>> from certify import GaussianNoise
@@ -29,13 +30,13 @@ class _Smoother(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(n={self.n}, noise={self.noise!r})"
 
-    def __call__(self, y: Tensor, seed: int = 0) -> Tensor:
+    def __call__(self, y: Tensor, seed: int | None = None) -> Tensor:
         drawn = draw_all(
             self.f,
             _validate.finite_tensor("y", y),
             self.noise,
             n=self.n,
-            seed=_validate.seed_value(seed),
+            seed=_validate.seed_or_fresh(seed),
             stream="deployment",
             batch_size=self.batch_size,
         )
@@ -61,7 +62,9 @@ class MedianSmoother(_Smoother):
         n: draws.
         batch_size: inputs in one call of f.
 
-    Called with `(y, seed=0)`: one input (*input) and the seed of the deployment stream; returns (*output).
+    Called with `(y, seed=None)`: one input (*input); returns (*output). The noise is fresh and from the operating system, as
+    every statement about what is deployed presumes (T5, T6); global random state has no part in it. With a seed a run can be
+    repeated, by an adversary who knows or guesses it too, and nothing is proven about that output.
     """
 
     def reduce(self, outputs: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ The numbers of copies and of draws differ: a smoother whose K draws share one no
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -132,7 +131,7 @@ def deployed(
         encoder: T.
         rows: prompts, all with the same number of replicas, and the names of their noise streams. As many prompts share a
             batch as fit into it whole.
-        seed: of the noise; None: a fresh secret one.
+        seed: of the noise; None: a fresh secret one, of which every row has its own part.
         batch_size: sequences in one call of the text encoder.
 
     Returns:
@@ -141,7 +140,9 @@ def deployed(
     Raises:
         ValueError: an encoding is not finite.
     """
-    seed = secrets.randbits(128) if seed is None else _validate.seed_value(seed)
+    if seed is None:
+        rows = [(deployment, f"{number} {name}") for number, (deployment, name) in enumerate(rows)]
+    seed = _validate.seed_or_fresh(seed)
     replicas = rows[0][0].replicas
     together = max(1, batch_size // replicas)
     smoothed: list[Tensor] = []

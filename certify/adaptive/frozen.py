@@ -87,12 +87,13 @@ class FrozenSmoother:
             _one(inputs)
         return self._deployments(inputs)[0]
 
-    def encode(self, inputs: str | Sequence[str] | Tensor, seed: int | None = 0) -> Tensor:
+    def encode(self, inputs: str | Sequence[str] | Tensor, seed: int | None = None) -> Tensor:
         """Smoothed encodings under the frozen Σ: (b, tokens, width).
 
         Args:
             inputs: a prompt, several, or token embeddings, (tokens, width) or (b, tokens, width).
-            seed: as for `AdaptiveMedianSmoother.encode`; all inputs of one call see the same noise.
+            seed: as for `AdaptiveMedianSmoother.encode`: None, fresh and secret noise, another for every input; a number,
+                only to repeat a run: all inputs of one call then see the same noise.
 
         Raises:
             ValueError: a prompt has another length than the anchor, or embeddings another shape or a NaN.
@@ -100,8 +101,8 @@ class FrozenSmoother:
         rows = [(deployment, self._key) for deployment in self._deployments(inputs)]
         return deployed(self.encoder, rows, seed, self.batch_size)
 
-    def __call__(self, y: Tensor, seed: int | None = 0) -> Tensor:
-        """One input, (tokens, width) → (tokens, width): the shape of `certify.MedianSmoother`."""
+    def __call__(self, y: Tensor, seed: int | None = None) -> Tensor:
+        """One input, (tokens, width) → (tokens, width): the shape of `certify.MedianSmoother`; `seed` as in `encode`."""
         return self.encode(_one(y), seed)[0]
 
     def distance(self, prompt: str) -> float:

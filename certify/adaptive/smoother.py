@@ -13,8 +13,8 @@ and the default, Σ is computed from the prompt received; an adversary who moves
 about `freeze(prompt)`, the smoother with Σ fixed. Under "noise-then-adapt" and "memory" they are about the adaptive smoother
 itself. `deployment(prompt)` is what runs, under any policy, as a function of the noisy copies of the prompt that it sees.
 
-A bound on what is deployed (T5) is about deployment noise that is fresh and secret. With a published seed the outputs
-can be reproduced, by an adversary too; `seed=None` draws a secret one from the operating system.
+A bound on what is deployed (T5) is about deployment noise that is fresh and secret: what `encode` draws, from the operating
+system, unless it is given a seed. With a seed a run can be repeated, by an adversary too, and nothing is proven about it.
 """
 
 from __future__ import annotations
@@ -388,7 +388,7 @@ class AdaptiveMedianSmoother:
 
     # Prompt → prompt_embeds
 
-    def encode(self, prompts: str | Sequence[str], seed: int | None = 0) -> Tensor:
+    def encode(self, prompts: str | Sequence[str], seed: int | None = None) -> Tensor:
         """Smoothed encodings, as the pipeline's `prompt_embeds`.
 
         Equation
@@ -400,9 +400,11 @@ class AdaptiveMedianSmoother:
 
         Args:
             prompts: one prompt or several.
-            seed: where the noise comes from. A prompt's noise depends on the seed and its own tokens, so it is encoded
-                alike alone and anywhere in a list (up to the encoder's rounding), and twice the same in one list. None:
-                a fresh secret seed, which a guarantee for the deployed encoding presumes (T5).
+            seed: None: noise that is fresh and secret, for every entry of the list anew, which a guarantee for the deployed
+                encoding presumes (T5). A number, only to repeat a run: whoever knows or guesses it can repeat it too, the
+                defence is then a fixed function that an attack can be fitted to, and nothing is proven about it. A prompt's
+                noise then depends on the seed and its own tokens, so it is encoded alike alone and anywhere in a list (up
+                to the encoder's rounding), and twice the same in one list.
 
         Returns:
             (b, tokens, width), the encoder's dtype and device.
@@ -417,11 +419,11 @@ class AdaptiveMedianSmoother:
         rows = [(self._deployment(t, record), stream_name(t)) for t, record in zip(tokenized, records, strict=True)]
         return deployed(self.encoder, rows, seed, self.batch_size)
 
-    def encode_unconditional(self, negative_prompt: str = "", seed: int | None = 0) -> Tensor:
+    def encode_unconditional(self, negative_prompt: str = "", seed: int | None = None) -> Tensor:
         """The branch without the prompt, as the pipeline's `negative_prompt_embeds`: (1, tokens, width).
 
         Plain, unless `smooth_unconditional`: then with σ₀ at every position but the begin token. A negative prompt gets
-        no relevance: what it names is what the user wants to avoid, and drowning it would undo that.
+        no relevance: what it names is what the user wants to avoid, and drowning it would undo that. `seed` is as in `encode`.
         """
         tokenized = self.encoder.tokenize(negative_prompt)
         if not self.smooth_unconditional:
@@ -432,9 +434,9 @@ class AdaptiveMedianSmoother:
         return deployed(self.encoder, [row], seed, self.batch_size)
 
     def pipeline_inputs(
-        self, prompts: str | Sequence[str], negative_prompt: str = "", seed: int | None = 0
+        self, prompts: str | Sequence[str], negative_prompt: str = "", seed: int | None = None
     ) -> dict[str, Tensor]:
-        """Both branches, for `pipe(**adaptive.pipeline_inputs("…"), guidance_scale=…)`."""
+        """Both branches, for `pipe(**adaptive.pipeline_inputs("…"), guidance_scale=…)`; `seed` as in `encode`."""
         embeds = self.encode(prompts, seed)
         negative = self.encode_unconditional(negative_prompt, seed)
         return {"prompt_embeds": embeds, "negative_prompt_embeds": negative.expand(len(embeds), -1, -1).contiguous()}

@@ -22,6 +22,7 @@ def generate(
     steps: Steps = None,
     guidance: Guidance = None,
     images: Annotated[int, typer.Option(help="Pairs of images.")] = 4,
+    seed: Annotated[int | None, typer.Option(help="Repeat the run with this seed; default: fresh noise.")] = None,
     out_dir: Annotated[Path | None, typer.Option("--out", help="Picture to write. [default: runs/…]")] = None,
 ) -> None:
     """Generate undefended and defended images side by side, from the same initial noise."""
@@ -31,9 +32,7 @@ def generate(
     adaptive, pipe = settings.whole(unet)
     terminal.show_tokens(text, adaptive)
     with terminal.out.status("generating"):
-        picture = side_by_side(
-            pipe, adaptive, text, images=images, seed=settings.seed, **settings.sampler(steps, guidance)
-        )
+        picture = side_by_side(pipe, adaptive, text, images=images, seed=seed, **settings.sampler(steps, guidance))
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
     terminal.out.print(f"above: undefended; below: defended, same initial noise\nwritten: {path}", soft_wrap=True)

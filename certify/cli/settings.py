@@ -168,16 +168,17 @@ class Settings:
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command an option for every field of `Settings`, and hands it one `settings`."""
+    own = inspect.signature(command, eval_str=True)
     shared = [
         inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hint)
         for f, hint in zip(fields(Settings), get_type_hints(Settings, include_extras=True).values(), strict=True)
+        if f.name not in own.parameters  # a command may have an option of the name for a purpose of its own
     ]
-    own = inspect.signature(command, eval_str=True)
     mine = [q.replace(kind=inspect.Parameter.KEYWORD_ONLY) for q in own.parameters.values() if q.name != "settings"]
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
-        settings = Settings(**{f.name: given.pop(f.name) for f in fields(Settings)})
+        settings = Settings(**{option.name: given.pop(option.name) for option in shared})
         _ = settings.bytes  # refused before any work is done
         command(settings=settings, **given)
 

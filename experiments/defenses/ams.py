@@ -8,8 +8,8 @@ flag for UCE and nudity, local for UCE and violence; several concepts by the lar
 is silent: `certify.AdaptiveMedianSmoother`'s options (which cosine, where noise is, how large it may get).
 
 `VARIANTS` are what the tables and sweeps compare; every one is the published settings, or the embedded model's, with one
-thing changed. A prompt of no tokens has no relevance and keeps its plain encoding. The smoothing noise depends on
-`seed` and on the prompt's tokens; the published tables average over three seeds.
+thing changed. A prompt of no tokens has no relevance and keeps its plain encoding. The smoothing noise is
+fresh at every call; a measurement fixes it with `seed`, and the published tables average over three.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Settings:
         k, n, aggregate, use_global, policy, similarity, special_tokens: as there.
         sigma_min_relative, sharing: of "noise-then-adapt".
         sigma_max_relative: the cap in spreads; None: that of the smoother.
-        seed: of the smoothing noise.
+        seed: of the smoothing noise; None: fresh at every call, as it is deployed. A measurement that can be repeated needs a
+            number (`Ground.defense` asks for one).
     """
 
     concepts: tuple[str, ...] = ()
@@ -57,13 +58,14 @@ class Settings:
     sigma_min_relative: float | None = None
     sharing: str = "none"
     sigma_max_relative: float | None = None
-    seed: int = 0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         given: object = self.concepts
         if isinstance(given, str):
             raise TypeError(f"concepts = {given!r}: must be a list of names or paths")
-        _validate.seed_value(self.seed)
+        if self.seed is not None:
+            _validate.seed_value(self.seed)
         _validate.choice("policy", self.policy, ("frozen", "noise-then-adapt"))
         for name, allowed in (
             ("aggregate", AGGREGATES),

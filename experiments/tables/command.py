@@ -185,13 +185,13 @@ def _choose(a: Any, run: Run) -> None:
 def _smoothing(a: Any, ground: Ground) -> Mapping[str, Smoothing]:
     """Chosen before, on the embedded world; given or published, on a real model."""
     if a.model is None:
-        base: Smoothing = DEFENSES["ams"].embedded()
+        base: Smoothing = replace(DEFENSES["ams"].embedded(), seed=0)
         for path in (a.out / "chosen.json", _CHOSEN):
             if path.exists():
                 return read_smoothing(path, base)
         return {"esd": base, "uce": base}
     concept = ground.concept("")
-    base = replace(DEFENSES["ams"].published(), concepts=(a.pairs or concept.name,))
+    base = replace(DEFENSES["ams"].published(), concepts=(a.pairs or concept.name,), seed=0)
     found = {}
     for method in ground.victims():
         settings = base

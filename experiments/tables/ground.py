@@ -138,12 +138,17 @@ class Ground(ABC):
 
     def defense(self, name: str, concept: Concept, method: str, settings: Any = None) -> Defense:
         """A defence of a victim."""
+        chosen = self.settings(name, concept) if settings is None else settings
+        if isinstance(chosen, Smoothing) and chosen.seed is None:
+            raise ValueError(
+                "settings has seed = None: must be a number, so that what is measured can be measured again"
+            )
         return DEFENSES[name](
             self.pipe(concept, method),
             steps=self.steps,
             guidance=self.guidance,
             concept=concept,
-            settings=self.settings(name, concept) if settings is None else settings,
+            settings=chosen,
         )
 
     def fingerprint(self, concept: Concept, method: str) -> str:
@@ -290,7 +295,12 @@ class Embedded(Ground):
             from experiments.defenses import posi
 
             return posi.Settings(rewriter=str(posi.trained(concept, self.out / "posi", seed=self.seed)))
-        return DEFENSES[defense].embedded()
+        return _repeatable(DEFENSES[defense].embedded())
+
+
+def _repeatable(settings: Any) -> Any:
+    """Settings whose noise is the same in every run."""
+    return replace(settings, seed=0) if isinstance(settings, Smoothing) and settings.seed is None else settings
 
 
 class Given(Ground):
@@ -411,7 +421,7 @@ class Given(Ground):
         return self._detector
 
     def settings(self, defense: str, concept: Concept) -> Any:
-        return self._defaults.get(defense, DEFENSES[defense].published())
+        return _repeatable(self._defaults.get(defense, DEFENSES[defense].published()))
 
     def _read(self, path: Path, count: int) -> list[Target]:
         return asked_for.read(path, count=count, first=self.seed * 1_000_003, empty=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -243,7 +244,7 @@ def tune(concept: str = "circle") -> None:
             )
             if similarity == "end-of-text" and sigma0 == 0.02:
                 line("undefended", adaptive.encoder.plain)
-            line(f"{similarity}, σ₀ = {sigma0:g} spreads, k = {k}", adaptive.encode)
+            line(f"{similarity}, σ₀ = {sigma0:g} spreads, k = {k}", functools.partial(adaptive.encode, seed=0))
 
 
 def grid(file: Any, columns: int = 12) -> None:
