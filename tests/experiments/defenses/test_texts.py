@@ -143,7 +143,7 @@ def test_lists_without_a_word(small, tmp_path):
 
 
 def ams(pipe, settings: Settings | None = None) -> Ams:
-    return Ams(pipe, **SAMPLER, concept=CIRCLE, settings=settings or Ams.embedded())
+    return Ams(pipe, **SAMPLER, concept=CIRCLE, settings=settings or replace(Ams.embedded(), seed=0))
 
 
 def test_the_encoding_is_the_smoothers(world_pipe):
