@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEEPEST",
+    "FULL",
     "LARGEST_TEXT",
     "csv_rows",
     "decoded",
@@ -53,6 +54,9 @@ LARGEST_TEXT = 2**28
 
 DEEPEST = 100
 """How deep lists and objects of a JSON file may lie in one another."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of the errors that say that there is no room."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
-from urllib.parse import quote
 
 import torch
 from torch import Tensor
@@ -30,7 +29,6 @@ from certify.bounds.radius import CertifiedRadius, largest_radius
 from certify.montecarlo import Accumulator, ExtremeRanks, Function, Progress, draw, draw_all, median, pool
 from certify.montecarlo.accumulators import LARGEST_GROUP
 from certify.montecarlo.checkpoint import Checkpoint, as_checkpoint
-from certify.montecarlo.processes import Processes
 from certify.montecarlo.ranks import DEFAULT_MEMORY
 from certify.noise import Noise, as_noise
 from certify.progress import as_progress
@@ -267,7 +265,6 @@ def ask(
         ranks_seen = seen.get(ExtremeRanks.key)
         if isinstance(ranks_seen, ExtremeRanks):
             ranks_seen.memory = allowed
-            ranks_seen.folder = None if kept is None else kept.folder / _spilled(function, ranks_seen)
         draw(
             f,
             y,
@@ -708,11 +705,6 @@ def _floor(setting: Setting, choice: _Choice, memory: int) -> float:
         middle = (low + high) / 2
         low, high = (low, middle) if fits(middle) else (middle, high)
     return high
-
-
-def _spilled(function: str, ranks: ExtremeRanks) -> str:
-    """The folder of spilled draws: another one for other ranks, and for each of several processes."""
-    return f"draws-{quote(function, safe=' ')}-{ranks.low}-{ranks.high}-{Processes.current().rank}"
 
 
 def _names(statement: MSE | Curve | Radius | Deployed, setting: Setting) -> list[str]:

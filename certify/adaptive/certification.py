@@ -50,7 +50,8 @@ from certify.downstream import (
 from certify.models import NoisePredictor, PromptEncoder
 from certify.models.trajectory import Trajectory
 from certify.montecarlo import Progress
-from certify.montecarlo.checkpoint import Checkpoint, RunFolder
+from certify.montecarlo.checkpoint import Checkpoint
+from certify.montecarlo.runs import RunFolder, as_run_folder
 from certify.progress import as_progress
 from certify.replicas import event_bound, statistic_bound
 from certify.statements import MSE, Curve, Deployed, Radius, Statement, ask
@@ -100,7 +101,7 @@ class CertifyOptions(TypedDict, total=False):
     private: bool
     batch_size: int | None
     progress: Progress | bool | None
-    checkpoint: str | Path | None
+    checkpoint: str | Path | RunFolder | None
     memory: int | None
     model: ModelRecord | None
     provenance: Mapping[str, Any] | None
@@ -190,7 +191,7 @@ def certify_prompt(
     private: bool = False,
     batch_size: int | None = None,
     progress: Progress | bool | None = None,
-    checkpoint: str | Path | None = None,
+    checkpoint: str | Path | RunFolder | None = None,
     memory: int | None = None,
     model: ModelRecord | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -224,9 +225,9 @@ def certify_prompt(
             them are relevant can be read from it. Relevance, σ, the reference and the boxes are those of the words: who has the
             model can test guesses of a prompt against them. Private is not secret.
         batch_size, memory, progress: as in `certify.statements.ask`; progress counts encodings.
-        checkpoint: a folder for this certificate alone, to keep in what every pass has drawn. The same call goes on from there
-            to the identical certificate; batch size and memory may be others. It is the caller's to remove, with
-            `RunFolder.remove`, once the certificate is saved.
+        checkpoint: a folder to keep in what every pass has drawn. The same call goes on from there to the identical
+            certificate; batch size and memory may be others; another call has a place of its own in it. With a
+            `certify.montecarlo.RunFolder` the caller removes what was kept, with its `remove`, once the certificate is saved.
         model: which weights these are, where the caller knows that they have not changed since; None: computed here.
         provenance: more to put on record, as JSON values ("source": where the model is from). What was run is there anyway,
             and no name of an option or of a part of the record may be given here.
@@ -237,7 +238,7 @@ def certify_prompt(
 
     Raises:
         ValueError: the prompt is empty or too long, or an argument is out of range.
-        CheckpointError: the checkpoint is of another run, or damaged.
+        CheckpointError: the checkpoint is damaged, or another process writes it.
     """
     further = checked_provenance(provenance, _spoken_for())
     check_options(
@@ -292,7 +293,8 @@ def certify_prompt(
             "guidance": guidance,
             "private": private,
         }
-        folder = RunFolder(checkpoint, run_of_prompt(adaptive, prompt, model, decides))
+        settings_of_run = run_of_prompt(adaptive, prompt, model, decides)
+        folder = as_run_folder(checkpoint).open(settings_of_run, secret=prompt if private else None)
 
     def kept(name: str) -> Checkpoint | None:
         return None if folder is None else folder.checkpoint(name)
@@ -474,7 +476,7 @@ def run_of_prompt(
 
     Args:
         adaptive: the smoother.
-        prompt: it enters as a SHA-256.
+        prompt: it enters as a SHA-256, and not at all if `private` is decided: a digest of it can be guessed at.
         model: its weights.
         decides: whatever else the command or call was given that enters.
     """
@@ -487,7 +489,7 @@ def run_of_prompt(
     return {
         "version": __version__,
         "torch": torch.__version__,
-        "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest(),
+        "prompt_sha256": None if decides.get("private") else hashlib.sha256(prompt.encode()).hexdigest(),
         "model": model.to_dict(),
         "dtype": str(adaptive.encoder.dtype).removeprefix("torch."),
         "device": adaptive.encoder.device.type,

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
+from rich.text import Text
 
+from certify import _validate
 from certify._text import safely
 from certify.cli import terminal
-from certify.cli.folders import DRAWINGS, new_file, resumable, slug
-from certify.cli.processes import one_process
+from certify.cli.folders import DRAWINGS, agreed, certificate_folder, new_file, resumable, saved, slug
+from certify.cli.processes import one_process, rank
 from certify.cli.settings import (
     Alpha,
     Drawing,
     Draws,
+    Fresh,
     Guidance,
+    Kept,
     Prompt,
     Settings,
     Steps,
@@ -25,6 +29,9 @@ from certify.cli.settings import (
     with_settings,
 )
 from certify.cli.work import work_ahead
+
+if TYPE_CHECKING:
+    from certify.adaptive import AdaptiveMedianSmoother
 
 
 @with_settings
@@ -37,6 +44,8 @@ def radius(
     n: Draws = 10_000,
     alpha: Alpha = 1e-3,
     picture: Drawing = None,
+    out_dir: Kept = None,
+    fresh: Fresh = False,
 ) -> None:
     """The largest perturbation under which a prompt's smoothed encoding provably stays within a tolerance."""
     from certify import certified_radius
@@ -45,23 +54,27 @@ def radius(
     check_numbers(alpha=alpha, n=n)
     if picture is not None:
         new_file("picture", picture, DRAWINGS)
-    folder = Path("runs") / f"radius-{slug(text)}"
+    folder = _folder(settings, "radius", text, out_dir)
     adaptive = settings.text_only()
     problem, stick = adaptive.problem(text), yardstick(adaptive, text)
     terminal.out.print(f"[dim]{work_ahead(adaptive, None, text, n, 0, 0, 0)}[/]")
-    within = stick.distance if tolerance is None else tolerance
+    within = _validate.positive("tolerance", stick.distance if tolerance is None else tolerance)
     decides = {"command": "radius", "tolerance": within, "n": n, "alpha": alpha, "seed": settings.seed}
-    with resumable(folder, adaptive, text, decides) as checkpoint, terminal.bar("drawing") as tick:
-        r = certified_radius(
-            problem.f,
-            problem.y,
-            problem.noise,
-            support=problem.support,
-            tolerance=within,
-            alpha=alpha,
-            checkpoint=checkpoint,
-            **settings.draws(n, tick),
-        )
+    with resumable(folder, adaptive, text, decides, fresh) as checkpoint:
+        with terminal.bar("drawing") as tick:
+            r = certified_radius(
+                problem.f,
+                problem.y,
+                problem.noise,
+                support=problem.support,
+                tolerance=within,
+                alpha=alpha,
+                checkpoint=checkpoint,
+                **_about(adaptive),
+                **settings.draws(n, tick),
+            )
+        if out_dir is not None:
+            _save(settings, adaptive, text, r, folder)
     if r.status == "abstained":
         terminal.out.print(f"[bold]No radius is certified[/]: {escape(r.reason)}.")
         return
@@ -104,6 +117,8 @@ def curve(
     n: Draws = 10_000,
     alpha: Alpha = 1e-3,
     picture: Drawing = None,
+    out_dir: Kept = None,
+    fresh: Fresh = False,
 ) -> None:
     """The bound of a prompt at several radii, from one set of draws."""
     from certify import bound_curve, plots
@@ -116,23 +131,28 @@ def curve(
         radii = [float(r) for r in rhos.split(",")]
     except ValueError:
         raise ValueError(f"rhos = {rhos!r}: must be numbers separated by commas") from None
+    _validate.increasing("rhos", radii)
+    folder = _folder(settings, "curve", text, out_dir)
     adaptive = settings.text_only()
     problem, stick = adaptive.problem(text), yardstick(adaptive, text)
     terminal.out.print(f"[dim]{work_ahead(adaptive, None, text, n, 0, 0, 0)}[/]")
-    folder = Path("runs") / f"curve-{slug(text)}"
     decides = {"command": "curve", "rhos": radii, "pointwise": pointwise, "n": n, "alpha": alpha, "seed": settings.seed}
-    with resumable(folder, adaptive, text, decides) as checkpoint, terminal.bar("drawing") as tick:
-        k_ = bound_curve(
-            problem.f,
-            problem.y,
-            problem.noise,
-            support=problem.support,
-            rhos=radii,
-            alpha=alpha,
-            simultaneous=not pointwise,
-            checkpoint=checkpoint,
-            **settings.draws(n, tick),
-        )
+    with resumable(folder, adaptive, text, decides, fresh) as checkpoint:
+        with terminal.bar("drawing") as tick:
+            k_ = bound_curve(
+                problem.f,
+                problem.y,
+                problem.noise,
+                support=problem.support,
+                rhos=radii,
+                alpha=alpha,
+                simultaneous=not pointwise,
+                checkpoint=checkpoint,
+                **_about(adaptive),
+                **settings.draws(n, tick),
+            )
+        if out_dir is not None:
+            _save(settings, adaptive, text, k_, folder)
     terminal.show_curve(k_.rhos, k_.values, stick.distance)
     terminal.out.print(
         f"[dim]{'each point by itself' if pointwise else 'all points at once'} with confidence 1 − {alpha:g}, "
@@ -231,6 +251,35 @@ def plan(
     terminal.out.print(
         str(certify.plan(rho=rho, n=n, outputs=outputs, alpha=alpha, p=p, replicas=replicas, target=target))
     )
+
+
+def _folder(settings: Settings, command: str, text: str, out_dir: Path | None) -> Path:
+    """Where the certificate goes, if one is wanted, and until then the draws."""
+    if out_dir is None:
+        return Path("runs") / f"{command}-{slug(text)}"
+    if settings.policy == "memory":
+        raise ValueError("out: must be left out with --policy memory; certify prompt stores the region that it claims")
+    return agreed(lambda: certificate_folder(out_dir, text, False))
+
+
+def _about(adaptive: AdaptiveMedianSmoother) -> dict[str, Any]:
+    """What a statement about the encoding says that it is about."""
+    from certify.adaptive.certification import EMBEDDING
+
+    return {"policy": adaptive.policy, "smoother": adaptive.aggregate, "function": EMBEDDING}
+
+
+def _save(settings: Settings, adaptive: AdaptiveMedianSmoother, text: str, result: Any, folder: Path) -> None:
+    """Saves a statement about a prompt's encoding as a certificate, which `certify check` reads."""
+    from certify import Certificate
+    from certify.certificate import ModelRecord
+
+    if rank():
+        return
+    model = ModelRecord.of(adaptive.encoder.text_encoder)
+    record = {"prompt": text, "smoother": adaptive.settings(), "source": settings.source(None)}
+    folder = saved(Certificate.of(result, model=model, provenance=record), folder)
+    terminal.out.print(Text(f"written: {folder}/ (certificate.json, tensors.safetensors)"), soft_wrap=True)
 
 
 def _noised(axes: Any) -> float:

@@ -18,6 +18,8 @@ from certify.cli.processes import rank
 
 if TYPE_CHECKING:
     from certify.adaptive import AdaptiveMedianSmoother
+    from certify.certificate import Certificate
+    from certify.montecarlo import RunFolder
     from certify.montecarlo.checkpoint import Checkpoint
 
 
@@ -28,7 +30,7 @@ DRAWINGS = (".png", ".svg", ".pdf")
 def certificate_folder(folder: Path | None, text: str, private: bool) -> Path:
     """Where a certificate goes: the folder given, if it holds none of our files yet, else a new one below runs/.
 
-    A folder with a checkpoint is that of a run that is not over: it goes on there, if it is the same.
+    A folder with a checkpoint is that of a run that is not over: it goes on there, if it is the same, or beside it.
     """
     if folder is None:
         first = Path("runs") / ("private" if private else slug(text))
@@ -56,44 +58,75 @@ def agreed(choose: Callable[[], Path]) -> Path:
     return chosen
 
 
+def saved(certificate: Certificate, folder: Path) -> Path:
+    """Saves a certificate into a folder, and returns it; where another one has come to lie there, into one beside it.
+
+    A run that was killed after this wrote the same certificate.
+    """
+    from certify import Certificate
+
+    if any((folder / name).exists() for name in FILES):
+        try:
+            there = Certificate.load(folder)
+            same = (
+                there.claims == certificate.claims and there.provenance.get("model") == certificate.provenance["model"]
+            )
+        except (OSError, ValueError):
+            same = False
+        if not same:
+            folder = unused(folder)
+    return certificate.save(folder, overwrite=True)
+
+
 @contextmanager
-def kept(folder: Path, otherwise: str = "") -> Iterator[Path]:
-    """The folder for a run's checkpoint, below that for its results; says what is there, and what is kept if it is stopped."""
-    from certify.montecarlo.checkpoint import CheckpointError, RunFolder
+def kept(folder: Path, fresh: bool = False) -> Iterator[RunFolder]:
+    """The folder for a run's checkpoints, below that for its results; says what is there, and what is kept if it is stopped."""
+    from certify import _files
+    from certify.montecarlo import RunFolder
+    from certify.montecarlo.checkpoint import CheckpointError
+
+    def resuming(path: Path) -> None:
+        terminal.out.print(Text(f"draws of an earlier start: {path}/", style="dim"), soft_wrap=True)
 
     # Every process has draws of its own to keep.
-    checkpoint = folder / (f"checkpoint-{rank()}" if rank() else "checkpoint")
-    if RunFolder.holds_draws(checkpoint):
-        terminal.out.print(Text(f"draws of an earlier start: {checkpoint}/", style="dim"), soft_wrap=True)
+    draws = RunFolder(folder / (f"checkpoint-{rank()}" if rank() else "checkpoint"), fresh=fresh, resuming=resuming)
     try:
-        yield checkpoint
+        yield draws
     except CheckpointError as error:
-        raise ValueError(f"{error}{otherwise and ','}{otherwise}") from error
+        raise ValueError(f"{error}, give --fresh, or another --out") from error
     except KeyboardInterrupt:
-        if RunFolder.holds_draws(checkpoint):
-            terminal.out.print(Text(f"Stopped. What was drawn is kept in {checkpoint}/"), soft_wrap=True)
+        if draws.holds_draws:
+            terminal.out.print(Text(f"Stopped. What was drawn is kept in {draws.path}/"), soft_wrap=True)
             terminal.out.print("The same command goes on from there. Nothing is claimed yet.")
         else:
-            RunFolder.remove(checkpoint)
             _tidy(folder)
             terminal.out.print("Stopped before anything was drawn. Nothing is claimed.")
         raise typer.Exit(130) from None
+    except OSError as error:
+        if error.errno not in _files.FULL or not draws.holds_draws:
+            raise
+        said = error.strerror if error.filename is None else f"{error.strerror}: {error.filename!r}"
+        raise OSError(
+            f"{said}. What was drawn is kept in {draws.path}/: when there is room the same command goes on from there"
+        ) from error
+    except BaseException:
+        _tidy(folder)
+        raise
 
 
 @contextmanager
 def resumable(
-    folder: Path, adaptive: AdaptiveMedianSmoother, text: str, decides: dict[str, Any]
+    folder: Path, adaptive: AdaptiveMedianSmoother, text: str, decides: dict[str, Any], fresh: bool
 ) -> Iterator[Checkpoint]:
-    """The checkpoint of a command that draws once and only prints: removed when the draws are made."""
-    from certify.adaptive.certification import run_of_prompt
+    """The checkpoint of a command that draws once; removed when what follows the draws is done, too."""
+    from certify.adaptive.certification import EMBEDDING, run_of_prompt
     from certify.certificate import ModelRecord
-    from certify.montecarlo.checkpoint import RunFolder
 
-    with kept(folder) as checkpoint:
+    with kept(folder, fresh) as draws:
         run = run_of_prompt(adaptive, text, ModelRecord.of(adaptive.encoder.text_encoder), decides)
-        with RunFolder(checkpoint, run) as draws:
-            yield draws.checkpoint("text encoding")
-            RunFolder.remove(checkpoint)
+        with draws.open(run):
+            yield draws.checkpoint(EMBEDDING)
+            draws.remove()
     _tidy(folder)
 
 

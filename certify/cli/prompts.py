@@ -11,9 +11,20 @@ from rich.text import Text
 from certify import _files, _validate
 from certify._text import safely
 from certify.cli import terminal
-from certify.cli.folders import FILES, agreed, certificate_folder, kept, slug
+from certify.cli.folders import FILES, agreed, certificate_folder, kept, saved, slug
 from certify.cli.processes import one_process, rank
-from certify.cli.settings import Alpha, Draws, Guidance, Prompt, Settings, Steps, UNet, check_numbers, with_settings
+from certify.cli.settings import (
+    Alpha,
+    Draws,
+    Fresh,
+    Guidance,
+    Prompt,
+    Settings,
+    Steps,
+    UNet,
+    check_numbers,
+    with_settings,
+)
 from certify.cli.work import work_ahead
 
 if TYPE_CHECKING:
@@ -48,14 +59,13 @@ def prompt(
     guidance: Guidance = None,
     alpha: Alpha = 1e-3,
     out_dir: Annotated[Path | None, typer.Option("--out", help="Folder for the results.", show_default=False)] = None,
+    fresh: Fresh = False,
     private: Annotated[bool, typer.Option("--private", help="Leave the prompt's text out of every file.")] = False,
 ) -> None:
     """Certify a prompt: how far can its encoding, the noise prediction and the image move inside the ellipsoid?
 
     A run that is stopped or killed goes on where it was when the same command is given again.
     """
-    from certify.montecarlo.checkpoint import RunFolder
-
     factor = 10 if thorough else 1
     n, statistics, images = (
         factor * default if given is None else given
@@ -75,34 +85,35 @@ def prompt(
     sampler = settings.sampler(steps, guidance)
     counts: dict[str, Any] = {"statistics": 0 if text_only else statistics, "images": 0 if detector is None else images}
     terminal.out.print(f"[dim]{work_ahead(adaptive, pipe, text, n, sampler['steps'], **counts)}[/]")
-    with kept(folder, " or give another --out") as checkpoint, terminal.bar("drawing") as tick:
-        certificate = adaptive.certify(
-            text,
-            rho=rho,
-            rho_deployed=rho_deployed,
-            q=q,
-            n=n,
-            alpha=alpha,
-            seed=settings.seed,
-            pipe=pipe,
-            detector=detector,
-            prompts=prompts,
-            private=private,
-            batch_size=settings.batch_size,
-            memory=memory,
-            checkpoint=checkpoint,
-            progress=tick,
-            provenance={"source": settings.source(unet)},
-            **counts,
-            **sampler,
-        )
-    terminal.show_certificate(certificate)
-    if detector is None and not text_only:
-        terminal.out.print("[dim]No detector: nothing is said about images (--detector).[/]")
-    if rank() == 0:
-        certificate.save(folder, overwrite=True)  # a run that was killed between here and the next lines wrote the same
-        _draw_pictures(certificate, folder)
-    RunFolder.remove(checkpoint)
+    with kept(folder, fresh) as draws:
+        with terminal.bar("drawing") as tick:
+            certificate = adaptive.certify(
+                text,
+                rho=rho,
+                rho_deployed=rho_deployed,
+                q=q,
+                n=n,
+                alpha=alpha,
+                seed=settings.seed,
+                pipe=pipe,
+                detector=detector,
+                prompts=prompts,
+                private=private,
+                batch_size=settings.batch_size,
+                memory=memory,
+                checkpoint=draws,
+                progress=tick,
+                provenance={"source": settings.source(unet)},
+                **counts,
+                **sampler,
+            )
+        terminal.show_certificate(certificate)
+        if detector is None and not text_only:
+            terminal.out.print("[dim]No detector: nothing is said about images (--detector).[/]")
+        if rank() == 0:
+            folder = saved(certificate, folder)
+            _draw_pictures(certificate, folder)
+        draws.remove()
     written = ", ".join(name for name in FILES if (folder / name).exists())
     terminal.out.print(Text(f"written: {folder}/ ({written})"), soft_wrap=True)
     terminal.out.print(

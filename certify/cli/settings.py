@@ -40,6 +40,11 @@ Guidance = Annotated[float | None, typer.Option(help="Guidance scale. [default: 
 Seed = Annotated[int, typer.Option(help="Seed of all draws.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, …; default: cuda where there is one.")]
 Drawing = Annotated[Path | None, typer.Option(help="Write a picture here (.png, .svg or .pdf).")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Begin anew, whatever an earlier start has drawn.")]
+Kept = Annotated[
+    Path | None,
+    typer.Option("--out", help="Folder for the certificate, and until then for what is drawn.", show_default=False),
+]
 Batch = Annotated[int | None, typer.Option("--batch-size", help="Encodings in one call of the text encoder.")]
 
 

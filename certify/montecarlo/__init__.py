@@ -14,6 +14,7 @@ from certify.montecarlo.accumulators import (
     whole_groups,
 )
 from certify.montecarlo.engine import Function, Progress, draw, draw_all
+from certify.montecarlo.runs import RunFolder
 from certify.montecarlo.streams import BLOCK, generator
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Function",
     "Groups",
     "Progress",
+    "RunFolder",
     "draw",
     "draw_all",
     "generator",

@@ -3,52 +3,45 @@
 A checkpoint is one file that is replaced as a whole: whatever moment a run is killed at, the file is that of the last save.
 It holds the accumulators after a number of whole shards, what has been drawn of the next one, and what run they belong to:
 input, noise, draws, seed, stream, the kinds of the accumulators, and a name that the caller gives the function (a model's
-SHA-256, say). A file of another run, or one that is damaged, is refused; nothing is overwritten then.
-Shards are merged in their order, so the run that goes on is the undisturbed one, bit for bit.
+SHA-256, say). All that names the file, too: another run has another file. One that is damaged is refused; nothing is
+overwritten then. Shards are merged in their order, so the run that goes on is the undisturbed one, bit for bit.
 
-A certificate takes several passes (text encodings, statistics, images). `RunFolder` keeps their checkpoints in one folder
-that belongs to one run, with one writer at a time, and is removed when the run is over.
+A certificate takes several passes (text encodings, statistics, images); `certify.montecarlo.runs` keeps their checkpoints.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import hmac
 import json
-import os
-import re
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from certify import _files
-from certify._digests import json_digest, tensor_digest
+from certify._digests import tensor_digest
+from certify.montecarlo.ranks import ExtremeRanks, Room
+from certify.montecarlo.streams import BLOCK, SHARD
 from certify.noise import Noise
 
 if TYPE_CHECKING:
     from certify.montecarlo.processes import Kept
 
-__all__ = ["Checkpoint", "CheckpointError", "RunFolder", "as_checkpoint"]
+__all__ = ["AGAIN", "Checkpoint", "CheckpointError", "as_checkpoint"]
 
-_FORMAT = "certify checkpoint 3"
-_RUN_FORMAT = "certify run 2"
-_OLD = ("certify checkpoint 2", "certify run 1")
-_OLD_DRAWS = (
-    "was drawn by an older version of certify, whose streams of random numbers were others; delete it to begin anew"
-)
-_RUN, _LOCK = "run.json", "lock"
-_SECONDS = 10.0
+AGAIN = "move it away to begin anew"
+"""What can be done about a damaged checkpoint."""
+
+_FORMAT = "certify checkpoint 4"
 _SHARE = 20  # saving takes at most one part in so many of the time
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is damaged, or of another run, or another process writes it."""
+    """A checkpoint is damaged, or another process writes it."""
 
 
 class Checkpoint:
@@ -58,15 +51,28 @@ class Checkpoint:
         folder: made if it is not there. Each run (stream) and each of several processes has a file of its own in it.
         interval: seconds between two saves, at least; 0: after every batch. Where a save takes long (large order statistics)
             it is twenty times what the last one took.
-        function: what f is, as far as the caller can say: the SHA-256 of a model, a name. Another one is refused.
+        function: what f is, as far as the caller can say: the SHA-256 of a model, a name.
+        wrote: told of every file before it is written; None: nobody keeps account.
+        salt: of the digests by which the run is known, where somebody could guess what they are of; files are then the owner's
+            alone to read. Empty: plain ones.
     """
 
-    def __init__(self, folder: str | Path, *, interval: float = 30.0, function: str = "") -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        interval: float = 30.0,
+        function: str = "",
+        wrote: Callable[[Path], None] = lambda path: None,
+        salt: bytes = b"",
+    ) -> None:
         self.folder, self.interval, self.function = Path(folder), interval, function
+        self.wrote, self._salt = wrote, salt
         self._file: Path | None = None
         self._run: dict[str, Any] = {}
         self._device = torch.device("cpu")
-        self._saved, self._took = time.monotonic(), 0.0
+        self._saved, self._took, self._draws = time.monotonic(), 0.0, 0
+        self._rooms: list[Room] = []
 
     def open(
         self,
@@ -91,11 +97,17 @@ class Checkpoint:
             "device": y.device.type,
             "process": [kept.processes.rank, kept.processes.count],
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        parts = [self._run[key] for key in ("stream", "kinds", "n", "function", "process")]
-        name = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
-        self._file = self.folder / f"{stream}-{name}.safetensors"
-        self._device, self._saved, self._took = y.device, time.monotonic(), 0.0
+        if self._salt:
+            self._run = {key: hmac.digest(self._salt, repr(v).encode(), "sha256").hex() for key, v in self._run.items()}
+            self._run["format"] = _FORMAT
+        _files.make_folder(self.folder, owner_only=bool(self._salt))
+        name = f"{stream}-{hashlib.sha256(json.dumps(self._run).encode()).hexdigest()[:12]}"
+        self._file = self.folder / f"{name}.safetensors"
+        for i, total in enumerate(kept.totals):
+            if isinstance(total, ExtremeRanks):
+                total.folder, total.wrote = total.folder or self.folder / f"draws-{name}-{i}", self.wrote
+                total.owner_only = bool(self._salt)
+        self._device, self._saved, self._took, self._draws = y.device, time.monotonic(), 0.0, 0
 
     def resume(self, kept: Kept, shape: tuple[int, ...] | None) -> tuple[int, int, tuple[int, ...] | None]:
         """Puts back what was drawn.
@@ -108,7 +120,7 @@ class Checkpoint:
             The shard to go on with, how many of its blocks are drawn (0, 0: there is nothing), and the output's shape.
 
         Raises:
-            CheckpointError: the file is damaged, or belongs to another run.
+            CheckpointError: the file is damaged.
         """
         file = self._path
         if not file.exists():
@@ -118,22 +130,20 @@ class Checkpoint:
             record = _files.json_object(metadata.get("run", ""))
             progress = _checked(_files.json_object(metadata.get("progress", "")), tensors)
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"checkpoint {str(file)!r}: is damaged ({error}); delete it to begin anew") from error
+            raise CheckpointError(f"checkpoint {str(file)!r}: is damaged ({error}); {AGAIN}") from error
         sealed = metadata.get("sha256") == _content(tensors, metadata.get("progress", ""))
-        if record.get("format") in _OLD:
-            raise CheckpointError(f"checkpoint {str(file)!r}: {_OLD_DRAWS}")
         if record.get("format") != _FORMAT or not sealed:
-            raise CheckpointError(f"checkpoint {str(file)!r}: is damaged or no checkpoint; delete it to begin anew")
+            raise CheckpointError(f"checkpoint {str(file)!r}: is damaged or no checkpoint; {AGAIN}")
         different = [key for key, value in self._run.items() if record.get(key) != value]
         if different:
             raise CheckpointError(
-                f"checkpoint {str(file)!r}: belongs to another run ({', '.join(different)} differ); must be this run's: delete "
-                "it to begin anew"
+                f"checkpoint {str(file)!r}: belongs to another run ({', '.join(different)} differ); {AGAIN}"
             )
         if shape is not None and tuple(progress["shape"]) != shape:
             raise CheckpointError(
                 f"checkpoint {str(file)!r}: is of outputs of shape {progress['shape']}, must be {list(shape)}"
             )
+        self._draws = (progress["next"] * SHARD + progress["blocks"]) * BLOCK
         tensors |= {name: tensors[name].to(self._device) for name in progress["elsewhere"]}
         groups = {"totals": kept.totals}
         for shard in progress["parts"]:
@@ -148,9 +158,7 @@ class Checkpoint:
                     prefix = f"{group}.{i}."
                     accumulator.restore({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         except _NO_STATE as error:
-            raise CheckpointError(
-                f"checkpoint {str(file)!r}: is damaged ({error!r}); delete it to begin anew"
-            ) from error
+            raise CheckpointError(f"checkpoint {str(file)!r}: is damaged ({error!r}); {AGAIN}") from error
         return progress["next"], progress["blocks"], tuple(progress["shape"])
 
     def agrees(self, kept: Kept, done: int) -> None:
@@ -160,7 +168,7 @@ class Checkpoint:
             seen = total.count + (part.count if part is not total else 0)
             if seen != done:
                 raise CheckpointError(
-                    f"checkpoint {str(self._path)!r}: is damaged (has {seen} draws, must have {done}); delete it to begin anew"
+                    f"checkpoint {str(self._path)!r}: is damaged (has {seen} draws, must have {done}); {AGAIN}"
                 )
 
     def save(self, shard: int, blocks: int, kept: Kept, shape: tuple[int, ...], *, always: bool = False) -> None:
@@ -172,6 +180,9 @@ class Checkpoint:
             kept: what was drawn.
             shape: the output's shape.
             always: whenever the last save was.
+
+        Raises:
+            OSError: there is no room; the last save is whole.
         """
         started = time.monotonic()
         if not always and started - self._saved < max(self.interval, _SHARE * self._took):
@@ -197,13 +208,23 @@ class Checkpoint:
             }
         )
         metadata = {"run": json.dumps(self._run), "progress": progress, "sha256": _content(tensors, progress)}
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        self.wrote(self._path)
         try:
-            save_file(tensors, temporary, metadata=metadata)
-            os.replace(temporary, self._path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+            _files.write_tensors(self._path, tensors, metadata, owner_only=bool(self._salt))
+        except OSError as error:
+            left = f"what was saved after {self._draws:,} draws is whole" if self._draws else "nothing was saved before"
+            raise OSError(
+                error.errno, f"checkpoint {str(self.folder)!r} cannot be written ({error.strerror}); {left}"
+            ) from error
+        self._draws = (shard * SHARD + blocks) * BLOCK
+        # Temporary folders that this save names must stay as long as it does, those of the one before need not.
+        rooms = [room for group in groups.values() for part in group for room in getattr(part, "rooms", ())]
+        for room in rooms:
+            room.pin()
+        for room in self._rooms:
+            if room not in rooms:
+                room.unpin()
+        self._rooms = rooms
         self._saved = time.monotonic()
         self._took = self._saved - started
 
@@ -212,116 +233,6 @@ class Checkpoint:
         if self._file is None:
             raise RuntimeError("the checkpoint has not been opened for a run")
         return self._file
-
-
-class RunFolder:
-    """A folder for the checkpoints of one run of several passes, for one writer at a time; a context manager.
-
-    Args:
-        folder: made if it is not there.
-        settings: everything that decides the run's results, as JSON values. They are written there, and a folder with other
-            ones is refused.
-        interval: seconds between two saves of a pass, at least; None: the environment's CERTIFY_SAVE_EVERY, or 10.
-
-    Attributes:
-        resumed: whether the run was there already.
-
-    Raises:
-        CheckpointError: the folder is of another run, damaged, or being written by another process. Nothing is changed then.
-        FileExistsError: the folder is a file.
-    """
-
-    def __init__(self, folder: str | Path, settings: Mapping[str, Any], *, interval: float | None = None) -> None:
-        self.folder = Path(folder)
-        self.interval = float(os.environ.get("CERTIFY_SAVE_EVERY") or _SECONDS) if interval is None else interval
-        self._settings = json.loads(json.dumps({"format": _RUN_FORMAT, **settings}, allow_nan=False))
-        self._digest = json_digest(self._settings)
-        if self.folder.exists() and not self.folder.is_dir():
-            raise FileExistsError(f"checkpoint = {str(folder)!r}: is a file; must be a folder")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.resumed = self._compare()
-        self._lock: BinaryIO = (self.folder / _LOCK).open("ab")
-        try:
-            self._alone()
-            if not self.resumed:
-                self._begin()
-        except BaseException:
-            self._lock.close()
-            raise
-        for left in self.folder.glob(".*.safetensors.*"):  # of saves that a kill cut short
-            left.unlink(missing_ok=True)
-
-    def __enter__(self) -> RunFolder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.close()
-
-    def checkpoint(self, name: str) -> Checkpoint:
-        """The checkpoint of one pass, by its name."""
-        return Checkpoint(self.folder, interval=self.interval, function=f"{self._digest[:16]} {name}")
-
-    @staticmethod
-    def holds_draws(folder: Path) -> bool:
-        """Whether anything is kept in a folder."""
-        return any(folder.glob("*.safetensors"))
-
-    @staticmethod
-    def remove(folder: Path) -> None:
-        """Removes a folder whose run is over, but for what is not ours. A kill in between leaves one that still says whose
-        it is."""
-        if not folder.is_dir():
-            return
-        for entry in filter(_ours, folder.iterdir()):
-            if entry.is_dir() and not entry.is_symlink():  # spilled draws
-                shutil.rmtree(entry)
-            elif entry.name != _RUN:
-                entry.unlink()
-        (folder / _RUN).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-
-    def _begin(self) -> None:
-        text = json.dumps({"digest": self._digest, "settings": self._settings}, indent=2, ensure_ascii=False)
-        _files.write(self.folder / _RUN, text + "\n")
-
-    def _compare(self) -> bool:
-        """Whether the run is there; refuses another one's folder."""
-        path, where = self.folder / _RUN, f"checkpoint {str(self.folder)!r}"
-        if not path.exists():
-            if RunFolder.holds_draws(self.folder):
-                raise CheckpointError(f"{where}: is damaged ({_RUN} is gone); delete it to begin anew")
-            foreign = sorted(entry.name for entry in self.folder.iterdir() if not _ours(entry))
-            if foreign:  # the folder is removed when the run is over
-                raise CheckpointError(f"{where}: holds {foreign[0]!r}, which is not of a run; choose another folder")
-            return False
-        try:
-            there = _files.read_json(path)
-            settings = dict(there["settings"])
-            intact = there["digest"] == json_digest(settings)
-        except (OSError, ValueError, KeyError, TypeError):
-            intact, settings = False, {}
-        if not intact:
-            raise CheckpointError(f"{where}: is damaged ({_RUN} is not what was written); delete it to begin anew")
-        if settings.get("format") in _OLD:
-            raise CheckpointError(f"{where}: {_OLD_DRAWS}")
-        names = [name for name in {**self._settings, **settings} if settings.get(name) != self._settings.get(name)]
-        if names:
-            raise CheckpointError(
-                f"{where}: belongs to another run ({', '.join(names)} differ{'s' if len(names) == 1 else ''}); delete it to "
-                "begin anew"
-            )
-        return True
-
-    def _alone(self) -> None:
-        try:
-            import fcntl
-        except ImportError:  # no such locks on this system
-            return
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckpointError(f"checkpoint {str(self.folder)!r}: another process is writing there") from None
 
 
 def as_checkpoint(value: Checkpoint | str | Path | None) -> Checkpoint | None:
@@ -333,7 +244,6 @@ def as_checkpoint(value: Checkpoint | str | Path | None) -> Checkpoint | None:
     return Checkpoint(value)
 
 
-_OURS = re.compile(r"run\.json|\.run\.json\..*|lock|\.?.*\.safetensors(\..*)?|draws-.*|ordered\.npy|certify-.*")
 _NO_STATE = (
     KeyError,
     ValueError,
@@ -346,11 +256,6 @@ _NO_STATE = (
     EOFError,
 )
 """What numbers and tensors of another kind than an accumulator's own lead to."""
-
-
-def _ours(entry: Path) -> bool:
-    """Whether this is a name that a run gives."""
-    return _OURS.fullmatch(entry.name) is not None
 
 
 def _checked(progress: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:

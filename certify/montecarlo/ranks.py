@@ -11,24 +11,31 @@ about ln(n) cuts of each end instead of one every few draws.
 Where even the two ends exceed the memory allowed (large n, small ρ: a tail of .3 of every output), rows go to disk in columns
 and each column is read back once, for all ranks that are wanted. Other ranks than these are answered from a file of the two
 ends in order, which is written when the first such rank is asked for.
+
+What was spilled is believed again when a run goes on. So a state names each file's SHA-256, taken as the draws were written,
+and a file with another one (zeros after a power cut, say) is refused.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import io
 import math
 import os
 import re
-import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from certify import _files
 
 __all__ = ["DEFAULT_MEMORY", "ExtremeRanks"]
 
@@ -49,6 +56,10 @@ class ExtremeRanks:
         low, high: how many of each end, ≥ 0. These two ranks are answered at once; others need a sort of what is kept.
         memory: bytes for kept draws. Where low + high draws of all outputs exceed it they are spilled to disk.
         folder: where to, and nobody else; None: a temporary folder, deleted with the last object that reads it.
+
+    Attributes:
+        wrote: told of every file that is going to be written, where somebody keeps account; None: nobody does.
+        owner_only: whether nobody else may read what is spilled.
     """
 
     key = "extreme-ranks"
@@ -57,14 +68,17 @@ class ExtremeRanks:
     def __init__(self, low: int, high: int, *, memory: int = DEFAULT_MEMORY, folder: Path | None = None) -> None:
         self.low, self.high, self.count = low, high, 0
         self.memory, self.folder = memory, folder
+        self.wrote: Callable[[Path], None] | None = None
+        self.owner_only = False
         self._beside: Path | None = None  # where a temporary folder is made; None: where the system makes them
-        self._rooms: list[_Room] = []  # temporary folders that are read from
+        self.rooms: list[Room] = []  # temporary folders that are read from
         self.wanted = {(_LOW, low), (_HIGH, high)} if low or high else set()
         self._shape: tuple[int, ...] | None = None
         self._buffer: Tensor | None = None  # (capacity, outputs)
         self._start, self._filled = 0, 0  # of the rows that are kept
         self._ends: dict[str, _End] = {}  # once the buffer was cut: what lies beyond is taken, and nothing else
         self._files: list[tuple[Path, int]] = []  # each (outputs, rows), and how many rows
+        self._digests: list[str] = []  # their SHA-256
         self._answers: dict[tuple[str, int], Tensor] = {}
         self._sorted = False
         self._ordered: Path | None = None  # (outputs, low + high)
@@ -73,6 +87,7 @@ class ExtremeRanks:
         both = ExtremeRanks(max(self.low, other.low), max(self.high, other.high), memory=self.memory)
         # Another object, other files: these may still be read.
         both._beside = self.folder.parent if self.folder is not None else self._beside
+        both.wrote, both.owner_only = self.wrote, self.owner_only
         both.wanted = {(end, rank) for end, rank in self.wanted | other.wanted if rank}
         return both
 
@@ -109,16 +124,22 @@ class ExtremeRanks:
             if self._files:
                 names = "\n".join(str(path.absolute()) for path, _ in self._files).encode()
                 state["names"] = torch.frombuffer(bytearray(names), dtype=torch.uint8)
+                digests = bytearray(bytes.fromhex("".join(self._digests)))
+                state["digests"] = torch.frombuffer(digests, dtype=torch.uint8).reshape(len(self._files), -1)
         return state
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         self.count, self._buffer, self._start, self._filled = int(state["count"]), None, 0, 0
-        self._files, self._ends = [], {}
+        self._files, self._digests, self._ends = [], [], {}
         self._renewed()
         if "rows" in state:
             if int(state["files"]):
                 names = bytes(state["names"].cpu().numpy()).decode().split("\n")
-                self._files = [(path, _rows_in(path)) for path in map(self._found, names)]
+                paths = [self._found(name) for name in names]
+                digests = [bytes(row.cpu().numpy()).hex() for row in state["digests"]]
+                for path, digest in zip(paths, digests, strict=True):
+                    _compared(path, digest)
+                self._files, self._digests = [(path, _rows_in(path)) for path in paths], digests
             self._take(state["rows"])
 
     def _found(self, name: str) -> Path:
@@ -131,8 +152,8 @@ class ExtremeRanks:
         if not path.exists():
             raise ValueError(f"state: a part of it was spilled to disk, and {name!r} is not there")
         room = _ROOMS.get(str(path.parent))
-        if room is not None and room not in self._rooms:
-            self._rooms.append(room)
+        if room is not None and room not in self.rooms:
+            self.rooms.append(room)
         return path
 
     def described(self) -> str:
@@ -232,30 +253,40 @@ class ExtremeRanks:
         buffer, rows = self._buffer, self._filled
         if buffer is None or not rows:
             return
-        path = self._file(len(self._files))
+        path = self._place_for(f"draws-{len(self._files)}.npy")
+        seen = hashlib.sha256()
         # Written piece by piece: pages of a mapped file would count as memory.
-        with path.open("wb") as file:
-            _header(file, (buffer.shape[1], rows), _kind(buffer))
+        how = {"durable": self.wrote is not None, "owner_only": self.owner_only}
+        with _files.replacing(path, **how) as temporary, temporary.open("wb") as file:
+            head = _header((buffer.shape[1], rows), _kind(buffer))
+            seen.update(head)
+            file.write(head)
             step = max(1, _COLUMNS // rows)
             for start in range(0, buffer.shape[1], step):
-                file.write(buffer[:rows, start : start + step].t().contiguous().cpu().numpy().tobytes())
+                piece = buffer[:rows, start : start + step].t().contiguous().cpu().numpy().tobytes()
+                seen.update(piece)
+                file.write(piece)
         self._files.append((path, rows))
+        self._digests.append(seen.hexdigest())
         self._filled = 0
-
-    def _file(self, number: int) -> Path:
-        return self._place_for(f"draws-{number}.npy")
 
     def _place_for(self, name: str) -> Path:
         if self.folder is None:
-            self._rooms.append(_Room(self._beside))
-            self.folder = self._rooms[-1].path
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return self.folder / name
+            self.rooms.append(Room(self._beside))
+            self.folder = self.rooms[-1].path
+        _files.make_folder(self.folder, owner_only=self.owner_only)
+        path = self.folder / name
+        room = _ROOMS.get(str(self.folder))
+        if room is not None:
+            room.files.append(path)
+        if self.wrote is not None:
+            self.wrote(path)
+        return path
 
     def _rows(self) -> Iterator[Tensor]:
         """Everything that is kept, (rows, outputs) at a time."""
         for path, _ in self._files:
-            yield torch.from_numpy(np.load(path)).t()
+            yield torch.from_numpy(_sound(np.load(path), path)).t()
         if self._buffer is not None:
             if not self._files:
                 self._cut()
@@ -322,7 +353,7 @@ class ExtremeRanks:
         for path, rows in self._files:
             offset = _HEADER + columns.start * rows * kind.itemsize
             read = np.fromfile(path, dtype=kind, count=rows * width, offset=offset)
-            whole[:, filled : filled + rows] = torch.from_numpy(read.reshape(width, rows))
+            whole[:, filled : filled + rows] = torch.from_numpy(_sound(read, path).reshape(width, rows))
             filled += rows
         whole[:, filled:] = own.t()
         return whole.t()
@@ -336,8 +367,12 @@ class ExtremeRanks:
         kind, width, outputs = _kind(held), low + high, held.shape[1]
         if self._ordered is None:
             path = self._place_for("ordered.npy")
-            with path.open("wb") as file:
-                _header(file, (outputs, width), kind)
+            with (
+                _files.replacing(path, durable=False, owner_only=self.owner_only) as temporary,
+                temporary.open("wb") as file,
+            ):
+                file.write(_header((outputs, width), kind))
+                file.flush()
                 places = sorted({p for p in (low - 1, n - high) if 0 <= p < n})
 
                 def order(columns: slice) -> None:
@@ -371,18 +406,36 @@ class ExtremeRanks:
         self._sorted = True
 
 
-class _Room:
-    """A temporary folder, deleted when nobody refers to this object any more."""
+class Room:
+    """A temporary folder of this process: what it wrote there is deleted when nobody refers to this object any more."""
 
     def __init__(self, beside: Path | None) -> None:
         if beside is not None:
-            beside.mkdir(parents=True, exist_ok=True)
+            _files.make_folder(beside)
         self.path = Path(tempfile.mkdtemp(prefix="certify-", dir=beside)).absolute()
-        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+        self.files: list[Path] = []
+        self._end = weakref.finalize(self, _emptied, self.path, self.files)
         _ROOMS[str(self.path)] = self
 
+    def pin(self) -> None:
+        """Keeps it beyond this object and this process: a checkpoint names its files."""
+        self._end.detach()
 
-_ROOMS: weakref.WeakValueDictionary[str, _Room] = weakref.WeakValueDictionary()
+    def unpin(self) -> None:
+        """No checkpoint does any more."""
+        if not self._end.alive:
+            self._end = weakref.finalize(self, _emptied, self.path, self.files)
+
+
+def _emptied(folder: Path, files: list[Path]) -> None:
+    with contextlib.suppress(OSError):
+        for file in files:
+            for path in (file, *_files.temporaries(file)):
+                path.unlink(missing_ok=True)
+        folder.rmdir()
+
+
+_ROOMS: weakref.WeakValueDictionary[str, Room] = weakref.WeakValueDictionary()
 """Of this process, by their paths: a state names files, and whoever takes it over keeps their folder."""
 
 
@@ -477,14 +530,31 @@ def _kind(like: Tensor) -> np.dtype[Any]:
     return np.dtype(np.float64 if like.dtype == torch.float64 else np.float32)
 
 
-def _header(file: BinaryIO, shape: tuple[int, ...], kind: np.dtype[Any]) -> None:
+def _header(shape: tuple[int, ...], kind: np.dtype[Any]) -> bytes:
     """The header of an .npy file, always of 128 bytes."""
+    file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, {"descr": kind.str, "fortran_order": False, "shape": shape})
     if file.tell() != _HEADER:
         raise RuntimeError(f"the header of {shape} takes {file.tell()} bytes: must take {_HEADER}")
+    return file.getvalue()
+
+
+def _sound(draws: np.ndarray[Any, Any], path: Path) -> np.ndarray[Any, Any]:
+    """Spilled draws as they are read; what was written was numbers."""
+    if bool(np.isnan(draws).any()):
+        raise ValueError(f"draws that were spilled to {str(path)!r} are not those that were written")
+    return draws
 
 
 _SPILLED = re.compile(r"draws-\d+\.npy")
+
+
+def _compared(path: Path, digest: str) -> None:
+    """Raises ValueError where a file is not what was written."""
+    _files.regular(path)
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+            raise ValueError(f"state: draws that were spilled to {str(path)!r} are not those that were written")
 
 
 def _rows_in(path: Path) -> int:

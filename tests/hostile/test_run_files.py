@@ -24,8 +24,8 @@ from safetensors.torch import load, save
 from certify import GaussianNoise
 from certify.adaptive import CovarianceMemory
 from certify.datasets import PromptSet, Results
-from certify.montecarlo import Counts, ExtremeRanks, draw
-from certify.montecarlo.checkpoint import Checkpoint, CheckpointError, RunFolder, _content
+from certify.montecarlo import Counts, ExtremeRanks, RunFolder, draw
+from certify.montecarlo.checkpoint import AGAIN, Checkpoint, CheckpointError, _content
 from certify.report import RunRecord, run_page
 from experiments.attacks.attack import FIELDS, Row, read_rows
 from experiments.attacks.attack import _write as write_rows
@@ -85,7 +85,7 @@ def test_a_damaged_checkpoint(data):
         assert torch.equal(ranks.largest(5), true.largest(5))
         assert torch.equal(torch.as_tensor(counts.ones), torch.as_tensor(sure.ones))
     else:
-        assert "delete it to begin anew" in message
+        assert AGAIN in message
 
 
 def sealed(change: Any) -> bytes:
@@ -164,8 +164,8 @@ def test_a_checkpoint_does_not_lead_out_of_its_folder(tmp_path):
     assert precious.read_bytes() == b"\x93NUMPY mine"
 
 
-def opened(folder: Path) -> RunFolder:
-    with RunFolder(folder, RUN) as kept:
+def opened(folder: Path, **how: Any) -> RunFolder:
+    with RunFolder(folder, **how).open(RUN) as kept:
         return kept
 
 
@@ -173,35 +173,161 @@ def opened(folder: Path) -> RunFolder:
 def test_a_run_folder_of_anything(data):
     with tempfile.TemporaryDirectory() as name:
         watched = Watched(Path(name))
-        opened(watched.folder)
-        whole = json.loads((watched.folder / "run.json").read_bytes())
-        (watched.folder / "run.json").write_bytes(data.draw(mangled_json(whole)))
+        file = opened(watched.folder).path / "run.json"
+        whole = json.loads(file.read_bytes())
+        file.write_bytes(data.draw(mangled_json(whole)))
         found, message = watched.read(lambda: opened(watched.folder))
-        assert (found is not None and found.resumed) or "delete it to begin anew" in message
+        assert (found is not None and found.resumed) or AGAIN in message
 
 
-def test_a_folder_of_somebody_else_is_neither_begun_in_nor_removed(tmp_path):
-    """`certify prompt --out FOLDER` where FOLDER/checkpoint holds something: it would be gone when the run is over."""
-    (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / "pictures").mkdir()
+FOREIGN_NAMES = (
+    "certify-main/thesis.tex",
+    "draws-of-mine/a.npy",
+    "lock",
+    "ordered.npy",
+    "run.json",
+    "a.safetensors",
+    "notes.txt",
+)
+"""What somebody may keep in a folder called checkpoint; names of which some were taken for a run's, and deleted."""
+
+
+def with_mine(folder: Path, names: tuple[str, ...] = FOREIGN_NAMES) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("mine")
+
+
+def spilling(kept: RunFolder) -> ExtremeRanks:
+    """A pass that spills, in shards, and keeps everything a run can write."""
+    ranks = ExtremeRanks(3000, 3000, memory=2**12)
+    how: dict[str, Any] = {"n": 9000, "seed": 0, "stream": "bounding", "checkpoint": kept.checkpoint("a pass")}
+    draw(torch.sin, Y, GaussianNoise(1.0), accumulators=[ranks], **how)
+    ranks.smallest(7)
+    return ranks
+
+
+def test_what_is_in_a_run_folder_and_not_of_the_run_stays(tmp_path):
+    """`certify prompt --out FOLDER` where FOLDER/checkpoint holds something, and somebody puts more into the run's own."""
+    with_mine(tmp_path)
     before = tree(tmp_path)
-    with pytest.raises(CheckpointError, match=r"holds 'notes.txt', which is not of a run; choose another folder"):
-        RunFolder(tmp_path, RUN)
-    RunFolder.remove(tmp_path)
+    with RunFolder(tmp_path, interval=0).open(RUN) as kept:
+        spilling(kept)
+        assert list(kept.path.glob("draws-*/draws-*.npy"))
+        assert list(kept.path.glob("draws-*/ordered.npy"))
+        with_mine(kept.path, ("certify-main/thesis.tex", "notes.txt", "draws-of-mine/a.npy"))
+        kept.remove()
+    assert {p.relative_to(kept.path).as_posix() for p in kept.path.rglob("*") if p.is_file()} == {
+        "certify-main/thesis.tex",
+        "notes.txt",
+        "draws-of-mine/a.npy",
+    }
+    shutil.rmtree(kept.path)
     assert tree(tmp_path) == before
-    assert (tmp_path / "pictures").is_dir()
 
 
-def test_a_link_in_a_run_folder_is_removed_and_what_it_leads_to_is_not(tmp_path):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "precious").write_text("mine")
-    folder = tmp_path / "checkpoint"
-    opened(folder)
-    (folder / "draws-x").symlink_to(tmp_path / "mine")
-    (folder / "a.safetensors").symlink_to(tmp_path / "mine" / "precious")
-    RunFolder.remove(folder)
-    assert not folder.exists()
-    assert (tmp_path / "mine" / "precious").read_text() == "mine"
+def test_a_run_that_is_over_leaves_nothing(tmp_path):
+    with RunFolder(tmp_path / "checkpoint", interval=0).open(RUN) as kept:
+        spilling(kept)
+        kept.remove()
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_another_run_has_another_folder(tmp_path):
+    with RunFolder(tmp_path).open(RUN) as one, RunFolder(tmp_path).open({**RUN, "n": 501}) as other:
+        spilling(one)
+        assert one.path != other.path
+        other.remove()
+    assert one.holds_draws
+    with RunFolder(tmp_path).open(RUN) as again:
+        assert again.resumed
+
+
+def test_a_run_that_is_refused_before_it_draws_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="refused"), RunFolder(tmp_path / "a" / "checkpoint").open(RUN):
+        raise ValueError("refused")
+    assert not (tmp_path / "a" / "checkpoint").exists()
+
+
+def test_a_fresh_start_removes_what_is_whole_and_sets_aside_what_is_damaged(tmp_path):
+    with RunFolder(tmp_path).open(RUN) as first:
+        spilling(first)
+    fresh = opened(tmp_path, fresh=True)
+    assert (fresh.path, fresh.resumed, fresh.holds_draws) == (first.path, False, False)
+    (fresh.path / "run.json").write_text("{}")
+    (fresh.path / "thesis.tex").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"run\.json is not what was written\); move it away"):
+        opened(tmp_path)
+    again = opened(tmp_path, fresh=True)
+    assert (again.path, again.resumed) == (first.path, False)
+    assert (tmp_path / f"{first.path.name}.damaged-1" / "thesis.tex").read_text() == "mine"
+
+
+LISTS = [
+    '"../../precious"',
+    '"/etc/nothing-of-ours"',
+    '"link/precious"',
+    '"."',
+    '".."',
+    '""',
+]
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_of_files_does_not_lead_out_of_its_folder(tmp_path, name):
+    with_mine(tmp_path, ("precious", "mine/precious"))
+    with RunFolder(tmp_path / "checkpoint").open(RUN) as kept:
+        (kept.path / "link").symlink_to(tmp_path / "mine")
+        (kept.path / "written.jsonl").write_text(name + "\n")
+        kept.remove()
+    assert (tmp_path / "precious").read_text() == (tmp_path / "mine" / "precious").read_text() == "mine"
+
+
+def test_a_link_in_place_of_a_file_is_removed_and_what_it_leads_to_is_not(tmp_path):
+    with_mine(tmp_path, ("precious",))
+    with RunFolder(tmp_path / "checkpoint", interval=0).open(RUN) as kept:
+        spilling(kept)
+        (file,) = kept.path.glob("bounding-*.safetensors")
+        file.unlink()
+        file.symlink_to(tmp_path / "precious")
+        kept.remove()
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert not (tmp_path / "checkpoint").exists()
+
+
+ZEROS = [
+    ("zeros", lambda b: b[:128] + bytes(len(b) - 128)),
+    ("not a number", lambda b: b[:-4] + b"\0\0\xc0\x7f"),
+    ("cut short", lambda b: b[: len(b) // 2]),
+    ("empty", lambda b: b""),
+    ("other draws", lambda b: b[:-4] + b"\0\0\x80\x3f"),
+]
+
+
+@pytest.mark.parametrize(("how", "change"), ZEROS)
+def test_spilled_draws_that_are_not_what_was_written(tmp_path, how, change):
+    """After a power cut blocks of a file may be zeros: they were taken for draws, and a bound of 0 was claimed."""
+    with RunFolder(tmp_path, interval=0).open(RUN) as kept:
+        true = spilling(kept).largest(3000)
+        assert torch.equal(spilling(kept).largest(3000), true)  # it goes on from what was spilled
+        for file in kept.path.glob("draws-*/draws-*.npy"):
+            whole = file.read_bytes()
+            file.write_bytes(change(whole))
+            with pytest.raises(CheckpointError, match=r"not those that were written.*move it away to begin anew"):
+                spilling(kept)
+            file.write_bytes(whole)
+        file.unlink()
+        with pytest.raises(CheckpointError, match=r"is not there.*move it away to begin anew"):
+            spilling(kept)
+
+
+def test_draws_that_changed_while_they_were_on_the_disk():
+    ranks = ExtremeRanks(900, 900, memory=2**12)
+    ranks.update(torch.randn(2000, 3, generator=torch.Generator().manual_seed(0)))
+    (file, *_) = sorted(ranks.folder.glob("draws-*.npy"))
+    file.write_bytes(file.read_bytes()[:-4] + b"\0\0\xc0\x7f")
+    with pytest.raises(ValueError, match="not those that were written"):
+        ranks.smallest(900)
 
 
 # Runs over data sets
@@ -449,8 +575,7 @@ def test_pickles_and_garbage_are_not_loaded(reader, tmp_path):
             (folder / checkpoint()[0]).write_bytes(blob)
             found, _ = watched.read(lambda folder=folder: drawn(folder))
         elif reader == "run":
-            opened(folder)
-            (folder / "run.json").write_bytes(blob)
+            (opened(folder).path / "run.json").write_bytes(blob)
             found, _ = watched.read(lambda folder=folder: opened(folder))
         elif reader == "cell":
             (folder / "rate").mkdir()
@@ -470,12 +595,11 @@ def test_folders_where_files_should_be(tmp_path):
     (tmp_path / "a.csv").mkdir()
     with pytest.raises((ValueError, OSError), match=r"a\.csv"):
         read_rows(tmp_path / "a.csv")
-    opened(tmp_path / "run")
-    (tmp_path / "run" / "run.json").unlink()
-    (tmp_path / "run" / "run.json").mkdir()
+    file = opened(tmp_path / "run").path / "run.json"
+    file.unlink()
+    file.mkdir()
     with pytest.raises(CheckpointError, match=r"is damaged"):
         opened(tmp_path / "run")
-    shutil.copytree(tmp_path / "run", tmp_path / "file")
     (tmp_path / "memory").write_text("mine")
     with pytest.raises(ValueError, match="must be a folder, is a file"):
         CovarianceMemory(tmp_path / "memory")
