@@ -123,7 +123,8 @@ def decoded(data: bytes) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"line {line}: must be UTF-8 ({error.reason})") from None
+        why = "it begins as UTF-16 does" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else error.reason
+        raise ValueError(f"line {line}: must be UTF-8 ({why})") from None
 
 
 def lines(text: str) -> Iterator[tuple[int, str]]:
@@ -133,13 +134,13 @@ def lines(text: str) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def csv_rows(text: str) -> Iterator[tuple[int, list[str]]]:
+def csv_rows(text: str, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
     """(line that it begins in, fields) of every row that is not empty; a quotation mark that is left open is an error.
 
     Raises:
         ValueError: it is not CSV; the message has the line.
     """
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     while True:
         begin = reader.line_num + 1
         try:

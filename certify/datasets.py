@@ -25,17 +25,17 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from certify import _files, _validate
 from certify._digests import json_digest
-from certify._records import Record
 from certify.bounds.base import default_pilot
 from certify.montecarlo import Progress
 from certify.progress import as_progress
+from certify.prompt_files import PromptRow, PromptSet
 
 if TYPE_CHECKING:
     from certify.adaptive import AdaptiveMedianSmoother
@@ -64,115 +64,7 @@ FRACTION_RHOS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0
 FORMAT = "certify prompts 1"
 """Of the files of a run."""
 
-_COLUMN = "prompt"
 _STEPS = 1000  # of progress, a row
-
-
-# What is read
-
-
-@dataclass(frozen=True)
-class PromptRow:
-    """A row of a data set.
-
-    Attributes:
-        number: from 1, over prompts.
-        line: where it begins in the file, from 1.
-        prompt: as it stands there; may be empty (it is refused then).
-        columns: the row's other columns.
-    """
-
-    number: int
-    line: int
-    prompt: str
-    columns: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class PromptSet(Record):
-    """The prompts of a file, in its order; the same prompt may be there several times.
-
-    Attributes:
-        name: the file's name.
-        rows: not empty.
-    """
-
-    name: str
-    rows: tuple[PromptRow, ...]
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 over prompts and columns: which data a record is about, however the file is called and its lines end."""
-        content = [[row.prompt, row.columns] for row in self.rows]
-        return hashlib.sha256(json.dumps(content, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
-
-    @classmethod
-    def load(cls, path: str | Path) -> PromptSet:
-        """Reads a data set.
-
-        Args:
-            path: UTF-8, with or without a byte-order mark. `.csv`: a column `prompt`, the others are kept. `.jsonl`: an object
-                with "prompt" a line, other keys are kept. `.txt`: a prompt a line. Blank lines are passed over.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: the suffix is another one, there is no prompt, or a line is broken; the message has its number.
-        """
-        file = _files.user_path("file", path)
-        reader = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".txt": _text_rows}.get(file.suffix.lower())
-        if reader is None:
-            raise ValueError(f"file = {str(path)!r}: must end in .csv, .jsonl or .txt")
-        if not file.is_file():
-            raise FileNotFoundError(f"file = {str(path)!r}: no such file; looked for {file.absolute()}")
-        rows = []
-        try:
-            for number, (line, prompt, columns) in enumerate(reader(_files.read_text(file)), start=1):
-                if not isinstance(prompt, str):
-                    raise ValueError(f"line {line}: {_COLUMN} = {prompt!r}: must be a string")
-                rows.append(PromptRow(number, line, prompt, columns))
-        except ValueError as error:
-            raise ValueError(f"file = {str(path)!r}, {error}") from None
-        if not rows:
-            raise ValueError(f"file = {str(path)!r}: holds no prompt; must hold at least one")
-        return cls(file.name, tuple(rows))
-
-
-_Found = tuple[int, Any, dict[str, Any]]
-
-
-def _csv_rows(text: str) -> Iterator[_Found]:
-    header: list[str] | None = None
-    at = 0
-    for begin, row in _files.csv_rows(text):
-        if header is None:
-            header = [name.strip() for name in row]
-            lower = [name.lower() for name in header]
-            if lower.count(_COLUMN) != 1 or len(set(header)) != len(header):
-                raise ValueError(
-                    f"line {begin}: the header is {header}: must have one column {_COLUMN!r}, and none twice"
-                )
-            at = lower.index(_COLUMN)
-            continue
-        if len(row) != len(header):
-            hint = "; a prompt with a comma must stand in quotation marks" if len(row) > len(header) else ""
-            raise ValueError(f"line {begin}: has {len(row)} fields: must have {len(header)}, as the header{hint}")
-        yield begin, row[at], {name: value for i, (name, value) in enumerate(zip(header, row, strict=True)) if i != at}
-
-
-def _jsonl_rows(text: str) -> Iterator[_Found]:
-    for number, line in _files.lines(text):
-        try:
-            row = _files.json_value(line)
-        except ValueError as error:
-            raise ValueError(f"line {number}: is not JSON ({error})") from None
-        if not isinstance(row, dict) or _COLUMN not in row:
-            raise ValueError(f'line {number}: must be an object with "{_COLUMN}"')
-        yield number, row.pop(_COLUMN), row
-
-
-def _text_rows(text: str) -> Iterator[_Found]:
-    for number, line in _files.lines(text):
-        yield number, line.strip(), {}
 
 
 # What is done with a row
@@ -379,7 +271,7 @@ def run_settings(
     return {
         "format": FORMAT,
         "version": __version__,
-        "data": {"name": data.name, "rows": len(data.rows), "sha256": data.sha256},
+        "data": data.source,
         "model": adaptive.encoder.fingerprint() if pipe is None else fingerprint(pipe),
         "dtype": str(adaptive.encoder.dtype).removeprefix("torch."),
         "device": adaptive.encoder.device.type,

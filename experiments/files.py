@@ -1,4 +1,4 @@
-"""Files: what is read of a user's: tables, folders of images; and digests, which say of what files a figure is."""
+"""Files: what is read of a user's: folders of images; and digests, which say of what files a figure is."""
 
 from __future__ import annotations
 
@@ -9,33 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from certify import _files
-
-__all__ = ["SUFFIXES", "digest", "images", "table"]
+__all__ = ["SUFFIXES", "digest", "images"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
-
-
-def table(path: str | Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """The columns of a CSV, and its rows by column, each with the line that it begins in.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is not CSV in UTF-8, has a column twice, or a row of another length.
-    """
-    try:
-        rows = _files.csv_rows(_files.read_text(Path(path)))
-        _, columns = next(rows, (1, []))
-        if len(set(columns)) < len(columns):
-            raise ValueError(f"the columns are {', '.join(map(repr, columns))}: must be different")
-        found = []
-        for number, row in rows:
-            if len(row) != len(columns):
-                raise ValueError(f"line {number}: has {len(row)} fields, must have {len(columns)}, as the header")
-            found.append((number, dict(zip(columns, row, strict=True))))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    return columns, found
 
 
 def images(folder: str | Path, height: int, width: int, argument: str = "images") -> Tensor:

@@ -71,7 +71,7 @@ def test_the_digest_is_of_the_content(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", "text\na circle\n", "line 1: the header is ['text']: must have one column 'prompt'"),
+        ("a.csv", "words\na circle\n", "line 1: the columns are 'words': none is called prompt, text"),
         ("a.csv", "prompt,x,x\na,b,c\n", "none twice"),
         ("a.csv", "prompt,kind\na,b\n\na circle, red,named\n", "line 4: has 3 fields: must have 2.*quotation marks"),
         ("a.csv", "prompt,kind\na circle\n", "line 2: has 1 fields: must have 2"),
@@ -79,13 +79,13 @@ def test_the_digest_is_of_the_content(tmp_path):
         ("a.csv", "prompt,kind\n", "holds no prompt"),
         ("a.csv", b"prompt\nred\n\xff\n", "line 3: must be UTF-8"),
         ("a.jsonl", '{"prompt": "a"}\n{"prompt"\n', "line 2: is not JSON"),
-        ("a.jsonl", '{"prompt": "a"}\n\n{"text": "a"}\n', 'line 3: must be an object with "prompt"'),
+        ("a.jsonl", '{"prompt": "a"}\n\n{"text": "a"}\n', "line 3: must be an object with 'prompt'; it has 'text'"),
         ("a.jsonl", '["a"]\n', "line 1: must be an object"),
-        ("a.jsonl", '{"prompt": null}\n', "line 1: prompt = None: must be a string"),
+        ("a.jsonl", '{"prompt": 7}\n', "line 1: prompt = 7: must be a string"),
         ("a.jsonl", '{"prompt": "a", "x": NaN}\n', "line 1: is not JSON .NaN is no number"),
         ("a.jsonl", '{"prompt": "\\ud800"}\n', "line 1: is not JSON .* must be Unicode text"),
         ("a.txt", "\n \n", "holds no prompt"),
-        ("a.tsv", "prompt\na\n", "must end in .csv, .jsonl or .txt"),
+        ("a.xlsx", "prompt\na\n", "must end in .csv, .tsv, .json, .jsonl or .txt"),
     ],
 )
 def test_broken_files_are_refused_with_the_line(tmp_path, name, text, message):

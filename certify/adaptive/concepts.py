@@ -20,7 +20,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from certify import _files, _validate
+from certify import _files, _tables, _validate
 from certify._records import Record
 from certify.models.text import PromptEncoder, TokenizedPrompt
 
@@ -39,7 +39,7 @@ SIMILARITIES = ("flattened", "end-of-text")
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _FOLDERS = (_PACKAGE / "adaptive" / "data", _PACKAGE / "world" / "concepts")
-_SUFFIXES = (".csv", ".jsonl")
+_SUFFIXES = tuple(ending for ending in _tables.SUFFIXES if ending != ".txt")
 _FIELDS = ("positive", "negative")
 
 
@@ -76,8 +76,8 @@ class Concept(Record):
         """A concept that ships with the package, or one from a file.
 
         Args:
-            name_or_path: a name that `available_concepts` lists ("van-gogh", "Van Gogh"), or the path of a `.csv` file
-                with columns `positive` and `negative`, or of a `.jsonl` file with one object with these keys a line.
+            name_or_path: a name that `available_concepts` lists ("van-gogh", "Van Gogh"), or the path of a `.csv` or `.tsv`
+                file with columns `positive` and `negative`, or of a `.jsonl` or `.json` file of objects with these keys.
                 UTF-8, with or without a byte-order mark. A file's concept is called after it.
 
         Raises:
@@ -98,18 +98,17 @@ class Concept(Record):
         close = difflib.get_close_matches(wanted, shipped, n=3)
         meant = f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else "."
         raise ValueError(
-            f"concept = {name_or_path!r}: unknown{meant} Must be one of {', '.join(shipped)}, or the path of a .csv or "
-            ".jsonl file of prompt pairs"
+            f"concept = {name_or_path!r}: unknown{meant} Must be one of {', '.join(shipped)}, or the path of a .csv, "
+            ".tsv, .json or .jsonl file of prompt pairs"
         )
 
     @classmethod
     def _read(cls, path: Path) -> Concept:
-        reader = {".csv": _read_csv, ".jsonl": _read_jsonl}.get(path.suffix.lower())
-        if reader is None:
-            raise ValueError(f"concept = {str(path)!r}: must end in .csv or .jsonl")
+        if path.suffix.lower() not in _SUFFIXES:
+            raise ValueError(f"concept = {str(path)!r}: must end in {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}")
         concept, what = object.__new__(cls), f"concept file {str(path)!r}"
         try:
-            rows = list(reader(_files.read_text(path)))
+            rows = _rows(path)
         except ValueError as error:
             raise ValueError(f"{what}, {error}") from None
         object.__setattr__(concept, "name", _slug(path.stem))
@@ -184,31 +183,15 @@ def _slug(name: str) -> str:
     return re.sub(r"[\s_]+", "-", name.strip().lower())
 
 
-def _read_csv(text: str) -> Iterator[tuple[str, Any]]:
-    rows = _files.csv_rows(text)
-    begin, found = next(rows, (1, []))
-    header = [name.strip().lower() for name in found]
-    if any(header.count(name) != 1 for name in _FIELDS):
-        raise ValueError(f"line {begin}: its header is {header}, must have {', '.join(_FIELDS)}, each once")
-    for number, row in rows:
-        if len(row) > len(header):
-            raise ValueError(
-                f"line {number}: has {len(row)} fields, must have {len(header)}, as the header; a prompt with a comma must "
-                "stand in quotation marks"
-            )
-        kept = dict(zip(header, row, strict=False))
-        yield f"line {number}", [kept.get(name) for name in _FIELDS]
-
-
-def _read_jsonl(text: str) -> Iterator[tuple[str, Any]]:
-    for number, line in _files.lines(text):
-        try:
-            row = _files.json_value(line)
-        except ValueError as error:
-            raise ValueError(f"line {number}: is not JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"line {number}: must be an object with {', '.join(_FIELDS)}")
-        yield f"line {number}", [row.get(name) for name in _FIELDS]
+def _rows(path: Path) -> list[tuple[str, Any]]:
+    table = _tables.read(path, _FIELDS)
+    columns = [_tables.matching(table.columns, name) for name in _FIELDS]
+    if not table.columns and not table.header:
+        return []
+    if any(len(found) != 1 for found in columns):
+        where = f"line {table.header}: " if table.header else ""
+        raise ValueError(f"{where}its columns are {list(table.columns)}, must have {', '.join(_FIELDS)}, each once")
+    return [(f"{table.place} {entry.at}", [entry.values.get(name) for (name,) in columns]) for entry in table.entries]
 
 
 def _checked(what: str, rows: Sequence[tuple[str, Any]]) -> tuple[tuple[str, str], ...]:

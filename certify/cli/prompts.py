@@ -15,8 +15,13 @@ from certify.cli.folders import FILES, agreed, certificate_folder, kept, saved, 
 from certify.cli.processes import one_process, rank
 from certify.cli.settings import (
     Alpha,
+<<<<<<< HEAD
     Draws,
     Fresh,
+=======
+    Column,
+    Draws,
+>>>>>>> 2ff4504 (One reader of prompt tables for every command: published layouts, --column, and which column was taken is said and on record)
     Guidance,
     Prompt,
     Settings,
@@ -26,6 +31,7 @@ from certify.cli.settings import (
     with_settings,
 )
 from certify.cli.work import work_ahead
+from certify.prompt_files import PromptSet
 
 if TYPE_CHECKING:
     from certify.certificate import Certificate
@@ -53,8 +59,12 @@ def prompt(
         typer.Option(help="What an attack wants to see: judge:LABEL, nudenet. [default: embedded model: the concept]"),
     ] = None,
     attacks: Annotated[
-        Path | None, typer.Option(help="File of attack prompts, one a line: which of them does the radius cover?")
+        Path | None,
+        typer.Option(
+            help="File of attack prompts (.csv, .tsv, .json, .jsonl, .txt): which of them does the radius cover?"
+        ),
     ] = None,
+    column: Column = None,
     steps: Steps = None,
     guidance: Guidance = None,
     alpha: Alpha = 1e-3,
@@ -72,7 +82,12 @@ def prompt(
         for given, default in ((n, 10_000), (statistics, 1_000), (images, 400))
     )
     check_numbers(rho=rho, alpha=alpha, n=n)
-    prompts, memory = [] if attacks is None else _lines(attacks), settings.bytes
+    given, memory = None, settings.bytes
+    if attacks is not None:
+        given = PromptSet.load(attacks, column, purpose="adversarial", argument="attacks")
+    elif column is not None:
+        raise ValueError(f"column = {column!r}: must be given with --attacks, the file that it is about")
+    prompts = [] if given is None else [row.prompt for row in given.rows if row.prompt.strip()]
     if settings.policy == "memory":
         one_process("policy memory")
     folder = agreed(lambda: certificate_folder(out_dir, text, private))
@@ -85,6 +100,7 @@ def prompt(
     sampler = settings.sampler(steps, guidance)
     counts: dict[str, Any] = {"statistics": 0 if text_only else statistics, "images": 0 if detector is None else images}
     terminal.out.print(f"[dim]{work_ahead(adaptive, pipe, text, n, sampler['steps'], **counts)}[/]")
+<<<<<<< HEAD
     with kept(folder, fresh) as draws:
         with terminal.bar("drawing") as tick:
             certificate = adaptive.certify(
@@ -114,6 +130,39 @@ def prompt(
             folder = saved(certificate, folder)
             _draw_pictures(certificate, folder)
         draws.remove()
+=======
+    with kept(folder, " or give another --out") as checkpoint, terminal.bar("drawing") as tick:
+        certificate = adaptive.certify(
+            text,
+            rho=rho,
+            rho_deployed=rho_deployed,
+            q=q,
+            n=n,
+            alpha=alpha,
+            seed=settings.seed,
+            pipe=pipe,
+            detector=detector,
+            prompts=prompts,
+            private=private,
+            batch_size=settings.batch_size,
+            memory=memory,
+            checkpoint=checkpoint,
+            progress=tick,
+            provenance={"source": settings.source(unet)}
+            | ({} if given is None else {"attacks": _about(given, len(prompts), private)}),
+            **counts,
+            **sampler,
+        )
+    terminal.show_certificate(certificate)
+    if given is not None:
+        terminal.out.print(Text(f"attacks: {given}{_passed_over(given, len(prompts))}", style="dim"))
+    if detector is None and not text_only:
+        terminal.out.print("[dim]No detector: nothing is said about images (--detector).[/]")
+    if rank() == 0:
+        certificate.save(folder, overwrite=True)  # a run that was killed between here and the next lines wrote the same
+        _draw_pictures(certificate, folder)
+    RunFolder.remove(checkpoint)
+>>>>>>> 2ff4504 (One reader of prompt tables for every command: published layouts, --column, and which column was taken is said and on record)
     written = ", ".join(name for name in FILES if (folder / name).exists())
     terminal.out.print(Text(f"written: {folder}/ ({written})"), soft_wrap=True)
     terminal.out.print(
@@ -126,8 +175,11 @@ def prompts(
     settings: Settings,
     file: Annotated[
         Path,
-        typer.Argument(help="CSV or JSONL file with prompts under “prompt”, or .txt, one a line.", show_default=False),
+        typer.Argument(
+            help="Prompts: .csv, .tsv, .json or .jsonl with a column “prompt”, or .txt.", show_default=False
+        ),
     ],
+    column: Column = None,
     unet: UNet = None,
     rho: Annotated[float, typer.Option(help="Radius of the reported bound, in units of the noise.")] = 1.0,
     tolerance: Annotated[
@@ -157,7 +209,8 @@ def prompts(
 
     from certify import datasets, plots
 
-    data = datasets.PromptSet.load(file)
+    data = datasets.PromptSet.load(file, column)
+    terminal.out.print(Text(str(data), style="dim"))
     asked = len(data.rows) if limit is None else min(_validate.count("limit", limit), len(data.rows))
     options = datasets.RowOptions(
         rho=rho,
@@ -217,7 +270,7 @@ def prompts(
         f"{safely(float(total['median_radius']), 'down', '.4g')}."
     )
     for record in [r for r in records if r["status"] == "refused"][:3]:
-        said = f"refused, line {record.get('line', '?')}: {_files.printable(record.get('reason', ''))}"
+        said = f"refused, {data.place} {record.get('line', '?')}: {_files.printable(record.get('reason', ''))}"
         terminal.out.print(Text(said, style="dim"))
     terminal.out.print(
         f"[bold]Confidence[/] 1 − {alpha:g} for each prompt by itself, not for all at once: at most "
@@ -235,12 +288,17 @@ def prompts(
     terminal.out.print(Text(f"written: {folder}/ ({written})"), soft_wrap=True)
 
 
-def _lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty."""
-    try:
-        return [line.strip() for _, line in _files.lines(_files.read_text(path))]
-    except (OSError, ValueError) as error:
-        raise ValueError(f"attacks = {str(path)!r}: must be a UTF-8 text file ({error})") from error
+def _about(given: PromptSet, taken: int, private: bool) -> dict[str, Any]:
+    """Where attack prompts come from. A private record has no digest of prompts, against which guesses could be held."""
+    about = given.source | {"empty": len(given.rows) - taken}
+    if private:
+        del about["sha256"]
+    return about
+
+
+def _passed_over(given: PromptSet, taken: int) -> str:
+    empty = len(given.rows) - taken
+    return f"; {empty:,} empty {'one' if empty == 1 else 'ones'} passed over" if empty else ""
 
 
 def _draw_pictures(certificate: Certificate, folder: Path) -> None:

@@ -35,6 +35,12 @@ Variant = Annotated[
 ]
 Draws = Annotated[int, typer.Option("--n", help="Monte Carlo draws.")]
 Alpha = Annotated[float, typer.Option(help="Failure probability of the certificate as a whole.")]
+Column = Annotated[
+    str | None,
+    typer.Option(
+        help="The file's column of prompts: its name, or its index from 0 where there is no header. [default: by its name]"
+    ),
+]
 Steps = Annotated[int | None, typer.Option(help="Sampler steps. [default: 50; embedded model: 8]")]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale. [default: 7.5; embedded model: 2]")]
 Seed = Annotated[int, typer.Option(help="Seed of all draws.")]
@@ -54,7 +60,7 @@ class Settings:
 
     concept: Annotated[
         list[str] | None,
-        typer.Option("--concept", "-c", help="What to suppress: a name or a CSV/JSONL file. Repeat for several."),
+        typer.Option("--concept", "-c", help="What to suppress: a name or a file of pairs. Repeat for several."),
     ] = None
     model: Model = None
     text_encoder: TextEncoder = None

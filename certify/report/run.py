@@ -195,6 +195,7 @@ def _run_provenance(run: RunRecord, digests: Mapping[str, str]) -> str:
     data, model = settings["data"], settings["model"]
     rows = [
         ("data set", f"{escaped(data['name'])}, {count(data['rows'])} prompts"),
+        *([("column of prompts", escaped(data["column"]))] if data.get("column") else []),
         ("SHA-256 of the data", code(data["sha256"])),
         ("run", code(run.run)),
         ("seed", escaped(settings["seed"])),

@@ -27,7 +27,7 @@ from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.training import Dice
 
-__all__ = ["FIELDS", "Attack", "Row", "Target", "Victim", "read_rows", "readable", "run"]
+__all__ = ["FIELDS", "Attack", "Row", "Target", "Victim", "read_rows", "readable", "run", "written_by_attack"]
 
 
 @dataclass(frozen=True)
@@ -138,11 +138,13 @@ def run(
     *,
     seed: int = 0,
     batch: int = 32,
+    source: dict[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Row]:
     """Attacks what is not in the file yet, `batch` targets at a time, and writes the file anew with every batch's rows.
 
     Each batch has dice of its own, seeded by its first target: a run that was stopped ends with the rows of one that was not.
+    `source`, where the targets come from, goes on record; it is the targets that must be the same when the run goes on.
 
     Raises:
         ValueError: the victim lacks what the attack needs, or the file is another attack's or about other prompts.
@@ -156,7 +158,7 @@ def run(
     record = {**told, "settings": asdict(settings), "seed": seed, "batch": batch}
     if "smoother" in attack.needs:
         record["smoother"] = victim.smoother.settings()
-    if done and (not about.exists() or _record(about) != json.loads(json.dumps(record))):
+    if done and (not about.exists() or _without_source(_record(about)) != json.loads(json.dumps(record))):
         raise ValueError(
             f"{path}: holds rows of another attack, or with other settings; delete it, or choose another name"
         )
@@ -168,6 +170,8 @@ def run(
                 f"now asked for {target.prompt!r} with seed {target.seed}; delete the file, or choose another name"
             )
     path.parent.mkdir(parents=True, exist_ok=True)
+    if source is not None:
+        record["prompts"] = source
     _files.write(about, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     for first in range(0, len(targets), batch):
         part = list(targets[first : first + batch])
@@ -202,6 +206,18 @@ def read_rows(path: str | Path) -> list[Row]:
     return rows
 
 
+def written_by_attack(path: Path) -> bool:
+    """Whether a CSV has the columns of `run`'s rows.
+
+    Raises:
+        ValueError: it is no CSV.
+    """
+    try:
+        return tuple(next(_files.csv_rows(_files.read_text(path)), (1, []))[1]) == FIELDS
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def _row(number: int, line: list[str]) -> Row:
     """A row of a file, whose values are what they are to be."""
     if len(line) != len(FIELDS):
@@ -222,6 +238,10 @@ def _record(path: Path) -> dict[str, Any]:
         return _files.read_json(path)
     except ValueError as error:
         raise ValueError(f"{path}: says nothing of how its rows were made ({error})") from error
+
+
+def _without_source(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != "prompts"}
 
 
 def readable(encoder: PromptEncoder, ids: Iterable[int]) -> str | None:

@@ -50,7 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default=None, help="hub id or folder that was erased from (default: the embedded model)"
     )
-    parser.add_argument("--prompts", type=Path, default=None, help="CSV with columns prompt and perhaps seed, or I2P's")
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        default=None,
+        help="table (.csv, .tsv, .json, .jsonl, .txt) of prompts, perhaps with seeds",
+    )
+    parser.add_argument("--column", default=None, help="of --prompts: its name, or its index where there is no header")
     parser.add_argument("--category", default="", help="of I2P's table: only these rows")
     parser.add_argument(
         "--pairs", type=Path, default=None, help=".csv or .jsonl of prompts with and without the concept"
@@ -80,7 +86,7 @@ def main(a: Any) -> int:
     own = (DEFAULTS["num_inference_steps"], DEFAULTS["guidance_scale"]) if a.model is None else _SAMPLER
     steps = own[0] if a.steps is None else _validate.count("steps", a.steps)
     guidance = own[1] if a.guidance is None else _validate.positive("guidance", a.guidance)
-    wanted = _targets(a, concept)
+    wanted, source = _targets(a, concept)
     pairs = None if a.pairs is None else concepts.Concept.load(a.pairs).pairs
 
     def smoother(pipe: Any) -> Any:
@@ -110,6 +116,7 @@ def main(a: Any) -> int:
         a.out,
         seed=a.seed,
         batch=a.batch,
+        source=source,
         progress=lambda done, count: report(attack.name, done, count, None),
     )
     numbers = {target.number for target in wanted}
@@ -191,14 +198,19 @@ def _detector(a: Any, concept: Concept) -> Any:
     return None if name is None else asr.load(name)
 
 
-def _targets(a: Any, concept: Concept) -> list[Target]:
+def _targets(a: Any, concept: Concept) -> tuple[list[Target], dict[str, Any] | None]:
     if a.prompts is not None:
         first = a.seed * 1_000_003 + _shift(a.attack)
-        return asked.read(a.prompts, count=a.count, first=first, category=a.category)
+        read = asked.read(a.prompts, column=a.column, count=a.count, first=first, category=a.category)
+        print(read.said)
+        return read.targets, read.source
+    for name in ("column", "category"):
+        if getattr(a, name):
+            raise ValueError(f"{name} = {getattr(a, name)!r}: must be given with --prompts, the file that it is about")
     if a.model is not None:
-        raise ValueError("prompts: must be given with --model, a CSV with a column prompt")
+        raise ValueError("prompts: must be given with --model, a table with a column prompt")
     found = asked.targets(concept, a.split, count=_COUNT if a.count is None else a.count, seed=a.seed)
-    return reseeded(found, a.attack)
+    return reseeded(found, a.attack), None
 
 
 def _images(folder: Path, diffusion: Diffusion, count: int) -> Any:

@@ -3,7 +3,7 @@
     y = prompt with the concept's name ← a word that means it
 
 In the embedded world those words are known ("coin", "wheel" for a circle). For a real model the prompts are those of I2P,
-from a local copy of its table (`read_i2p`).
+from a local copy of its table (`experiments.attacks.targets.read`).
 
 Reference: Schramowski et al. (2023), "Safe Latent Diffusion: Mitigating Inappropriate Degeneration in Diffusion Models"
 (I2P). Known from the public source: 4 703 prompts with columns `prompt`, `categories` (several, with commas),
@@ -16,17 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from experiments import files
 from experiments.attacks.attack import Attack, Row, Target, Victim
 from experiments.attacks.tokens import concept_pattern, last_rows, read, several
 from experiments.unlearning.concept import filled
 from experiments.unlearning.training import Dice
 
-__all__ = ["ATTACK", "Settings", "attack", "read_i2p", "renamed"]
+__all__ = ["ATTACK", "Settings", "attack", "renamed"]
 
 
 @dataclass(frozen=True)
@@ -72,45 +70,6 @@ def renamed(prompt: str, phrases: Sequence[str], word: str) -> str:
         if "{}" not in before + after:
             prompt = filled(f"{before}{{}}{after}", word)
     return prompt
-
-
-def read_i2p(
-    path: str | Path, *, category: str = "", nudity_over: float | None = None, limit: int | None = None
-) -> list[Target]:
-    """Targets of a local copy of I2P's table, numbered by their line in it, with their own seeds.
-
-    Args:
-        path: a CSV with the columns `prompt`, `evaluation_seed`, and `categories` where one is asked for.
-        category: "sexual", "violence", …; "": all.
-        nudity_over: only rows whose `nudity_percentage` is larger.
-        limit: at most so many.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a column is missing, a number is none, or no row is left.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"path = {str(path)!r}: no such file")
-    needed = {"prompt", "evaluation_seed"}
-    needed |= ({"categories"} if category else set()) | ({"nudity_percentage"} if nudity_over is not None else set())
-    targets = []
-    columns, lines = files.table(path)
-    missing = sorted(needed - set(columns))
-    if missing:
-        raise ValueError(f"{path}: lacks the column {', '.join(missing)}; it has {', '.join(map(repr, columns))}")
-    for number, (at, line) in enumerate(lines):
-        if category and category not in [c.strip() for c in line["categories"].split(",")]:
-            continue
-        try:
-            if nudity_over is not None and not float(line["nudity_percentage"]) > nudity_over:
-                continue
-            targets.append(Target(number, line["prompt"], int(line["evaluation_seed"])))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {at}: {error}") from error
-    if not targets:
-        raise ValueError(f"{path}: no row of category {category!r} with nudity over {nudity_over}")
-    return targets[:limit]
 
 
 ATTACK = Attack(

@@ -11,21 +11,25 @@ them: captions of the world differ in the noun as they do in any other word. No 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from certify import _validate, world
-from experiments import files
+from certify._tables import normal
+from certify.prompt_files import PromptRow, PromptSet
 from experiments.attacks.attack import Target
-from experiments.attacks.implicit import read_i2p, renamed
+from experiments.attacks.implicit import renamed
 from experiments.attacks.tokens import concept_pattern
 from experiments.unlearning.concept import Concept
 
-__all__ = ["SPLITS", "read", "targets"]
+__all__ = ["SPLITS", "Found", "read", "targets"]
 
 SPLITS = ("tune", "report")
-_SEEDS = ("seed", "evaluation_seed", "sd_seed")
+_SEEDS = ("seed", "evaluation seed", "sd seed")
+_GUIDANCE = ("guidance", "evaluation guidance", "sd guidance scale", "guidance scale")
 _KINDS = ("named", "synonym")  # whose captions are rewritten, in this order; neutral ones show no shape in particular
 
 
@@ -60,46 +64,102 @@ def targets(concept: Concept, split: str = "report", *, count: int = 48, seed: i
     return [Target(number, text, first + number) for number, text in enumerate(texts[:count])]
 
 
+@dataclass(frozen=True)
+class Found:
+    """Targets of a file.
+
+    Attributes:
+        targets: numbered from 0.
+        source: the file, its column and how many rows were passed over, for a record.
+        said: the same in words.
+    """
+
+    targets: list[Target]
+    source: dict[str, Any]
+    said: str
+
+
 def read(
-    path: str | Path, *, count: int | None = None, first: int = 0, category: str = "", empty: bool = False
-) -> list[Target]:
-    """Targets of a table, numbered from 0.
+    path: str | Path,
+    *,
+    column: str | int | None = None,
+    purpose: str = "benign",
+    count: int | None = None,
+    first: int = 0,
+    category: str = "",
+    empty: bool = False,
+    argument: str = "prompts",
+) -> Found:
+    """Targets of a file, of any layout that `certify.prompt_files` reads.
 
     Args:
-        path: a CSV with a column `prompt`, and perhaps one of seeds: `seed`, `evaluation_seed` (I2P's) or `sd_seed`.
+        path: a table with prompts, and perhaps a column of seeds: `seed`, `evaluation_seed` (I2P's) or `sd_seed`. A column of
+            guidance is not used: a table generates all its rows alike.
+        column, purpose: which prompts, as for `PromptSet.load`; "benign": what is asked for, "adversarial": what was found.
         count: at most so many, the first; None: all.
         first: the first image's seed, where the table has none.
         category: of I2P's table only those rows.
-        empty: whether an empty prompt is one: of what an attack found, not of what is asked for.
+        empty: whether an empty prompt is one: of what an attack found, not of what is asked for; there it is passed over.
+        argument: what to call the file in an error.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it has no column `prompt`, an empty prompt, a seed that is no whole number, or no row.
+        ValueError: it is broken, has no column of prompts or none of categories, a seed that is no whole number, or no row.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"prompts = {str(path)!r}: no such file")
     if count is not None:
         _validate.count("count", count)
-    columns, lines = files.table(path)
-    if "prompt" not in columns:
-        raise ValueError(f"{path}: lacks the column prompt; it has {', '.join(map(repr, columns))}")
-    of_seed = next((name for name in _SEEDS if name in columns), None)
-    if category:
-        found = read_i2p(path, category=category, limit=count)
-        return [replace(target, number=number) for number, target in enumerate(found)]
+    data = PromptSet.load(path, column, purpose=purpose, argument=argument)
+    rows = [row for row in data.rows if not category or category in _categories(row, f"{argument} = {str(path)!r}")]
+    asked = [row for row in rows if empty or row.prompt.strip()]
     made = []
-    for number, (at, line) in enumerate(lines[:count]):
-        seed = str(first + number) if of_seed is None else line[of_seed]
+    for number, row in enumerate(asked[:count]):
+        of_seed = _column(row, _SEEDS)
+        value = first + number if of_seed is None else row.columns[of_seed]
         try:
-            made.append(Target(number, line["prompt"], int(seed)))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {at}: {of_seed} = {seed!r}: must be a whole number") from error
-        if not empty and not made[-1].prompt.strip():
-            raise ValueError(f"{path}, line {at}: prompt is empty")
+            made.append(Target(number, row.prompt, _whole(value)))
+        except ValueError:
+            raise ValueError(
+                f"{argument} = {str(path)!r}, {data.place} {row.line}: {of_seed} = {value!r}: must be a whole number >= 0"
+            ) from None
     if not made:
-        raise ValueError(f"{path}: has no prompt")
-    return made
+        of = f" of category {category!r}" if category else ""
+        raise ValueError(f"{argument} = {str(path)!r}: has no prompt{of}")
+    passed = len(rows) - len(asked)
+    said = str(data)
+    if passed:
+        said += f"; {passed:,} empty {'one' if passed == 1 else 'ones'} passed over"
+    guidance = _column(data.rows[0], _GUIDANCE)
+    if guidance is not None:
+        said += f"; column “{guidance}” is not used"
+    return Found(made, {**data.source, "empty": passed, "category": category or None}, said)
+
+
+def _column(row: PromptRow, names: Sequence[str]) -> str | None:
+    """The first of some columns that a row has, whatever the case."""
+    there = {normal(name): name for name in reversed(list(row.columns))}
+    return next((there[name] for name in names if name in there), None)
+
+
+def _whole(value: Any) -> int:
+    """A seed; 4068.0 is 4068, as a table that was once kept with gaps has it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        value = int(text) if re.fullmatch(r"[0-9]{1,40}", text) else float(text)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value // 1 or value < 0:
+        raise ValueError
+    return int(value)
+
+
+def _categories(row: PromptRow, what: str) -> list[str]:
+    column = _column(row, ("categories", "category"))
+    if column is None:
+        raise ValueError(f"{what}: lacks the column categories; it has {', '.join(map(repr, row.columns))} besides")
+    value = row.columns[column]
+    return [str(part).strip() for part in (value if isinstance(value, list) else str(value).split(","))]
 
 
 def _captions(concept: Concept, split: str) -> list[list[str]]:

@@ -59,11 +59,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="erased model: a folder of `unlearn`, or a U-Net's file",
     )
     real.add_argument(
-        "--prompts", type=Path, default=None, help="folder with [METHOD/]ATTACK.csv, column prompt and perhaps seed"
+        "--prompts",
+        type=Path,
+        default=None,
+        help="folder with [METHOD/]ATTACK.csv (.tsv, .json, .jsonl): prompts, seeds",
     )
     real.add_argument("--detector", default=None, help="nudenet[:SCORE] or q16:CLIP:HEAD[:SCORE]")
     real.add_argument("--pairs", default=None, help="concept pairs: a name or a file (default: the concept's name)")
-    real.add_argument("--utility", type=Path, default=None, help="CSV of captions about other things, column prompt")
+    real.add_argument("--utility", type=Path, default=None, help="table of captions about other things")
     real.add_argument("--references", type=Path, default=None, help="folder of photographs for a second FID")
     real.add_argument(
         "--clip", type=Path, default=None, help="folder of a CLIPModel, for FID's features and the image–text score"
@@ -109,6 +112,7 @@ def main(a: Any) -> int:
         files = written(table, run, pages)
         print(terminal(table))
         print(f"written: {pages}/ ({', '.join(files)}), {time.perf_counter() - started:.0f} s\n", flush=True)
+    print("\n".join(ground.said.values()), end="\n" if ground.said else "")
     return 0
 
 

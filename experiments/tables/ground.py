@@ -18,6 +18,7 @@ from torch import Tensor
 
 from certify import load_pipeline
 from certify.detectors import Detector
+from certify.prompt_files import SUFFIXES
 from experiments import attacks as registry
 from experiments import files, unlearning
 from experiments.attacks import attack as attacking
@@ -79,6 +80,9 @@ class Utility:
     score: Scorer
 
 
+_TABLES = tuple(ending for ending in SUFFIXES if ending != ".txt")  # notes may lie beside tables
+
+
 class Ground(ABC):
     """What tables ask of a model.
 
@@ -89,6 +93,7 @@ class Ground(ABC):
     Attributes:
         name: of the model.
         steps, guidance: of the sampler.
+        said: which column of which file was read.
     """
 
     name: str
@@ -97,6 +102,7 @@ class Ground(ABC):
 
     def __init__(self, sizes: Sizes, seed: int = 0) -> None:
         self.sizes, self.seed = sizes, seed
+        self.said: dict[Path, str] = {}
 
     @abstractmethod
     def concept(self, name: str) -> Concept:
@@ -310,10 +316,10 @@ class Given(Ground):
         model: hub id or folder.
         concept: what was erased.
         victims: method → file or folder of its overlay (what `unlearn` writes, or a U-Net's state dict).
-        prompts: folder with VICTIM/ATTACK.csv or ATTACK.csv: rows of `attack`, or any CSV with a column `prompt` and,
-            if there is one, `seed`.
+        prompts: folder with VICTIM/ATTACK.csv or ATTACK.csv: rows of `attack`, or any table that `certify.prompt_files` reads,
+            of what an attack found, perhaps with seeds.
         detector: as for `experiments.metrics.asr.load`.
-        captions: CSV with a column `prompt`, about other things; None: no utility.
+        captions: table of prompts about other things; None: no utility.
         real: folder of images, the second reference of FID; None: none.
         clip: folder of a `CLIPModel`, for FID's features and the image–text score; None: no utility.
         defaults: settings of defences by name; what is not there is published.
@@ -375,23 +381,23 @@ class Given(Ground):
         return load_pipeline(self.name, device=self.device, dtype=self.dtype, **overlay)
 
     def attacks(self, concept: Concept, method: str, split: str) -> tuple[str, ...]:
-        found = {
-            p.stem: None for folder in (self._prompts / method, self._prompts) for p in sorted(folder.glob("*.csv"))
-        }
+        folders = (self._prompts / method, self._prompts)
+        found = {p.stem: None for folder in folders for p in sorted(folder.glob("*")) if p.suffix.lower() in _TABLES}
         return tuple(name for name in (*registry.ATTACKS, *sorted(set(found) - set(registry.ATTACKS))) if name in found)
 
     def rows(
         self, concept: Concept, method: str, attack: str, split: str, smoothing: Smoothing | None = None
     ) -> list[Row]:
-        candidates = [self._prompts / method / f"{attack}.csv", self._prompts / f"{attack}.csv"]
-        path = next((p for p in candidates if p.exists()), None)
+        # .csv first: `attack` writes a .json beside it, about its rows.
+        named = [folder / f"{attack}{end}" for folder in (self._prompts / method, self._prompts) for end in _TABLES]
+        path = next((p for p in named if p.exists()), None)
         if path is None:
             raise FileNotFoundError(f"prompts = {str(self._prompts)!r}: has no {attack}.csv, nor {method}/{attack}.csv")
-        if tuple(files.table(path)[0]) == attacking.FIELDS:
+        if path.suffix == ".csv" and attacking.written_by_attack(path):
             return attacking.read_rows(path)[: self.sizes.prompts]
         return [
             Row(attack, method, concept.name, target.number, target.prompt, target.seed, target.prompt, 0.0)
-            for target in self._read(path, self.sizes.prompts)
+            for target in self._read(path, self.sizes.prompts, purpose="adversarial", empty=True)
         ]
 
     def utility(self, concept: Concept, split: str) -> Utility:
@@ -403,7 +409,7 @@ class Given(Ground):
 
         if self._captions is None or self._clip is None:
             raise ValueError("utility, clip: must both be given to measure FID and the image–text score")
-        told = self._read(self._captions, self.sizes.images)
+        told = self._read(self._captions, self.sizes.images, argument="utility")
         prompts, seeds = [target.prompt for target in told], [target.seed for target in told]
         plain = self.defense("none", concept, "").make(prompts, [seed + 1_000_003 for seed in seeds], batch=8)
         height, width = plain.images.shape[-2:]
@@ -423,5 +429,7 @@ class Given(Ground):
     def settings(self, defense: str, concept: Concept) -> Any:
         return _repeatable(self._defaults.get(defense, DEFENSES[defense].published()))
 
-    def _read(self, path: Path, count: int) -> list[Target]:
-        return asked_for.read(path, count=count, first=self.seed * 1_000_003, empty=True)
+    def _read(self, path: Path, count: int, **options: Any) -> list[Target]:
+        found = asked_for.read(path, count=count, first=self.seed * 1_000_003, **options)
+        self.said[path] = found.said
+        return found.targets

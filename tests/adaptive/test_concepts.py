@@ -74,14 +74,14 @@ BAD_CALLS: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
     "unknown, nothing like it": (
         lambda d: Concept.load("zzz"),
         ValueError,
-        r"concept = 'zzz': unknown\. Must be one of .*, or the path of a \.csv or \.jsonl file",
+        r"concept = 'zzz': unknown\. Must be one of .*, or the path of a \.csv, \.tsv, \.json or \.jsonl file",
     ),
     "no such file": (lambda d: Concept.load("no/such.csv"), FileNotFoundError, r"no such file; looked for .*such\.csv"),
     "no such path": (lambda d: Concept.load(d / "x.jsonl"), FileNotFoundError, r"no such file"),
     "another suffix": (
         lambda d: (d / "x.txt").write_text("") or Concept.load(d / "x.txt"),
         ValueError,
-        r"must end in \.csv or \.jsonl",
+        r"must end in \.csv, \.tsv, \.json or \.jsonl",
     ),
     "a number": (lambda d: Concept.load(7), TypeError, r"concept is a int: must be a name, a path or a Concept"),
     "no name": (lambda d: Concept(" ", [("a", "b")]), ValueError, r"name = ' ': must be a non-empty string"),
@@ -100,13 +100,17 @@ BAD_CALLS: dict[str, tuple[Callable[[Path], Any], type[Exception], str]] = {
         ValueError,
         r"concept file '.*c\.csv', line 3: one-sided, positive is empty",
     ),
-    "short CSV row": (_csv("positive,negative\na\n"), ValueError, r"line 2: one-sided, negative is empty"),
-    "CSV header": (_csv("a,b\nc,d\n"), ValueError, r"its header is \['a', 'b'\], must have positive, negative"),
-    "empty CSV": (_csv(""), ValueError, r"its header is \[\], must have positive, negative"),
+    "short CSV row": (_csv("positive,negative\na\n"), ValueError, r"line 2: has 1 fields: must have 2"),
+    "CSV header": (_csv("a,b\nc,d\n"), ValueError, r"its columns are \['a', 'b'\], must have positive, negative"),
+    "empty CSV": (_csv(""), ValueError, r"its columns are \[\], must have positive, negative"),
     "CSV without rows": (_csv("positive,negative\n"), ValueError, r"has no pairs"),
-    "one-sided JSONL": (_jsonl('\n{"positive": "a"}'), ValueError, r"line 2: one-sided, negative is empty"),
+    "one-sided JSONL": (
+        _jsonl('\n{"positive": "a", "negative": ""}'),
+        ValueError,
+        r"line 2: one-sided, negative is empty",
+    ),
     "broken JSONL": (_jsonl("{"), ValueError, r"line 1: is not JSON"),
-    "JSONL of lists": (_jsonl('["a", "b"]'), ValueError, r"line 1: must be an object with positive, negative"),
+    "JSONL of lists": (_jsonl('["a", "b"]'), ValueError, r"line 1: must be an object of named values"),
 }
 
 

@@ -99,6 +99,31 @@ def test_attack_prompts_are_told_apart(run, tmp_path):
     assert [p["covered"] for p in Certificate.load("a").provenance["covered_prompts"]] == [True, False]
 
 
+def test_attack_prompts_of_a_table(run, tmp_path):
+    """A header and quoted fields were taken for prompts, and the certificate said that none of them is covered."""
+    (tmp_path / "mma.csv").write_text(
+        'target_prompt,adv_prompt\n"a, b","a photo of a red wheel"\nc,"a photo of\na red coin"\nd,\n'
+    )
+    code, out, err = run("prompt", PROMPT, *TEXT, "--attacks", "mma.csv", "--out", "a")
+    assert code == 0, err
+    text = " ".join(out.split())
+    assert "Of 2 attack prompts given 2 are covered" in text
+    assert "attacks: prompts of mma.csv: column “adv_prompt”, not “target_prompt”; 1 empty one passed over" in text
+    record = Certificate.load("a").provenance
+    assert [p["prompt"] for p in record["covered_prompts"]] == ["a photo of a red wheel", "a photo of\na red coin"]
+    about = record["attacks"]
+    assert (about["name"], about["column"], about["other_columns"], about["empty"]) == (
+        "mma.csv",
+        "adv_prompt",
+        ["target_prompt"],
+        1,
+    )
+    code, out, err = run("prompt", PROMPT, *TEXT, "--attacks", "mma.csv", "--column", "target_prompt", "--out", "b")
+    assert (code, "Of 3 attack prompts given" in " ".join(out.split())) == (0, True)
+    code, _, err = run("prompt", PROMPT, *TEXT, "--column", "x", "--out", "c")
+    assert (code, "column = 'x': must be given with --attacks" in " ".join(err.split())) == (2, True)
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -156,6 +156,7 @@ def test_statistics_and_images_are_passed_on(run, file, tmp_path):
     [
         (("no.csv",), "no such file"),
         (("few.csv", "--limit", "0"), "limit = 0"),
+        (("few.csv", "--column", "words"), "column = 'words': must be one of 'kind', 'prompt'"),
         (("few.csv", "--alpha", "2"), "alpha = 2.0"),
         (("few.csv", "--tolerance", "0"), "tolerance = 0.0"),
         (("few.csv", "--images", "4", "--concept", "gun"), "must have a detector"),
@@ -165,3 +166,20 @@ def test_misuse_is_one_line_and_exit_code_2(run, file, tmp_path, arguments, mess
     code, _, err = run(*arguments)
     assert (code, message in " ".join(err.split()), "Traceback" in err) == (2, True, False), err
     assert not (tmp_path / "runs").exists()
+
+
+def test_prompts_of_other_layouts(run, tmp_path):
+    """Without a header, by index; and of a file with two columns of prompts the one that is named."""
+    (tmp_path / "hub.csv").write_text("a red circle\na coin\n")
+    code, out, err = run("hub.csv", *SMALL, "--column", "0", "--out", "hub")
+    assert code == 0, err
+    assert "prompts of hub.csv: no header, column 0; the first prompt is in line 1" in " ".join(out.split())
+    (tmp_path / "mma.csv").write_text("target_prompt,adv_prompt\na coin,a red circle\n")
+    code, _, err = run("mma.csv", *SMALL, "--out", "mma")
+    assert (code, "prompts are in the columns 'target_prompt', 'adv_prompt'" in " ".join(err.split())) == (2, True)
+    code, out, err = run("mma.csv", *SMALL, "--column", "adv_prompt", "--out", "mma")
+    assert code == 0, err
+    assert "column “adv_prompt”, not “target_prompt”" in " ".join(out.split())
+    assert [record["prompt"] for record in records(tmp_path / "mma")] == ["a red circle"]
+    about = json.loads((tmp_path / "mma" / "settings.json").read_text())["settings"]["data"]
+    assert (about["column"], about["other_columns"]) == ("adv_prompt", ["target_prompt"])

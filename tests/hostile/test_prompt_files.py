@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from certify import _files
 from certify.adaptive import Concept
 from certify.datasets import PromptSet
-from experiments.attacks.implicit import read_i2p
 from experiments.attacks.targets import read as read_targets
 from experiments.defenses.ams import Settings as Smoothing
 from experiments.defenses.blacklist import read_words
@@ -46,11 +45,14 @@ def chosen() -> bytes:
 READERS: dict[str, tuple[str, bytes, Callable[[Path], Any]]] = {
     "prompts as CSV": ("a.csv", PROMPTS, PromptSet.load),
     "prompts as JSONL": ("a.jsonl", lines(LINES), PromptSet.load),
+    "prompts as TSV": ("a.tsv", PROMPTS.replace(b",", b"\t"), PromptSet.load),
+    "prompts as JSON": ("a.json", dumped(LINES), PromptSet.load),
+    "prompts as columns": ("a.json", dumped({"prompt": ["a", "b"], "seed": [1, 2]}), PromptSet.load),
     "prompts as text": ("a.txt", b"a red circle\n\na coin\n", PromptSet.load),
     "pairs as CSV": ("a.csv", PAIRS, Concept.load),
     "pairs as JSONL": ("a.jsonl", lines(PAIR_LINES), Concept.load),
     "targets": ("a.csv", PROMPTS, read_targets),
-    "targets of I2P": ("a.csv", I2P, lambda path: read_i2p(path, category="sexual", nudity_over=1.0)),
+    "targets of I2P": ("a.csv", I2P, lambda path: read_targets(path, category="sexual")),
     "words": ("a.txt", b"# shapes\ncircle\nround thing\n", read_words),
     "chosen settings": ("chosen.json", chosen(), lambda path: read_smoothing(path, BASE)),
     "an unlearned model's card": ("README.md", CARD.encode(), lambda path: saving.record(path.parent)),
@@ -79,12 +81,23 @@ def test_a_file_that_is_damaged(data):
 @given(data=st.data())
 def test_a_line_or_setting_of_anything(data):
     name = data.draw(
-        st.sampled_from(["prompts as JSONL", "pairs as JSONL", "chosen settings", "an unlearned model's card"])
+        st.sampled_from(
+            [
+                "prompts as JSONL",
+                "prompts as JSON",
+                "prompts as columns",
+                "pairs as JSONL",
+                "chosen settings",
+                "an unlearned model's card",
+            ]
+        )
     )
     if name == "chosen settings":
         blob = data.draw(mangled_json(json.loads(chosen())))
     elif name.startswith("an"):
         blob = b"```json\n" + data.draw(mangled_json({"method": "uce", "seed": 0})) + b"\n```\n"
+    elif name in ("prompts as JSON", "prompts as columns"):
+        blob = data.draw(mangled_json(json.loads(READERS[name][1])))
     else:
         rows = LINES if "prompts" in name else PAIR_LINES
         number = data.draw(st.integers(0, 1))
@@ -123,34 +136,36 @@ def test_tables_of_odd_cells(name, blob):
 
 BAD = [
     ("prompts as CSV", b"", "holds no prompt"),
-    ("prompts as CSV", b"text\nx\n", "the header is ['text']: must have one column 'prompt'"),
+    ("prompts as CSV", b"words\nx\n", "the columns are 'words': none is called prompt"),
     ("prompts as CSV", b"prompt,x\na\n", "line 2: has 1 fields: must have 2"),
     ("prompts as CSV", b'prompt\n"open\n', "line 2: is not CSV (unexpected end of data)"),
     ("prompts as CSV", b"prompt\n\xff\xfe\n", "line 2: must be UTF-8"),
     ("prompts as CSV", b"prompt\n" + b"a" * 200_000 + b"\n", "line 2: is not CSV (field larger than field limit"),
-    ("prompts as CSV", PROMPTS.decode().encode("utf-16"), "line 1: must be UTF-8"),
+    ("prompts as CSV", PROMPTS.decode().encode("utf-16"), "line 1: must be UTF-8 (it begins as UTF-16 does)"),
+    ("prompts as CSV", b"prompt\na\nb\0\n", "line 3: holds a NUL"),
+    ("prompts as JSONL", b'{"prompt": "a\\u0000"}\n', "line 1: holds a NUL"),
     ("prompts as JSONL", b"[" * 10_000 + b"\n", "line 1: is not JSON (is more than 100 lists"),
     ("prompts as JSONL", b'{"prompt": "a", "x": 1e400}\n', "line 1: is not JSON (1e400 is too large"),
     ("prompts as JSONL", b'{"prompt": "a", "prompt": "b"}\n', "line 1: is not JSON (the key 'prompt' is there twice)"),
     ("prompts as JSONL", b'{"prompt": ["a"]}\n', "line 1: prompt = ['a']: must be a string"),
     ("prompts as JSONL", b'{"prompt": "\\ud800"}\n', "must be Unicode text"),
     ("pairs as CSV", b"positive\nx\n", "must have positive, negative, each once"),
-    ("pairs as CSV", b"positive,negative,positive\na,b,c\n", "must have positive, negative, each once"),
-    ("pairs as CSV", b"positive,negative\na,b,c\n", "line 2: has 3 fields, must have 2"),
-    ("pairs as CSV", b"positive,negative\na\n", "line 2: one-sided, negative is empty"),
+    ("pairs as CSV", b"positive,negative,positive\na,b,c\n", "must be different, none twice"),
+    ("pairs as CSV", b"positive,negative\na,b,c\n", "line 2: has 3 fields: must have 2"),
+    ("pairs as CSV", b"positive,negative\na\n", "line 2: has 1 fields: must have 2"),
     ("pairs as CSV", b'positive,negative\n"a,b\n', "line 2: is not CSV"),
     ("pairs as CSV", b"positive,negative\na,\xff\n", "line 2: must be UTF-8"),
     ("pairs as CSV", b"positive,negative\n" + b"a" * 200_000 + b",b\n", "line 2: is not CSV (field larger"),
     ("pairs as JSONL", b'{"positive": "a", "negative": 7}\n', "line 1: negative = 7, must be a string"),
     ("pairs as JSONL", b"[" * 10_000, "line 1: is not JSON (is more than 100 lists"),
     ("pairs as JSONL", b"\n\n7\n", "line 3: must be an object"),
-    ("targets", b"prompt,seed\na,1.5\n", "line 2: seed = '1.5': must be a whole number"),
-    ("targets", b"prompt,seed\n,1\n", "line 2: prompt is empty"),
-    ("targets", b"prompt,seed\na\n", "line 2: has 1 fields, must have 2"),
+    ("targets", b"prompt,seed\na,1.5\n", "line 2: seed = '1.5': must be a whole number >= 0"),
+    ("targets", b"prompt,seed\n,1\n", "has no prompt"),
+    ("targets", b"prompt,seed\na\n", "line 2: has 1 fields: must have 2"),
     ("targets", b"prompt,prompt\na,b\n", "must be different"),
     ("targets", b"\x80\x04K\x01.", "line 1: must be UTF-8"),
     ("targets of I2P", b"prompt\na\n", "lacks the column categories"),
-    ("targets of I2P", I2P.replace(b",7,", b",x,"), "line 2: invalid literal"),
+    ("targets of I2P", I2P.replace(b",7,", b",x,"), "line 2: evaluation_seed = 'x': must be a whole number"),
     ("words", b"\xff", "line 1: must be UTF-8"),
     ("words", b"# nothing\n", "has no words"),
     ("chosen settings", b"[1]", "holds no chosen settings (must be an object"),

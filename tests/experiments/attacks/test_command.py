@@ -118,19 +118,31 @@ def test_targets_that_there_are_none_of(concept, split, count, message):
         ("prompt,sd_seed\na,5\n", {"first": 7}, [Target(0, "a", 5)]),
         ('prompt\na\n""\n', {"empty": True}, [Target(0, "a", 0), Target(1, "", 1)]),
         ("prompt,evaluation_seed,categories\na,5,hate\nb,6,sexual\n", {"category": "sexual"}, [Target(0, "b", 6)]),
+        ('prompt,categories\na,"sexual, shocking"\nb,hate\n', {"category": "shocking"}, [Target(0, "a", 0)]),
+        ("Prompt,Evaluation Seed\na,4068.0\nb,7\n", {}, [Target(0, "a", 4068), Target(1, "b", 7)]),
+        ("prompt,seed\na,1\n ,x\nb,3\n", {}, [Target(0, "a", 1), Target(1, "b", 3)]),
+        ('prompt\na\n""\nb\n', {"first": 7, "count": 2}, [Target(0, "a", 7), Target(1, "b", 8)]),
+        ("target_prompt,adv_prompt\na,x\n", {}, [Target(0, "a", 0)]),
+        ("target_prompt,adv_prompt\na,x\n", {"purpose": "adversarial"}, [Target(0, "x", 0)]),
+        ("a first, plain,5\n".replace(", ", " "), {"column": 0}, [Target(0, "a first plain", 0)]),
     ],
 )
 def test_targets_of_a_table(tmp_path, text, options, expected):
     (tmp_path / "t.csv").write_text(text, encoding="utf-8")
-    assert read(tmp_path / "t.csv", **options) == expected
+    assert read(tmp_path / "t.csv", **options).targets == expected
 
 
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("text\na\n", {}, "lacks the column prompt; it has 'text'"),
-        ("prompt\n", {}, "has no prompt"),
-        ("prompt,seed\na,1\n ,2\n", {}, "line 3: prompt is empty"),
+        ("words\na\n", {}, "the columns are 'words': none is called prompt"),
+        ("prompt\na\n", {"category": "sexual"}, "lacks the column categories"),
+        ("prompt,categories\na,hate\n", {"category": "sexual"}, "has no prompt of category 'sexual'"),
+        ("prompt\n", {}, "holds no prompt"),
+        ("prompt,seed\na,1\nb,\n", {}, "line 3: seed = '': must be a whole number >= 0"),
+        ("prompt,seed\na,4068.5\n", {}, "line 2: seed = '4068.5': must be a whole number >= 0"),
+        ("prompt,seed\na,-1\n", {}, "line 2: seed = '-1': must be a whole number >= 0"),
+        ("prompt,seed\n ,2\n", {}, "has no prompt"),
         ("prompt,seed\na,one\n", {}, "line 2: seed = 'one': must be a whole number"),
         ("prompt\na\n", {"count": 0}, "count = 0"),
     ],
@@ -308,6 +320,32 @@ def test_a_table_with_seeds_keeps_them(real, tmp_path, monkeypatch):
     words = [*_asks(real, "implicit"), "--prompts", tmp_path / "i2p.csv", "--out", tmp_path / "rows.csv"]
     assert called(monkeypatch, *words, "--category", "y") == 0
     assert [(row.prompt, row.seed) for row in read_rows(tmp_path / "rows.csv")] == [("red", 42)]
+
+
+def test_an_empty_prompt_stops_nothing_and_the_column_is_on_record(real, tmp_path, monkeypatch, capsys):
+    """As in I2P, where one prompt of 4 703 is empty; seeds as pandas writes them."""
+    file, out = tmp_path / "mma.csv", tmp_path / "rows.csv"
+    file.write_text("target_prompt,adv_prompt,sd_seed,sd_guidance_scale\na coin,x,41.0,7\n,y,,7\nred,z,42.0,8\n")
+    words = [*_asks(real, "implicit"), "--prompts", file, "--out", out]
+    assert called(monkeypatch, *words) == 0
+    assert [(row.number, row.prompt, row.seed) for row in read_rows(out)] == [(0, "a coin", 41), (1, "red", 42)]
+    said = capsys.readouterr().out
+    for piece in (
+        "column “target_prompt”, not “adv_prompt”",
+        "1 empty one passed over",
+        "“sd_guidance_scale” is not used",
+    ):
+        assert piece in said
+    record = json.loads(out.with_suffix(".json").read_text())["prompts"]
+    assert [record[n] for n in ("name", "column", "other_columns", "empty")] == [
+        "mma.csv",
+        "target_prompt",
+        ["adv_prompt"],
+        1,
+    ]
+    before = out.read_bytes()
+    assert called(monkeypatch, *words) == 0  # the record of where they come from stops no run from going on
+    assert out.read_bytes() == before
 
 
 def test_images_are_one_a_prompt_in_the_order_of_their_numbers(real, tmp_path, monkeypatch, capsys):
