@@ -14,12 +14,35 @@ import unicodedata
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import Any
 
-__all__ = ["EVENT_RHOS", "cleaned", "confidence", "duration", "escaped", "percent", "safely", "shown", "spelled"]
+__all__ = [
+    "EVENT_RHOS",
+    "cleaned",
+    "confidence",
+    "duration",
+    "escaped",
+    "percent",
+    "safely",
+    "shown",
+    "spelled",
+    "truncation",
+]
 
 EVENT_RHOS = (0.0, 0.1, 0.25, 0.5, 1.0)
 """Radii at which an event's bound, which holds at all of them, is shown."""
 
 _ROUND = {"up": ROUND_CEILING, "down": ROUND_FLOOR, "near": ROUND_HALF_EVEN}
+
+
+def truncation(tokens: int, kept: int) -> str:
+    """What is read of a prompt that did not fit into the context, in words.
+
+    >>> truncation(85, 77)[:74]
+    'The prompt has 85 tokens, begin and end included, and 77 fit: the last 8 b'
+    """
+    return (
+        f"The prompt has {tokens:,} tokens, begin and end included, and {kept:,} fit: the last {tokens - kept:,} before the "
+        "end are cut off, as by the plain pipeline, and nothing is said about them."
+    )
 
 
 def shown(value: float, way: str, digits: int, sign: bool = False) -> str:

@@ -1026,6 +1026,13 @@ def _is_source(value: Any) -> bool:
     return named and isinstance(concepts, list) and all(isinstance(concept, str) for concept in concepts)
 
 
+def _is_cut(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    tokens, kept = (value.get(name) for name in ("tokens", "kept"))
+    return type(tokens) is int and type(kept) is int and 0 < kept < tokens
+
+
 _ON_RECORD: dict[str, tuple[Callable[[Any], bool], str]] = {
     **{
         n: (lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 0, "a whole number >= 0") for n in _COUNTS
@@ -1035,5 +1042,6 @@ _ON_RECORD: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model": (_is_model, "an object with kind, a string, and sha256, null or strings by name"),
     "source": (_is_source, "an object of strings or null, and concepts, a list of strings"),
     "smoother": (lambda v: isinstance(v, dict), "an object"),
+    "truncated": (_is_cut, "an object with tokens and kept, whole numbers, kept > 0 the smaller one"),
 }
 """What `check` and the command line take from a provenance."""

@@ -5,7 +5,8 @@ What a defence withstands on a benchmark is reported, as in the randomized-smoot
 
     F(ρ) = #{i : ρ̂_i ≥ ρ} / N,      ρ̂_i = the largest radius at which the smoothed encoding stays within the tolerance,
 
-where a prompt without a radius (the certificate abstains, or the prompt is refused: empty, too long) has ρ̂ = 0 and stays in
+where a prompt without a radius (the certificate abstains, or the prompt is refused: empty, or longer than the context and not
+to be cut, `truncate`) has ρ̂ = 0 and stays in
 the denominator. The tolerance is the same squared distance for all prompts, or each prompt's own yardstick.
 
 **What α is.** Each prompt's certificate holds with probability 1 − α. Nothing is split over prompts: of N certified prompts
@@ -154,7 +155,8 @@ def certify_row(
         "certified" (the radius is > 0), "abstained" (`reason` says why) or "refused" (`reason`); "radius" is the certified
         radius for "tolerance", 0 without one; "bound" the bound at "rho", None without one, to be compared with
         "yardstick", a squared distance; "alpha" the failure probability of all that together, "n" the draws; "others" the
-        certificate's other claims; "seconds" the time it took.
+        certificate's other claims; "seconds" the time it took; "truncated", of a prompt that was cut, its "tokens" and how many
+        were "kept", begin and end included.
     """
     from certify.adaptive.certification import DEFAULT_RHOS
 
@@ -198,6 +200,9 @@ def certify_row(
         if not remembers:
             raise
         return refused(str(error))
+    cut = certificate.provenance.get("truncated")
+    if cut:
+        head |= {"truncated": cut}
     return head | _outcome(certificate, options, seed, started), certificate
 
 
@@ -585,6 +590,7 @@ def summary(records: Sequence[Mapping[str, Any]], options: RowOptions) -> dict[s
     return {
         "prompts": len(records),
         **counts,
+        "truncated": sum("truncated" in r for r in records),
         "tolerance": "each prompt's yardstick" if options.tolerance is None else options.tolerance,
         "alpha_per_prompt": options.alpha,
         "expected_wrong": options.alpha * (len(records) - counts["refused"]),

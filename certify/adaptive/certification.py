@@ -122,6 +122,7 @@ _OWN = (
     "undefended",
     "without_word",
     "images",
+    "truncated",
 )
 """What `certify_prompt` puts on record itself, beside what every certificate has."""
 
@@ -384,7 +385,9 @@ def certify_prompt(
             count = max(1, work.images // 4)
             sampler: dict[str, Any] = {"seed": seed, "steps": steps, "guidance": guidance}
             plain: dict[str, Any] = {"checkpoint": kept("undefended"), "progress": work.tick(count * steps * 2)}
-            record["undefended"] = asdict(undefended_rate(pipe, prompt, detector, count, **plain, **sampler))
+            # Of a prompt that is cut the plain pipeline shows what is left of it.
+            plain_encoding = adaptive.encoder.plain([prompt])[0]
+            record["undefended"] = asdict(undefended_rate(pipe, plain_encoding, detector, count, **plain, **sampler))
             # What an image shows by chance: with the concept's word washed out it cannot be less.
             without = _with_and_without(adaptive, prompt)[0][1]
             plain = {"checkpoint": kept("without the word"), "progress": work.tick(count * steps * 2)}
@@ -402,6 +405,9 @@ def certify_prompt(
         "sigma": list(noise.sigma),
     }
     words = {} if private else {"tokens": list(noise.tokens)}
+    read = adaptive.encoder.tokenize(prompt)
+    if read.dropped:
+        record["truncated"] = {"tokens": read.length + read.dropped, "kept": read.length}
     return Certificate.of(
         *answers,
         model=model,
@@ -591,6 +597,7 @@ def _rebuilt(
     stated = certificate.provenance["smoother"]
     names = ("sigma0", "k", "n", "aggregate", "use_global", "similarity", "special_tokens", "smooth_unconditional")
     options = {name: stated[name] for name in names}
+    options["truncate"] = stated.get("truncate", False)
     options["sigma_max"] = math.inf if stated["sigma_max"] is None else stated["sigma_max"]
     if stated["policy"] == "noise-then-adapt":
         options |= {name: stated[name] for name in ("policy", "sigma_min", "sharing")}

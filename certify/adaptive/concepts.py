@@ -150,7 +150,7 @@ def concept_direction(
     for number, pair in enumerate(concept.pairs, start=1):
         for side, prompt, sign in zip(_FIELDS, pair, (1, -1), strict=True):
             try:
-                tokenized.setdefault(prompt, encoder.tokenize(prompt))
+                tokenized.setdefault(prompt, encoder.tokenize(prompt, truncate=False))
             except ValueError as error:
                 raise ValueError(f"concept {concept.name!r}, pair {number}, {side}: {error}") from error
             weights[prompt] += sign

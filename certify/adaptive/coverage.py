@@ -114,6 +114,7 @@ class PromptCoverage(Shown):
         distance: ‖δ‖_Σ between them; None: infinite, or not defined because the side information differs.
         changed: positions that differ; empty where the side information differs.
         reason: why it is not covered; "" where it is.
+        dropped: tokens at its end that were cut off, where the smoother cuts prompts that do not fit.
     """
 
     prompt: str
@@ -121,6 +122,7 @@ class PromptCoverage(Shown):
     distance: float | None
     changed: tuple[int, ...]
     reason: str
+    dropped: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -214,7 +216,8 @@ def covered_prompts(
         rho: radius of the claim, > 0.
 
     Returns:
-        One `PromptCoverage` for each, in order. A prompt that does not fit into the context is not covered.
+        One `PromptCoverage` for each, in order. A prompt that does not fit into the context is not covered, unless the smoother
+        cuts such prompts: then its first tokens are compared.
 
     Raises:
         ValueError, TypeError: rho is out of range, the anchor is empty or too long, or a prompt is not a string.
@@ -255,20 +258,22 @@ def _compared(
         return PromptCoverage(prompt, False, None, (), str(error))
     if other.length != anchor.length:
         reason = f"another length: {other.length} tokens with begin and end, must have {anchor.length}"
-        return PromptCoverage(prompt, False, None, (), reason)
+        return PromptCoverage(prompt, False, None, (), reason, other.dropped)
     if adaptive.policy == "noise-then-adapt" and other.words != anchor.words:
-        return PromptCoverage(prompt, False, None, (), "other word boundaries, which this policy takes as given")
+        return PromptCoverage(
+            prompt, False, None, (), "other word boundaries, which this policy takes as given", other.dropped
+        )
     delta = encoder.embed(other).double() - deployment.y.double()
     changed = tuple(int(i) for i in delta.ne(0).any(dim=1).nonzero()[:, 0])
     distance = deployment.noise.norm(delta)
     if distance * _SAFE <= rho:
-        return PromptCoverage(prompt, True, distance, changed, "")
+        return PromptCoverage(prompt, True, distance, changed, "", other.dropped)
     finite = distance if distance < float("inf") else None
     reason = f"distance {distance:.4g} > ρ = {rho:.4g}"
     if finite is None:
         still = [other.tokens[i] for i in changed if float(_sigma(deployment)[i]) == 0]
         reason = f"changes a position without noise, to {still[0]!r}" if still else reason
-    return PromptCoverage(prompt, False, finite, changed, reason)
+    return PromptCoverage(prompt, False, finite, changed, reason, other.dropped)
 
 
 def _vocabulary(encoder: PromptEncoder) -> tuple[list[str], Tensor, Tensor, Tensor]:

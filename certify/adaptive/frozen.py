@@ -142,6 +142,7 @@ class FrozenSmoother:
             "key": secrets.token_hex(16) if private and self.anchored else self._key,
             "token_noise": record,
             "text_encoder_sha256": self.encoder.fingerprint(),
+            **({"truncate": True} if self.encoder.truncate else {}),
         }
         _PAIR.write(folder, content, tensors, overwrite=True)
         return folder
@@ -175,6 +176,8 @@ class FrozenSmoother:
     def _restored(
         cls, content: dict[str, Any], tensors: dict[str, Tensor], encoder: PromptEncoder, batch_size: int
     ) -> FrozenSmoother:
+        if content.get("truncate", False) is not False:
+            encoder = encoder.truncating()
         record = content["token_noise"]
         anchored = "ids" in tensors
         if anchored:

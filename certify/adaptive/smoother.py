@@ -86,6 +86,7 @@ class AdaptiveOptions(TypedDict, total=False):
     sigma_max_relative: float | None
     smooth_unconditional: bool
     batch_size: int
+    truncate: bool
 
 
 class AdaptiveMedianSmoother:
@@ -135,6 +136,8 @@ class AdaptiveMedianSmoother:
         smooth_unconditional: whether `encode_unconditional` smooths the branch without a prompt, with σ₀ everywhere but
             at begin. Off: the paper's smoothing is about the prompt, and the unconditional branch does not depend on it.
         batch_size: sequences in one call of the text encoder.
+        truncate: cut a prompt that does not fit into the context as the plain pipeline does: what is said is then about its
+            first tokens. Off: such a prompt is refused. Concept pairs are never cut.
         denoiser: the U-Net, for statements about noise predictions.
 
     Raises:
@@ -164,11 +167,12 @@ class AdaptiveMedianSmoother:
         sigma_max_relative: float | None = None,
         smooth_unconditional: bool = False,
         batch_size: int = 64,
+        truncate: bool = False,
         denoiser: NoisePredictor | None = None,
     ) -> None:
         if not isinstance(encoder, PromptEncoder):
             raise TypeError(f"encoder is a {type(encoder).__name__}: must be a PromptEncoder")
-        self.encoder = encoder
+        self.encoder = encoder.truncating() if truncate else encoder
         self.policy = _validate.choice("policy", policy, POLICIES)
         self.k = _validate.not_negative("k", k)
         self.n = _validate.count("n", n)
@@ -249,6 +253,7 @@ class AdaptiveMedianSmoother:
             "special_tokens": self.special_tokens,
             "sigma_max": self.sigma_max if math.isfinite(self.sigma_max) else None,
             "smooth_unconditional": self.smooth_unconditional,
+            **({"truncate": True} if self.encoder.truncate else {}),
         }
 
     # Prompt → Σ

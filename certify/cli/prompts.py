@@ -88,6 +88,7 @@ def prompt(
     elif column is not None:
         raise ValueError(f"column = {column!r}: must be given with --attacks, the file that it is about")
     prompts = [] if given is None else [row.prompt for row in given.rows if row.prompt.strip()]
+    about = {} if given is None else {"attacks": _about(given, len(prompts), private)}
     if settings.policy == "memory":
         one_process("policy memory")
     folder = agreed(lambda: certificate_folder(out_dir, text, private))
@@ -148,8 +149,7 @@ def prompt(
             memory=memory,
             checkpoint=checkpoint,
             progress=tick,
-            provenance={"source": settings.source(unet)}
-            | ({} if given is None else {"attacks": _about(given, len(prompts), private)}),
+            provenance={"source": settings.source(unet), **about},
             **counts,
             **sampler,
         )
@@ -259,13 +259,14 @@ def prompts(
         if fraction == 0:
             break
     terminal.out.print(rows)
+    cut = f" {total['truncated']:,} did not fit into the context and were cut." if total["truncated"] else ""
     within = (
         f"squared distance {safely(tolerance, 'up', '.5g')}" if tolerance is not None else "each prompt's yardstick"
     )
     terminal.out.print(
         f"Of {asked:,} prompts [bold]{total['certified']:,} have a certified radius[/] (the smoothed encoding stays within "
         f"{within}), {total['abstained']:,} have none, {total['refused']:,} "
-        f"{'was' if total['refused'] == 1 else 'were'} refused. These last two count with radius 0. Average radius "
+        f"{'was' if total['refused'] == 1 else 'were'} refused. These last two count with radius 0.{cut} Average radius "
         f"{safely(float(total['average_certified_radius']), 'down', '.4g')}, median "
         f"{safely(float(total['median_radius']), 'down', '.4g')}."
     )

@@ -81,6 +81,10 @@ class Settings:
     regions: Annotated[Path | None, typer.Option(help="Folder of the regions of policy memory.")] = None
     aggregate: Annotated[str, typer.Option(help="median or mean of the noisy encodings.")] = "median"
     replicas: Annotated[int, typer.Option(help="Noisy encodings K of the deployed smoother.")] = 13
+    truncate: Annotated[
+        bool,
+        typer.Option("--truncate", help="Cut prompts that do not fit into the context, as the plain pipeline does."),
+    ] = False
     similarity: Annotated[str | None, typer.Option(help="Cosine over the encoding: flattened or end-of-text.")] = None
     seed: Seed = 0
     device: Device = None
@@ -112,7 +116,7 @@ class Settings:
         if self.sigma0 is not None:
             tuned.pop("sigma0_relative", None)
         fixed = {"policy": self.policy, "sharing": self.sharing, "aggregate": self.aggregate, "n": self.replicas}
-        return tuned | chosen | fixed | {"use_global": self.use_global}
+        return tuned | chosen | fixed | {"use_global": self.use_global, "truncate": self.truncate}
 
     def sampler(self, steps: int | None, guidance: float | None) -> dict[str, Any]:
         """Steps and guidance: those given, or the model's own."""

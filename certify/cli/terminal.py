@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from certify import _files
-from certify._text import EVENT_RHOS, duration, safely, spelled
+from certify._text import EVENT_RHOS, duration, safely, spelled, truncation
 from certify.progress import Bar
 
 if TYPE_CHECKING:
@@ -82,6 +82,9 @@ def show_tokens(text: str, adaptive: AdaptiveMedianSmoother) -> None:
             escape(plain_token(token)), f"{score:+.3f}", f"{sigma:.4g}", f"{sigma / spread:.2f}", f"[cyan]{blocks}[/]"
         )
     out.print(rows)
+    read = adaptive.encoder.tokenize(text)
+    if read.dropped:
+        out.print(truncation(read.length + read.dropped, read.length))
     silent = sum(sigma == 0 for _, sigma in rest)
     names = ", ".join(concept.name for concept in adaptive.concepts)
     out.print(
@@ -113,6 +116,9 @@ def show_certificate(certificate: Certificate) -> None:
     """The claims of a prompt's certificate, part by part: encoding, what is deployed, noise prediction, image, prompts."""
     out.print()
     out.rule("[bold]certificate[/]", align="left", style="dim")
+    cut = certificate.provenance.get("truncated")
+    if cut:
+        out.print(truncation(cut["tokens"], cut["kept"]))
     _show_encoding(certificate)
     _show_deployed(certificate)
     _show_predictions(certificate)
@@ -360,6 +366,7 @@ def _show_coverage(certificate: Certificate) -> None:
         )
         for p in prompts[:_QUOTED]:
             said = f"covered, at ρ = {p['distance']:.3g}" if p["covered"] else f"not covered: {p['reason']}"
+            said += f"; its last {p['dropped']} tokens are cut off" if p.get("dropped") else ""
             out.print(f"  [dim]{_plain(p['prompt'])}: {_plain(said)}[/]")
 
 

@@ -17,6 +17,7 @@ carries the vocabulary's end-of-word mark `</w>`.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -49,6 +50,7 @@ class TokenizedPrompt(Record):
         kinds: what stands at each position: "begin", "word", "end" or "padding".
         length: positions that are not padding.
         attention_mask: (tokens,) int64 where the encoder's pipeline passes one, else None.
+        dropped: tokens of the prompt that did not fit into the context and were cut off.
     """
 
     prompt: str
@@ -58,6 +60,7 @@ class TokenizedPrompt(Record):
     kinds: tuple[Kind, ...]
     length: int
     attention_mask: Tensor | None = None
+    dropped: int = 0
 
     @property
     def end(self) -> int:
@@ -94,13 +97,21 @@ class PromptEncoder:
         tokenizer: a CLIP tokenizer of transformers, slow or fast, padding on the right.
         text_encoder: a `CLIPTextModel` (Stable Diffusion 1.x and 2.x).
         prepare: what a pipeline does to a prompt's text before tokenising (textual inversion); None: nothing.
+        truncate: cut a prompt that does not fit into the context as the plain pipeline does; off: refuse it.
 
     Raises:
         ValueError: the text encoder is of another kind (T5, with projection, a whole CLIP), or the tokenizer pads left.
         TypeError: one of them is missing.
     """
 
-    def __init__(self, tokenizer: Any, text_encoder: Any, prepare: Callable[[str], str] | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        text_encoder: Any,
+        prepare: Callable[[str], str] | None = None,
+        *,
+        truncate: bool = False,
+    ) -> None:
         if not callable(tokenizer) or not hasattr(tokenizer, "convert_ids_to_tokens"):
             raise TypeError(f"tokenizer is a {type(tokenizer).__name__}: must be a CLIP tokenizer of transformers")
         if not isinstance(text_encoder, nn.Module) or not hasattr(text_encoder, "config"):
@@ -115,12 +126,17 @@ class PromptEncoder:
             raise ValueError(f"tokenizer.padding_side = {tokenizer.padding_side!r}: must be 'right'")
         self.tokenizer = tokenizer
         self.text_encoder: Any = text_encoder
+        self.truncate = bool(truncate)
         self._prepare = prepare
         self._frames: list[_Frame] = []
 
     @classmethod
-    def from_pipeline(cls, pipe: Any) -> PromptEncoder:
+    def from_pipeline(cls, pipe: Any, *, truncate: bool = False) -> PromptEncoder:
         """The prompt encoder of a pipeline: anything with `.tokenizer` and `.text_encoder`.
+
+        Args:
+            pipe: the pipeline.
+            truncate: as above.
 
         Raises:
             TypeError: `pipe` lacks one of them.
@@ -135,7 +151,13 @@ class PromptEncoder:
             )
         convert = getattr(pipe, "maybe_convert_prompt", None)
         prepare = None if convert is None else lambda text: str(convert(text, pipe.tokenizer))
-        return cls(pipe.tokenizer, pipe.text_encoder, prepare)
+        return cls(pipe.tokenizer, pipe.text_encoder, prepare, truncate=truncate)
+
+    def truncating(self) -> PromptEncoder:
+        """This encoder, but one that cuts prompts that do not fit into the context, as the plain pipeline does."""
+        other = copy.copy(self)
+        other.truncate, other._frames = True, []
+        return other
 
     def __repr__(self) -> str:
         return (
@@ -216,15 +238,17 @@ class PromptEncoder:
 
     # Prompt → tokens → y
 
-    def tokenize(self, prompt: str) -> TokenizedPrompt:
-        """A prompt as the pipeline would tokenise it, but never cut short.
+    def tokenize(self, prompt: str, *, truncate: bool | None = None) -> TokenizedPrompt:
+        """A prompt as the pipeline would tokenise it; cut short, as there, only if that was asked for.
 
         Args:
             prompt: any text; "" is the unconditional prompt.
+            truncate: keep the first tokens of one that does not fit into the context, and the end token; None: as the encoder
+                was told.
 
         Raises:
             TypeError: `prompt` is not a string.
-            ValueError: it does not fit into the context.
+            ValueError: it does not fit into the context, and is not to be cut.
         """
         if not isinstance(prompt, str):
             raise TypeError(f"prompt = {prompt!r}: must be a string")
@@ -232,15 +256,17 @@ class PromptEncoder:
         with _no_advice(self.tokenizer):
             text = prompt if self._prepare is None else self._prepare(prompt)
             ids = self.tokenizer(text, truncation=False, padding=False, verbose=False)["input_ids"]
-        if len(ids) > limit:
+        cut = self.truncate if truncate is None else truncate
+        if len(ids) > limit and not cut:
             raise ValueError(
-                f"prompt = {_shortened(prompt)!r}: has {len(ids)} tokens with begin and end, must have at most {limit}"
+                f"prompt = {_shortened(prompt)!r}: has {len(ids)} tokens with begin and end, must have at most {limit}; "
+                "truncate cuts it there, as the plain pipeline does"
             )
         padded = self.tokenizer(
-            text, truncation=False, padding="max_length", max_length=limit, return_attention_mask=True, verbose=False
+            text, truncation=cut, padding="max_length", max_length=limit, return_attention_mask=True, verbose=False
         )
         length = sum(padded["attention_mask"])
-        return self._tokenized(prompt, list(padded["input_ids"]), int(length))
+        return self._tokenized(prompt, list(padded["input_ids"]), int(length), max(0, len(ids) - limit))
 
     def assemble(self, content: Sequence[int], prompt: str = "") -> TokenizedPrompt:
         """The prompt that says exactly these token ids, with its begin, end and padding: T's argument without a text.
@@ -270,7 +296,7 @@ class PromptEncoder:
     def _padding_id(self) -> int:
         return int(self.tokenizer.pad_token_id)
 
-    def _tokenized(self, prompt: str, ids: list[int], length: int) -> TokenizedPrompt:
+    def _tokenized(self, prompt: str, ids: list[int], length: int, dropped: int = 0) -> TokenizedPrompt:
         begin, end = self._begin_end
         if ids[:1] != begin or ids[length - 1 : length] != end:
             raise ValueError(
@@ -280,7 +306,7 @@ class PromptEncoder:
         kinds: list[Kind] = ["begin", *["word"] * (length - 2), "end", *["padding"] * (len(ids) - length)]  # type: ignore[list-item]
         mask = torch.tensor([1] * length + [0] * (len(ids) - length)) if self.uses_attention_mask else None
         words = tuple(_words(tokens, ids, range(1, length - 1), frozenset(self.tokenizer.all_special_ids)))
-        return TokenizedPrompt(prompt, torch.tensor(ids), tokens, words, tuple(kinds), length, mask)
+        return TokenizedPrompt(prompt, torch.tensor(ids), tokens, words, tuple(kinds), length, mask, dropped)
 
     def embed(self, tokenized: TokenizedPrompt) -> Tensor:
         """y: the prompt's token embeddings before positions, (tokens, width)."""

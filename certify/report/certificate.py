@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from certify._text import EVENT_RHOS, escaped, spelled
+from certify._text import EVENT_RHOS, escaped, spelled, truncation
 from certify.certificate import Certificate, Claim
 from certify.colours import opacity, shares
 from certify.report._charts import Line, chart
@@ -52,7 +52,7 @@ def _certificate_page(
 ) -> str:
     record = certificate.provenance
     prompt = record.get("prompt")
-    of_prompt = "smoother" in record
+    of_prompt, cut = "smoother" in record, record.get("truncated")
     title = str(prompt) if prompt else "a prompt left out of the record" if of_prompt else "a function"
     event = next((c for c in certificate.claims if c.quantity == "event"), None)
     silent = sum(claim.status == "abstained" for claim in certificate.claims)
@@ -65,6 +65,7 @@ def _certificate_page(
     tiles.insert(0, ("radius ρ of that sentence", number(main.rho, "near")))
     body = [
         header("Robustness certificate", title, headline(certificate, main), tiles, of_prompt),
+        f'<p class="note">{truncation(cut["tokens"], cut["kept"])}</p>' if cut else "",
         _short_list(certificate, main),
         not_covered(
             certificate.claims[0].policy,
@@ -239,7 +240,8 @@ def _coverage(certificate: Certificate) -> str:
                 escaped(p["prompt"]),
                 "covered" if p["covered"] else "not covered",
                 "" if p.get("distance") is None else number(p["distance"], "near"),
-                escaped(p.get("reason") or ""),
+                escaped(p.get("reason") or "")
+                + (f" (its last {count(p['dropped'])} tokens are cut off)" if p.get("dropped") else ""),
             ]
             for p in prompts
         ]

@@ -72,7 +72,9 @@ def _run_page(run: RunRecord, folder: str, digests: Mapping[str, str]) -> str:
             "How to read the confidence",
             f"<p>Each prompt’s certificate holds by itself with {confidence(options.alpha)} confidence, not all at once: of "
             f"them at most {number(total['expected_wrong'])} are expected to be wrong. {total['abstained']:,} prompts have no "
-            f"certified radius and {total['refused']:,} were refused; they count with radius 0.</p>",
+            f"certified radius and {total['refused']:,} were refused; they count with radius 0."
+            + (f" {total['truncated']:,} did not fit into the context and were cut." if total["truncated"] else "")
+            + "</p>",
         ),
         not_covered(
             policy,

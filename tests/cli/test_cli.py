@@ -99,6 +99,20 @@ def test_attack_prompts_are_told_apart(run, tmp_path):
     assert [p["covered"] for p in Certificate.load("a").provenance["covered_prompts"]] == [True, False]
 
 
+def test_a_prompt_that_does_not_fit(run):
+    long = "a photo of a red circle " * 8
+    code, _, err = run("prompt", long, *TEXT, "--out", "a")
+    assert (code, "has 50 tokens with begin and end, must have at most 20" in " ".join(err.split())) == (2, True)
+    code, out, err = run("prompt", long, *TEXT, "--truncate", "--out", "a")
+    assert code == 0, err
+    said = "The prompt has 50 tokens, begin and end included, and 20 fit: the last 30 before the end are cut off"
+    assert " ".join(out.split()).count(said) == 2  # with the tokens, and with the claims
+    code, out, err = run("check", "a")
+    assert (code, "Not refuted" in out) == (0, True), err
+    assert run("report", "a")[0] == 0
+    assert said in (Path("a") / "report.html").read_text()
+
+
 def test_attack_prompts_of_a_table(run, tmp_path):
     """A header and quoted fields were taken for prompts, and the certificate said that none of them is covered."""
     (tmp_path / "mma.csv").write_text(

@@ -183,3 +183,22 @@ def test_prompts_of_other_layouts(run, tmp_path):
     assert [record["prompt"] for record in records(tmp_path / "mma")] == ["a red circle"]
     about = json.loads((tmp_path / "mma" / "settings.json").read_text())["settings"]["data"]
     assert (about["column"], about["other_columns"]) == ("adv_prompt", ["target_prompt"])
+
+
+def test_prompts_that_do_not_fit(run, tmp_path):
+    """Refused by default, with the number of tokens; cut and counted with --truncate."""
+    (tmp_path / "long.txt").write_text("a photo of a red circle " * 8 + "\na red circle\n")
+    code, out, err = run("long.txt", *SMALL, "--out", "refused")
+    assert code == 0, err
+    text = " ".join(out.split())
+    assert "1 was refused" in text
+    assert "tokens with begin and end, must have at most 20; truncate cuts it there" in text
+    code, out, err = run("long.txt", *SMALL, "--truncate", "--out", "cut")
+    assert code == 0, err
+    text = " ".join(out.split())
+    assert "0 were refused" in text
+    assert "1 did not fit into the context and were cut" in text
+    assert [record.get("truncated", {}).get("kept") for record in records(tmp_path / "cut")] == [20, None]
+    assert json.loads((tmp_path / "cut" / "summary.json").read_text())["truncated"] == 1
+    code, _, err = run("long.txt", *SMALL, "--truncate", "--out", "refused")
+    assert (code, "smoother differs" in " ".join(err.split())) == (2, True)
