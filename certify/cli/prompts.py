@@ -15,13 +15,9 @@ from certify.cli.folders import FILES, agreed, certificate_folder, kept, saved, 
 from certify.cli.processes import one_process, rank
 from certify.cli.settings import (
     Alpha,
-<<<<<<< HEAD
-    Draws,
-    Fresh,
-=======
     Column,
     Draws,
->>>>>>> 2ff4504 (One reader of prompt tables for every command: published layouts, --column, and which column was taken is said and on record)
+    Fresh,
     Guidance,
     Prompt,
     Settings,
@@ -101,7 +97,6 @@ def prompt(
     sampler = settings.sampler(steps, guidance)
     counts: dict[str, Any] = {"statistics": 0 if text_only else statistics, "images": 0 if detector is None else images}
     terminal.out.print(f"[dim]{work_ahead(adaptive, pipe, text, n, sampler['steps'], **counts)}[/]")
-<<<<<<< HEAD
     with kept(folder, fresh) as draws:
         with terminal.bar("drawing") as tick:
             certificate = adaptive.certify(
@@ -120,49 +115,19 @@ def prompt(
                 memory=memory,
                 checkpoint=draws,
                 progress=tick,
-                provenance={"source": settings.source(unet)},
+                provenance={"source": settings.source(unet), **about},
                 **counts,
                 **sampler,
             )
         terminal.show_certificate(certificate)
+        if given is not None:
+            terminal.out.print(Text(f"attacks: {given}{_passed_over(given, len(prompts))}", style="dim"))
         if detector is None and not text_only:
             terminal.out.print("[dim]No detector: nothing is said about images (--detector).[/]")
         if rank() == 0:
             folder = saved(certificate, folder)
             _draw_pictures(certificate, folder)
         draws.remove()
-=======
-    with kept(folder, " or give another --out") as checkpoint, terminal.bar("drawing") as tick:
-        certificate = adaptive.certify(
-            text,
-            rho=rho,
-            rho_deployed=rho_deployed,
-            q=q,
-            n=n,
-            alpha=alpha,
-            seed=settings.seed,
-            pipe=pipe,
-            detector=detector,
-            prompts=prompts,
-            private=private,
-            batch_size=settings.batch_size,
-            memory=memory,
-            checkpoint=checkpoint,
-            progress=tick,
-            provenance={"source": settings.source(unet), **about},
-            **counts,
-            **sampler,
-        )
-    terminal.show_certificate(certificate)
-    if given is not None:
-        terminal.out.print(Text(f"attacks: {given}{_passed_over(given, len(prompts))}", style="dim"))
-    if detector is None and not text_only:
-        terminal.out.print("[dim]No detector: nothing is said about images (--detector).[/]")
-    if rank() == 0:
-        certificate.save(folder, overwrite=True)  # a run that was killed between here and the next lines wrote the same
-        _draw_pictures(certificate, folder)
-    RunFolder.remove(checkpoint)
->>>>>>> 2ff4504 (One reader of prompt tables for every command: published layouts, --column, and which column was taken is said and on record)
     written = ", ".join(name for name in FILES if (folder / name).exists())
     terminal.out.print(Text(f"written: {folder}/ ({written})"), soft_wrap=True)
     terminal.out.print(

@@ -429,7 +429,11 @@ class Given(Ground):
     def settings(self, defense: str, concept: Concept) -> Any:
         return _repeatable(self._defaults.get(defense, DEFENSES[defense].published()))
 
-    def _read(self, path: Path, count: int, **options: Any) -> list[Target]:
-        found = asked_for.read(path, count=count, first=self.seed * 1_000_003, **options)
+    def _read(
+        self, path: Path, count: int, *, purpose: str = "benign", empty: bool = False, argument: str = "prompts"
+    ) -> list[Target]:
+        found = asked_for.read(
+            path, count=count, first=self.seed * 1_000_003, purpose=purpose, empty=empty, argument=argument
+        )
         self.said[path] = found.said
         return found.targets
