@@ -194,7 +194,7 @@ def decide(
         raise ValueError(f"rate = {rate!r} and tolerance = {tolerance!r}: must be one of them")
     shared: dict[str, Any] = {"rho": rho, "n": n, "alpha": alpha, "seed": settings.seed}
     if rate is None:
-        adaptive = settings.text_only()
+        adaptive = settings.text_only(unet)
         problem, stick = adaptive.problem(text), yardstick(adaptive, text)
         within = stick.distance if tolerance is None else tolerance
         with terminal.bar("drawing") as tick:

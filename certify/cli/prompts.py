@@ -89,7 +89,7 @@ def prompt(
         one_process("policy memory")
     folder = agreed(lambda: certificate_folder(out_dir, text, private))
     if text_only:
-        adaptive, pipe, detector = settings.text_only(), None, None
+        adaptive, pipe, detector = settings.text_only(unet), None, None
     else:
         adaptive, pipe = settings.whole(unet)
         detector = detector or settings.own_detector()
@@ -115,7 +115,7 @@ def prompt(
                 memory=memory,
                 checkpoint=draws,
                 progress=tick,
-                provenance={"source": settings.source(unet), **about},
+                provenance={"source": settings.source(None if pipe is None else unet), **about},
                 **counts,
                 **sampler,
             )
@@ -190,7 +190,7 @@ def prompts(
         save_certificates=save_certificates,
         **settings.sampler(steps, guidance),
     )
-    adaptive, pipe = settings.whole(unet) if statistics or images else (settings.text_only(), None)
+    adaptive, pipe = settings.whole(unet) if statistics or images else (settings.text_only(unet), None)
     folder = out_dir or Path("runs") / f"prompts-{slug(file.stem)}"
     how: dict[str, Any] = {"pipe": pipe, "batch_size": settings.batch_size}
     memory = settings.bytes
@@ -206,7 +206,7 @@ def prompts(
             )
         try:
             with terminal.bar("certifying") as tick:
-                source = settings.source(unet)
+                source = settings.source(None if pipe is None else unet)
                 records = datasets.certify_rows(
                     adaptive, results, options, limit=limit, memory=memory, progress=tick, source=source, **how
                 )

@@ -150,8 +150,8 @@ class Settings:
         more = {name: value for name in ("text_encoder", "variant") if (value := getattr(self, name)) is not None}
         return {"model": self.model, "unet": unet, **more, "concepts": self.concepts}
 
-    def text_only(self) -> AdaptiveMedianSmoother:
-        """The smoother on the text encoder alone."""
+    def text_only(self, unet: str | None = None) -> AdaptiveMedianSmoother:
+        """The smoother on the text encoder alone; that a U-Net was given, of which nothing will be said, is said."""
         from certify.adaptive import AdaptiveMedianSmoother
         from certify.models import load_text_encoder
 
@@ -159,6 +159,8 @@ class Settings:
             encoder = load_text_encoder(self.model, **self._loading())
             smoother = AdaptiveMedianSmoother.from_encoder(encoder, self.concepts, **self.smoothing())
         terminal.show_overlays(encoder)
+        if unet is not None:
+            terminal.out.print("[dim]--unet is not used: the text encoding does not depend on it.[/]")
         return smoother
 
     def whole(self, unet: str | None) -> tuple[AdaptiveMedianSmoother, Any]:

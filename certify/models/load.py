@@ -193,6 +193,8 @@ def _variant(folder: Path, part: str, source: str | Path | None, asked: str | No
         return asked
     if asked is None and len(there) == 1:
         return next(iter(there))
+    if "" in there and any(asked in weight_files.variants(folder.parent / p, _STEMS[p]) for p in _STEMS if p != part):
+        return None  # a variant of other parts; this one is there as it is alone
     names = ", ".join(repr(name) for name in sorted(there) if name)
     plain = "the plain files (no variant)" if "" in there else ""
     raise ValueError(

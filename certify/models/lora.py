@@ -182,12 +182,14 @@ class Settings(Record):
 
     Attributes:
         said: keys of peft's `LoraConfig`; empty where nothing is said.
+        where: it is said, in words.
     """
 
     said: Mapping[str, Any] = field(default_factory=dict)
+    where: str = ""
 
     @classmethod
-    def read(cls, text: str | None, parts: tuple[str, ...] = ()) -> Settings:
+    def read(cls, text: str | None, parts: tuple[str, ...], where: str) -> Settings:
         """Of a JSON text, in which the keys may carry the names of parts.
 
         Raises:
@@ -210,7 +212,7 @@ class Settings(Record):
                 _check(key, value)
             elif key not in _WITHOUT_EFFECT and key not in _ONLY and value:
                 raise ValueError(f"{key} = {value!r}, which is not followed here: it says more than B A")
-        return cls(said)
+        return cls(said, where)
 
     def scale(self, module: str, rank: int, alpha: float | None) -> float:
         """α / r of a module, or α / √r where that is asked for; `alpha` is what the file itself says.
@@ -221,7 +223,9 @@ class Settings(Record):
         if self.said:
             told = _matched(self.said.get("rank_pattern"), module, self.said.get("r", _DEFAULT))
             if told != rank:
-                raise ValueError(f"{module!r} has rank {rank}, and is said to have r = {told}; must be the same")
+                raise ValueError(
+                    f"{module!r} has rank {rank}, and r = {told} in {self.where}: they do not belong together"
+                )
             if alpha is None:
                 alpha = _matched(self.said.get("alpha_pattern"), module, self.said.get("lora_alpha", _DEFAULT))
         alpha = float(rank if alpha is None else alpha)

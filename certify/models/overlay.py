@@ -37,6 +37,7 @@ class Overlay:
         source: the file or folder, or "<state dict>".
         kind: "weights" (they replace the base's), "mask" (it sets some of them to zero) or "LoRA" (it is added to them).
         loaded: tensors of the base that were replaced, masked or added to.
+        changed: those of them that are other numbers than before; 0: the model is the base.
         total: tensors of the base.
         sha256: fingerprint of the tensors that came in.
         pruned: weights that a mask set to zero.
@@ -47,6 +48,7 @@ class Overlay:
     source: str
     kind: str
     loaded: int
+    changed: int
     total: int
     sha256: str
     pruned: int = 0
@@ -60,10 +62,10 @@ class Overlay:
     @property
     def counted(self) -> str:
         """In words: "16 of 208 tensors replaced"."""
-        of = f"{self.loaded:,} of {self.total:,} tensors"
+        of, same = f"{self.loaded:,} of {self.total:,} tensors", "" if self.changed else ", none of which it changes"
         if self.kind == "mask":
-            return f"mask over {of}, {self.pruned:,} weights pruned"
-        return f"LoRA added to {of}" if self.kind == "LoRA" else f"{of} replaced"
+            return f"mask over {of}, {self.pruned:,} weights pruned{same}"
+        return f"LoRA added to {of}{same}" if self.kind == "LoRA" else f"{of} replaced{same}"
 
     @property
     def unused(self) -> str:
@@ -74,7 +76,8 @@ class Overlay:
         """As JSON values, for a certificate's provenance: where the file lay does not enter."""
         pruned = {"pruned": self.pruned} if self.kind == "mask" else {}
         others = {"others": dict(self.others)} if self.others else {}
-        return {"kind": self.kind, "tensors": self.loaded, "of": self.total, "sha256": self.sha256, **pruned, **others}
+        counts = {"tensors": self.loaded, "changed": self.changed, "of": self.total}
+        return {"kind": self.kind, **counts, "sha256": self.sha256, **pruned, **others}
 
 
 _overlays: weakref.WeakKeyDictionary[nn.Module, Overlay] = weakref.WeakKeyDictionary()
@@ -133,10 +136,13 @@ class Part:
             if masked is not None:
                 kind, pruned = "mask", sum(int((~mask).sum()) for mask in new.values())
                 new = {name: target[name].masked_fill(~mask.to(target[name].device), 0) for name, mask in new.items()}
+        changed = 0
         with torch.no_grad():
             for name, tensor in new.items():
+                changed += not torch.equal(target[name], tensor.to(target[name]))
                 target[name].copy_(tensor)
-        report = Overlay(self.name, given.label, kind, len(new), len(target), fingerprint(own), pruned, others)
+        counts = (len(new), changed, len(target))
+        report = Overlay(self.name, given.label, kind, *counts, fingerprint(own), pruned, others)
         _overlays[module] = report
         if report.partial:
             _log.info("%s = %s: partial, %s", self.name, given.label, report.counted)
@@ -238,14 +244,14 @@ class Part:
         book: names.Directory,
         given: weight_files.Weights,
     ) -> dict[str, Tensor]:
-        text, where = given.metadata.get("lora_adapter_metadata"), "its metadata say"
+        text, where = given.metadata.get("lora_adapter_metadata"), "its metadata"
         try:
             if text is None and given.adapter is not None:
-                text, where = _files.read_text(given.adapter), f"{given.adapter.name} beside it says"
-            settings = lora.Settings.read(text, (self.name, "transformer"))
+                text, where = _files.read_text(given.adapter), f"{given.adapter.name} beside it"
+            settings = lora.Settings.read(text, (self.name, "transformer"), where)
         except ValueError as error:
             raise ValueError(
-                f"{self.name} = {given.label!r}: what {where} of the LoRA cannot be followed ({error})"
+                f"{self.name} = {given.label!r}: what is said of the LoRA in {where} cannot be followed ({error})"
             ) from error
         try:
             return lora.adapted(own, base, book.find, settings)

@@ -87,15 +87,11 @@ def read(argument: str, stem: str, source: str | Path | Mapping[str, Tensor], va
 def variants(folder: Path, stem: str, suffix: str = "safetensors") -> dict[str, Path]:
     """variant → the file, or the index, of a model's weights in a folder; "" is the plain one."""
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir(), key=lambda path: path.name.count(".index")):  # an index goes before a file
-        name = _NAMED.fullmatch(path.name)
-        if (
-            name
-            and name["stem"] in (stem, "pytorch_model")
-            and name["suffix"] == suffix
-            and not _PART.search(path.name)
-        ):
-            found[name["newer"] or name["older"] or name["variant"] or ""] = path
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        name = None if _PART.search(path.name) else _NAMED.fullmatch(path.name)
+        if name and name["stem"] in (stem, "pytorch_model") and name["suffix"] == suffix:
+            variant = name["newer"] or name["older"] or name["variant"] or ""
+            found[variant] = path if name["index"] else found.get(variant, path)  # an index goes before a file
     return found
 
 

@@ -79,7 +79,24 @@ def pickled(state: Any) -> bytes:
     return buffer.getvalue()
 
 
+def kohya_file() -> bytes:
+    under = f"lora_unet_{KEY.replace('.', '_')}"
+    state = {f"{under}.lora_down.weight": torch.ones(2, 32), f"{under}.lora_up.weight": torch.ones(8, 2)}
+    of_text = {"lora_te_text_model_final_layer_norm.alpha": torch.tensor(1.0)}
+    return save(state | of_text | {f"{under}.alpha": torch.tensor(1.0)})
+
+
+def nested() -> bytes:
+    modules: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in others().items():
+        module, _, leaf = name.rpartition(".")
+        modules.setdefault(module, {})[leaf] = tensor
+    return pickled({"state_dict": {"unet": modules, "text_encoder": {"x": torch.ones(1)}}, "step": 3})
+
+
 SOURCES: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "kohya": ("a.safetensors", kohya_file),
+    "nested": ("a.pt", nested),
     "weights": ("a.safetensors", lambda: save(others())),
     "mask": ("a.safetensors", mask_file),
     "LoRA": ("a.safetensors", lora_file),
@@ -113,14 +130,17 @@ def test_what_is_right_is_laid_over(name):
 
 @given(data=st.data())
 def test_safetensors_of_anything(data):
-    name = data.draw(st.sampled_from(["weights", "mask", "LoRA"]))
+    name = data.draw(st.sampled_from(["weights", "mask", "LoRA", "kohya"]))
     file, make = SOURCES[name]
     laid(file, data.draw(mangled_tensors(make())))
 
 
 @given(data=st.data())
 def test_pickles_of_anything(data):
-    laid(data.draw(st.sampled_from(["a.pt", "a.bin", "a.ckpt"])), data.draw(mangled_bytes(pickled(others()))))
+    laid(
+        data.draw(st.sampled_from(["a.pt", "a.bin", "a.ckpt"])),
+        data.draw(mangled_bytes(data.draw(st.sampled_from([pickled(others()), nested()])))),
+    )
 
 
 @given(data=st.data())
@@ -137,14 +157,23 @@ def test_what_is_said_beside_the_tensors(data):
         tensors = {f"{KEY}.lora_A.weight": torch.ones(2, 32), f"{KEY}.lora_B.weight": torch.ones(8, 2)}
         laid("a.safetensors", save(tensors, {"lora_adapter_metadata": text}))
     elif where == "adapter_config":
-        settings = data.draw(mangled_json({"r": 2, "lora_alpha": 5, "alpha_pattern": {}}))
+        said = {
+            "r": 2,
+            "lora_alpha": 5,
+            "alpha_pattern": {"to_k": 3},
+            "rank_pattern": {},
+            "use_rslora": True,
+            "bias": "none",
+        }
+        settings = data.draw(mangled_json(said | {"peft_type": "LORA", "init_lora_weights": True}))
         laid("adapter_model.safetensors", lora_file(), adapter_config=settings)
     elif where == "config":
         config = dict(json.loads(json.dumps(dict(base().config))))
         laid("a.safetensors", save(others()), config=data.draw(mangled_json(config)))
     else:
         index = {"weight_map": dict.fromkeys(NAMES, "a.safetensors")}
-        listed = {"diffusion_pytorch_model.safetensors.index": data.draw(mangled_json(index))}
+        name = data.draw(st.sampled_from(["index", "fp16.index", "index.fp16"]))
+        listed = {f"diffusion_pytorch_model.safetensors.{name}": data.draw(mangled_json(index))}
         laid("a.safetensors", save(others()), **listed)
 
 

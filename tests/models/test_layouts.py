@@ -295,7 +295,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "a_key_of_tomorrow = 1": {"a_key_of_tomorrow": 1},
     "use_rslora = 'yes', must be true or false": {"use_rslora": "yes"},
     "lora_alpha = '16', must be a number": {"lora_alpha": "16"},
-    "has rank 4, and is said to have r = 8": {"r": 8},
+    "has rank 4, and r = 8 in adapter_config.json beside it": {"r": 8},
     "alpha_pattern has '(a+)+b'": {"alpha_pattern": {"(a+)+b": 2}},
     "alpha_pattern has '('": {"alpha_pattern": {"(": 2}},
 }
@@ -330,6 +330,17 @@ def test_a_file_that_has_nothing_of_the_part_is_refused_with_advice(base: Any, t
         ValueError, match=r"holds nothing of the text encoder, but 2 tensors of the U-Net; give it as unet="
     ):
         overlay_text_encoder(text, path)
+
+
+def test_a_file_that_changes_nothing_says_so(base: Any, tmp_path: Path) -> None:
+    before = fingerprint(base)
+    untrained = {n: t * (0 if "lora_up" in n else 1) for n, t in kohya(factors(base, KEY, CONV), "lora_unet_").items()}
+    report = overlay_unet(base, file(untrained, tmp_path / "lora.safetensors"))
+    assert (report.loaded, report.changed) == (2, 0)
+    assert report.counted == "LoRA added to 2 of 208 tensors, none of which it changes"
+    part = {name: t + (name == "conv_in.bias") for name, t in base.state_dict().items() if name.startswith("conv_in")}
+    assert fingerprint(base) == before
+    assert overlay_unet(base, part).to_dict()["changed"] == 1
 
 
 # Parts and variants
@@ -443,6 +454,14 @@ def test_a_pipeline_whose_weights_are_a_variant_alone_is_loaded(tmp_path: Path) 
         load_text_encoder(folder)
 
 
+def test_parts_that_lack_the_variant_are_taken_as_they_are(tmp_path: Path) -> None:
+    folder = save_pipeline(tmp_path / "mixed")
+    plain = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    plain.rename(plain.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    assert fingerprint(load_pipeline(folder, variant="fp16").unet) == fingerprint(load_pipeline(folder).unet)
+    assert load_text_encoder(folder, variant="fp16").fingerprint() == load_text_encoder(folder).fingerprint()
+
+
 # State dicts as trainers save them
 
 
@@ -487,6 +506,14 @@ def test_a_tensor_that_is_there_twice_must_be_the_same(text: Any, erased_text: S
     with pytest.raises(ValueError, match=r"has '.*final_layer_norm\.bias' under two names, .* with different numbers"):
         overlay_text_encoder(text, pickled(state, tmp_path / "a.pt"))
     assert fingerprint(text) == before
+
+
+def test_openclips_layout_gets_a_hint(text: Any) -> None:
+    state = {"cond_stage_model.model.transformer.resblocks.0.ln_1.bias": torch.ones(32)}
+    with pytest.raises(
+        ValueError, match="these are names of OpenCLIP's layout: convert it with diffusers or transformers"
+    ):
+        overlay_text_encoder(text, state)
 
 
 def checkpoint(state: State, prefix: str = "model.diffusion_model.") -> State:

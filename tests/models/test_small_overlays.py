@@ -223,7 +223,7 @@ BAD_LORA: dict[str, tuple[Callable[[Any, Path], Any], str]] = {
     ),
     "another kind": (
         lambda u, d: _header(_lora(u, "bare"), d / "x.safetensors", use_dora=True),
-        r"what its metadata say of the LoRA cannot be followed \(use_dora = True, which is not followed here",
+        r"what is said of the LoRA in its metadata cannot be followed \(use_dora = True, which is not followed here",
     ),
     "alpha": (
         lambda u, d: _lora(u, "bare") | {f"{KEY}.alpha": torch.ones(2)},
@@ -231,7 +231,7 @@ BAD_LORA: dict[str, tuple[Callable[[Any, Path], Any], str]] = {
     ),
     "header": (
         lambda u, d: save_file(_lora(u, "bare"), d / "x.safetensors", {"lora_adapter_metadata": "{"}) or d,
-        r"what its metadata say of the LoRA cannot be followed",
+        r"what is said of the LoRA in its metadata cannot be followed",
     ),
 }
 
