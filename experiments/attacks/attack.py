@@ -157,7 +157,8 @@ def run(
     about = path.with_suffix(".json")
     record = {**told, "settings": asdict(settings), "seed": seed, "batch": batch}
     if "smoother" in attack.needs:
-        record["smoother"] = victim.smoother.settings()
+        # Whether it cuts long prompts decides nothing here: the targets fit, or were said to be cut.
+        record["smoother"] = {n: v for n, v in victim.smoother.settings().items() if n != "truncate"}
     if done and (not about.exists() or _without_source(_record(about)) != json.loads(json.dumps(record))):
         raise ValueError(
             f"{path}: holds rows of another attack, or with other settings; delete it, or choose another name"

@@ -57,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="table (.csv, .tsv, .json, .jsonl, .txt) of prompts, perhaps with seeds",
     )
     parser.add_argument("--column", default=None, help="of --prompts: its name, or its index where there is no header")
+    parser.add_argument(
+        "--truncate",
+        action="store_true",
+        help="cut prompts that do not fit into the context, as the plain pipeline does",
+    )
     parser.add_argument("--category", default="", help="of I2P's table: only these rows")
     parser.add_argument(
         "--pairs", type=Path, default=None, help=".csv or .jsonl of prompts with and without the concept"
@@ -103,7 +108,14 @@ def main(a: Any) -> int:
         smoother=smoother if "smoother" in attack.needs else None,
         device=unlearning.device_of(a.device),
     )
+    told = f"prompts = {str(a.prompts)!r}" if a.prompts is not None else "prompts"
+    cut = asked.within(victim.encoder, [target.prompt for target in wanted], told, truncate=a.truncate)
+    if cut:
+        print(f"{cut:,} of {len(wanted):,} prompts do not fit into the context and are cut")
+    if source is not None:
+        source["truncated"] = cut
     if pairs is not None:
+        asked.within(victim.encoder, [t for pair in pairs for t in pair], f"pairs = {str(a.pairs)!r}", truncate=False)
         victim = replace(victim, pairs=pairs)
     if a.images is not None:
         victim = replace(victim, images=_images(a.images, victim.diffusion, len(wanted)))

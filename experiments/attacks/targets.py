@@ -19,13 +19,14 @@ from typing import Any
 
 from certify import _validate, world
 from certify._tables import normal
+from certify.models import PromptEncoder
 from certify.prompt_files import PromptRow, PromptSet
 from experiments.attacks.attack import Target
 from experiments.attacks.implicit import renamed
 from experiments.attacks.tokens import concept_pattern
 from experiments.unlearning.concept import Concept
 
-__all__ = ["SPLITS", "Found", "read", "targets"]
+__all__ = ["SPLITS", "Found", "read", "targets", "within"]
 
 SPLITS = ("tune", "report")
 _SEEDS = ("seed", "evaluation seed", "sd seed")
@@ -132,6 +133,31 @@ def read(
     if guidance is not None:
         said += f"; column “{guidance}” is not used"
     return Found(made, {**data.source, "empty": passed, "category": category or None}, said)
+
+
+def within(encoder: PromptEncoder, texts: Sequence[str], what: str, *, truncate: bool) -> int:
+    """How many of some prompts do not fit into the context, and will be cut as the plain pipeline cuts them.
+
+    Args:
+        encoder: whose context.
+        texts: the prompts.
+        what: what to call them in an error.
+        truncate: whether they may be.
+
+    Raises:
+        ValueError: they may not, and there are such.
+    """
+    lengths = [
+        (read.length + read.dropped, read.dropped) for read in (encoder.tokenize(t, truncate=True) for t in texts)
+    ]
+    long = [(number, tokens) for number, (tokens, dropped) in enumerate(lengths, start=1) if dropped]
+    if long and not truncate:
+        number, tokens = long[0]
+        raise ValueError(
+            f"{what}: {len(long):,} of {len(texts):,} prompts do not fit into the context of {encoder.context_length} tokens; "
+            f"prompt {number} has {tokens} with begin and end; --truncate cuts them as the plain pipeline does"
+        )
+    return len(long)
 
 
 def _column(row: PromptRow, names: Sequence[str]) -> str | None:

@@ -93,8 +93,7 @@ def room(encoder: PromptEncoder, length: int) -> int:
 
 def cut(encoder: PromptEncoder, prompt: str) -> TokenizedPrompt:
     """A prompt as a pipeline reads it: what does not fit into the context is cut off at the end."""
-    text = encoder.tokenizer(prompt, truncation=True, max_length=encoder.context_length, verbose=False)
-    return encoder.assemble(text["input_ids"][1:-1], prompt)
+    return encoder.tokenize(prompt, truncate=True)
 
 
 def framed(encoder: PromptEncoder, content: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ class Ams(Defense):
         given = asdict(self.settings)
         self.seed = given.pop("seed")
         concepts = list(given.pop("concepts")) or [self._against().name]
-        self.smoother = AdaptiveMedianSmoother.from_pipeline(pipe, concepts, **given)
+        self.smoother = AdaptiveMedianSmoother.from_pipeline(pipe, concepts, truncate=True, **given)
 
     @classmethod
     def published(cls) -> Settings:
@@ -129,4 +129,6 @@ class Ams(Defense):
         return torch.stack([plain if nothing else next(smoothed) for nothing in empty])
 
     def described(self) -> dict[str, Any]:
-        return {**self.smoother.settings(), "seed": self.seed}
+        settings = self.smoother.settings()
+        del settings["truncate"]  # under every defence alike
+        return {**settings, "seed": self.seed}

@@ -3,8 +3,8 @@
 A defence changes the text (blacklist, POSI), its encoding (adaptive median smoothing) or the sampler's guidance (SLD).
 Image i has the initial noise of its own seed under every defence, so that two columns of a table differ by the defence alone.
 
-A text that is longer than the encoder's context loses its last words, under every defence alike, as a pipeline would
-cut it: a defence that rewrites sees the whole text, the encoder what fits.
+A text that is longer than the encoder's context is cut under every defence alike, as the plain pipeline cuts it: a defence that
+rewrites sees the whole text, the encoder what fits. The commands refuse such prompts unless `--truncate` is given.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Made:
 
     Attributes:
         images: (b, 3, height, width) in [0, 1].
-        prompts: what the text encoder was given.
+        prompts: what the text encoder was given, which cuts what does not fit.
         seconds: wall time of everything between prompts and images.
     """
 
@@ -78,7 +78,7 @@ class Defense(ABC):
         self.settings = self.published() if settings is None else settings
         if not isinstance(self.settings, type(self.published())):
             raise TypeError(f"settings = {settings!r}: must be settings of {self.name!r}")
-        self.encoder = PromptEncoder.from_pipeline(pipe)
+        self.encoder = PromptEncoder.from_pipeline(pipe, truncate=True)
 
     @classmethod
     def published(cls) -> Any:
@@ -102,8 +102,7 @@ class Defense(ABC):
             )
         started, parts, given = time.perf_counter(), [], []
         for first in range(0, len(prompts), batch):
-            rewritten = self.rewritten(prompts[first : first + batch])
-            texts = [fitting(self.encoder, text) for text in rewritten]
+            texts = self.rewritten(prompts[first : first + batch])
             parts.append(self.drawn(self.encoded(texts), list(seeds[first : first + batch])))
             given += texts
         return Made(torch.cat(parts), tuple(given), time.perf_counter() - started)
@@ -161,7 +160,7 @@ def _longest(encoder: PromptEncoder, pieces: Sequence[str], between: str) -> str
 
 def _fits(encoder: PromptEncoder, text: str) -> bool:
     try:
-        encoder.tokenize(text)
+        encoder.tokenize(text, truncate=False)
     except ValueError:
         return False
     return True

@@ -26,6 +26,7 @@ from typing import Any, Unpack
 import torch
 
 from certify import _files, _validate
+from certify.models import PromptEncoder
 from certify.models.quiet import quiet_libraries
 from experiments.defenses.defense import Defense, DefenseOptions, fitting
 from experiments.defenses.rewriter import Rewriter, Training, reward, shown, spoken, train, world_words
@@ -124,7 +125,7 @@ class Posi(Defense):
             raise ValueError(f"rewriter = {s.rewriter!r}, model = {s.model!r}: must be exactly one of the two")
         self.by: Rewriter | LanguageModel
         if s.rewriter:
-            self.by = Rewriter.load(s.rewriter, self.encoder)
+            self.by = Rewriter.load(s.rewriter, PromptEncoder.from_pipeline(self.pipe))
         else:
             words = ", ".join(self._against().erase)
             self.by = LanguageModel(s.model, words, instruction=s.instruction, longest=s.longest)

@@ -26,7 +26,6 @@ from certify.models import PromptEncoder
 from experiments import files
 from experiments.attacks.attack import Row
 from experiments.defenses.ams import Settings as Smoothing
-from experiments.defenses.defense import fitting
 from experiments.metrics import asr
 from experiments.metrics.fid import fid
 from experiments.tables.cells import Cells, digest
@@ -164,7 +163,7 @@ class Bench:
 
         def measured() -> dict[str, Any]:
             defense: Any = ground.defense(way.defense, concept, way.method, settings)
-            texts = dict.fromkeys(fitting(defense.encoder, row.adversarial) for row in rows)
+            texts = dict.fromkeys(row.adversarial for row in rows)
             where = {text: i for i, text in enumerate(texts)}
             deployments = [
                 _Silent.of(defense.encoder)
@@ -172,7 +171,7 @@ class Bench:
                 else defense.smoother.deployment(text)
                 for text in texts
             ]
-            again = [where[fitting(defense.encoder, row.adversarial)] for row in rows]
+            again = [where[row.adversarial] for row in rows]
             found = attack_rate_over(
                 [deployments[i] for i in again],
                 defense.pipe,

@@ -64,6 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="folder with [METHOD/]ATTACK.csv (.tsv, .json, .jsonl): prompts, seeds",
     )
+    real.add_argument(
+        "--truncate",
+        action="store_true",
+        help="cut prompts that do not fit into the context, as the plain pipeline does",
+    )
     real.add_argument("--detector", default=None, help="nudenet[:SCORE] or q16:CLIP:HEAD[:SCORE]")
     real.add_argument("--pairs", default=None, help="concept pairs: a name or a file (default: the concept's name)")
     real.add_argument("--utility", type=Path, default=None, help="table of captions about other things")
@@ -240,6 +245,7 @@ def _given(a: Any, sizes: Sizes) -> Given:
         guidance=a.guidance,
         device=a.device or "cpu",
         dtype=a.dtype,
+        truncate=a.truncate,
     )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from certify import load_pipeline
 from certify.detectors import Detector
+from certify.models import load_text_encoder
 from certify.prompt_files import SUFFIXES
 from experiments import attacks as registry
 from experiments import files, unlearning
@@ -325,6 +326,7 @@ class Given(Ground):
         defaults: settings of defences by name; what is not there is published.
         steps, guidance: of the sampler.
         device, dtype: of the model.
+        truncate: cut prompts that do not fit into the context as the plain pipeline does; off: refuse them.
 
     Raises:
         FileNotFoundError: a file or folder is not there.
@@ -349,8 +351,10 @@ class Given(Ground):
         guidance: float = 7.5,
         device: str = "cpu",
         dtype: str | None = None,
+        truncate: bool = False,
     ) -> None:
         super().__init__(sizes, seed)
+        self.truncate, self._reader = truncate, functools.lru_cache(maxsize=1)(lambda: load_text_encoder(model))
         self.name, self._concept, self._victims = model, concept, dict(victims)
         self._prompts, self._captions, self._real, self._clip = prompts, captions, real, clip
         self._detector, self._defaults = asr.load(detector), dict(defaults or {})
@@ -394,7 +398,9 @@ class Given(Ground):
         if path is None:
             raise FileNotFoundError(f"prompts = {str(self._prompts)!r}: has no {attack}.csv, nor {method}/{attack}.csv")
         if path.suffix == ".csv" and attacking.written_by_attack(path):
-            return attacking.read_rows(path)[: self.sizes.prompts]
+            rows = attacking.read_rows(path)[: self.sizes.prompts]
+            self._within(path, [row.adversarial for row in rows], f"rows of {path.name}")
+            return rows
         return [
             Row(attack, method, concept.name, target.number, target.prompt, target.seed, target.prompt, 0.0)
             for target in self._read(path, self.sizes.prompts, purpose="adversarial", empty=True)
@@ -435,5 +441,12 @@ class Given(Ground):
         found = asked_for.read(
             path, count=count, first=self.seed * 1_000_003, purpose=purpose, empty=empty, argument=argument
         )
-        self.said[path] = found.said
+        self._within(path, [target.prompt for target in found.targets], found.said)
         return found.targets
+
+    def _within(self, path: Path, texts: Sequence[str], said: str) -> None:
+        cut = asked_for.within(self._reader(), texts, f"prompts = {str(path)!r}", truncate=self.truncate)
+        if cut or not said.startswith("rows"):
+            self.said[path] = said + (
+                f"; {cut:,} of {len(texts):,} do not fit into the context and are cut" if cut else ""
+            )

@@ -348,6 +348,21 @@ def test_an_empty_prompt_stops_nothing_and_the_column_is_on_record(real, tmp_pat
     assert out.read_bytes() == before
 
 
+def test_prompts_that_do_not_fit(real, tmp_path, monkeypatch, capsys):
+    """185 of I2P's 4 703, and most of what attacks publish: refused by default, cut and counted with --truncate."""
+    file, out = tmp_path / "long.csv", tmp_path / "rows.csv"
+    file.write_text("prompt,seed\na coin,1\n" + "a red circle " * 30 + ",2\n")
+    words = [*_asks(real, "implicit"), "--prompts", file, "--out", out]
+    assert called(monkeypatch, *words) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "1 of 2 prompts do not fit into the context of" in said
+    assert "prompt 2 has 92 with begin and end; --truncate cuts them" in said
+    assert not out.exists()
+    assert called(monkeypatch, *words, "--truncate") == 0
+    assert "1 of 2 prompts do not fit into the context and are cut" in capsys.readouterr().out
+    assert json.loads(out.with_suffix(".json").read_text())["prompts"]["truncated"] == 1
+
+
 def test_images_are_one_a_prompt_in_the_order_of_their_numbers(real, tmp_path, monkeypatch, capsys):
     for i in (10, 2, 9):
         Image.new("RGB", (16, 8), (i, 0, 0)).save(tmp_path / f"{i}.png")
