@@ -262,22 +262,17 @@ def _download_pipeline(
 ) -> Path:
     with quiet_libraries():
         from diffusers import StableDiffusionPipeline
+    how: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only}
+    without = dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder"))
     try:  # outside the quiet block: a download of gigabytes shows its progress
-        return Path(
-            StableDiffusionPipeline.download(
-                source,
-                revision=revision,
-                variant=variant,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-                use_safetensors=True,
-                safety_checker=None,
-                feature_extractor=None,
-                image_encoder=None,
-            )
-        )
+        return Path(StableDiffusionPipeline.download(source, variant=variant, use_safetensors=True, **how, **without))
     except Exception as error:  # as above
-        raise _unreachable(source, error) from error
+        only = (
+            _only_variant(source, revision) if _lacks_safetensors(error) and not (variant or local_files_only) else None
+        )
+        if only is None:
+            raise _unreachable(source, error) from error
+    return _download_pipeline(source, revision, only, cache_dir, local_files_only)
 
 
 def _download_text(
@@ -287,7 +282,7 @@ def _download_text(
 
     suffix = f".{variant}" if variant else ""
     try:
-        return Path(
+        folder = Path(
             snapshot_download(
                 source,
                 revision=revision,
@@ -304,6 +299,22 @@ def _download_text(
         )
     except Exception as error:  # as above
         raise _unreachable(source, error) from error
+    if variant or local_files_only or list(folder.glob("text_encoder/*.safetensors")):
+        return folder
+    only = _only_variant(source, revision)
+    return folder if only is None else _download_text(source, revision, only, cache_dir, local_files_only)
+
+
+def _only_variant(source: str, revision: str | None) -> str | None:
+    """The variant under which alone a hub id has the weights of its text encoder; None: it has others, or does not say."""
+    from huggingface_hub import list_repo_files
+
+    try:
+        names = [Path(name) for name in list_repo_files(source, revision=revision)]
+    except Exception:  # as above; what is said then is what failed before
+        return None
+    found = weight_files.variants_of(names, _STEMS["text_encoder"], Path("text_encoder"))
+    return next(iter(found)) if len(found) == 1 and "" not in found else None
 
 
 def _check_folder(folder: Path, source: str | Path | None, parts: Sequence[str]) -> None:
@@ -367,13 +378,18 @@ def _refusal(part: str) -> str:
     return (
         f"the weights of {part} are pickled, which is refused because loading a pickle can run code; must be safetensors. "
         "To convert a model that you trust, once: diffusers.StableDiffusionPipeline.from_pretrained(FOLDER, "
-        "use_safetensors=False).save_pretrained(NEW_FOLDER, safe_serialization=True)"
+        "use_safetensors=False).save_pretrained(NEW_FOLDER, safe_serialization=True). If it has its safetensors as a variant: "
+        "variant=, --variant"
     )
+
+
+def _lacks_safetensors(error: Exception) -> bool:
+    return "safetensors" in str(error) and "could not find" in str(error).lower()
 
 
 def _unreachable(source: str, error: Exception) -> FileNotFoundError | ValueError:
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if "safetensors" in str(error) and "could not find" in str(error).lower():
+    if _lacks_safetensors(error):
         return ValueError(f"source = {source!r}: {_refusal('some part')}")
     return FileNotFoundError(
         f"source = {source!r}: there is no such folder ({Path(source).absolute()}), and as a hub id it could not be "

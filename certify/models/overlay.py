@@ -131,7 +131,7 @@ class Part:
         if masked is None and lora.is_lora(own):
             kind, new = "LoRA", self._lora(own, target, book, given)
         else:
-            new = self._renamed(own if masked is None else masked, target, book, given.label)
+            new = self._renamed(own if masked is None else masked, target, book, given.label, others)
             self._check(new, target, given.label, masks=masked is not None)
             if masked is not None:
                 kind, pruned = "mask", sum(int((~mask).sum()) for mask in new.values())
@@ -194,7 +194,12 @@ class Part:
         return own, dict(others)
 
     def _renamed(
-        self, own: Mapping[str, Tensor], base: Mapping[str, Tensor], book: names.Directory, label: str
+        self,
+        own: Mapping[str, Tensor],
+        base: Mapping[str, Tensor],
+        book: names.Directory,
+        label: str,
+        others: Mapping[str, int],
     ) -> dict[str, Tensor]:
         """The tensors under the base's names, each once."""
         found = {name: book.find(name) for name in own}
@@ -205,6 +210,8 @@ class Part:
                 hint = "; these are names of the original (CompVis) layout, of another U-Net than the base's"
             elif any("resblocks." in name for name in unknown):
                 hint = "; these are names of OpenCLIP's layout: convert it with diffusers or transformers first"
+            elif others:
+                hint = f"; beside them are tensors of the {' and the '.join(others)}: is this file for another part?"
             raise ValueError(
                 f"{self.name} = {label!r}: {len(unknown)} of {len(own)} names are unknown to the base's {self.what[0]}, "
                 f"first {unknown[0]!r}; every name must be one of its {len(base)}{hint}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor
 from certify import _files
 from certify._records import Record
 
-__all__ = ["Weights", "read", "variants"]
+__all__ = ["Weights", "read", "variants", "variants_of"]
 
 _PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 _PART = re.compile(r"-\d{3,}-of-(?P<parts>\d{3,})\b")
@@ -86,9 +86,14 @@ def read(argument: str, stem: str, source: str | Path | Mapping[str, Tensor], va
 
 def variants(folder: Path, stem: str, suffix: str = "safetensors") -> dict[str, Path]:
     """variant → the file, or the index, of a model's weights in a folder; "" is the plain one."""
+    return variants_of(sorted(folder.iterdir()) if folder.is_dir() else (), stem, folder, suffix)
+
+
+def variants_of(paths: Iterable[Path], stem: str, folder: Path, suffix: str = "safetensors") -> dict[str, Path]:
+    """As above, of those paths that are in the folder, which may be elsewhere."""
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        name = None if _PART.search(path.name) else _NAMED.fullmatch(path.name)
+    for path in paths:
+        name = None if _PART.search(path.name) or path.parent != folder else _NAMED.fullmatch(path.name)
         if name and name["stem"] in (stem, "pytorch_model") and name["suffix"] == suffix:
             variant = name["newer"] or name["older"] or name["variant"] or ""
             found[variant] = path if name["index"] else found.get(variant, path)  # an index goes before a file

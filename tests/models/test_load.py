@@ -313,6 +313,40 @@ class TestHub:
         load_text_encoder("someone/a-model")
         assert not [p for p in asked["allow_patterns"] if "unet" in p or p.endswith((".bin", "*.*", "/*.safetensors"))]
 
+    @pytest.mark.parametrize("others", [(), ("text_encoder/model.ema.safetensors",)])
+    @pytest.mark.parametrize("loader", [load_pipeline, load_text_encoder])
+    def test_the_only_variant_of_a_repository_is_fetched(
+        self, loader: Any, others: tuple[str, ...], pipeline_folder: Path, tmp_path: Path, monkeypatch: Any
+    ) -> None:
+        import huggingface_hub
+        from diffusers import StableDiffusionPipeline
+
+        plain, only = tmp_path / "plain", tmp_path / "fp16"
+        for folder in (plain, only):
+            shutil.copytree(pipeline_folder, folder)
+            for path in folder.glob("*/*.safetensors"):
+                path.unlink() if folder == plain else path.rename(path.with_suffix(".fp16.safetensors"))
+        names = [str(p.relative_to(only)) for p in only.rglob("*") if p.is_file()]
+
+        def download(source: str, *, variant: str | None, **_: Any) -> str:
+            if variant is None:
+                raise OSError("Could not find the necessary `safetensors` weights in {…} (variant=None)")
+            return str(only)
+
+        def snapshot(source: str, *, allow_patterns: list[str], **_: Any) -> str:
+            return str(only if any("model.fp16.safetensors" in pattern for pattern in allow_patterns) else plain)
+
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a, **k: str(only / "model_index.json"))
+        monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *a, **k: [*names, *others])
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+        monkeypatch.setattr(StableDiffusionPipeline, "download", download)
+        if others:
+            with pytest.raises((ValueError, FileNotFoundError), match="variant"):
+                loader("someone/a-model")
+        else:
+            got, expected = (model.text_encoder for model in (loader("someone/a-model"), loader(pipeline_folder)))
+            assert fingerprint(got) == fingerprint(expected)
+
     @pytest.mark.parametrize("loader", [load_pipeline, load_text_encoder])
     def test_out_of_reach(self, hub: Any, loader: Any) -> None:
         hub(ConnectionError("no route\nmore"))
