@@ -35,6 +35,7 @@ import torch
 from torch import Tensor
 
 from certify import _validate
+from certify._floats import length, squared_lengths
 from certify._records import Shown
 from certify.bounds.rates import RateOver
 from certify.confidence import clopper_pearson
@@ -107,7 +108,7 @@ def embedding_distance(deployment: Deployed, center: Tensor) -> Statistic:
 
     def distance(z: Tensor, generator: torch.Generator | None = None) -> Tensor:
         h = deployment(z, generator).double()
-        return (h - reference.to(h.device)).flatten(1).norm(dim=1)
+        return length((h - reference.to(h.device)).flatten(1), dim=1)
 
     return distance
 
@@ -138,7 +139,7 @@ def concept_score(deployment: Deployed, direction: Tensor, *, end: int | None = 
         if end is None:
             raise ValueError("end = None: must be the end-of-text position for a direction of shape (width,)")
     position = None if v.ndim == 2 else _validate.count("end", end, minimum=0)
-    unit = v.flatten() / v.norm()
+    unit = v.flatten() / length(v)
 
     def score(z: Tensor, generator: torch.Generator | None = None) -> Tensor:
         h = deployment(z, generator).double()
@@ -184,7 +185,7 @@ def noise_prediction_distance(
 
     def distance(z: Tensor, generator: torch.Generator | None = None) -> Tensor:
         predicted = denoiser.along(trajectory, deployment(z, generator), batch=batch).double()
-        each = (predicted - reference).flatten(2).square().sum(dim=2)
+        each = squared_lengths((predicted - reference).flatten(2), dim=2)
         return each @ weights.to(each.device)
 
     return distance

@@ -18,6 +18,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from certify._floats import length
 from certify._records import Shown
 from certify.noise import GaussianNoise
 
@@ -72,7 +73,7 @@ class Ellipsoid(Shown):
     @cached_property
     def linf_ball(self) -> float:
         """Radius of the largest inscribed ℓ∞ ball, ρ / sqrt(Σ_j σ_j⁻²)."""
-        return self.rho / float(self._noised.reciprocal().norm()) if self.dimensions else 0.0
+        return self.rho / float(length(self._noised.reciprocal())) if self.dimensions else 0.0
 
     @cached_property
     def log_volume(self) -> float:

@@ -26,6 +26,7 @@ from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from certify import _validate
+from certify._floats import length, up
 from certify._random import normals
 
 if TYPE_CHECKING:
@@ -221,9 +222,8 @@ class GaussianNoise:
             return math.inf
         # Where there is no noise d is 0 here, and 0/1 stands for 0/0.
         scaled = (d / torch.where(sigma > 0, sigma, 1.0)).abs()
-        largest = float(scaled.max()) if scaled.numel() else 0.0
-        # In units of its largest entry no square underflows: a norm must not come out too small.
-        return largest * float((scaled / largest).norm()) if 0 < largest < math.inf else largest
+        # A norm must not come out too small: what is not 0 is never 0 here, and no square underflows.
+        return up(float(length(torch.where((d != 0) & (scaled == 0), 5e-324, scaled))))
 
     def tails(self, p: float, rho: float, replicas: int = 1) -> Tails:
         """p⁻ and 1 − p⁺ with p^± = Φ(Φ⁻¹(p) ± √K ρ) (T1; `replicas` = K by T5), rounded down.

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from certify import _validate
+from certify._floats import length, mean
 from certify.bounds.base import Run, recorded
 from certify.bounds.deployed import EventBound, StatisticBound, event_interval, statistic_limits
 from certify.bounds.percentile import enough
@@ -189,8 +190,8 @@ def deployed_distance(f: Function, center: Tensor, reduce: str = "median") -> Ca
     def distance(z: Tensor) -> Tensor:
         b, k = z.shape[:2]
         outputs = f(z.flatten(0, 1)).unflatten(0, (b, k)).transpose(0, 1)
-        smoothed = median(outputs) if reduce == "median" else outputs.mean(dim=0)
-        return (smoothed.double() - center.to(z.device, torch.float64)).reshape(b, -1).norm(dim=1)
+        smoothed = median(outputs) if reduce == "median" else mean(outputs)
+        return length((smoothed.double() - center.to(z.device, torch.float64)).reshape(b, -1), dim=1)
 
     return distance
 

@@ -38,6 +38,7 @@ from scipy.stats import binom
 from torch import Tensor
 
 from certify import _validate
+from certify._floats import grown, length
 from certify._records import Shown
 from certify.bounds.base import Evidence, Run, Setting, default_pilot, recorded
 from certify.bounds.deployed import EventBound, EventEvidence, LimitEvidence, StatisticBound
@@ -532,10 +533,10 @@ class _Distance:
         noise, center = self.run.noise, self.center
         q = self._level() if level is None else level
         # A sum of m squares is good to m/2 ulp, far below this.
-        reach = math.sqrt(self.tolerance * (q - 0.5) / q) * (1 - 1e-10)
+        reach = math.sqrt(self.tolerance) * math.sqrt((q - 0.5) / q) * (1 - 1e-10)
 
         def leaves(outputs: Tensor) -> Tensor:
-            return row_distances(outputs, center).square().sum(dim=1).sqrt() * (1 + 1e-10) > reach
+            return grown(length(row_distances(outputs, center), dim=1), 1e-10) > reach
 
         seen = _Watched(noise.tails(q, self.rho).upper, self.alpha, leaves)
         drawn = make(seen)
@@ -560,10 +561,10 @@ class _Distance:
         """The level whose event pilot draws let decide soonest: the largest KL(P[beyond R₀] ‖ p₀), if it is below p₀."""
         if self.pilot is None:
             raise ValueError("level = None: must be given where there are no pilot draws")
-        away = row_distances(self.pilot, self.center).square().sum(dim=1).sqrt()
+        away = length(row_distances(self.pilot, self.center), dim=1)
         best, chosen = -math.inf, 0.75
         for q in torch.linspace(0.51, 0.99, 97, dtype=torch.float64).tolist():
-            often = float((away > math.sqrt(self.tolerance * (q - 0.5) / q)).sum() + 0.5) / (len(away) + 1)
+            often = float((away > math.sqrt(self.tolerance) * math.sqrt((q - 0.5) / q)).sum() + 0.5) / (len(away) + 1)
             p0 = max(self.run.noise.tails(q, self.rho).upper, 1e-300)
             speed = often * math.log(often / p0) + (1 - often) * (math.log1p(-often) - math.log1p(-p0))
             speed = speed if often < p0 else -speed

@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor
 
 from certify import _validate
+from certify._floats import mean
 from certify.montecarlo import Function, draw_all, median
 from certify.noise import Noise, as_noise
 
@@ -75,4 +76,4 @@ class MeanSmoother(_Smoother):
     """The mean of f over n noisy copies of the input: as `MedianSmoother`, with the average (THEORY T11)."""
 
     def reduce(self, outputs: Tensor) -> Tensor:
-        return outputs.mean(dim=0)
+        return mean(outputs)

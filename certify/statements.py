@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from certify import _validate
+from certify._floats import mean
 from certify.bounds import METHODS, ROUTES, DeployedBound, Evaluation, Method, Run, Setting
 from certify.bounds.base import default_pilot, recorded
 from certify.bounds.mse import BoundCurve, MSEBound
@@ -728,7 +729,7 @@ def _built(statement: MSE | Curve | Radius | Deployed, setting: Setting, alpha: 
 
 def _mean(trial: Tensor | None) -> Tensor:
     draws = cast(Tensor, trial)
-    return draws.double().mean(dim=0).to(draws.dtype)
+    return mean(draws.double()).to(draws.dtype)
 
 
 def _pilot_draws(pilot: int | None, n: int) -> int:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from certify import _validate
+from certify._floats import length, square, unit_of, up
 from certify._records import Shown
 
 __all__ = ["Support", "as_support", "layer_norm_support"]
@@ -96,16 +97,22 @@ class Support(Shown):
         c = center.detach().to("cpu", torch.float64)
         rows = c.shape[0] if c.ndim > 1 else 1
         lower, upper = self.box(tuple(c.shape))
-        squares = torch.maximum(upper - c, c - lower).clamp_min(0).square()
+        reach = torch.maximum(upper - c, c - lower).clamp_min(0)
         if self.gain is not None and self.offset is not None:
             width = self.gain.numel()
-            box = lower.reshape(-1, width), upper.reshape(-1, width)
-            gain, offset = self.gain.to("cpu"), self.offset.to("cpu", torch.float64)
-            squares = _furthest(*box, gain, offset, c.reshape(-1, width))
-        return squares.reshape(rows, -1).sum(dim=1).sqrt() * (1 + 1e-9)
+            gain, offset = self.gain.to("cpu", torch.float64), self.offset.to("cpu", torch.float64)
+            unit = unit_of(lower, upper, gain, offset, c)
+            box = lower.reshape(-1, width) / unit, upper.reshape(-1, width) / unit
+            squares = _furthest(*box, gain / unit, offset / unit, c.reshape(-1, width) / unit)
+            reach = squares.clamp_min(0).sqrt() * unit
+        return length(reach.reshape(rows, -1), dim=1) * (1 + 1e-9)
 
     def median_cap(self, center: Tensor) -> float:
-        """A number that ‖median − center‖² never exceeds, by the ellipsoid of each row; +∞ without one (T3).
+        """A number that ‖median − center‖² never exceeds, by the ellipsoid of each row; +∞ without one (T3)."""
+        return square(self.median_reach(center), 1e-12)
+
+    def median_reach(self, center: Tensor) -> float:
+        """A number that ‖median − center‖ never exceeds, by the ellipsoid of each row; +∞ without one (T3).
 
         With h = β + γ∘u and ‖u‖² ≤ 2w a row is at most (max|γ| sqrt(2w) + ‖β − c‖)² away.
         """
@@ -114,8 +121,8 @@ class Support(Shown):
         width = self.gain.numel()
         rows = center.detach().to("cpu", torch.float64).reshape(-1, width)
         reach = float(self.gain.abs().max()) * math.sqrt(2 * width)
-        distance = (self.offset.detach().to("cpu", torch.float64) - rows).norm(dim=1)
-        return float(((reach + distance) ** 2).sum()) * (1 + 1e-9)
+        distance = length(self.offset.detach().to("cpu", torch.float64) - rows, dim=1)
+        return up(float(length(reach + distance)), 1e-9)
 
 
 def _furthest(lower: Tensor, upper: Tensor, gain: Tensor, offset: Tensor, c: Tensor) -> Tensor:

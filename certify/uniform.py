@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from certify import _validate
+from certify._floats import length, up
 from certify._random import uniforms
 from certify._records import Shown
 from certify.bounds.uniform import shifted, variation
@@ -93,7 +94,8 @@ class UniformNoise:
         if bool((d[h == 0] != 0).any()):
             return math.inf
         # Where there is no noise d is 0 here, and 0/1 stands for 0/0. (Halved last: twice the largest h is not finite.)
-        return float((d / torch.where(h > 0, h, 1.0)).abs().sum()) / 2
+        scaled = (d / torch.where(h > 0, h, 1.0)).abs()
+        return up(float(torch.where((d != 0) & (scaled == 0), 5e-324, scaled).sum())) / 2
 
     def tails(self, p: float, rho: float, replicas: int = 1) -> Tails:
         """p⁻ and 1 − p⁺ with p^± = p ± r, r = 1 − (1 − ρ)^K, cut off at 0 and 1 (T13), rounded down.
@@ -162,7 +164,7 @@ class CrossPolytope(Shown):
     @cached_property
     def l2_ball(self) -> float:
         """Radius of the largest inscribed ℓ2 ball, ρ / sqrt(Σ_j (2h_j)⁻²)."""
-        return self.rho / float(self._widths.reciprocal().norm()) if self.dimensions else 0.0
+        return self.rho / float(length(self._widths.reciprocal())) if self.dimensions else 0.0
 
     @cached_property
     def linf_ball(self) -> float:

@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from certify import _validate
+from certify._floats import mean
 from certify._random import has_float64, normals
 from certify.bounds.base import POLICIES
 from certify.montecarlo import median
@@ -167,4 +168,4 @@ def noise_then_adapt(
 def aggregated(outputs: Tensor, aggregate: str) -> Tensor:
     """(b, K, *output) → (b, *output): the median (for even K the average of the two middle values) or the mean."""
     _validate.choice("aggregate", aggregate, AGGREGATES)
-    return median(outputs.transpose(0, 1)) if aggregate == "median" else outputs.mean(dim=1)
+    return median(outputs.transpose(0, 1)) if aggregate == "median" else mean(outputs, dim=1)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from certify import _validate
+from certify._floats import half_way, unit_of
 from certify._records import Record
 from certify.montecarlo import Accumulator, row_distances
 from certify.montecarlo.accumulators import in_order
@@ -126,7 +127,7 @@ class Setting(Record):
         if self.ordered is None:
             return None
         k = len(self.ordered)
-        found = self.ordered[k // 2] if k % 2 else (self.ordered[k // 2 - 1] + self.ordered[k // 2]) / 2
+        found = self.ordered[k // 2] if k % 2 else half_way(self.ordered[k // 2 - 1], self.ordered[k // 2])
         found = found.to(self.center.device, self.center.dtype)
         return self.center if torch.equal(found, self.center) else found
 
@@ -144,7 +145,9 @@ class Setting(Record):
         if self.pilot is None:
             return 1.0
         x = self.pilot[:256].reshape(min(256, len(self.pilot)), -1).to(torch.float64)
+        x = x / unit_of(x)
         x = x - x.mean(dim=0)
+        x = x / unit_of(x)
         values = torch.linalg.eigvalsh((x @ x.T).cpu())
         return float(values.sum() / values[-1]) if float(values[-1]) > 0 else 1.0
 

@@ -28,8 +28,9 @@ from typing import ClassVar, Self, cast
 import torch
 from torch import Tensor
 
+from certify._floats import TOO_LARGE, grown, in_units, length, square, unit_of, up
 from certify.bounds.base import Evaluation, Evidence, Method, Setting, pilot_rank
-from certify.bounds.percentile import beyond, box_distance, draws_needed
+from certify.bounds.percentile import beyond, box_reach, draws_needed
 from certify.confidence import clopper_pearson, extreme_rank
 from certify.montecarlo import Accumulator, Distances, Exceedances, row_distances
 from certify.montecarlo.accumulators import digest
@@ -53,9 +54,10 @@ def layer_cake(levels: Tensor, radii: Tensor) -> float:
     if not bool(useful.any()):
         return math.inf
     steps = torch.diff(levels, prepend=levels.new_zeros(1))
-    area = (steps * radii.square()).cumsum(dim=1)
+    unit = unit_of(radii)
+    area = (steps * (radii / unit).square()).cumsum(dim=1)
     bounds = area[:, useful] / (levels[useful] - 0.5)
-    return float(bounds.min(dim=1).values.sum()) * (1 + 1e-12)
+    return in_units(float(bounds.min(dim=1).values.sum()), unit, 1e-12)
 
 
 def upper_limits(distances: Tensor, levels: Tensor, ranks: list[int], reach: Tensor) -> Tensor:
@@ -71,7 +73,7 @@ def upper_limits(distances: Tensor, levels: Tensor, ranks: list[int], reach: Ten
     found = [distances[n - rank] if rank else torch.full_like(reach, math.inf) for rank in ranks]
     # A sum of m squares is good to m/2 ulp, far below this.
     stacked = torch.stack(found, dim=1) if found else reach.new_zeros((reach.numel(), 0))
-    return torch.minimum(stacked * (1 + 1e-10), reach[:, None])
+    return torch.minimum(grown(stacked, 1e-10), reach[:, None])
 
 
 def a_priori_reach(support: Support | None, center: Tensor) -> Tensor:
@@ -154,10 +156,10 @@ class LayersEvidence(Evidence):
     def implied(self, noise: Noise, rho: float) -> float:
         value = layer_cake(self.levels, self.radii)
         if self.lower is not None and self.upper is not None:
-            apart = math.sqrt(box_distance(self.lower, self.upper, self.origin, self.origin))
+            apart = box_reach(self.lower, self.upper, self.origin)
         else:
             apart = 0.0 if self.origin is self.center else _distance(self.origin, self.center)
-        return value if apart == 0 else (math.sqrt(value) + apart) ** 2 * (1 + 1e-12)
+        return value if apart == 0 else square(math.sqrt(value) + apart, 1e-12)
 
     def witness(self) -> Together:
         parts: list[Accumulator] = [DistanceExceedances(self.origin, self.radii, self.apart)]
@@ -239,7 +241,8 @@ class DistanceExceedances:
 
     def update(self, outputs: Tensor) -> None:
         values = _joined(row_distances(outputs, self.center), self.apart)
-        slack = 1000 * torch.finfo(outputs.dtype).eps * (self._size + values)
+        eps = 1000 * torch.finfo(outputs.dtype).eps
+        slack = eps * self._size + eps * values
         self.count += outputs.shape[0]
         self.above += (values[:, :, None] > self.limits + slack[:, :, None]).sum(dim=0)
 
@@ -308,6 +311,8 @@ class DimensionFreeMSE(Method):
         value = evidence.implied(setting.noise, rho)
         if math.isfinite(value):
             return Evaluation(value, evidence)
+        if bool((torch.isfinite(radii) & (plan.levels > 0.5)).any(dim=1).all()):
+            return Evaluation(value, reason=TOO_LARGE)
         # The lowest level that can stand is one a little above a half; levels reach as far as draws do at the radius aimed at.
         tail = _upper_tail(setting.noise, 0.5, self.aim)
         return Evaluation(value, draws_needed=draws_needed(Tails(tail, tail), plan.share) if rho <= self.aim else None)
@@ -350,7 +355,7 @@ class DimensionFreeMSE(Method):
 
     def _limits(self, ordered: Tensor, rho: float, plan: _Layers) -> Tensor:
         n = self.setting.n
-        reach = plan.reach if plan.apart else plan.reach.square().sum()[None].sqrt()
+        reach = plan.reach if plan.apart else length(plan.reach)[None]
         ranks = [extreme_rank(n, _upper_tail(self.setting.noise, float(q), rho), plan.share) for q in plan.levels]
         if ordered.shape[0] != n:
             ranks = [pilot_rank(rank, n, ordered.shape[0]) if rank else 0 for rank in ranks]
@@ -363,8 +368,8 @@ class DimensionFreeMSE(Method):
             away = math.inf
             if self.around is not None:
                 lower, upper = (side.to("cpu", torch.float64) for side in self.around)
-                away = math.sqrt(box_distance(lower, upper, plan.origin, plan.origin))
-        return (math.sqrt(value) + away) ** 2
+                away = box_reach(lower, upper, plan.origin)
+        return square(math.sqrt(value) + away)
 
 
 @dataclass(frozen=True, eq=False)
@@ -389,11 +394,11 @@ class _Layers:
 
 def _distance(a: Tensor, b: Tensor) -> float:
     difference = a.detach().to("cpu", torch.float64) - b.detach().to("cpu", torch.float64)
-    return float(difference.norm()) * (1 + 1e-12)
+    return up(float(length(difference)), 1e-12)
 
 
 def _joined(distances: Tensor, apart: bool) -> Tensor:
-    return distances if apart else distances.square().sum(dim=1, keepdim=True).sqrt()
+    return distances if apart else length(distances, dim=1, keepdim=True)
 
 
 def _upper_tail(noise: Noise, level: float, rho: float) -> float:

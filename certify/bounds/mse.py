@@ -19,11 +19,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
+import torch
 from torch import Tensor
 
+from certify._floats import TOO_LARGE, square
 from certify._records import Shown
 from certify.bounds.base import Evaluation, Evidence, Method, Run
-from certify.bounds.percentile import BoxEvidence, box_distance, draws_needed, guessed_distance, percentile_box, ranks
+from certify.bounds.percentile import BoxEvidence, box_distance, draws_needed, guessed_reach, percentile_box, ranks
 from certify.montecarlo import Accumulator, ExtremeRanks
 
 __all__ = ["BoundCurve", "Boxed", "CoordinatewiseMSE", "MSEBound"]
@@ -132,7 +134,7 @@ class CoordinatewiseMSE(Method):
         if ordered is None:
             return math.inf
         low, high = ranks(setting.n, setting.noise.tails(self.p, rho), self.share)
-        return min(guessed_distance(setting, ordered, low, high), self._cap())
+        return min(square(guessed_reach(setting, ordered, low, high)), self._cap())
 
     def needs(self, rho: float) -> list[Accumulator]:
         # The population's own median is bracketed at no perturbation, the moved one at ρ.
@@ -153,6 +155,8 @@ class CoordinatewiseMSE(Method):
             evidence = BoxEvidence(lower, upper, center=center, support=self.setting.support if cap < value else None)
         if math.isfinite(value):
             return Evaluation(min(value, cap), evidence)
+        if bool(torch.isfinite(lower).all() and torch.isfinite(upper).all()):
+            return Evaluation(cap, evidence, reason=TOO_LARGE)
         return Evaluation(cap, evidence, draws_needed(self.setting.noise.tails(self.p, rho), self.share))
 
     def _box(self, extremes: ExtremeRanks, rho: float) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
+from certify._floats import length, squared_length, up
 from certify._records import Record, Shown
 from certify.bounds.base import Evidence, Run, Setting, pilot_rank
 from certify.confidence import extreme_rank, smallest_draws
@@ -34,9 +35,10 @@ __all__ = [
     "PercentileBounds",
     "beyond",
     "box_distance",
+    "box_reach",
     "draws_needed",
     "enough",
-    "guessed_distance",
+    "guessed_reach",
     "percentile_box",
     "ranks",
 ]
@@ -279,13 +281,23 @@ def beyond(times: int, n: int, tail: float) -> float:
 
 def box_distance(lower: Tensor, upper: Tensor, center_low: Tensor, center_high: Tensor) -> float:
     """Σ_i ζ_i with ζ_i = max{(U_i − c_i)², (c_i − L_i)²} over c_i in [center_low_i, center_high_i], rounded up (T2)."""
+    roots = _box_roots(lower, upper, center_low, center_high)
+    return squared_length(roots, 4e-16 * max(roots.numel(), 1))
+
+
+def box_reach(lower: Tensor, upper: Tensor, center: Tensor) -> float:
+    """The root of `box_distance` from a center, rounded up, also where the square has no float64."""
+    roots = _box_roots(lower, upper, center, center)
+    return up(float(length(roots)), 4e-16 * max(roots.numel(), 1))
+
+
+def _box_roots(lower: Tensor, upper: Tensor, center_low: Tensor, center_high: Tensor) -> Tensor:
     low, high = center_low.to("cpu", torch.float64), center_high.to("cpu", torch.float64)
-    zeta = torch.maximum((upper - low).abs(), (high - lower).abs()).square()
-    return float(zeta.sum()) * (1 + 4e-16 * max(zeta.numel(), 1))
+    return torch.maximum((upper - low).abs(), (high - lower).abs())
 
 
-def guessed_distance(setting: Setting, ordered: Tensor, low_rank: int, high_rank: int) -> float:
-    """What `box_distance` from the center is roughly going to be, from sorted pilot draws; ranks as among n draws."""
+def guessed_reach(setting: Setting, ordered: Tensor, low_rank: int, high_rank: int) -> float:
+    """What `box_reach` from the center is roughly going to be, from sorted pilot draws; ranks as among n draws."""
     shape, count = setting.shape, ordered.shape[0]
     lower = torch.full(shape, -torch.inf, dtype=torch.float64)
     upper = torch.full(shape, torch.inf, dtype=torch.float64)
@@ -296,7 +308,7 @@ def guessed_distance(setting: Setting, ordered: Tensor, low_rank: int, high_rank
     if setting.support is not None:
         floor, ceiling = setting.support.box(shape)
         lower, upper = torch.maximum(lower, floor), torch.minimum(upper, ceiling)
-    return box_distance(lower, upper, setting.center, setting.center)
+    return box_reach(lower, upper, setting.center)
 
 
 def _check_support(seen: ExtremeRanks, floor: Tensor, ceiling: Tensor) -> None:

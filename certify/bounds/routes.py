@@ -30,6 +30,7 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
+from certify._floats import length, up
 from certify._records import Shown
 from certify.bounds.base import Evaluation, Evidence, Method, Run, Setting, pilot_rank
 from certify.bounds.deployed import LimitEvidence, limit_verdict, statistic_limits
@@ -37,9 +38,9 @@ from certify.bounds.dimension_free import DistanceExceedances, a_priori_reach, c
 from certify.bounds.percentile import (
     BoxEvidence,
     beyond,
-    box_distance,
+    box_reach,
     draws_needed,
-    guessed_distance,
+    guessed_reach,
     percentile_box,
 )
 from certify.confidence import extreme_rank
@@ -134,7 +135,8 @@ class GroupsEvidence(LimitEvidence):
         if not len(values):
             return 1.0, f"fewer than K = {self.replicas} draws"
         # float32 is the coarsest arithmetic that an f is kept in.
-        slack = 1000 * torch.finfo(torch.float32).eps * (float(self.center.double().norm()) + values)
+        eps = 1000 * torch.finfo(torch.float32).eps
+        slack = eps * float(length(self.center.double())) + eps * values
         above = int((values > self.upper + slack).sum())
         return limit_verdict(self, 0, above, len(values), noise, rho)
 
@@ -164,7 +166,7 @@ class ReplicasRoute(DeployedMethod):
         rank, cap = self._rank(rho, len(values)), self._cap()
         if len(values):
             check_reach(values[:, None], torch.tensor([cap], dtype=torch.float64))
-        value = min(float(values[len(values) - rank]) * (1 + 1e-10) if rank else math.inf, cap)
+        value = min(up(float(values[len(values) - rank]), 1e-10) if rank else math.inf, cap)
         if math.isinf(value):
             tail = self.setting.noise.tails(self.q, rho, self.replicas).upper
             needed = draws_needed(Tails(tail, tail), self.alpha)
@@ -209,7 +211,7 @@ class MeanReplicasRoute(ReplicasRoute):
 
     def _cap(self) -> float:
         # No row of a mean is further away than the furthest of what it is a mean of.
-        return float(a_priori_reach(self.setting.support, self.setting.center).square().sum().sqrt())
+        return float(length(a_priori_reach(self.setting.support, self.setting.center)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,7 +245,10 @@ class RankedBoxEvidence(BoxEvidence):
         return cls(box.lower, box.upper, box.p_low, box.p_high, box.center, box.support, q=q, replicas=replicas)
 
     def implied(self, noise: Noise, rho: float) -> float:
-        return math.sqrt(super().implied(noise, rho))
+        if self.center is None or not bool((self.lower <= self.upper).all()):
+            return math.inf
+        reach = box_reach(self.lower, self.upper, self.center)
+        return reach if self.support is None else min(reach, self.support.median_reach(self.center))
 
 
 class OrderStatisticsRoute(DeployedMethod):
@@ -260,7 +265,7 @@ class OrderStatisticsRoute(DeployedMethod):
         if ordered is None:
             return self._cap()
         rank = extreme_rank(setting.n, self._tail(rho), self.alpha / (2 * setting.outputs))
-        return min(math.sqrt(guessed_distance(setting, ordered, rank, rank)), self._cap())
+        return min(guessed_reach(setting, ordered, rank, rank), self._cap())
 
     def needs(self, rho: float) -> list[Accumulator]:
         rank = extreme_rank(self.setting.n, self._tail(rho), self.alpha / (2 * self.setting.outputs))
@@ -282,7 +287,7 @@ class OrderStatisticsRoute(DeployedMethod):
             support=setting.support,
         )
         lower, upper = box.lower, box.upper
-        value, cap = math.sqrt(box_distance(lower, upper, setting.center, setting.center)), self._cap()
+        value, cap = box_reach(lower, upper, setting.center), self._cap()
         evidence = RankedBoxEvidence(
             lower,
             upper,
@@ -294,7 +299,7 @@ class OrderStatisticsRoute(DeployedMethod):
             replicas=self.replicas,
         )
         if math.isfinite(value):
-            return Evaluation(min(value, cap) * (1 + 1e-12), evidence)
+            return Evaluation(up(min(value, cap), 1e-12), evidence)
         return Evaluation(cap, evidence, draws_needed(Tails(self._tail(rho), self._tail(rho)), share))
 
     def _tail(self, rho: float) -> float:
@@ -302,7 +307,7 @@ class OrderStatisticsRoute(DeployedMethod):
 
     def _cap(self) -> float:
         support = self.setting.support
-        return math.inf if support is None else math.sqrt(support.median_cap(self.setting.center))
+        return math.inf if support is None else support.median_reach(self.setting.center)
 
 
 @dataclass(frozen=True, eq=False)
@@ -342,7 +347,7 @@ class BallEvidence(Evidence):
         return cls(center, radius, u, s, q, replicas)
 
     def implied(self, noise: Noise, rho: float) -> float:
-        return self.radius * math.sqrt(self.s / _majority(self.s, self.replicas))
+        return up(self.radius * math.sqrt(self.s / _majority(self.s, self.replicas)))
 
     def witness(self) -> DistanceExceedances:
         return DistanceExceedances(self.center, torch.tensor([[self.radius]], dtype=torch.float64), False)
@@ -361,12 +366,8 @@ class DimensionFreeRoute(DeployedMethod):
     def __init__(self, setting: Setting, alpha: float, aim: float, *, q: float, replicas: int) -> None:
         super().__init__(setting, alpha, aim, q=q, replicas=replicas)
         self._reach = a_priori_reach(setting.support, setting.center)
-        self.reach = float(self._reach.square().sum().sqrt())
-        self._pilot = (
-            None
-            if setting.pilot is None
-            else setting.distances(setting.center).square().sum(dim=1).sqrt().sort().values
-        )
+        self.reach = float(length(self._reach))
+        self._pilot = None if setting.pilot is None else length(setting.distances(setting.center), dim=1).sort().values
         choices = [
             (least_level(lambda u, s=s: float(binom.cdf(s - 1, replicas, u)), 1 - q), s)  # type: ignore[misc]
             for s in range(replicas // 2 + 1, replicas + 1)
@@ -384,14 +385,14 @@ class DimensionFreeRoute(DeployedMethod):
         setting = self.setting
         distances = cast(Distances, seen[f"distances {id(setting.center)}"]).rows()
         check_reach(distances, self._reach)
-        ordered = distances.square().sum(dim=1).sqrt().sort().values
+        ordered = length(distances, dim=1).sort().values
         rank = extreme_rank(setting.n, self._tail(rho), self.alpha)
-        radius = min(float(ordered[len(ordered) - rank]) * (1 + 1e-10) if rank else math.inf, self.reach)
+        radius = min(up(float(ordered[len(ordered) - rank]), 1e-10) if rank else math.inf, self.reach)
         if math.isinf(radius):
             tail = self._tail(rho)
             return Evaluation(math.inf, draws_needed=draws_needed(Tails(tail, tail), self.alpha))
         evidence = BallEvidence(setting.center, radius, self.u, self.s, self.q, self.replicas)
-        return Evaluation(evidence.implied(setting.noise, rho) * (1 + 1e-12), evidence)
+        return Evaluation(up(evidence.implied(setting.noise, rho), 1e-12), evidence)
 
     def _tail(self, rho: float) -> float:
         return self.setting.noise.tails(self.u, rho).upper
@@ -407,8 +408,8 @@ def _median_reach(setting: Setting) -> float:
     """What the distance of a median from the center never exceeds, by the support's box and its rows; ∞ without one."""
     if setting.support is None:
         return math.inf
-    box = box_distance(*setting.support.box(setting.shape), setting.center, setting.center)
-    return math.sqrt(min(box, setting.support.median_cap(setting.center)))
+    box = box_reach(*setting.support.box(setting.shape), setting.center)
+    return min(box, setting.support.median_reach(setting.center))
 
 
 def _fails(replicas: int, u: float) -> float:

@@ -60,6 +60,7 @@ from scipy.special import ndtr
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from certify._floats import TOO_LARGE, in_units, length, mean, square, unit_of, up
 from certify.bounds.base import Evaluation, Evidence, Method, Setting
 from certify.bounds.percentile import beyond
 from certify.confidence import clopper_pearson
@@ -78,6 +79,7 @@ __all__ = [
     "bernstein_slack",
     "chernoff_limit",
     "divergence",
+    "in_balls",
     "silent",
     "swing",
 ]
@@ -130,7 +132,12 @@ def bernstein_slack(second: float, radius: float, n: int, alpha: float) -> float
         n, alpha: variables; failure probability.
     """
     t = -math.log(alpha) / n
-    return (math.sqrt(2 * second * t) + radius * t / 3) * (1 + _SAFE)
+    return up(radius * (math.sqrt(2 * in_balls(second, radius) * t) + t / 3), _SAFE)
+
+
+def in_balls(second: float, radius: float) -> float:
+    """λ/R², at most 1: a mean square in units of the largest, also where R² itself has no float64."""
+    return min(1.0, second / radius / radius) if radius > 0 else 0.0
 
 
 def bennett(excess: float, n: int, second: float, radius: float) -> float:
@@ -141,8 +148,11 @@ def bennett(excess: float, n: int, second: float, radius: float) -> float:
     """
     if excess <= 0 or n == 0:
         return 1.0
-    t = radius * excess / second
-    return math.exp(-n * second / radius**2 * ((1 + t) * math.log1p(t) - t))
+    second, excess = in_balls(second, radius), excess / radius
+    if second == 0:
+        return 0.0
+    t = excess / second
+    return math.exp(-n * second * ((1 + t) * math.log1p(t) - t))
 
 
 class LikelihoodRatio:
@@ -237,7 +247,7 @@ def swing(noise: Noise, rho: float, second: float, radius: float, theta: float =
     """
     if radius == 0 or second == 0:
         return 0.0
-    second = second / radius**2  # in units of R
+    second = in_balls(second, radius)
     chi2 = noise.chi2(rho)
     plain = math.sqrt(second * (chi2 + (1 - theta) ** 2))
     clipped = _ratio(cast(Hashable, noise), rho).clipped(second, theta) if rho > 0 and chi2 > 0 else math.inf
@@ -288,7 +298,7 @@ class SpectrumEvidence(Evidence):
     @property
     def offset(self) -> float:
         """‖b − c‖."""
-        return float((_flat(self.origin) - _flat(self.center)).norm()) * (1 + _SAFE)
+        return up(float(length(_flat(self.origin) - _flat(self.center))), _SAFE)
 
     def numbers(self) -> dict[str, float | int | str]:
         kept: dict[str, float | int | str] = {
@@ -319,7 +329,7 @@ class SpectrumEvidence(Evidence):
         return cls(center, origin, drift=drift, **values)
 
     def implied(self, noise: Noise, rho: float) -> float:
-        return self.distance(noise, rho) ** 2 * (1 + _SAFE)
+        return square(self.distance(noise, rho), _SAFE)
 
     def distance(self, noise: Noise, rho: float) -> float:
         """The bound at ρ, not squared."""
@@ -363,7 +373,7 @@ class Aimed:
 
     Attributes:
         count, tested: draws seen, and those that a direction was tested on.
-        squares, pushes: sums of (wᵀx)² and of uᵀ(x + b − c) over these.
+        squares, pushes: sums of (wᵀx/R)² and of uᵀ(x + b − c)/R over these.
     """
 
     def __init__(self, origin: Tensor, radius: float, ahead: Tensor | None = None) -> None:
@@ -379,7 +389,7 @@ class Aimed:
 
     @property
     def mean(self) -> float:
-        """Mean square along the directions."""
+        """Mean square along the directions, in units of R²."""
         return self.squares / max(self.tested, 1)
 
     def update(self, outputs: Tensor) -> None:
@@ -420,26 +430,28 @@ class Aimed:
 
     def p_value(self, second: float) -> float:
         """Of "λ_max(E x xᵀ) is at most `second`"."""
-        scale = self.past.radius**2
-        if scale == 0:  # x is 0 by definition
+        if self.past.radius == 0:  # x is 0 by definition
             return 1.0
-        mean, allowed = self.mean / scale, min(1.0, second / scale * (1 + _SAFE))
-        return math.exp(-self.tested * divergence(mean, allowed)) if mean > allowed else 1.0
+        allowed = min(1.0, in_balls(second, self.past.radius) * (1 + _SAFE))
+        return math.exp(-self.tested * divergence(self.mean, allowed)) if self.mean > allowed else 1.0
 
     def _test(self, outputs: Tensor) -> None:
-        if self._top is None:
+        if self._top is None or self.past.radius == 0:
             return
         x = self.past.clipped(outputs)
         self.tested += x.shape[0]
         self.squares += float((x @ self._top.to(x.device)).square().sum())
         if self._push is not None and self.ahead is not None:
-            self.pushes += float((x @ self._push.to(x.device)).sum()) + float(self._push @ self.ahead) * x.shape[0]
+            self.pushes += (
+                float((x @ self._push.to(x.device)).sum())
+                + float(self._push @ (self.ahead / self.past.radius)) * x.shape[0]
+            )
 
     def _aim(self) -> None:
         self._top = self.past.direction()
         if self.ahead is not None:
             push = _flat(self.past.mean) + self.ahead
-            size = float(push.norm())
+            size = float(length(push))
             self._push = push / size if size > 0 else self._top
 
 
@@ -477,9 +489,10 @@ class SpectrumWitness:
     def update(self, outputs: Tensor) -> None:
         held = self.held
         away = outputs.to(torch.float64) - held.origin.to(outputs.device, torch.float64)
-        distance = away.reshape(len(outputs), -1).norm(dim=1)
+        distance = length(away.reshape(len(outputs), -1), dim=1)
         # The same input gives values a few ulp apart in batches of different sizes; these ulp are f's, not the distance's.
-        slack = 1000 * torch.finfo(outputs.dtype).eps * (distance + float(_flat(held.origin).norm()))
+        eps = 1000 * torch.finfo(outputs.dtype).eps
+        slack = eps * distance + eps * float(length(_flat(held.origin)))
         self.outside += int((distance > held.radius + slack).sum())
         self.beyond_reach += int((distance > held.reach + slack).sum())
         self.along.update(outputs)
@@ -495,16 +508,19 @@ class SpectrumWitness:
         if self.beyond_reach:
             return 0.0, f"{self.beyond_reach} of {self.count} draws are farther from the origin than f can be"
         found = [
-            (along.p_value(held.second), f"largest mean square along a direction {along.mean:.4g} of {held.second:.4g}")
+            (
+                along.p_value(held.second),
+                f"largest mean square along a direction {in_units(along.mean, held.radius):.4g} of {held.second:.4g}",
+            )
         ]
         if held.radius < held.reach:
             expected = held.outside * self.count
             phrase = f"{self.outside} draws outside the ball, allowed mean {expected:.1f}"
             found.append((beyond(self.outside, self.count, held.outside), phrase))
         if held.drift is not None:
-            mean = along.pushes / max(along.tested, 1)
-            p = bennett(mean - held.drift * (1 + _SAFE), along.tested, held.second, held.radius)
-            found.append((p, f"mean along a direction {mean:.4g} of {held.drift:.4g}"))
+            moved = along.pushes / max(along.tested, 1) * held.radius
+            p = bennett(moved - held.drift * (1 + _SAFE), along.tested, held.second, held.radius)
+            found.append((p, f"mean along a direction {moved:.4g} of {held.drift:.4g}"))
         p, phrase = min(found, key=lambda test: test[0])
         return min(1.0, len(found) * p), phrase
 
@@ -526,7 +542,7 @@ class SpectralMSE(Method):
         if pilot is not None and pilot.away(setting.center):
             self.origin = pilot.mean
         total = [_norm(setting.support.reach(c)) for c in (self.origin, setting.center)]
-        self.reach, self.farthest = max(total[0], 1e-100), total[1]  # (a support of one point)
+        self.reach, self.farthest = max(total[0], 2.0**-1000), total[1]  # (a support of one point)
         self.ball = min(_norm(setting.support.reach(c)) for c in _middles(setting))
         self.radius = self.reach
         if pilot is None or not math.isfinite(self.reach):
@@ -561,19 +577,19 @@ class SpectralMSE(Method):
                 "the support must hold every value of f"
             )
         evidence = self._evidence(
-            spectrum.largest,
+            spectrum.largest_in_balls,
             spectrum.outside,
-            float((_flat(spectrum.mean) + _flat(self.origin) - _flat(self.setting.center)).norm()),
+            float(length(_flat(spectrum.mean) + (_flat(self.origin) - _flat(self.setting.center)))),
             self.radius,
         )
-        return Evaluation(evidence.implied(self.setting.noise, rho), evidence)
+        value = evidence.implied(self.setting.noise, rho) if math.isfinite(evidence.second) else math.inf
+        return Evaluation(value, evidence) if math.isfinite(value) else Evaluation(math.inf, reason=TOO_LARGE)
 
     def _evidence(self, largest: float, outside: float, drift: float, radius: float) -> SpectrumEvidence:
-        """The limits that follow from λ̂, the draws outside, ‖x̄ + b − c‖ and R."""
+        """The limits that follow from λ̂/R², the draws outside, ‖x̄ + b − c‖ and R."""
         n, cut = self.setting.n, radius < self.reach
         share = self.alpha / (1 + int(cut) + int(not self._population))
-        square = radius**2 * (1 + 1e-12)
-        second = square * chernoff_limit(largest / square, n, share)
+        second = in_units(chernoff_limit(largest / (1 + 1e-12), n, share), radius, 1e-12)
         slack = bernstein_slack(second, radius, n, share)
         return SpectrumEvidence(
             self.setting.center,
@@ -583,14 +599,14 @@ class SpectralMSE(Method):
             clopper_pearson(math.ceil(outside), n, share) if cut else 0.0,
             self.reach,
             self.ball,
-            None if self._population else drift * (1 + _SAFE) + slack,
+            None if self._population else up(drift, _SAFE) + slack,
             self.farthest,
         )
 
     def _predicted(self, pilot: PilotSpectrum, radius: float) -> SpectrumEvidence:
         n, center = self.setting.n, _flat(self.setting.center)
-        noisy = pilot.energy * (1 / n + (0 if self.origin is pilot.mean else 1 / pilot.count))
-        drift = math.sqrt(noisy + float((_flat(self.origin) - center).square().sum()))
+        noisy = pilot.rms * math.sqrt(1 / n + (0 if self.origin is pilot.mean else 1 / pilot.count))
+        drift = math.hypot(noisy, float(length(_flat(self.origin) - center)))
         return self._evidence(pilot.top(radius), min(n, n * pilot.outside(radius)), drift, radius)
 
 
@@ -600,13 +616,15 @@ class PilotSpectrum:
     _known: ClassVar[WeakIdKeyDictionary] = WeakIdKeyDictionary()
 
     def __init__(self, pilot: Tensor) -> None:
-        self.mean = pilot.to(torch.float64).mean(dim=0).cpu()
-        x = pilot.reshape(pilot.shape[0], -1).to(torch.float64)
-        x = x - x.mean(dim=0)
+        self.mean = mean(pilot.to(torch.float64)).cpu()
+        x, unit = pilot.reshape(pilot.shape[0], -1).to(torch.float64), unit_of(pilot)
+        x = x / unit - (x / unit).mean(dim=0)
+        unit, x = unit * unit_of(x), x / unit_of(x)
         gram = (x @ x.T).cpu()
-        self.count, self.lengths = pilot.shape[0], gram.diagonal().clamp_min(0).sqrt()
-        self._gram = gram
-        self.energy = float(self.lengths.square().mean())
+        self.count, self.lengths = pilot.shape[0], gram.diagonal().clamp_min(0).sqrt() * unit
+        self._gram, self._unit = gram, unit
+        self._energy = float(gram.diagonal().clamp_min(0).mean())
+        self.rms = math.sqrt(self._energy) * unit
         # Above its upper decile a length is taken to have an exponential tail.
         self._decile = float(self.lengths.quantile(0.9))
         over = self.lengths[self.lengths > self._decile] - self._decile
@@ -621,8 +639,8 @@ class PilotSpectrum:
 
     def away(self, center: Tensor) -> bool:
         """Whether the pilot mean is a better origin than `center`: one that is not itself it, but for rounding."""
-        distance = float((_flat(self.mean) - _flat(center)).norm())
-        return distance > 0.01 * math.sqrt(self.energy / self.count) + 1e-6 * float(_flat(center).norm())
+        distance = float(length(_flat(self.mean) - _flat(center)))
+        return distance > 0.01 * self.rms / math.sqrt(self.count) + 1e-6 * float(length(_flat(center)))
 
     def outside(self, radius: float) -> float:
         """The expected share of draws beyond `radius`."""
@@ -640,11 +658,20 @@ class PilotSpectrum:
         return sorted({min(max(radius, least), reach) for radius in found} | {reach})
 
     def top(self, radius: float) -> float:
-        """λ_max(E x xᵀ) for R = `radius`: midway between what pilot draws have along their own best direction, which is
+        """λ_max(E x xᵀ)/R² for R = `radius`: midway between what pilot draws have along their own best direction, which is
         too much, and what half of them have along the best of the other half, which is too little.
         """
+        return in_balls(self._top(radius), radius / self._unit)
+
+    @property
+    def leading(self) -> float:
+        """λ_max(Cov f) / tr Cov f, likewise; 0 where nothing moves."""
+        return self._top(math.inf) / self._energy if self._energy > 0 else 0.0
+
+    def _top(self, radius: float) -> float:
+        """λ_max(E x xᵀ), in this object's unit."""
         if radius not in self._tops:
-            scale = (radius / self.lengths.clamp_min(1e-300)).clamp_max(1.0)
+            scale = (radius / self._unit / self._gram.diagonal().clamp_min(1e-300).sqrt()).clamp_max(1.0)
             gram = self._gram * scale[:, None] * scale
             half = self.count // 2
             own, _ = _power(gram)
@@ -703,7 +730,7 @@ def _middles(setting: Setting) -> list[Tensor]:
 
 
 def _norm(rows: Tensor) -> float:
-    return float(rows.norm()) * (1 + _SAFE)
+    return up(float(length(rows)), _SAFE)
 
 
 def _flat(tensor: Tensor) -> Tensor:

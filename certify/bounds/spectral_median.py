@@ -51,9 +51,20 @@ from scipy.special import ndtri
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from certify._floats import TOO_LARGE, half_way, in_units, length, square, unit_of
+from certify._floats import up as upwards
 from certify.bounds.base import Evaluation, Evidence, Method, Setting
-from certify.bounds.percentile import BoxEvidence, draws_needed, guessed_distance, percentile_box, ranks
-from certify.bounds.spectral import Aimed, PilotSpectrum, bennett, bernstein_slack, chernoff_limit, silent, swing
+from certify.bounds.percentile import BoxEvidence, draws_needed, guessed_reach, percentile_box, ranks
+from certify.bounds.spectral import (
+    Aimed,
+    PilotSpectrum,
+    bennett,
+    bernstein_slack,
+    chernoff_limit,
+    in_balls,
+    silent,
+    swing,
+)
 from certify.montecarlo import Accumulator, ExtremeRanks
 from certify.montecarlo.sketch import Spectrum
 from certify.noise import Noise
@@ -64,6 +75,8 @@ _LEVELS = tuple(0.05 * 1.3**k for k in range(18))
 """Levels τ to choose from, in units of the outputs' spread."""
 
 _ROWS, _MOST_LEVELS = 64, 3
+_NEGLIGIBLE = 2.0**-300
+"""Scales smaller than this, in units of the largest, are left to the box: their squares would be lost."""
 _SAFE = 1e-9
 
 
@@ -208,18 +221,20 @@ class IndicatorsEvidence(Evidence):
             return math.inf  # nothing lies in it
         value = self._at(noise, rho)
         away = math.sqrt(self._at(noise, 0.0)) if self.population else _distance(self.origin, self.center)
-        return value if away == 0 else (math.sqrt(value) + away) ** 2 * (1 + _SAFE)
+        return value if away == 0 else square(math.sqrt(value) + away, _SAFE)
 
     def _at(self, noise: Noise, rho: float) -> float:
         """The squared distance from the origin."""
         origin = _flat(self.origin)
         up, down = _flat(self.upper) - origin, origin - _flat(self.lower)
         reach, scales = torch.maximum(up.abs(), down.abs()), _flat(self.scales)
-        live = scales > 0
+        unit = unit_of(reach, scales)
+        up, down, reach, scales = up / unit, down / unit, reach / unit, scales / unit
+        live = scales > _NEGLIGIBLE
         left = float(reach[~live].square().sum())
         limits = []
         for j, level in enumerate(self.levels):
-            pushes = swing(noise, rho, float(self.second[j]), self.radius(j)) + float(self.slack[j])
+            pushes = (swing(noise, rho, float(self.second[j]), self.radius(j)) + float(self.slack[j])) / unit
             above, below = 0.5 - self.frequencies[j, 0].reshape(-1), 0.5 - self.frequencies[j, 1].reshape(-1)
             # A side that the box keeps within the level is out of the question.
             gap = torch.minimum(
@@ -228,7 +243,7 @@ class IndicatorsEvidence(Evidence):
             open_ = live & torch.isfinite(gap)
             limits.append(most_beyond(scales[open_].square(), gap[open_], pushes))
         inside = layered(reach[live] / scales[live], scales[live].square(), self.levels, limits)
-        return (inside + left) * (1 + _SAFE)
+        return in_units(inside + left, unit, _SAFE)
 
     def radius(self, j: int) -> float:
         """R of level j."""
@@ -250,7 +265,7 @@ def radius(scales: Tensor, expected: Tensor) -> float:
     """R = sup ‖(s, s) ∘ (h − b)‖: h⁺ and h⁻ are not both 1. `expected` = b, (2, *output)."""
     p, q = expected
     most = torch.maximum(p**2 + q**2, torch.maximum((1 - p) ** 2 + q**2, p**2 + (1 - q) ** 2))
-    return math.sqrt(float((scales.square() * most).sum())) * (1 + _SAFE)
+    return upwards(float(length(scales * most.sqrt())), _SAFE)
 
 
 class Indicators:
@@ -481,7 +496,7 @@ class SpectralMedianMSE(Method):
         found = [cast(Indicators, seen[wanted.key]) for wanted in self._indicators()]
         second, slack = [], []
         for one in found:
-            limit, least = self._limits(one.spectrum.largest, one.spectrum.radius, len(found))
+            limit, least = self._limits(one.spectrum.largest_in_balls, one.spectrum.radius, len(found))
             second.append(limit)
             slack.append(least)
         evidence = IndicatorsEvidence(
@@ -500,6 +515,8 @@ class SpectralMedianMSE(Method):
         value = evidence.implied(setting.noise, rho)
         if math.isfinite(value):
             return Evaluation(value, evidence)
+        if bool(torch.isfinite(box.lower).all() and torch.isfinite(box.upper).all()):
+            return Evaluation(math.inf, reason=TOO_LARGE)
         return Evaluation(math.inf, None, draws_needed(setting.noise.tails(self.p, rho), self._share))
 
     def _ranks(self, rho: float) -> tuple[int, int]:
@@ -512,11 +529,11 @@ class SpectralMedianMSE(Method):
         return [plan.pilot.indicators(level) for level in plan.levels]
 
     def _limits(self, largest: float, radius: float, levels: int) -> tuple[float, float]:
-        """λ and e of one of so many levels."""
+        """λ and e of one of so many levels; `largest` is λ̂/R²."""
         n, share = self.setting.n, self.alpha / (2 * levels * (3 if self._population else 2))
         if radius == 0:  # no output is left to this level
             return 0.0, 0.0
-        second = radius**2 * chernoff_limit(largest / radius**2, n, share)
+        second = in_units(chernoff_limit(largest, n, share), radius)
         return second, bernstein_slack(second, radius, n, share)
 
     def _best(self, pilot: _PilotIndicators, aim: float) -> _Levels:
@@ -535,16 +552,16 @@ class SpectralMedianMSE(Method):
 
     def _guessed(self, pilot: _PilotIndicators, levels: tuple[float, ...], rho: float) -> float:
         setting = self.setting
-        wide = math.sqrt(pilot.box(setting, self._ranks(rho)) / max(pilot.weight, 1e-300))
+        wide = pilot.box(setting, self._ranks(rho)) / max(math.sqrt(pilot.weight), 1e-150)
         limits = [self._guessed_beyond(pilot, level, rho) if level < wide else pilot.weight for level in levels]
         shape = torch.full((1,), wide, dtype=torch.float64), torch.full((1,), pilot.weight, dtype=torch.float64)
         value = layered(*shape, torch.tensor(levels, dtype=torch.float64), limits)
         away = _distance(pilot.origin, setting.center)
         if self._population:
             own = [self._guessed_beyond(pilot, level, 0.0) for level in levels]
-            away = math.sqrt(layered(*shape, torch.tensor(levels, dtype=torch.float64), own))
+            away = math.sqrt(layered(*shape, torch.tensor(levels, dtype=torch.float64), own)) * pilot.unit
         # Pilot draws make it look a little better than it is going to be; and the sketches take time that T2 does not.
-        return 1.1 * (math.sqrt(value) + away) ** 2
+        return square(math.sqrt(value) * pilot.unit + away, 0.1)
 
     def _guessed_beyond(self, pilot: _PilotIndicators, level: float, rho: float) -> float:
         key = level, rho, self.setting.n, self.alpha, self._population
@@ -554,8 +571,9 @@ class SpectralMedianMSE(Method):
             # Pilot frequencies fit the pilot median better than those of other draws are going to.
             gaps = 0.5 - expected.amax(dim=0).reshape(-1) - 0.4 / math.sqrt(pilot.count)
             live = pilot.scales.reshape(-1) > 0
-            push = swing(self.setting.noise, rho, second, limit) + slack
-            pilot.beyond[key] = most_beyond(pilot.scales.reshape(-1)[live].square(), gaps[live], push)
+            push = (swing(self.setting.noise, rho, second, limit) + slack) / pilot.unit
+            weights = (pilot.scales.reshape(-1)[live] / pilot.unit).square()
+            pilot.beyond[key] = most_beyond(weights, gaps[live], push)
         return pilot.beyond[key]
 
 
@@ -578,8 +596,9 @@ class _PilotIndicators:
         self._draws = weakref.ref(pilot)
         ordered = pilot.sort(dim=0).values.to("cpu", torch.float64)
         low, high = ordered[int(0.16 * (self.count - 1))], ordered[math.ceil(0.84 * (self.count - 1))]
-        self.scales = (high - low) / 2
-        self.weight = float(self.scales.square().sum())
+        self.scales = half_way(high, -low)
+        self.unit = unit_of(self.scales)
+        self.weight = float((self.scales / self.unit).square().sum())  # in this unit
         self._levels: dict[float, Indicators] = {}
         self._boxes: dict[tuple[int, int, int], float] = {}
         self.beyond: dict[tuple[float, float, int, float, bool], float] = {}
@@ -612,27 +631,26 @@ class _PilotIndicators:
         return self.indicators(level).spectrum.radius
 
     def second(self, level: float) -> float:
-        """Roughly λ: that of the outputs themselves, times what an indicator keeps of a Gaussian, for both sides."""
+        """Roughly λ/R²: λ of the outputs themselves, times what an indicator keeps of a Gaussian, for both sides."""
         draws = self._draws()
         if draws is None or self.weight == 0:
             return 1e-300
-        p = float((self.expected(level) * self.scales.square()).sum()) / (2 * self.weight)
+        p = float((self.expected(level) * (self.scales / self.unit).square()).sum()) / (2 * self.weight)
         density = math.exp(-0.5 * float(ndtri(min(max(p, 1e-12), 0.5))) ** 2) / math.sqrt(2 * math.pi)
-        outputs = PilotSpectrum.of(draws)
-        linear = outputs.top(math.inf) * self.weight / max(outputs.energy, 1e-300)
-        return min(max(2 * density**2 * linear, 1e-12 * self.weight), self.radius(level) ** 2)
+        linear = PilotSpectrum.of(draws).leading * self.weight
+        return in_balls(max(2 * density**2 * linear, 1e-12 * self.weight), self.radius(level) / self.unit)
 
     def box(self, setting: Setting, taken: tuple[int, int]) -> float:
-        """What T2's bound about the origin is roughly going to be."""
+        """The root of what T2's bound about the origin is roughly going to be, in this object's unit."""
         key = setting.n, *taken
         if key not in self._boxes:
             ordered = cast(Tensor, setting.ordered)
-            self._boxes[key] = guessed_distance(replace(setting, center=self.origin), ordered, *taken)
+            self._boxes[key] = guessed_reach(replace(setting, center=self.origin), ordered, *taken) / self.unit
         return self._boxes[key]
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
-    return 0.0 if a is b else float((_flat(a) - _flat(b)).norm()) * (1 + _SAFE)
+    return 0.0 if a is b else upwards(float(length(_flat(a) - _flat(b))), _SAFE)
 
 
 def _flat(tensor: Tensor) -> Tensor:

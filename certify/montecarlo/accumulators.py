@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from certify._digests import tensor_digest
+from certify._floats import half_way, length, mean
 from certify.montecarlo.ranks import ExtremeRanks
 from certify.montecarlo.streams import BLOCK, SHARD
 
@@ -231,8 +232,8 @@ class Groups:
         self._rest = rows[whole:] if whole < rows.shape[0] else None
         if whole:
             grouped = rows[:whole].reshape(-1, self.copies, *rows.shape[1:]).transpose(0, 1)
-            reduced = median(grouped) if self.aggregate == "median" else grouped.mean(dim=0)
-            self._values.append(row_distances(reduced, self.center).square().sum(dim=1).sqrt())
+            reduced = median(grouped) if self.aggregate == "median" else mean(grouped)
+            self._values.append(length(row_distances(reduced, self.center), dim=1))
 
     def merge(self, other: Groups) -> None:
         """Fewer than K draws that are left over on either side stay out: a group lies within one part of a run."""
@@ -277,13 +278,14 @@ class Exceedances:
         self.key = f"exceedances {id(lower)} {id(upper)} {exact}"
         sides = torch.cat([self.lower.reshape(-1), self.upper.reshape(-1)])
         sides = sides[torch.isfinite(sides)]
-        self.scale = float(sides.square().mean().sqrt()) if sides.numel() else 0.0
+        self.scale = float(length(sides)) / math.sqrt(sides.numel()) if sides.numel() else 0.0
         self.below = torch.zeros(lower.shape, dtype=torch.int64)
         self.above = torch.zeros(lower.shape, dtype=torch.int64)
 
     def update(self, outputs: Tensor) -> None:
         values = outputs.to("cpu", torch.float64)
-        slack = self.ulps * torch.finfo(outputs.dtype).eps * (self.scale + values.abs())
+        eps = self.ulps * torch.finfo(outputs.dtype).eps
+        slack = eps * self.scale + eps * values.abs()
         self.count += values.shape[0]
         self.below += (values < self.lower - slack).sum(dim=0)
         self.above += (values > self.upper + slack).sum(dim=0)
@@ -310,7 +312,7 @@ def median(draws: Tensor) -> Tensor:
     """Element-wise median over the first axis; for an even number the average of the two middle draws."""
     ordered = in_order(draws)
     k = draws.shape[0]
-    return ordered[k // 2].clone() if k % 2 else (ordered[k // 2 - 1] + ordered[k // 2]) / 2
+    return ordered[k // 2].clone() if k % 2 else half_way(ordered[k // 2 - 1], ordered[k // 2])
 
 
 def in_order(draws: Tensor) -> Tensor:
@@ -347,7 +349,7 @@ def row_distances(outputs: Tensor, center: Tensor) -> Tensor:
     """‖f_b − c_b‖ of every draw and row b (an entry of the first output axis): (draws, rows), float64, on the CPU."""
     rows = center.shape[0] if center.ndim > 1 else 1
     difference = outputs.to(torch.float64) - center.to(outputs.device, torch.float64)
-    return difference.reshape(outputs.shape[0], rows, -1).norm(dim=2).cpu()
+    return length(difference.reshape(outputs.shape[0], rows, -1), dim=2).cpu()
 
 
 def pool(wanted: Iterable[Accumulator]) -> dict[str, Accumulator]:

@@ -33,16 +33,21 @@ Reference: Liberty (2013), "Simple and deterministic matrix sketching"; Ghashami
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from certify._floats import in_units, length
 from certify.montecarlo.accumulators import digest
 
 __all__ = ["Spectrum"]
 
 _EPS = torch.finfo(torch.float64).eps
+
+_ORDINARY = 2.0**200
+"""Radii beyond this, or below its inverse, are taken in a unit of their own: squares of squares would leave float64."""
 
 
 class Spectrum:
@@ -65,6 +70,8 @@ class Spectrum:
         self.center, self.radius, self.rows = center, radius, rows
         self.key = f"spectrum {id(center)} {radius!r} {rows}"
         self.count, self.outside, self.furthest = 0, 0, 0.0
+        ordinary = radius == 0 or not math.isfinite(radius) or 1 / _ORDINARY < radius < _ORDINARY
+        self._unit = 1.0 if ordinary else math.ldexp(1.0, math.frexp(radius)[1] - 1)  # of everything below
         self._removed = 0.0  # Δ
         self._energy = 0.0  # Σ ‖x‖²
         self._rounding = 0.0  # how far BᵀB may be off by rounding, in spectral norm
@@ -77,20 +84,18 @@ class Spectrum:
         return Spectrum(self.center, self.radius, self.rows)
 
     def update(self, outputs: Tensor) -> None:
-        x = self._away(outputs)
-        distance = x.norm(dim=1)
+        x, distance, scale = self._away(outputs)
         self.count += x.shape[0]
-        self.outside += int((distance > self.radius).sum())
-        self.furthest = max(self.furthest, float(distance.max()))
-        x = self._shortened(x, distance)
+        self.outside += int((distance > self.radius / scale).sum())
+        self.furthest = max(self.furthest, float(distance.max()) * scale)
+        x = self._shortened(x, distance, scale)
         self._sum = x.sum(dim=0) if self._sum is None else self._sum + x.sum(dim=0)
         self._energy += float(x.square().sum())
         self._take(x)
 
     def clipped(self, outputs: Tensor) -> Tensor:
-        """x of every draw, (draws, outputs), float64."""
-        x = self._away(outputs)
-        return self._shortened(x, x.norm(dim=1))
+        """x/R of every draw, (draws, outputs), float64; R > 0."""
+        return self._shortened(*self._away(outputs)) / (self.radius / self._unit)
 
     def merge(self, other: Spectrum) -> None:
         mine, theirs = (self.radius, self.rows), (other.radius, other.rows)
@@ -140,11 +145,21 @@ class Spectrum:
     @property
     def largest(self) -> float:
         """λ_max(n⁻¹ Σ x xᵀ) is at most this."""
-        return self.least + self.error
+        return in_units(self._least + self._error, self._unit)
+
+    @property
+    def largest_in_balls(self) -> float:
+        """λ_max(n⁻¹ Σ x xᵀ)/R² is at most this; 0 where R is."""
+        radius = self.radius / self._unit
+        return (self._least + self._error) / radius / radius if radius > 0 else 0.0
 
     @property
     def least(self) -> float:
         """λ_max(n⁻¹ Σ x xᵀ) is at least this, up to rounding."""
+        return self._least * self._unit * self._unit
+
+    @property
+    def _least(self) -> float:
         if self._kept is None:
             return 0.0
         if self._top is None:
@@ -154,6 +169,10 @@ class Spectrum:
     @property
     def error(self) -> float:
         """How far apart the two limits are: Δ/n and an allowance for rounding."""
+        return in_units(self._error, self._unit)
+
+    @property
+    def _error(self) -> float:
         if not self.count:
             return 0.0
         # The last decomposition, and 3 ulp in every entry of x.
@@ -165,7 +184,7 @@ class Spectrum:
         """n⁻¹ Σ x, shape (*output), float64, on the CPU."""
         if self._sum is None:
             return torch.zeros(self.center.shape, dtype=torch.float64)
-        return (self._sum / self.count).cpu().reshape(self.center.shape)
+        return (self._sum / self.count).cpu().reshape(self.center.shape) * self._unit
 
     def direction(self) -> Tensor:
         """A unit vector along which n⁻¹ Σ x xᵀ is (nearly) largest, shape (outputs,), float64, on the CPU."""
@@ -182,12 +201,17 @@ class Spectrum:
     def _exact(self) -> bool:
         return self.center.numel() <= 2 * self.rows
 
-    def _away(self, outputs: Tensor) -> Tensor:
-        x = outputs.to(torch.float64) - self.center.to(outputs.device, torch.float64)
-        return x.reshape(outputs.shape[0], -1)
+    def _away(self, outputs: Tensor) -> tuple[Tensor, Tensor, float]:
+        """f − c and its length, in a scale in which neither overflows, and that scale."""
+        scale = max(self._unit, 1.0)
+        x = outputs.to(torch.float64) / scale - self.center.to(outputs.device, torch.float64) / scale
+        x = x.reshape(outputs.shape[0], -1)
+        return x, length(x, dim=1), scale
 
-    def _shortened(self, x: Tensor, distance: Tensor) -> Tensor:
-        return x * torch.where(distance > self.radius, self.radius / distance, 1.0)[:, None]
+    def _shortened(self, x: Tensor, distance: Tensor, scale: float) -> Tensor:
+        """x, in units."""
+        radius = self.radius / scale
+        return x * torch.where(distance > radius, radius / distance, 1.0)[:, None] / (self._unit / scale)
 
     def _take(self, x: Tensor) -> None:
         self._top = None
