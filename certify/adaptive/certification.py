@@ -269,8 +269,14 @@ def certify_prompt(
         adaptive, pipe, deployment, n, statistics, images if detector else 0, points, steps, as_progress(progress)
     )
 
-    kinds = _about_encoding(adaptive, deployment, rho, rho_deployed, q, rhos, within)
-    share = alpha / (len(kinds) + work.statements)
+    plan = _planned(adaptive, deployment, rho, rho_deployed, q, rhos, within, pipe, work.statistics)
+    if work.images and detector is not None:
+        plan.append(_Planned(event_name(detector)))
+    share = alpha / len(plan)
+
+    def asked(name: str) -> list[Statement]:
+        return [one.statement(share) for one in plan if one.function == name and one.statement is not None]
+
     settings: dict[str, Any] = {"seed": seed, "policy": adaptive.policy}
     model = ModelRecord.of(adaptive.encoder.text_encoder if pipe is None else pipe) if model is None else model
     folder: RunFolder | None = None
@@ -305,7 +311,7 @@ def certify_prompt(
             problem.f,
             problem.y,
             problem.noise,
-            [kind(share) for kind in kinds],
+            asked(EMBEDDING),
             n=n,
             center=center,
             support=problem.support,
@@ -321,7 +327,7 @@ def certify_prompt(
         keep: dict[str, Tensor] = {}
         if work.statistics:
             trajectory = None
-            if pipe is not None:
+            if pipe is not None and adaptive.denoiser is not None:
                 trajectory = Trajectory.of(
                     pipe, reference, steps=steps, seed=seed, guidance=guidance, points=min(points, steps)
                 )
@@ -329,12 +335,12 @@ def certify_prompt(
                 record["trajectory"] = trajectory.record()
                 record["noise_prediction_yardstick"] = _prediction_yardstick(adaptive, prompt, trajectory)
             functions = _functions(adaptive, prompt, deployment, reference, trajectory, pipe, None, steps, guidance)
-            if NOISE_PREDICTION in functions and adaptive.aggregate == "median":
+            if asked(NOISE_PREDICTION):
                 answers += ask(
                     functions[NOISE_PREDICTION],
                     problem.y,
                     problem.noise,
-                    [MSE(rho, share)],
+                    asked(NOISE_PREDICTION),
                     n=work.statistics,
                     pilot=max(64, work.statistics // 10),
                     batch_size=64,
@@ -344,25 +350,24 @@ def certify_prompt(
                     progress=work.tick(work.statistics * points),
                     **settings,
                 )
-            for name in (DEPLOYED_DISTANCE, NOISE_PREDICTION_DISTANCE, CONCEPT_SCORE):
-                if name in functions and (name != DEPLOYED_DISTANCE or work.shares_copies):
-                    answers.append(
-                        statistic_bound(
-                            functions[name],
-                            deployment.y,
-                            deployment.noise,
-                            rho=rho_deployed,
-                            q=q,
-                            replicas=deployment.copies,
-                            n=work.statistics,
-                            alpha=share,
-                            batch_size=64,
-                            function=name,
-                            checkpoint=kept(name),
-                            progress=work.tick(work.statistics * deployment.replicas),
-                            **settings,
-                        )
+            for name in (one.function for one in plan if one.statement is None and one.function in functions):
+                answers.append(
+                    statistic_bound(
+                        functions[name],
+                        deployment.y,
+                        deployment.noise,
+                        rho=rho_deployed,
+                        q=q,
+                        replicas=deployment.copies,
+                        n=work.statistics,
+                        alpha=share,
+                        batch_size=64,
+                        function=name,
+                        checkpoint=kept(name),
+                        progress=work.tick(work.statistics * deployment.replicas),
+                        **settings,
                     )
+                )
             record["concept_score_plain"] = _plain_score(adaptive, prompt)
         if work.images and detector is not None:
             name = event_name(detector)
@@ -397,6 +402,8 @@ def certify_prompt(
                 "steps": steps,
                 "guidance": guidance,
             }
+    if len(answers) != len(plan):
+        raise RuntimeError(f"{len(plan)} claims were planned and {len(answers)} made: α was shared by the former")
     noise = problem.token_noise
     tokens = {
         "kinds": list(noise.kinds),
@@ -653,7 +660,15 @@ def _functions(
     return found
 
 
-def _about_encoding(
+@dataclass(frozen=True)
+class _Planned:
+    """A claim to be made: what it is about, and α ↦ the statement; None: a statistic of the deployed encoding, or an event."""
+
+    function: str
+    statement: Callable[[float], Statement] | None = None
+
+
+def _planned(
     adaptive: AdaptiveMedianSmoother,
     deployment: Deployment,
     rho: float,
@@ -661,7 +676,10 @@ def _about_encoding(
     q: float,
     rhos: Sequence[float] | None,
     tolerance: float,
-) -> list[Callable[[float], Statement]]:
+    pipe: Any,
+    statistics: int,
+) -> list[_Planned]:
+    """The claims of a certificate, but for one about images, in the order in which they are made: α is shared by all."""
     smoother = adaptive.aggregate
     kinds: list[Callable[[float], Statement]] = [lambda share: MSE(rho, share, smoother=smoother)]
     if rhos is not None:
@@ -669,18 +687,26 @@ def _about_encoding(
         kinds.append(lambda share: Curve(radii, share, smoother=smoother))
     if tolerance > 0:
         kinds.append(lambda share: Radius(tolerance, share, smoother=smoother))
-    if (
-        deployment.copies == deployment.replicas
-    ):  # K independent draws of f; else draws share something, and T6 does not apply
+    if deployment.independent:  # K independent draws of f; else draws share something, and T6 does not apply
         for radius in sorted({rho, rho_deployed}):
             kinds.append(
                 lambda share, radius=radius: Deployed(radius, q, share, deployment.replicas, smoother=smoother)  # type: ignore[misc]
             )
-    return kinds
+    plan = [_Planned(EMBEDDING, kind) for kind in kinds]
+    if statistics:
+        predicts = pipe is not None and adaptive.denoiser is not None
+        if predicts and smoother == "median":
+            plan.append(_Planned(NOISE_PREDICTION, lambda share: MSE(rho, share)))
+        if not deployment.independent:
+            plan.append(_Planned(DEPLOYED_DISTANCE))
+        if predicts:
+            plan.append(_Planned(NOISE_PREDICTION_DISTANCE))
+        plan.append(_Planned(CONCEPT_SCORE))
+    return plan
 
 
 class _Work:
-    """What there is to do beside the encodings, how many statements that makes, and progress over all of it."""
+    """What there is to do, and progress over all of it."""
 
     def __init__(
         self,
@@ -697,17 +723,7 @@ class _Work:
         if images and pipe is None:
             raise ValueError("pipe is None: must be the pipeline for statements about images")
         self.statistics, self.images, self.progress = statistics, images, progress
-        predictions = pipe is not None and statistics > 0
-        self.shares_copies = not deployment.independent
-        self.statements = sum(
-            (
-                statistics > 0,  # the concept score
-                statistics > 0 and self.shares_copies,  # the deployed distance, where T6 does not apply
-                predictions,
-                predictions and adaptive.aggregate == "median",
-                images > 0,
-            )
-        )
+        predictions = pipe is not None and adaptive.denoiser is not None and statistics > 0
         copies = deployment.replicas
         self.total = n + statistics * (copies + predictions * (copies + points)) + images * steps * 3
         self.done = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import certify
 from certify import Certificate
 from certify.adaptive import AdaptiveMedianSmoother
 from certify.adaptive.certification import certified_functions, certify_prompt, yardstick
+from certify.adaptive.policies import SHARING
 from certify.downstream import attack_succeeds
 from certify.models import PromptEncoder
 from tests.adaptive.conftest import CIRCLE
@@ -165,6 +167,29 @@ def test_a_whole_certificate_speaks_of_every_stage(whole: tuple[Any, AdaptiveMed
     event = next(claim for claim in made.claims if claim.quantity == "event")
     assert event.value == pytest.approx(made.event(event).at(event.rho))
     assert event.copies == event.replicas == 3
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "sharing"), [("median", None), ("mean", None), *(("median", sharing) for sharing in SHARING)]
+)
+@pytest.mark.parametrize("with_denoiser", [True, False])
+def test_alpha_is_shared_by_the_claims_that_are_made(
+    whole: tuple[Any, AdaptiveMedianSmoother], aggregate: str, sharing: str | None, with_denoiser: bool
+) -> None:
+    """Σα over claims is α, not less: whatever the policy, the aggregate and the parts that there are."""
+    pipe, _ = whole
+    options: dict[str, Any] = {"n": 3, "aggregate": aggregate, **certify.world.SMOOTHING}
+    if sharing is not None:
+        options |= {"policy": "noise-then-adapt", "sigma_min": 1e-3, "sharing": sharing}
+    if with_denoiser:
+        adaptive = AdaptiveMedianSmoother.from_pipeline(pipe, ["circle"], **options)
+    else:
+        adaptive = AdaptiveMedianSmoother.from_encoder(PromptEncoder.from_pipeline(pipe), ["circle"], **options)
+    small = {**SMALL, "n": 100, "statistics": 64, "images": 4, "rhos": (0.05,), "points": 1, "alpha": 0.3}
+    for more in ({}, {"pipe": pipe}, {"pipe": pipe, "statistics": 0, "detector": "judge:circle", "tolerance": 0.0}):
+        made = adaptive.certify("a red circle", **{**small, **more})
+        assert math.fsum(claim.alpha for claim in made.claims) == pytest.approx(0.3, rel=1e-12), more
+        assert math.fsum(claim.share for claim in made.claims) == pytest.approx(1.0, rel=1e-12)
 
 
 def test_what_an_erased_claim_says_is_refuted_by_the_whole_model(whole: tuple[Any, AdaptiveMedianSmoother]) -> None:
