@@ -9,10 +9,11 @@ chance makes it pass. Two ways to look as often as one likes:
 
 is a mixture of likelihood ratios against p₀. If P[event] ≥ p₀ it is a nonnegative supermartingale that starts at 1, so by
 Ville's inequality it *ever* reaches 1/α with probability at most α. Hence "yes" may be said the first time it does. Its
-counterpart, θ = v p₀ with weight ½ v^{−3/2} on v > 1, says "no". Only one of the two can be wrong, so each has all of α.
+counterpart, θ = v p₀ with weight ½ v^{−3/2} on v > 1, says "no". Each has half of α: a decision and the limits that are
+reported with it hold together. (Only one of the two decisions can be wrong; the limits can fail on either side.)
 
 *Many order statistics.* A coordinate-wise bound is taken at few draw counts, fixed beforehand and doubling, each with its
-share of α.
+share of half of α; the other half is for "no".
 
 In full: docs/theory/t03-sequential.md.
 
@@ -72,18 +73,19 @@ class Decision(Shown):
     """What the `decide_…` functions return.
 
     Attributes:
-        decided: "yes": the bound asked for holds, with confidence 1 − α; "no": it cannot be certified by this route with any
-            number of draws, with confidence 1 − α (not: there is an attack); "undecided" at the maximum.
+        decided: "yes": the bound asked for holds; "no": it cannot be certified by this route with any number of draws (not:
+            there is an attack); "undecided" at the maximum.
         value: the bound when drawing ended, and valid then: of P[event]; of P[S beyond the threshold]; of the squared
             distance (+∞ if there is none, and for "dimension-free" unless decided "yes").
         limit: what it was to keep: `value` ≤ `limit` is "yes".
-        rho, alpha, replicas: as asked; replicas is 1 for a squared distance.
+        rho, alpha, replicas: as asked; replicas is 1 for a squared distance. With probability 1 − α all that is said here
+            holds at once: the decision, `value`, `lower` and `upper`, wherever drawing ended.
         n: draws after which it was decided (all, if undecided). Does not depend on the batch size.
         drawn: draws that were made: n, and the rest of its batch.
         maximum: the most that would have been made.
         successes: how often the event was seen in n draws; None for "coordinatewise".
         allowed: p₀, the largest probability at y with which "yes" is possible; None for "coordinatewise".
-        lower, upper: limits of the event's probability at y, each valid with probability 1 − α wherever drawing ended.
+        lower, upper: limits of the event's probability at y.
         reason: why it is not "yes", in words.
         evidence: for "yes", what a certificate keeps.
         quantity: "event", "statistic" or "mse", as in a certificate's claims.
@@ -254,7 +256,7 @@ def decide_event(
         rho: radius > 0 in units of ‖·‖_Σ.
         replicas: K, noisy copies that one event sees.
         n: the most draws.
-        alpha: probability of a wrong "yes" or "no", however often is looked.
+        alpha: probability that anything in the answer is wrong, a "yes", a "no" or a limit, however often is looked.
         seed, batch_size, policy, function, progress: as in `event_bound`. Drawing ends with a batch: smaller ones save more.
 
     Returns:
@@ -267,7 +269,7 @@ def decide_event(
     target = _validate.probability("target", target)
     asked = Asked(event, y, noise, rho, replicas, n, alpha, seed, "event", policy, function)
     allowed = asked.noise.tails(target, asked.rho, asked.replicas).lower
-    seen = _Watched(allowed, asked.alpha)
+    seen = _Watched(allowed, asked.alpha / 2)
     drawn = _drawn(asked, seen, batch_size, as_progress(progress))
     return _of_counts(
         asked,
@@ -329,7 +331,7 @@ def decide_statistic(
     else:
         allowed = asked.noise.tails(1 - q, asked.rho, asked.replicas).lower
     beyond = (lambda s: s > threshold) if side == "upper" else (lambda s: s < threshold)
-    seen = _Watched(allowed, asked.alpha, beyond)
+    seen = _Watched(allowed, asked.alpha / 2, beyond)
     drawn = _drawn(asked, seen, batch_size, as_progress(progress))
     ends = (-math.inf, threshold) if side == "upper" else (threshold, math.inf)
     return _of_counts(
@@ -366,7 +368,7 @@ def _of_counts(
     """
     yes, ones = seen.decided == "yes", int(seen.ones)
     lower, upper = seen.limits()
-    value = stopped_event(ones, seen.count, asked.noise, rho=asked.rho, replicas=asked.replicas, alpha=asked.alpha)
+    value = stopped_event(ones, seen.count, asked.noise, rho=asked.rho, replicas=asked.replicas, alpha=asked.alpha / 2)
     value = min(value, limit) if yes else value
     return Decision(
         decided=seen.decided,
@@ -416,7 +418,7 @@ def decide_mse(
 
     Equation
         for all ‖δ‖_Σ ≤ ρ:  ‖E_½(y + δ) − c‖² ≤ tolerance.
-        "coordinatewise": the bound of `mse_bound` at doubling numbers of draws, α shared by the looks.
+        "coordinatewise": the bound of `mse_bound` at doubling numbers of draws, half of α shared by the looks.
         "dimension-free": follows from P[‖f − c‖ > R₀ at y] ≤ 1 − Φ(Φ⁻¹(q) + ρ), R₀² = tolerance (q − ½)/q, one event.
 
     Reference
@@ -429,7 +431,7 @@ def decide_mse(
         method: "coordinatewise" (T2) or "dimension-free" (T4 with one level q).
         level: q in (½, 1) for "dimension-free"; None: the one that pilot draws let decide soonest.
         n: the most draws, pilot apart.
-        alpha: probability of a wrong "yes" or "no".
+        alpha: probability that anything in the answer is wrong.
         center, support, pilot: as in `mse_bound`; the support serves "coordinatewise" only.
         seed, batch_size, policy, function, progress: as in `decide_event`.
 
@@ -512,9 +514,9 @@ class _Distance:
         """T2 at doubling numbers of draws."""
         noise = self.run.noise
         setting = Setting(noise, self.n, tuple(self.center.shape), self.center, "center", self.run.support)
-        seen = _Looks(setting, self.tolerance, self.rho, self.alpha)
+        seen = _Looks(setting, self.tolerance, self.rho, self.alpha / 2)
         drawn = make(seen)
-        needed = draws_needed(noise.tails(0.5, self.rho), self.alpha / (2 * setting.outputs))
+        needed = draws_needed(noise.tails(0.5, self.rho), self.alpha / (4 * setting.outputs))
         if seen.decided == "no":
             reason = (
                 f"with confidence 1 − {self.alpha:g} the coordinate-wise bound exceeds {self.tolerance:.6g} at "
@@ -538,7 +540,7 @@ class _Distance:
         def leaves(outputs: Tensor) -> Tensor:
             return grown(length(row_distances(outputs, center), dim=1), 1e-10) > reach
 
-        seen = _Watched(noise.tails(q, self.rho).upper, self.alpha, leaves)
+        seen = _Watched(noise.tails(q, self.rho).upper, self.alpha / 2, leaves)
         drawn = make(seen)
         yes = seen.decided == "yes"
         reason = _why(
@@ -612,7 +614,7 @@ class _Watched(Counts):
 
     Args:
         allowed: p₀, rounded down.
-        alpha: failure probability.
+        alpha: failure probability of "yes" and the upper limit, and again of "no" and the lower one.
         happens: outputs (b, *output) → (b,) booleans; None: the outputs are 0 or 1 themselves.
     """
 
@@ -646,7 +648,7 @@ class _Watched(Counts):
             self.count, self.ones = int(n[first]), int(successes[first])
 
     def limits(self) -> tuple[float, float]:
-        """Limits of the probability, each valid with probability 1 − α wherever drawing ended."""
+        """Limits of the probability, each valid with probability 1 − α wherever drawing ended, together with its decision."""
         ones = int(self.ones)
         return anytime_limit(ones, self.count, self.alpha, "lower"), anytime_limit(ones, self.count, self.alpha)
 

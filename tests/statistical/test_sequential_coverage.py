@@ -11,7 +11,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
 from scipy.stats import binom
 
 from certify import GaussianNoise
@@ -42,12 +42,12 @@ def decisions(runs: int, alpha: float, n: int = 1024) -> dict[str, int]:
 
 
 def test_the_error_rate_of_an_event_at_the_edge(trials: Trials):
-    """α = .1 and p = p₀, where "yes" is false for any larger p and "no" for any smaller one.
+    """p = p₀, where "yes" is false for any larger p and "no" for any smaller one, each with half of α = .2.
 
-    Neither is idle: a rate of α/10 is rejected from below at the same false-alarm rate.
+    Neither is idle: a tenth of that rate is rejected from below at the same false-alarm rate.
     """
     runs, alpha = trials.runs(600), 0.1
-    found = decisions(runs, alpha)
+    found = decisions(runs, 2 * alpha)
     for wrong in ("yes", "no"):
         trials.covers("T3 decided event", found[wrong], runs, alpha, f'"{wrong}" at the edge')
         assert binom.cdf(found[wrong], runs, alpha / 10) > 1e-4
@@ -64,8 +64,36 @@ def test_control_peeking_at_clopper_pearson_is_caught(monkeypatch, trials: Trial
     monkeypatch.setattr("certify.sequential.log_evidence_below", peek)
     monkeypatch.setattr("certify.sequential.anytime_limit", lambda *_: 0.5)
     runs, alpha = 300, 0.1
-    wrong = decisions(runs, alpha)["yes"]
+    wrong = decisions(runs, 2 * alpha)["yes"]
     trials.caught("T3 decided event", "a fixed-n limit looked at after every batch", wrong, runs, alpha)
+
+
+def wrong_at_all(runs: int, alpha: float, n: int = 1024) -> int:
+    """Runs in which anything that is said is false, for a p just below p₀: a "no", the bound, or one of the limits."""
+    quantile = QUANTILE - 1e-7
+    p, truth = float(ndtr(quantile)), float(ndtr(quantile + RHO))
+    wrong = 0
+    for seed in range(runs):
+        d = decide_event(
+            lambda z: z[:, 0, 0] < quantile, ORIGIN, 1.0, target=TARGET, rho=RHO, replicas=1, n=n, alpha=alpha,
+            seed=seed, batch_size=64,
+        )  # fmt: skip
+        wrong += d.decided == "no" or d.value < truth or not d.lower <= p <= d.upper
+    return wrong
+
+
+def test_a_decision_and_what_comes_with_it_share_alpha(trials: Trials):
+    """α = .2 for all of it together; half of that would be too much to ask."""
+    runs, alpha = trials.runs(300), 0.2
+    wrong = wrong_at_all(runs, alpha)
+    trials.covers("T3 decision, limits", wrong, runs, alpha, "a probability just below the edge")
+    assert binom.cdf(wrong, runs, alpha / 4) > 1e-4
+
+
+def test_control_all_of_alpha_for_either_side_is_caught(trials: Trials):
+    """Mistake: all of α for "yes" and the upper limit, and all of it again for "no" and the lower one."""
+    runs, alpha = 1000, 0.2
+    trials.caught("T3 decision, limits", "all of α on either side", wrong_at_all(runs, 2 * alpha), runs, alpha)
 
 
 def distances(runs: int, alpha: float, n: int = 896) -> int:
@@ -91,9 +119,9 @@ def distances(runs: int, alpha: float, n: int = 896) -> int:
 
 
 def test_the_error_rate_of_a_distance_over_its_looks(trials: Trials):
-    """α = .2, about seven looks."""
+    """About seven looks, which share half of α = .4."""
     runs, alpha = trials.runs(500), 0.2
-    wrong = distances(runs, alpha)
+    wrong = distances(runs, 2 * alpha)
     trials.covers("T3 decided distance", wrong, runs, alpha, "exp, a tolerance just below the truth")
     assert wrong > 0
 
@@ -109,7 +137,7 @@ def test_control_all_of_alpha_at_every_look_is_caught(monkeypatch, trials: Trial
 
     monkeypatch.setattr("certify.sequential.looks", careless)
     runs, alpha = 2000, 0.2  # the error rate is about .24
-    trials.caught("T3 decided distance", "all of α at every look", distances(runs, alpha), runs, alpha)
+    trials.caught("T3 decided distance", "all of α at every look", distances(runs, 2 * alpha), runs, alpha)
 
 
 def statistics(runs: int, alpha: float, n: int = 1024) -> dict[str, int]:
@@ -126,9 +154,9 @@ def statistics(runs: int, alpha: float, n: int = 1024) -> dict[str, int]:
 
 
 def test_the_error_rate_of_a_statistic_at_the_edge(trials: Trials):
-    """α = .1: "yes" is false for any smaller threshold, "no" for any larger one."""
+    """Half of α = .2 each: "yes" is false for any smaller threshold, "no" for any larger one."""
     runs, alpha = trials.runs(400), 0.1
-    found = statistics(runs, alpha)
+    found = statistics(runs, 2 * alpha)
     for wrong in ("yes", "no"):
         trials.covers("T3 decided statistic", found[wrong], runs, alpha, f'"{wrong}" at the edge')
         assert found[wrong] > 0
@@ -138,5 +166,5 @@ def test_control_a_statistic_without_its_shift_is_caught(monkeypatch, trials: Tr
     """Mistake: p₀ = 1 − q, as if nothing were perturbed."""
     right = GaussianNoise.tails
     monkeypatch.setattr(GaussianNoise, "tails", lambda self, p, rho, replicas=1: right(self, p, 0.0, replicas))
-    wrong = statistics(100, 0.1)["yes"]
+    wrong = statistics(100, 2 * 0.1)["yes"]
     trials.caught("T3 decided statistic", "no shift at all", wrong, 100, 0.1)

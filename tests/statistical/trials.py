@@ -31,6 +31,7 @@ CLAIMS = {
     "T3 radius": "within the certified radius the smoothed median stays within the tolerance, after a search",
     "T3 decided event": 'a decision about an event, made as soon as possible ("yes" and "no")',
     "T3 decided distance": 'a decision about a distance, made as soon as possible ("yes")',
+    "T3 decision, limits": "a decision about an event, its bound and the limits that come with it, all at once",
     "T3 decided statistic": 'a decision about a statistic, made as soon as possible ("yes" and "no")',
     "T4 limits": "all limits of ‖f − c‖ behind the layer cake, at once",
     "T4 distance": "the smoothed median moves no further, whatever the dimension",
