@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ __all__ = [
     "count",
     "finite",
     "finite_tensor",
+    "flag",
     "function",
     "increasing",
     "not_negative",
@@ -27,6 +29,7 @@ __all__ = [
     "probability",
     "seed_or_fresh",
     "seed_value",
+    "tensor",
 ]
 
 
@@ -118,20 +121,58 @@ def seed_or_fresh(value: Any) -> int:
 def choice(name: str, value: Any, options: Iterable[str]) -> str:
     """`value`, which must be one of `options`."""
     allowed = list(options)
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} = {value!r}: must be one of {', '.join(repr(o) for o in allowed)}")
     return str(value)
 
 
+def flag(name: str, value: Any) -> bool:
+    """`value`, which must be True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} = {value!r}: must be True or False")
+    return bool(value)
+
+
+def tensor(name: str, value: Any) -> Tensor:
+    """`value` as a floating-point tensor: a tensor itself, a numpy array, a number, or a list of numbers.
+
+    A tensor or an array keeps its dtype, which must be a floating one: whole numbers are refused, as they are likelier indices
+    or counts. Numbers, and lists of them, become float64, which is what Python's floats are. An array is copied.
+    """
+    if isinstance(value, Tensor):
+        found = value
+    elif isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array: must be a torch tensor, or an array or list without a mask")
+    elif isinstance(value, (np.ndarray, np.generic)):
+        array = np.asarray(value)
+        if array.dtype.kind != "f" or array.dtype.itemsize > 8:
+            raise TypeError(f"{name} has dtype {array.dtype}: must be a real floating-point tensor or array")
+        return torch.tensor(array.astype(array.dtype.newbyteorder("=")))
+    elif _is_numbers(value):
+        try:
+            array = np.asarray(value)
+        except ValueError:
+            raise ValueError(f"{name} = {value!r}: must be rows of one length") from None
+        if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
+            raise TypeError(f"{name} = {value!r}: must hold real numbers")
+        return torch.tensor(array, dtype=torch.float64)
+    else:
+        raise TypeError(f"{name} is a {type(value).__name__}: must be a torch tensor, or an array or list of numbers")
+    if not found.dtype.is_floating_point:
+        raise TypeError(f"{name} has dtype {found.dtype}: must be a real floating-point tensor")
+    return found
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, (numbers.Real, list, tuple)) and not isinstance(value, bool)
+
+
 def finite_tensor(name: str, value: Any) -> Tensor:
-    """`value` as a floating-point tensor without NaN or infinity."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} is a {type(value).__name__}: must be a torch tensor")
-    if not value.dtype.is_floating_point:
-        raise TypeError(f"{name} has dtype {value.dtype}: must be a real floating-point tensor")
-    if not bool(torch.isfinite(value).all()):
+    """`value` as `tensor` takes it, without NaN or infinity."""
+    found = tensor(name, value)
+    if not bool(torch.isfinite(found).all()):
         raise ValueError(f"{name} holds NaN or infinity: every entry must be finite")
-    return value
+    return found
 
 
 def function(name: str, value: Any, batch: str = "(b, *input)") -> Callable[..., Any]:
@@ -154,7 +195,7 @@ def broadcastable(name: str, value: Tensor, shape: Sequence[int], what: str) -> 
 
 def increasing(name: str, values: Any) -> tuple[float, ...]:
     """`values` as strictly increasing finite floats > 0."""
-    if not isinstance(values, Iterable) or (isinstance(values, Tensor) and values.ndim != 1):
+    if not isinstance(values, Iterable) or (isinstance(values, (Tensor, np.ndarray)) and values.ndim != 1):
         raise TypeError(f"{name} = {values!r}: must be a non-empty, strictly increasing list")
     numbers_ = tuple(positive(f"{name}[{i}]", v) for i, v in enumerate(values))
     if not numbers_ or any(b <= a for a, b in pairwise(numbers_)):
@@ -163,8 +204,13 @@ def increasing(name: str, values: Any) -> tuple[float, ...]:
 
 
 def _real(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (numbers.Real, Tensor)):
+    if isinstance(value, (Tensor, np.ndarray)):
+        if math.prod(value.shape) != 1:
+            raise TypeError(f"{name} has shape {tuple(value.shape)}: must be a single number")
+        value = value.reshape(()).tolist()
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} = {value!r}: must be a real number")
-    if isinstance(value, Tensor) and value.numel() != 1:
-        raise TypeError(f"{name} has shape {tuple(value.shape)}: must be a single number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} = {str(value)[:20]}…: must be a number that float64 can hold") from None

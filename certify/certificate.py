@@ -752,10 +752,13 @@ class Certificate(Shown):
                 return f"it states {draws} draws, its evidence {seen} of them"
             at: dict[str, Any] = {"rho": claim.rho, "replicas": claim.replicas or 1, "alpha": claim.alpha}
             if claim.scope == "stopped early":
+                # (Half of α is spent on this side; all of it by earlier versions, which could claim as little as `high`.)
                 low, high = 0.0, stopped_event(seen, draws, self.noise, **at)
+                most = stopped_event(seen, draws, self.noise, **{**at, "alpha": claim.alpha / 2})
             else:
                 low, high = event_interval(seen, draws, self.noise, two_sided=claim.side == "two-sided", **at)
-            above = _at_most(high, claim.value) and _at_most(kept["upper"], high)
+                most = high
+            above = _at_most(high, claim.value) and _at_most(kept["upper"], most)
             if not (above and _at_most(claim.lower or 0.0, low) and _at_most(low, kept["lower"])):
                 return f"{seen} of {draws} draws imply [{low:.6g}, {high:.6g}], its evidence says {kept}"
         return ""

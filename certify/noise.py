@@ -18,9 +18,11 @@ inf
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from scipy.special import ndtr, ndtri
 from torch import Tensor
@@ -133,13 +135,14 @@ def as_noise(noise: Noise | float, y: Tensor | None = None) -> Noise:
         TypeError: it is neither.
         ValueError: it does not fit the shape of the input `y`.
     """
-    if not isinstance(noise, Noise):
+    if not isinstance(noise, (Noise, Tensor, np.ndarray, np.generic)):
         promised = ("theorem", "size", "draw", "norm", "tails", "chi2", "region")
         missing = [name for name in promised if not hasattr(noise, name)]
         if len(missing) < len(promised):
             raise TypeError(
                 f"noise is a {type(noise).__name__}: must be a number or a Noise, which has {missing[0]!r}, too"
             )
+    if not isinstance(noise, Noise):
         noise = GaussianNoise(noise)
     if y is not None:
         noise.norm(torch.zeros_like(y))
@@ -152,9 +155,9 @@ def spread_of(name: str, value: float | Tensor) -> Tensor:
     Raises:
         ValueError, TypeError: it is not; `name` says which argument it was.
     """
-    spread = value if isinstance(value, Tensor) else torch.tensor(_number(name, value), dtype=torch.float64)
-    if not spread.dtype.is_floating_point:
-        raise TypeError(f"{name} has dtype {spread.dtype}: must be a real floating-point tensor or a number")
+    if isinstance(value, bool) or not isinstance(value, (numbers.Real, Tensor, np.ndarray, np.generic, list, tuple)):
+        raise TypeError(f"{name} = {value!r}: must be a number or a torch tensor, or an array or list of numbers")
+    spread = _validate.tensor(name, value)
     bad = ~torch.isfinite(spread) | (spread < 0)
     if bool(bad.any()):
         where = spread[bad].flatten()[0].item()
@@ -246,9 +249,3 @@ class GaussianNoise:
         from certify.ellipsoid import Ellipsoid  # which measures with this class
 
         return Ellipsoid(self.sigma_for(shape), rho)
-
-
-def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} = {value!r}: must be a number or a torch tensor")
-    return float(value)

@@ -15,9 +15,11 @@ True
 from __future__ import annotations
 
 import hashlib
+import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -29,7 +31,7 @@ from certify.montecarlo import BLOCK, Counts, Function, Progress, generator
 from certify.montecarlo.checkpoint import Checkpoint, as_checkpoint
 from certify.montecarlo.engine import accepts_generator
 from certify.montecarlo.processes import Kept, Processes
-from certify.noise import GaussianNoise, Noise
+from certify.noise import GaussianNoise, Noise, as_noise
 from certify.progress import as_progress
 
 __all__ = ["Asked", "Block", "event_rate_over"]
@@ -86,8 +88,9 @@ def event_rate_over(
     for i, event in enumerate(functions):
         _validate.function(f"events[{i}]", event, "(b, replicas, *input)")
     ys, count = list(ys), len(functions)
-    each = [noises] * count if isinstance(noises, (Noise, float, int)) else list(noises)
-    copies = [replicas] * count if isinstance(replicas, int) else list(replicas)
+    one_noise, one_count = isinstance(noises, (Noise, numbers.Real)), isinstance(replicas, numbers.Integral)
+    each: list[Any] = [noises] * count if one_noise else list(cast(Sequence[Any], noises))
+    copies: list[Any] = [replicas] * count if one_count else list(cast(Sequence[Any], replicas))
     for name, values in (("ys", ys), ("noises", each), ("replicas", copies)):
         if len(values) != count:
             raise ValueError(f"{name} has {len(values)} entries for {count} events: must be one an event")
@@ -146,7 +149,7 @@ class Asked:
         self.copies = [_validate.count(f"replicas[{i}]", k) for i, k in enumerate(copies)]
         self.rhos, self.n = _validate.increasing("rhos", rhos), _validate.count("n", n)
         self.alpha, self.seed = _validate.probability("alpha", alpha), _validate.seed_value(seed)
-        self.two_sided = bool(two_sided)
+        self.two_sided = _validate.flag("two_sided", two_sided)
         sigmas = [noise.sigma_for(y.shape) for y, noise in zip(self.ys, self.noises, strict=True)]
         self.unperturbed = sum(not bool((sigma > 0).any()) for sigma in sigmas)
         names = [_name(y, sigma, k) for y, sigma, k in zip(self.ys, sigmas, self.copies, strict=True)]
@@ -223,7 +226,7 @@ def _of_events(events: Sequence[Function], block: Block) -> Tensor:
 
 
 def _gaussian(i: int, noise: Noise | float) -> GaussianNoise:
-    given = GaussianNoise(noise) if isinstance(noise, (int, float)) and not isinstance(noise, bool) else noise
+    given = noise if isinstance(noise, Noise) else as_noise(noise)
     if not isinstance(given, GaussianNoise):
         raise TypeError(f"noises[{i}] is a {type(noise).__name__}: must be a GaussianNoise or a number")
     return given

@@ -61,7 +61,7 @@ def statistic_bound(
         statistic: S, batch (b, K, *input) → (b,); may take a keyword `generator` and then be random.
         y: one input, shape (*input).
         noise: a `Noise`, or a number: isotropic Gaussian.
-        rho: radius > 0 in units of ‖·‖_Σ.
+        rho: radius ≥ 0 in units of ‖·‖_Σ; 0: of the input as it is.
         q: probability over the deployment noise.
         side: "upper", "lower" (S ≥ value with probability ≥ q) or "two-sided".
         replicas: K, noisy copies that one value of S sees; 13 in the paper.
@@ -142,6 +142,7 @@ def event_bound(
     Raises:
         ValueError, TypeError: as `statistic_bound`, or values other than 0 and 1.
     """
+    two_sided = _validate.flag("two_sided", two_sided)
     asked = Asked(event, y, noise, rho, replicas, n, alpha, seed, "event", policy, function)
     seen = Counts()
     asked.draw(seen, batch_size, as_progress(progress), checkpoint)
@@ -160,7 +161,7 @@ def event_bound(
         value=upper,
         lower=lower,
         successes=successes,
-        two_sided=bool(two_sided),
+        two_sided=two_sided,
         rho=asked.rho,
         replicas=asked.replicas,
         alpha=asked.alpha,
@@ -218,10 +219,11 @@ class Asked:
         policy: str,
         function: str,
     ) -> None:
+        self.name = name
         self.statistic = _validate.function(name, statistic, "(b, replicas, *input)")
         self.y = _validate.finite_tensor("y", y).detach()
         self.noise = as_noise(noise, self.y)
-        self.rho, self.alpha = _validate.positive("rho", rho), _validate.probability("alpha", alpha)
+        self.rho, self.alpha = _validate.not_negative("rho", rho), _validate.probability("alpha", alpha)
         self.n, self.replicas = _validate.count("n", n), _validate.count("replicas", replicas)
         recorded(policy, function)
         self.seed, self.policy, self.function = _validate.seed_value(seed), policy, function
@@ -257,6 +259,7 @@ class Asked:
             accumulators=[seen],
             batch_size=batch_size,
             output_shape=(),
+            called=self.name,
             progress=progress,
             checkpoint=as_checkpoint(checkpoint),
         )

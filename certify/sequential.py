@@ -51,7 +51,7 @@ from certify.montecarlo.processes import Processes
 from certify.noise import Noise, as_noise
 from certify.progress import as_progress
 from certify.replicas import Asked
-from certify.support import as_support
+from certify.support import Inside, Support, as_support
 
 __all__ = [
     "Decision",
@@ -477,7 +477,9 @@ def decide_mse(
         raise ValueError("center = None: must be given where there are no pilot draws")
     shape = tuple(center.shape)
     if known is not None:
-        known.box(shape)
+        inside = Inside(known, shape)
+        if trial is not None:
+            inside.update(trial)
     run = Run.of(y, noise, n=n, seed=seed, pilot=pilots, policy=policy, support=known, function=function)
     question = _Distance(tolerance, rho, alpha, n, run, center, trial)
 
@@ -489,6 +491,7 @@ def decide_mse(
             n=n,
             seen=seen,
             shape=shape,
+            support=known,
             progress=lambda now, _: tick(pilots + now, n),
             **how,
         )
@@ -763,6 +766,7 @@ def _drawn(asked: Asked, seen: _Watched, batch_size: int | None, progress: Progr
         batch_size=batch_size,
         shape=(),
         progress=progress,
+        called=asked.name,
     )
 
 
@@ -777,6 +781,8 @@ def _counted(
     batch_size: int | None,
     shape: tuple[int, ...],
     progress: Progress | None,
+    support: Support | None = None,
+    called: str = "f",
 ) -> int:
     made = 0
 
@@ -792,11 +798,12 @@ def _counted(
         n=n,
         seed=seed,
         stream="bounding",
-        accumulators=[seen],
+        accumulators=[seen, *([] if support is None else [Inside(support, shape)])],
         batch_size=batch_size,
         output_shape=shape,
         progress=progress,
         until=until,
+        called=called,
     )
     return made
 

@@ -33,7 +33,7 @@ from certify.montecarlo.checkpoint import Checkpoint, as_checkpoint
 from certify.montecarlo.ranks import DEFAULT_MEMORY
 from certify.noise import Noise, as_noise
 from certify.progress import as_progress
-from certify.support import as_support
+from certify.support import Inside, as_support
 
 __all__ = [
     "MSE",
@@ -113,6 +113,7 @@ class Curve:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rhos", _validate.increasing("rhos", self.rhos))
+        object.__setattr__(self, "simultaneous", _validate.flag("simultaneous", self.simultaneous))
         object.__setattr__(self, "alpha", _validate.probability("alpha", self.alpha))
         _check_method(self.smoother, self.method)
 
@@ -250,7 +251,9 @@ def ask(
     if trial is not None and tuple(trial.shape[1:]) != shape:
         raise ValueError(f"center has shape {shape}: must be {tuple(trial.shape[1:])}, the shape of f's output")
     if known is not None:
-        known.box(shape)
+        inside = Inside(known, shape)
+        if trial is not None:
+            inside.update(trial)
     run = Run.of(y, noise, n=n, seed=seed, pilot=pilot_draws, policy=policy, support=known, function=function)
     settings: dict[str, Setting] = {}
     for smoother in {getattr(s, "smoother", "median") for s in statements}:
@@ -272,7 +275,7 @@ def ask(
             noise,
             n=n,
             stream="bounding",
-            accumulators=seen.values(),
+            accumulators=[*seen.values(), *([] if known is None else [Inside(known, shape)])],
             output_shape=shape,
             **how,
         )

@@ -11,6 +11,7 @@ Reference: THEORY T3, "A-priori support". Both limits are inflated for the arith
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from certify import _validate
 from certify._floats import length, square, unit_of, up
 from certify._records import Shown
 
-__all__ = ["Support", "as_support", "layer_norm_support"]
+__all__ = ["Inside", "Support", "as_support", "layer_norm_support"]
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,18 @@ class Support(Shown):
 
     def __post_init__(self) -> None:
         for name in ("lower", "upper"):
-            if not isinstance(getattr(self, name), Tensor):
-                raise TypeError(f"support's {name} is a {type(getattr(self, name)).__name__}: must be a torch tensor")
+            object.__setattr__(self, name, _validate.tensor(f"support's {name}", getattr(self, name)))
         if bool((self.lower > self.upper).any()) or bool(torch.isnan(self.lower).any() | torch.isnan(self.upper).any()):
             raise ValueError("support = (lower, upper): needs lower <= upper everywhere and no NaN")
+
+    @classmethod
+    def box(cls, lower: Any, upper: Any) -> Support:
+        """The support of outputs between two limits: numbers, or arrays that broadcast to the output's shape.
+
+        >>> Support.box(0, 1).over((2,))[1]
+        tensor([1., 1.], dtype=torch.float64)
+        """
+        return cls(*(_validate.tensor(f"support's {n}", v) for n, v in (("lower", lower), ("upper", upper))))
 
     @classmethod
     def ball(cls, width: int, radius: float = 1.0, *, relative_slack: float = 1e-5) -> Support:
@@ -73,7 +82,7 @@ class Support(Shown):
         side = torch.full((width,), radius, dtype=torch.float64)
         return cls(-side, side, side / math.sqrt(width), torch.zeros_like(side))
 
-    def box(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    def over(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """(lower, upper) spread over an output of `shape`, float64, on the CPU."""
         sides = []
         for name, side in (("support[0]", self.lower), ("support[1]", self.upper)):
@@ -96,7 +105,7 @@ class Support(Shown):
         """
         c = center.detach().to("cpu", torch.float64)
         rows = c.shape[0] if c.ndim > 1 else 1
-        lower, upper = self.box(tuple(c.shape))
+        lower, upper = self.over(tuple(c.shape))
         reach = torch.maximum(upper - c, c - lower).clamp_min(0)
         if self.gain is not None and self.offset is not None:
             width = self.gain.numel()
@@ -195,5 +204,63 @@ def as_support(value: Any) -> Support | None:
         return value
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise TypeError(f"support is a {type(value).__name__}: must be None, a Support or a pair (lower, upper)")
-    lower, upper = (torch.as_tensor(v, dtype=torch.float64) for v in value)
-    return Support(lower, upper)
+    return Support(*(_validate.tensor(f"support[{i}]", v).to(torch.float64) for i, v in enumerate(value)))
+
+
+class Inside:
+    """Takes draws as an accumulator does, keeps nothing of them, and refuses the first that is outside a support.
+
+    One such draw is proof that the support is false, and everything that rests on it void.
+    """
+
+    key = "inside the support"
+    ordered = False
+
+    def __init__(self, support: Support, shape: tuple[int, ...]) -> None:
+        self.support, self.shape, self.count = support, shape, 0
+        self._lower, self._upper = support.over(shape)
+
+    def widened(self, other: Inside) -> Inside:
+        return Inside(self.support, self.shape)
+
+    def update(self, outputs: Tensor) -> None:
+        """Raises ValueError with the numbers where a draw is outside."""
+        self.count += outputs.shape[0]
+        outside = (outputs < self._lower.to(outputs.device)) | (outputs > self._upper.to(outputs.device))
+        if bool(outside.any()):
+            where = tuple(int(i) for i in outside.nonzero()[0][1:])
+            draws = outputs.reshape(outputs.shape[0], -1)[outside.reshape(outputs.shape[0], -1).any(dim=1)]
+            at = draws.reshape(-1, *self.shape).movedim(0, -1)[where]
+            reached = [float(at.min()), float(at.max())]
+            low, high = float(self._lower[where]), float(self._upper[where])
+            raise ValueError(
+                f"support = [{low:.6g}, {high:.6g}] at output {where}: a draw reached "
+                f"{reached[0] if reached[0] < low else reached[1]:.9g}; the support must hold every value of f"
+            )
+        if self.support.gain is None or self.support.offset is None:
+            return
+        gain, offset = (part.to(outputs.device, torch.float64) for part in (self.support.gain, self.support.offset))
+        away = (outputs.to(torch.float64) - offset) / gain
+        squares = torch.where(away.isnan(), 0.0, away).square().sum(dim=-1)  # without gain: 0/0
+        most = gain.numel() * (1 + _COARSE)
+        if bool((squares > most).any()):
+            raise ValueError(
+                f"support: a row of a draw has Σ((h − β)/γ)² = {float(squares.max()):.9g}, where the support allows "
+                f"{gain.numel()}; the support must hold every value of f"
+            )
+
+    def merge(self, other: Inside) -> None:
+        self.count += other.count
+
+    def state(self) -> dict[str, Tensor]:
+        return {"count": torch.tensor(self.count)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.count = int(state["count"])
+
+    def described(self) -> str:
+        return "inside the support"
+
+
+_COARSE = 1000 * torch.finfo(torch.float32).eps
+"""Rounding that a row's gain has no room for: that of float32, the coarsest arithmetic that an f is kept in."""

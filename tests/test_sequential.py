@@ -223,9 +223,9 @@ def test_an_event_at_the_edge_stays_undecided():
 
 
 def test_an_event_never_seen_takes_little_more_than_the_fewest_draws_there_could_be():
-    """Fewest for a fixed n: ln α/ln(1 − p₀)."""
+    """Fewest for a fixed n: ln α/ln(1 − p₀), with half of α for "yes"."""
     d = decide_event(lambda z: score(z) > 1e9, Y, NOISE, target=0.1, rho=0.3, replicas=13, n=100_000, batch_size=64)
-    fewest = math.log(1e-3) / math.log1p(-d.allowed)
+    fewest = math.log(0.5e-3) / math.log1p(-d.allowed)
     assert (d.decided, d.successes, d.lower) == ("yes", 0, 0.0)
     assert fewest <= d.n <= 1.25 * fewest
 
@@ -290,12 +290,12 @@ def test_a_coordinatewise_distance_decided_as_its_fixed_bound():
 
 
 def test_the_last_look_alone_is_the_fixed_bound(monkeypatch):
-    """With a single look and all of α the value is that of `mse_bound`, to the last digit."""
+    """With a single look and all of α (here: of what is left for "yes") the value is that of `mse_bound`, to the last digit."""
     monkeypatch.setattr("certify.sequential.looks", lambda first, maximum, alpha: [(maximum, alpha)])
     options = {"rho": 0.8, "n": 3000, "seed": 3, "method": "coordinatewise"}
     fixed = mse_bound(smooth, Y, NOISE, **options)
     for batch in (100, 256, 4096):
-        d = decide_mse(smooth, Y, NOISE, tolerance=fixed.value, batch_size=batch, **options)
+        d = decide_mse(smooth, Y, NOISE, tolerance=fixed.value, batch_size=batch, alpha=2e-3, **options)
         assert (d.decided, d.value, d.n) == ("yes", fixed.value, 3000)
         assert torch.equal(d.evidence.lower, fixed.lower)
 

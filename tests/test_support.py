@@ -136,7 +136,7 @@ def test_a_ball_holds_normalised_rows_and_their_medians(width, radius):
     support = Support.ball(width, radius)
     rng = torch.Generator().manual_seed(width)
     rows = radius * nn.functional.normalize(torch.randn(300, width, generator=rng), dim=1)
-    lower, upper = support.box((width,))
+    lower, upper = support.over((width,))
     assert bool(((rows.double() >= lower) & (rows.double() <= upper)).all())
     for center in (torch.zeros(width), rows[0], rows[0] / 3):
         reach = float(support.reach(center))

@@ -256,7 +256,7 @@ def percentile_box(
     if high_rank:
         upper = seen.largest(high_rank).to("cpu", torch.float64, copy=True)
     if support is not None:
-        floor, ceiling = support.box(shape)
+        floor, ceiling = support.over(shape)
         _check_support(seen, floor, ceiling)
         lower, upper = torch.maximum(lower, floor), torch.minimum(upper, ceiling)
     return Box(lower, upper, low_rank, high_rank)
@@ -306,7 +306,7 @@ def guessed_reach(setting: Setting, ordered: Tensor, low_rank: int, high_rank: i
     if high_rank:
         upper = ordered[count - pilot_rank(high_rank, setting.n, count)].to("cpu", torch.float64)
     if setting.support is not None:
-        floor, ceiling = setting.support.box(shape)
+        floor, ceiling = setting.support.over(shape)
         lower, upper = torch.maximum(lower, floor), torch.minimum(upper, ceiling)
     return box_reach(lower, upper, setting.center)
 

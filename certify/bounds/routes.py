@@ -408,7 +408,7 @@ def _median_reach(setting: Setting) -> float:
     """What the distance of a median from the center never exceeds, by the support's box and its rows; ∞ without one."""
     if setting.support is None:
         return math.inf
-    box = box_reach(*setting.support.box(setting.shape), setting.center)
+    box = box_reach(*setting.support.over(setting.shape), setting.center)
     return min(box, setting.support.median_reach(setting.center))
 
 

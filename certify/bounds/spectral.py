@@ -722,7 +722,7 @@ def _middles(setting: Setting) -> list[Tensor]:
     support = setting.support
     if support is None:
         return []
-    lower, upper = support.box(setting.shape)
+    lower, upper = support.over(setting.shape)
     found = [setting.center] if bool(torch.isinf(lower).any() | torch.isinf(upper).any()) else [(lower + upper) / 2]
     if support.offset is not None:
         found.append(support.offset.to("cpu", torch.float64).expand(setting.shape))

@@ -56,6 +56,7 @@ def draw(
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
     until: Callable[[int], bool] | None = None,
+    called: str = "f",
 ) -> tuple[int, ...]:
     """Runs `f` on n noisy copies of `y` and feeds the accumulators.
 
@@ -76,6 +77,7 @@ def draw(
             whole batches.
         until: asked after every batch, with the draws so far, whether they are enough; then the accumulators hold these only.
             Not with several processes, nor with a checkpoint.
+        called: what the caller calls `f`, for messages.
 
     Returns:
         The output's shape.
@@ -86,7 +88,7 @@ def draw(
     """
     size = DEFAULT_BATCH if batch_size is None else _validate.count("batch_size", batch_size)
     totals, processes = list(accumulators), Processes.current()
-    caller = _Caller(f, output_shape, size)
+    caller = _Caller(f, output_shape, size, called)
     shards = -(-n // (SHARD * BLOCK))
     first, blocks, kept = 0, 0, Kept(totals, processes)
     if checkpoint is not None:
@@ -178,8 +180,8 @@ def accepts_generator(f: Function) -> bool:
 class _Caller:
     """Calls f on batches: checks what comes back, and halves the batch where memory does not suffice."""
 
-    def __init__(self, f: Function, shape: tuple[int, ...] | None, size: int) -> None:
-        self.f, self.shape, self.size = f, shape, size
+    def __init__(self, f: Function, shape: tuple[int, ...] | None, size: int, called: str) -> None:
+        self.f, self.shape, self.size, self.called = f, shape, size, called
         self.random = accepts_generator(f)
 
     @property
@@ -209,7 +211,7 @@ class _Caller:
             yield outputs
 
     def _checked(self, outputs: Any, b: int) -> Tensor:
-        outputs = _checked(outputs, b, self.shape)
+        outputs = _checked(outputs, b, self.shape, self.called)
         self.shape = tuple(outputs.shape[1:])
         return outputs
 
@@ -245,9 +247,15 @@ def _in_blocks(parts: Iterable[Tensor]) -> Iterator[Tensor]:
         yield torch.cat(held)
 
 
-def _checked(outputs: Any, b: int, shape: tuple[int, ...] | None) -> Tensor:
+def _checked(outputs: Any, b: int, shape: tuple[int, ...] | None, called: str) -> Tensor:
+    what = "(b, *output)" if called == "f" else "(b,)"
     if not isinstance(outputs, Tensor):
-        raise TypeError(f"f returned a {type(outputs).__name__}: must return a torch tensor of shape (b, *output)")
+        raise TypeError(f"{called} returned a {type(outputs).__name__}: must return a torch tensor of shape {what}")
+    if called != "f" and tuple(outputs.shape) != (b,):
+        raise ValueError(
+            f"{called} returned shape {tuple(outputs.shape)} for a batch of {b}: must be ({b},), one number for each "
+            "(replicas, *input)"
+        )
     if outputs.ndim == 0 or outputs.shape[0] != b:
         raise ValueError(
             f"f returned shape {tuple(outputs.shape)} for a batch of {b}: the first axis must be the batch, ({b}, …)"
@@ -260,7 +268,7 @@ def _checked(outputs: Any, b: int, shape: tuple[int, ...] | None) -> Tensor:
     if outputs.numel() == 0:
         raise ValueError(f"f returned shape {tuple(outputs.shape)}: must have at least one output")
     if outputs.is_complex():
-        raise TypeError(f"f returned dtype {outputs.dtype}: must be real")
+        raise TypeError(f"{called} returned dtype {outputs.dtype}: must be real")
     if outputs.dtype in (torch.float32, torch.float64):
         # Copied: f may hand out the same buffer every time, and the accumulators keep what they are given.
         outputs = outputs.detach().clone()
@@ -272,7 +280,7 @@ def _checked(outputs: Any, b: int, shape: tuple[int, ...] | None) -> Tensor:
         if bool(bad.any()):
             rows = int(bad.reshape(b, -1).any(dim=1).sum())
             raise ValueError(
-                f"f returned NaN or infinity in {rows} of {b} draws: a certificate is about a finite function; "
+                f"{called} returned NaN or infinity in {rows} of {b} draws: a certificate is about a finite function; "
                 "none is issued, and drawing again with another seed until it passes would void it"
             )
     return outputs

@@ -369,7 +369,7 @@ def _mean(
 
 def _reach(w: Tensor, support: Support) -> tuple[float, float]:
     """The least and largest value of ⟨w, f⟩ that the support allows: by the rows' ellipsoids where it has them."""
-    low, high = support.box(tuple(w.shape))
+    low, high = support.over(tuple(w.shape))
     sides = (
         float((torch.minimum(w * low, w * high)).nan_to_num(nan=0.0).sum()),
         float((torch.maximum(w * low, w * high)).nan_to_num(nan=0.0).sum()),

@@ -210,7 +210,7 @@ class TestProblem:
 
     def test_its_support_holds_whatever_the_noise(self, adaptive: AdaptiveMedianSmoother) -> None:
         p = adaptive.problem("a red starfish")
-        lower, upper = p.support.box((16, 32))
+        lower, upper = p.support.over((16, 32))
         z = p.y + 100 * torch.randn(50, 16, 32, generator=torch.Generator().manual_seed(0))
         outputs = p.f(z).double()
         assert bool((outputs >= lower).all())

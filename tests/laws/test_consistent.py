@@ -291,7 +291,7 @@ def test_where_f_is_bounded_nothing_abstains(problem, rho, alpha, n, seed):
     )
     assert known.value <= without.value
     # Two values of f, and two medians of it, are no further apart than the support is wide.
-    low, high = f.support.box(tuple(f.shape))
+    low, high = f.support.over(tuple(f.shape))
     width = float((high - low).square().sum())
     assert known.value <= 4 * width + 1e-9
 

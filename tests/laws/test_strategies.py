@@ -95,7 +95,7 @@ def test_a_problem_fits_together(problem, b):
     assert torch.equal(f(z), outputs)
     assert repr(f).startswith("Function(")
     if f.support is not None:
-        low, high = f.support.box(f.shape)
+        low, high = f.support.over(f.shape)
         assert bool(((low <= outputs) & (outputs <= high)).all())
         if f.support.gain is not None:
             live = f.support.gain > 1e-6

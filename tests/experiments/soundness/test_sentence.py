@@ -48,7 +48,7 @@ def test_a_sentence_is_its_own_encoding(folder):
     sigma = case.noise.sigma_for(case.y.shape)
     assert (sigma[[0, -1]] == 0).all()
     assert (sigma[1:-1] > 0).all()
-    case.support.box(tuple(expected.shape[1:]))
+    case.support.over(tuple(expected.shape[1:]))
     outputs = case.f(case.noise.draw(case.y, 200, torch.Generator().manual_seed(0)))
     assert ((outputs >= case.support.lower) & (outputs <= case.support.upper)).all()
 
