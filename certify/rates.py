@@ -31,7 +31,7 @@ from certify.montecarlo import BLOCK, Counts, Function, Progress, generator
 from certify.montecarlo.checkpoint import Checkpoint, as_checkpoint
 from certify.montecarlo.engine import accepts_generator
 from certify.montecarlo.processes import Kept, Processes
-from certify.noise import GaussianNoise, Noise, as_noise
+from certify.noise import GaussianNoise, Noise
 from certify.progress import as_progress
 
 __all__ = ["Asked", "Block", "event_rate_over"]
@@ -226,7 +226,7 @@ def _of_events(events: Sequence[Function], block: Block) -> Tensor:
 
 
 def _gaussian(i: int, noise: Noise | float) -> GaussianNoise:
-    given = noise if isinstance(noise, Noise) else as_noise(noise)
+    given = noise if isinstance(noise, Noise) else GaussianNoise(_validate.tensor(f"noises[{i}]", noise))
     if not isinstance(given, GaussianNoise):
         raise TypeError(f"noises[{i}] is a {type(noise).__name__}: must be a GaussianNoise or a number")
     return given

@@ -144,10 +144,14 @@ BAD = [
         r"sigma has shape \(2,\): must",
     ),
     ("delta nan", lambda: GaussianNoise(1.0).norm(torch.tensor([NAN])), r"delta holds NaN or infinity"),
-    ("delta a list", lambda: GaussianNoise(1.0).norm([1.0]), r"delta is a list: must be a torch tensor"),
+    (
+        "delta text",
+        lambda: GaussianNoise(1.0).norm("1"),
+        r"delta is a str: must be a torch tensor, or an array or list",
+    ),
     # input
-    ("y a list", mse(y=[0.0, 0.0]), r"y is a list: must be a torch tensor"),
-    ("y a number", mse(y=1.0), r"y is a float: must be a torch tensor"),
+    ("y text", mse(y="0"), r"y is a str: must be a torch tensor, or an array or list of numbers"),
+    ("y none", mse(y=None), r"y is a NoneType: must be a torch tensor, or an array or list of numbers"),
     ("y whole", mse(y=torch.tensor([1, 2])), r"y has dtype torch\.int64: must be a real floating-point tensor"),
     ("y complex", mse(y=torch.ones(2) * 1j), r"y has dtype torch\.complex64: must be a real floating-point tensor"),
     ("y nan", mse(y=torch.tensor([0.0, NAN])), r"y holds NaN or infinity: every entry must be finite"),
@@ -180,7 +184,7 @@ BAD = [
         mse(center=torch.zeros(3)),
         r"center has shape \(3,\): must be \(2,\), the shape of f's output",
     ),
-    ("center a number", mse(center=0.0), r"center is a float: must be a torch tensor"),
+    ("center a number", mse(center=0.0), r"center has shape \(\): must be \(2,\), the shape of f's output"),
     ("center nan", mse(center=torch.tensor([0.0, NAN])), r"center holds NaN or infinity"),
     ("center whole", mse(center=torch.zeros(2, dtype=torch.int64)), r"center has dtype torch\.int64: must be a real"),
     ("reference unknown", mse(reference="mean"), r"reference = 'mean': must be one of 'center', 'population'"),
@@ -224,7 +228,7 @@ BAD = [
     ("statistic side", statistic(side="both"), r"side = 'both': must be one of 'upper', 'lower', 'two-sided'"),
     ("statistic q", statistic(q=0.0), r"q = 0\.0: must be strictly between 0 and 1"),
     ("statistic copies", statistic(replicas=-1), r"replicas = -1: must be a whole number >= 1"),
-    ("event rho", event(rho=NAN), r"rho = nan: must be a finite number > 0"),
+    ("event rho", event(rho=NAN), r"rho = nan: must be a finite number >= 0"),
     ("event copies", event(replicas=1.5), r"replicas = 1\.5: must be a whole number >= 1"),
     # support
     ("support one number", mse(support=1.0), r"support is a float: must be None, a Support or a pair"),
@@ -239,9 +243,9 @@ BAD = [
     ("support violated below", mse(support=(-0.1, 90.0)), r"support = \[-0\.1, 90\] at output \(0,\): a draw reached"),
     ("support violated above", box(support=(-90.0, 0.1)), r"support = \[-90, 0\.1\] at output \(0,\): a draw reached"),
     (
-        "support a number inside",
-        lambda: Support(0.0, torch.ones(1)),
-        r"support's lower is a float: must be a torch tensor",
+        "support text inside",
+        lambda: Support("0", torch.ones(1)),
+        r"support's lower is a str: must be a torch tensor",
     ),
     (
         "layer norm of two axes",
@@ -316,7 +320,7 @@ BAD = [
     ),
     ("check seed", lambda: Certificate.of(mse()()).check(f, Y, seed=-1), r"seed = -1: must be a whole number >= 0"),
     ("check n", lambda: Certificate.of(mse()()).check(f, Y, n=0), r"n = 0: must be a whole number >= 1"),
-    ("check y", lambda: Certificate.of(mse()()).check(f, [0.0]), r"y is a list: must be a torch tensor"),
+    ("check y", lambda: Certificate.of(mse()()).check(f, "0"), r"y is a str: must be a torch tensor"),
 ]
 
 

@@ -273,7 +273,7 @@ def never(z: Tensor) -> Tensor:
         ({"events": []}, "ys has 2 entries for 0 events: must be one an event"),
         ({"events": [], "ys": [], "noises": [], "replicas": []}, "ys is empty: must hold at least one input"),
         ({"noises": [1.0]}, "noises has 1 entries for 2 events: must be one an event"),
-        ({"noises": ["a", 1.0]}, r"noises\[0\] is a str: must be a GaussianNoise or a number"),
+        ({"noises": ["a", 1.0]}, r"noises\[0\] is a str: must be a torch tensor, or"),
         ({"noises": GaussianNoise(torch.ones(4))}, r"sigma has shape \(4,\)"),
         ({"replicas": [5, 0]}, r"replicas\[1\] = 0: must be a whole number >= 1"),
         ({"replicas": [5, 5, 5]}, "replicas has 3 entries for 2 events"),

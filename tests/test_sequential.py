@@ -354,7 +354,7 @@ def test_bad_calls_are_refused(monkeypatch):
     for wrong, message in [
         ({"target": 0.0}, "target = 0.0"),
         ({"target": 1.5}, "target = 1.5"),
-        ({"rho": 0}, "rho = 0"),
+        ({"rho": -1.0}, "rho = -1.0"),
         ({"n": 0}, "n = 0"),
         ({"alpha": 1.0}, "alpha = 1.0"),
         ({"replicas": 0}, "replicas = 0"),
