@@ -94,6 +94,8 @@ def main(a: Any) -> int:
     progress = _progress()
     cells = Cells(a.out / "cells", progress)
     ground: Ground = _given(a, sizes) if a.model else Embedded(a.out, sizes, a.seed, progress=progress)
+    if isinstance(ground, Given):
+        ground.read_all()
     smoothing = _smoothing(a, ground)
     bench = Bench(ground, cells, smoothing)
     run = Run(

@@ -444,6 +444,18 @@ class Given(Ground):
         self._within(path, [target.prompt for target in found.targets], found.said)
         return found.targets
 
+    def read_all(self) -> None:
+        """Reads every file of prompts once, so that one that is refused is refused before anything is measured.
+
+        Raises:
+            ValueError: one is broken, or has prompts that do not fit and are not to be cut.
+        """
+        for method in self.victims():
+            for attack in self.attacks(self._concept, method, "report"):
+                self.rows(self._concept, method, attack, "report")
+        if self._captions is not None:
+            self._read(self._captions, self.sizes.images, argument="utility")
+
     def _within(self, path: Path, texts: Sequence[str], said: str) -> None:
         cut = asked_for.within(self._reader(), texts, f"prompts = {str(path)!r}", truncate=self.truncate)
         if cut or not said.startswith("rows"):

@@ -12,7 +12,9 @@ from safetensors.torch import save_file
 from certify import load_pipeline
 from experiments.metrics.q16 import save_head
 from experiments.tables import command
+from experiments.tables.ground import Given, Sizes
 from experiments.tables.page import read_csv
+from experiments.unlearning.concept import Concept
 
 
 @pytest.fixture
@@ -97,6 +99,35 @@ def test_what_is_missing_is_named(files, changes, message):
             given += [name, value]
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         called("1", *given, "--quick")
+
+
+def test_prompts_of_published_layouts_that_do_not_fit(files, tmp_path, capsys):
+    """Before anything is measured: refused, or read and said to be cut."""
+    prompts = tmp_path / "prompts"
+    (prompts / "i2p.csv").unlink()
+    long = "a big coin in red " * 30
+    (prompts / "mma.json").write_text(json.dumps([{"target_prompt": "a coin", "adv_prompt": long}]))
+    with pytest.raises(
+        ValueError, match=r"mma.json': 1 of 1 prompts do not fit into the context of .* --truncate cuts"
+    ):
+        called("1", *files, "--quick")
+    assert not (tmp_path / "out").exists()
+    given = Given(
+        files[1],
+        Concept.of(["circle"]),
+        {"esd": tmp_path / "esd.safetensors"},
+        prompts,
+        lambda x: x > 0,
+        Sizes(),
+        truncate=True,
+    )
+    given.read_all()
+    (row,) = given.rows(given.concept(""), "esd", "mma", "report")
+    assert row.adversarial == long
+    said = given.said[prompts / "mma.json"]
+    assert said == (
+        "prompts of mma.json: column “adv_prompt”, not “target_prompt”; 1 of 1 do not fit into the context and are cut"
+    )
 
 
 def test_a_model_needs_its_files(pipeline_folder, tmp_path):
