@@ -412,9 +412,7 @@ def certify_prompt(
         "sigma": list(noise.sigma),
     }
     words = {} if private else {"tokens": list(noise.tokens)}
-    read = adaptive.encoder.tokenize(prompt)
-    if read.dropped:
-        record["truncated"] = {"tokens": read.length + read.dropped, "kept": read.length}
+    record |= adaptive.encoder.tokenize(prompt).truncated
     return Certificate.of(
         *answers,
         model=model,

@@ -57,6 +57,7 @@ def radius(
     folder = _folder(settings, "radius", text, out_dir)
     adaptive = settings.text_only()
     problem, stick = adaptive.problem(text), yardstick(adaptive, text)
+    terminal.show_truncation(adaptive.encoder.tokenize(text).truncated)
     terminal.out.print(f"[dim]{work_ahead(adaptive, None, text, n, 0, 0, 0)}[/]")
     within = _validate.positive("tolerance", stick.distance if tolerance is None else tolerance)
     decides = {"command": "radius", "tolerance": within, "n": n, "alpha": alpha, "seed": settings.seed}
@@ -135,6 +136,7 @@ def curve(
     folder = _folder(settings, "curve", text, out_dir)
     adaptive = settings.text_only()
     problem, stick = adaptive.problem(text), yardstick(adaptive, text)
+    terminal.show_truncation(adaptive.encoder.tokenize(text).truncated)
     terminal.out.print(f"[dim]{work_ahead(adaptive, None, text, n, 0, 0, 0)}[/]")
     decides = {"command": "curve", "rhos": radii, "pointwise": pointwise, "n": n, "alpha": alpha, "seed": settings.seed}
     with resumable(folder, adaptive, text, decides, fresh) as checkpoint:
@@ -196,6 +198,7 @@ def decide(
     if rate is None:
         adaptive = settings.text_only(unet)
         problem, stick = adaptive.problem(text), yardstick(adaptive, text)
+        terminal.show_truncation(adaptive.encoder.tokenize(text).truncated)
         within = stick.distance if tolerance is None else tolerance
         with terminal.bar("drawing") as tick:
             decision = decide_mse(
@@ -217,6 +220,7 @@ def decide(
         if detector is None:
             raise ValueError("detector = None: must be given with --rate for this model and concept")
         deployment = adaptive.deployment(text)
+        terminal.show_truncation(adaptive.encoder.tokenize(text).truncated)
         event = attack_succeeds(deployment, pipe, detector, **settings.sampler(steps, guidance))
         with terminal.bar("drawing") as tick:
             decision = decide_event(
@@ -278,6 +282,7 @@ def _save(settings: Settings, adaptive: AdaptiveMedianSmoother, text: str, resul
         return
     model = ModelRecord.of(adaptive.encoder.text_encoder)
     record = {"prompt": text, "smoother": adaptive.settings(), "source": settings.source(None)}
+    record |= adaptive.encoder.tokenize(text).truncated
     folder = saved(Certificate.of(result, model=model, provenance=record), folder)
     terminal.out.print(Text(f"written: {folder}/ (certificate.json, tensors.safetensors)"), soft_wrap=True)
 

@@ -33,6 +33,7 @@ __all__ = [
     "show_decision",
     "show_not_covered",
     "show_tokens",
+    "show_truncation",
     "table",
 ]
 
@@ -66,6 +67,13 @@ def plain_token(token: str) -> str:
     return _files.printable(spelled(token))
 
 
+def show_truncation(record: Mapping[str, Any]) -> None:
+    """That the prompt was cut, where it was."""
+    cut = record.get("truncated")
+    if cut:
+        out.print(truncation(cut["tokens"], cut["kept"]))
+
+
 def show_tokens(text: str, adaptive: AdaptiveMedianSmoother) -> None:
     """Relevance and noise of every token of a prompt."""
     record: TokenNoise = adaptive.relevance(text)
@@ -82,9 +90,7 @@ def show_tokens(text: str, adaptive: AdaptiveMedianSmoother) -> None:
             escape(plain_token(token)), f"{score:+.3f}", f"{sigma:.4g}", f"{sigma / spread:.2f}", f"[cyan]{blocks}[/]"
         )
     out.print(rows)
-    read = adaptive.encoder.tokenize(text)
-    if read.dropped:
-        out.print(truncation(read.length + read.dropped, read.length))
+    show_truncation(adaptive.encoder.tokenize(text).truncated)
     silent = sum(sigma == 0 for _, sigma in rest)
     names = ", ".join(concept.name for concept in adaptive.concepts)
     out.print(
@@ -116,9 +122,7 @@ def show_certificate(certificate: Certificate) -> None:
     """The claims of a prompt's certificate, part by part: encoding, what is deployed, noise prediction, image, prompts."""
     out.print()
     out.rule("[bold]certificate[/]", align="left", style="dim")
-    cut = certificate.provenance.get("truncated")
-    if cut:
-        out.print(truncation(cut["tokens"], cut["kept"]))
+    show_truncation(certificate.provenance)
     _show_encoding(certificate)
     _show_deployed(certificate)
     _show_predictions(certificate)

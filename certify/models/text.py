@@ -73,6 +73,11 @@ class TokenizedPrompt(Record):
         return tuple(int(i) for i, kind in zip(self.ids, self.kinds, strict=True) if kind == "word")
 
     @property
+    def truncated(self) -> dict[str, dict[str, int]]:
+        """Of a prompt that was cut, its tokens and how many were kept, begin and end included, for a record; else nothing."""
+        return {"truncated": {"tokens": self.length + self.dropped, "kept": self.length}} if self.dropped else {}
+
+    @property
     def empty(self) -> bool:
         """True where nothing stands between begin and end: the unconditional prompt."""
         return not self.words

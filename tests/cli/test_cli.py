@@ -111,6 +111,16 @@ def test_a_prompt_that_does_not_fit(run):
     assert (code, "Not refuted" in out) == (0, True), err
     assert run("report", "a")[0] == 0
     assert said in (Path("a") / "report.html").read_text()
+    for words in (
+        ("radius", "--n", "300", "--out", "r"),
+        ("curve", "--n", "300", "--out", "c"),
+        ("decide", "--n", "2000"),
+    ):
+        code, out, err = run(words[0], long, "--truncate", "--concept", "circle", *words[1:])
+        assert said in " ".join(out.split()), err
+    assert Certificate.load("r").provenance["truncated"] == {"tokens": 50, "kept": 20}
+    code, out, err = run("check", "r")
+    assert (code, "Not refuted" in out) == (0, True), err
 
 
 def test_attack_prompts_of_a_table(run, tmp_path):
