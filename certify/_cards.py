@@ -580,7 +580,7 @@ def _of_certificate(certificate: Any) -> Card:
     if 0 < silent < len(claims):
         mark = (f"certified, but for {silent} of {len(claims)} claims", "quiet")
     reasons = dict.fromkeys(f"No claim about the {c.function}: {c.reason}." for c in claims if c.status != "certified")
-    notes = [*list(reasons)[:_REASONS], f"Not covered. {POLICIES[claims[0].policy]}"]
+    notes = [*certificate.notices, *list(reasons)[:_REASONS], f"Not covered. {POLICIES[claims[0].policy]}"]
     return Card("certificate", main.sentence, mark, facts, tables=[table], notes=notes)
 
 

@@ -43,6 +43,7 @@ from certify.bounds import (
     Run,
     StatisticBound,
 )
+from certify.bounds.base import POINT
 from certify.bounds.deployed import event_at, event_interval, event_radius
 from certify.bounds.percentile import BoxEvidence
 from certify.ellipsoid import Ellipsoid
@@ -107,6 +108,14 @@ _OWN = (
     "model",
 )
 """What `Certificate.of` puts on record itself."""
+
+
+def not_named(concept: str, relevance: float, threshold: float) -> str:
+    """The notice that a prompt does not name the concept that its certificate is about (`certify.adaptive.mention`)."""
+    return (
+        f"The prompt does not seem to name “{concept}”: its highest relevance is {relevance:.2f}, where prompts that name it "
+        f"reach {threshold:.2f}. What is certified holds, but there is little of the concept to suppress here."
+    )
 
 
 def checked_provenance(given: Any, taken: Iterable[str] = ()) -> dict[str, Any]:
@@ -241,6 +250,8 @@ class Claim(Shown):
         """The claim in words."""
         if self.status == "abstained":
             return f"No claim: {self.reason}."
+        if self.reason == POINT:
+            return f"{replace(self, reason='').sentence} But {POINT}."
         to = "the smoothed value at the input itself" if self.reference == "population" else "the reference"
         # Numbers are rounded in the safe direction: what is said is then true, too.
         at_most, at_least = (lambda x: shown(x or 0.0, "up", 6)), (lambda x: shown(x or 0.0, "down", 6))
@@ -478,6 +489,15 @@ class Certificate(Shown):
     def alpha(self) -> float:
         """Σα: all claims hold at once with probability at least 1 − this."""
         return min(1.0, math.fsum(claim.alpha for claim in self.claims))
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What a reader must know beside the claims, in words: they say little, though they hold."""
+        found = [f"But {POINT}."] if not bool((self.tensors["sigma"] > 0).any()) else []
+        mention = self.provenance.get("concept_in_prompt")
+        if mention is not None and not mention["named"]:
+            found.append(not_named(str(mention["concept"]), float(mention["relevance"]), float(mention["threshold"])))
+        return tuple(found)
 
     @property
     def main(self) -> Claim:

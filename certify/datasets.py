@@ -154,9 +154,9 @@ def certify_row(
         What goes on record (without "run"), and the certificate; None for a refused prompt. In the record: "status" is
         "certified" (the radius is > 0), "abstained" (`reason` says why) or "refused" (`reason`); "radius" is the certified
         radius for "tolerance", 0 without one; "bound" the bound at "rho", None without one, to be compared with
-        "yardstick", a squared distance; "alpha" the failure probability of all that together, "n" the draws; "others" the
-        certificate's other claims; "seconds" the time it took; "truncated", of a prompt that was cut, its "tokens" and how many
-        were "kept", begin and end included.
+        "yardstick", a squared distance; "alpha" the failure probability of all that together, "n" the draws; "named" whether
+        the prompt names the concept (`certify.adaptive.mention`); "others" the certificate's other claims; "seconds" the time
+        it took; "truncated", of a prompt that was cut, its "tokens" and how many were "kept", begin and end included.
     """
     from certify.adaptive.certification import DEFAULT_RHOS
 
@@ -246,6 +246,7 @@ def _outcome(certificate: Certificate, options: RowOptions, seed: int, started: 
         "n": options.n,
         "seed": seed,
         "reason": reason if radius <= 0 else "",
+        "named": certificate.provenance["concept_in_prompt"]["named"],
         "others": [_brief(c) for c in certificate.claims if c is not bound and c is not searched],
         "seconds": round(time.perf_counter() - started, 3),
     }
@@ -589,6 +590,7 @@ def summary(records: Sequence[Mapping[str, Any]], options: RowOptions) -> dict[s
     counts = {name: sum(r["status"] == name for r in records) for name in ("certified", "abstained", "refused")}
     return {
         "prompts": len(records),
+        "unnamed": sum(record.get("named") is False for record in records),
         **counts,
         "truncated": sum("truncated" in r for r in records),
         "tolerance": "each prompt's yardstick" if options.tolerance is None else options.tolerance,

@@ -100,7 +100,7 @@ def statistic_bound(
         status="abstained" if missing else "certified",
         reason=f"n = {n} draws give no limit at q = {q:g}, ρ = {rho:g}, K = {replicas}: {enough(needed)}"
         if missing
-        else "",
+        else asked.run.remark,
         run=asked.run,
     )
 
@@ -167,7 +167,7 @@ def event_bound(
         alpha=asked.alpha,
         n=asked.n,
         status="certified" if certified else "abstained",
-        reason=""
+        reason=asked.run.remark
         if certified
         else f"seen in {successes} of {n} draws, at this ρ and K the event is bounded by nothing",
         run=asked.run,

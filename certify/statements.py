@@ -532,7 +532,7 @@ class _Plan:
             n=self.setting.n,
             center=self.setting.center,
             status="certified" if finite else "abstained",
-            reason="" if finite else self._too_few(choice.rho, alpha, evaluation),
+            reason=self.run.remark if finite else self._too_few(choice.rho, alpha, evaluation),
             smoother=method.smoother,
             reference=self.setting.reference,
             evidence=evaluation.evidence,
@@ -556,7 +556,7 @@ class _Plan:
             n=self.setting.n,
             center=self.setting.center,
             status="certified" if finite else "abstained",
-            reason="" if finite else self._too_few(choice.rho, statement.alpha, evaluation),
+            reason=self.run.remark if finite else self._too_few(choice.rho, statement.alpha, evaluation),
             evidence=evaluation.evidence,
             run=self.run,
             considered=choice.considered,
@@ -575,7 +575,7 @@ class _Plan:
         rho, evaluation = largest_radius(bound, statement.tolerance)
         if 0 < rho < self.floor:
             return None
-        reason = ""
+        reason = self.run.remark
         if rho == 0 and math.isfinite(evaluation.value):
             reason = (
                 f"already for the smallest perturbations the bound from n = {self.setting.n} draws is "
@@ -628,7 +628,7 @@ class _Plan:
             lower_rank=box.lower_rank,
             upper_rank=box.upper_rank,
             status="certified" if finite else "abstained",
-            reason=""
+            reason=self.run.remark
             if finite
             else self._too_few(statement.rho, statement.alpha, Evaluation(math.inf, None, needed), statement.p),
             run=self.run,

@@ -24,6 +24,7 @@ from certify.adaptive.coverage import (
 from certify.adaptive.deployment import Deployment
 from certify.adaptive.frozen import FrozenSmoother
 from certify.adaptive.memory import CovarianceMemory, Issued, Region
+from certify.adaptive.mention import Mention
 from certify.adaptive.policies import POLICIES, noise_then_adapt
 from certify.adaptive.problem import Problem
 from certify.adaptive.relevance import RelevanceScorer
@@ -39,6 +40,7 @@ __all__ = [
     "Deployment",
     "FrozenSmoother",
     "Issued",
+    "Mention",
     "Neighbour",
     "PositionCoverage",
     "Problem",

@@ -235,7 +235,7 @@ def certify_prompt(
 
     Returns:
         A `Certificate`; its provenance holds the smoother's settings, the tokens, yardsticks, what the radius covers and the
-        measured rate without the defence.
+        measured rate without the defence. Where the prompt does not name the concept, `notices` says so.
 
     Raises:
         ValueError: the prompt is empty or too long, or an argument is out of range.
@@ -424,6 +424,7 @@ def certify_prompt(
             "smoother": adaptive.settings(),
             "token_noise": {**words, **tokens},
             "token_spread": adaptive.encoder.embedding_spread,
+            "concept_in_prompt": adaptive.mention(prompt).to_dict(),
             "yardstick": {
                 "distance": stick.distance,
                 "word": None if private else stick.word,

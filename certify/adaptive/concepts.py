@@ -32,13 +32,15 @@ from certify import _files, _tables, _validate
 from certify._records import Record
 from certify.models.text import PromptEncoder, TokenizedPrompt
 
-__all__ = ["SIMILARITIES", "Concept", "available_concepts", "concept_direction", "features"]
+__all__ = ["SIMILARITIES", "Concept", "available_concepts", "concept_direction", "features", "goes_with"]
 
 SIMILARITIES = ("flattened", "end-of-text")
 """What of an encoding is compared: all positions as one vector, or the vector at its own end-of-text position."""
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_FOLDERS = (_PACKAGE / "adaptive" / "data", _PACKAGE / "world" / "concepts")
+_CLIP, _EMBEDDED = _PACKAGE / "adaptive" / "data", _PACKAGE / "world" / "concepts"
+_CLIP_CONTEXT = 77
+"""Tokens of a prompt in CLIP's text encoders, those of every Stable Diffusion: the pairs of `_CLIP` are written for them."""
 _SUFFIXES = tuple(ending for ending in _tables.SUFFIXES if ending != ".txt")
 _FIELDS = ("positive", "negative")
 
@@ -121,6 +123,21 @@ def available_concepts() -> list[str]:
     return list(_shipped())
 
 
+def goes_with(name: str) -> str:
+    """Which models a shipped concept is for, in words; "" for a name that does not ship.
+
+    A concept for models of CLIP's size has sentences that the embedded model's context and vocabulary are too small for; one
+    of the embedded model fits everywhere, but is about that model's world.
+    """
+    path = _shipped().get(name)
+    if path is None:
+        return ""
+    if path.parent == _CLIP:
+        return f"any model of CLIP's size (context {_CLIP_CONTEXT})"
+    config = _files.read_json(_PACKAGE / "world" / "pipeline" / "text_encoder" / "config.json")
+    return f"the embedded model (context {config['max_position_embeddings']})"
+
+
 def concept_direction(
     encoder: PromptEncoder, concept: Concept, *, similarity: str = "flattened", batch_size: int = 64
 ) -> Tensor:
@@ -152,7 +169,7 @@ def concept_direction(
             try:
                 tokenized.setdefault(prompt, encoder.tokenize(prompt, truncate=False))
             except ValueError as error:
-                raise ValueError(f"concept {concept.name!r}, pair {number}, {side}: {error}") from error
+                raise ValueError(f"{_too_long(encoder, concept)}pair {number}, {side}: {error}") from error
             weights[prompt] += sign
     used = [prompt for prompt in tokenized if weights[prompt]]
     shape = (encoder.context_length, encoder.width) if similarity == "flattened" else (encoder.width,)
@@ -174,8 +191,20 @@ def features(encoder: PromptEncoder, prompts: Sequence[TokenizedPrompt], similar
     return encoded.to("cpu", torch.float64)
 
 
+def _too_long(encoder: PromptEncoder, concept: Concept) -> str:
+    """The head of the message where a pair does not fit into the context: which concepts do, if this one is shipped."""
+    about = goes_with(concept.name)
+    if not about:
+        return f"concept {concept.name!r}, "
+    others = [name for name, path in _shipped().items() if path.parent == _EMBEDDED]
+    return (
+        f"concept {concept.name!r}: goes with {about}, this text encoder's is {encoder.context_length}; with the embedded "
+        f"model go {', '.join(others)}, or pairs of your own that are short enough. "
+    )
+
+
 def _shipped() -> dict[str, Path]:
-    files = [path for folder in _FOLDERS for path in folder.glob("*.jsonl")]
+    files = [path for folder in (_CLIP, _EMBEDDED) for path in folder.glob("*.jsonl")]
     return {path.stem: path for path in sorted(files, key=lambda path: path.stem)}
 
 

@@ -36,6 +36,7 @@ from certify.adaptive.concepts import SIMILARITIES, Concept, concept_direction
 from certify.adaptive.deployment import Deployment, deployed, side_information, stream_name
 from certify.adaptive.frozen import DEFAULT_DRAWS, FrozenSmoother
 from certify.adaptive.memory import CovarianceMemory, Issued
+from certify.adaptive.mention import Mention, mention_of, thresholds
 from certify.adaptive.policies import AGGREGATES, POLICIES, SHARING, noise_then_adapt
 from certify.adaptive.problem import QUANTITIES, Problem
 from certify.adaptive.relevance import RelevanceScorer
@@ -265,6 +266,18 @@ class AdaptiveMedianSmoother:
             ValueError: the prompt is empty or does not fit into the context.
         """
         return self._token_noise([self._tokenize(prompt)])[0]
+
+    def mention(self, prompt: str) -> Mention:
+        """Whether a prompt names what is to be suppressed, and how that was told (`certify.adaptive.mention`).
+
+        Raises:
+            ValueError: the prompt is empty or does not fit into the context.
+        """
+        return mention_of(self.scorer.scores([self._tokenize(prompt)])[0], self.concepts, self._thresholds)
+
+    @functools.cached_property
+    def _thresholds(self) -> tuple[float, ...]:
+        return thresholds(self.scorer, self.concepts)
 
     def sigma(self, prompt: str) -> Tensor:
         """σ(y) of every position, (tokens, 1), float64 on the CPU. Errors as for `relevance`."""

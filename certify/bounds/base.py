@@ -63,6 +63,11 @@ class Run(Record):
     def __post_init__(self) -> None:
         recorded(self.policy, self.function)
 
+    @property
+    def remark(self) -> str:
+        """What a reader of a certified claim must know of its set: the `reason` of a claim that is made; mostly ""."""
+        return "" if self.noise.region(self.y.shape, 1.0).dimensions else POINT
+
     @classmethod
     def of(
         cls,
@@ -80,6 +85,10 @@ class Run(Record):
         """A run at y, whose dtype and device are the run's."""
         dtype, device = str(y.dtype).removeprefix("torch."), str(y.device)
         return cls(n, seed, pilot, dtype, device, y, noise, policy, support, function, copies)
+
+
+POINT = "there is no noise (σ is 0 everywhere), and the certified set is a single point, the input itself"
+"""Said with every claim whose noise is none: it holds for all radii, since no perturbation has a finite size."""
 
 
 def recorded(policy: Any, function: Any) -> None:

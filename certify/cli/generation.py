@@ -44,12 +44,16 @@ def concepts(
 ) -> None:
     """The concepts that come with the toolkit. A file of your own goes wherever a name does."""
     from certify.adaptive import Concept, available_concepts
+    from certify.adaptive.concepts import goes_with
 
     if name is None:
-        table = terminal.table("concept", "pairs")
+        table = terminal.table("concept", "pairs", "goes with")
         for entry in available_concepts():
-            table.add_row(entry, str(len(Concept.load(entry).pairs)))
+            table.add_row(entry, str(len(Concept.load(entry).pairs)), goes_with(entry))
         terminal.out.print(table)
+        terminal.out.print(
+            "[dim]Context: tokens of a prompt, begin and end among them, that a text encoder has room for.[/]"
+        )
         return
     loaded, pairs = Concept.load(name), _validate.count("pairs", pairs)
     table = terminal.table("positive", "negative")

@@ -235,6 +235,11 @@ def prompts(
         f"{safely(float(total['average_certified_radius']), 'down', '.4g')}, median "
         f"{safely(float(total['median_radius']), 'down', '.4g')}."
     )
+    if total["unnamed"]:
+        terminal.out.print(
+            f"[bold yellow]Notice.[/] {total['unnamed']:,} of {asked:,} prompts do not seem to name the concept: there is "
+            "little of it to suppress in them (“named” in results.jsonl)."
+        )
     for record in [r for r in records if r["status"] == "refused"][:3]:
         said = f"refused, {data.place} {record.get('line', '?')}: {_files.printable(record.get('reason', ''))}"
         terminal.out.print(Text(said, style="dim"))

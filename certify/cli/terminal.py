@@ -97,6 +97,8 @@ def show_tokens(text: str, adaptive: AdaptiveMedianSmoother) -> None:
         f"[dim]relevance to {escape(names)}; σ₀ = {adaptive.sigma0:.4g}, k = {adaptive.k:g}; "
         f"{silent} of {len(rest)} begin, end and padding positions carry no noise[/]"
     )
+    if notice := adaptive.mention(text).notice:
+        out.print(f"[bold yellow]Notice.[/] {escape(notice)}")
 
 
 def show_overlays(model: Any) -> None:

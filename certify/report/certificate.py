@@ -66,6 +66,7 @@ def _certificate_page(
     body = [
         header("Robustness certificate", title, headline(certificate, main), tiles, of_prompt),
         f'<p class="note">{truncation(cut["tokens"], cut["kept"])}</p>' if cut else "",
+        _notices(certificate),
         _short_list(certificate, main),
         not_covered(
             certificate.claims[0].policy,
@@ -83,6 +84,12 @@ def _certificate_page(
         _provenance(certificate, digests),
     ]
     return document(f"Certificate: {title}", body)
+
+
+def _notices(certificate: Certificate) -> str:
+    """What a reader must know before any number."""
+    said = "".join(f"<li>{escaped(notice)}</li>" for notice in certificate.notices)
+    return section("Notice", f"<ul>{said}</ul>", "warn") if said else ""
 
 
 def _short_list(certificate: Certificate, main: Claim) -> str:

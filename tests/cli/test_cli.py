@@ -249,6 +249,9 @@ def test_concepts(run):
     assert code == 0
     for name in ("circle", "nudity", "violence", "gun", "van-gogh"):
         assert name in out
+    goes = {line.split()[0]: line for line in out.splitlines() if "context" in line}
+    assert "any model of CLIP's size (context 77)" in goes["nudity"]
+    assert "the embedded model (context 20)" in goes["circle"]
     code, out, _ = run("concepts", "circle")
     assert (code, "circle" in out) == (0, True)
 
