@@ -113,6 +113,7 @@ _OWN = (
     "smoother",
     "token_noise",
     "token_spread",
+    "concept_in_prompt",
     "yardstick",
     "coverage",
     "covered_prompts",
