@@ -60,16 +60,19 @@ def flat(state: Mapping[Any, Any], deep: int = _DEEPEST) -> dict[Any, Any]:
     Names of parts and of modules stay as prefixes. What is deeper than any trainer puts it is left as it is.
 
     Raises:
-        ValueError: it has more names than any model.
+        ValueError: it has more names than any model, or several state dicts of which any may be meant.
     """
     for level in range(deep):
         parts = {key: state[key] for key in _PARTS if isinstance(state.get(key), Mapping)}
-        inner = next((state[key] for key in _WRAPPED if isinstance(state.get(key), Mapping)), None)
+        wrapped = [key for key in _WRAPPED if isinstance(state.get(key), Mapping)]
         if parts:
             below = deep - level - 1
             return {f"{key}.{name}": tensor for key, of in parts.items() for name, tensor in flat(of, below).items()}
-        if inner is not None:
-            state = inner
+        if wrapped:
+            whole = [key for key in wrapped if any(isinstance(value, Tensor) for value in state[key].values())]
+            if len(whole) > 1:
+                raise ValueError(f"holds several state dicts, {', '.join(map(repr, whole))}; must hold one of them")
+            state = state[(whole or wrapped)[0]]
         elif any(isinstance(value, Mapping) for value in state.values()):  # {module: its state dict}
             opened: dict[Any, Any] = {}
             for key, value in state.items():

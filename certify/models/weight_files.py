@@ -28,6 +28,7 @@ _NAMED = re.compile(  # the variant stands before the suffix, in an index behind
     r"(?P<stem>[\w-]+?)(?:\.(?P<variant>[\w-]+))?\.(?P<suffix>safetensors|bin)"
     r"(?P<index>(?:\.(?P<older>[\w-]+))?\.index(?:\.(?P<newer>[\w-]+))?\.json)?"
 )
+_OF_A_MODEL = ("_class_name", "model_type", "architectures")
 _ADAPTERS = ("adapter_model", "pytorch_lora_weights")
 
 
@@ -76,12 +77,17 @@ def read(argument: str, stem: str, source: str | Path | Mapping[str, Tensor], va
     file = _in_folder(argument, path, stem, variant) if path.is_dir() else path
     found = _NAMED.fullmatch(file.name)
     described = file.parent / "config.json"
-    # Of a model's own files the configuration is theirs; another file may merely lie there.
-    own = path.is_dir() or (found is not None and found["stem"] in (stem, "pytorch_model"))
-    config = _json(argument, described) if own and described.is_file() else None
+    config = _json(argument, described) if described.is_file() and (path.is_dir() or _is_own(found, stem)) else None
+    # Beside a file that is named itself there may be some other program's.
+    if config is not None and not path.is_dir() and not any(key in config for key in _OF_A_MODEL):
+        config = None
     state, metadata = _indexed(argument, file) if found and found["index"] else _whole(argument, file)
     adapter = file.parent / "adapter_config.json"
     return Weights(state, str(source), metadata, config, adapter if adapter.is_file() else None)
+
+
+def _is_own(found: re.Match[str] | None, stem: str) -> bool:
+    return found is not None and found["stem"] in (stem, "pytorch_model")
 
 
 def variants(folder: Path, stem: str, suffix: str = "safetensors") -> dict[str, Path]:
@@ -94,7 +100,7 @@ def variants_of(paths: Iterable[Path], stem: str, folder: Path, suffix: str = "s
     found: dict[str, Path] = {}
     for path in paths:
         name = None if _PART.search(path.name) or path.parent != folder else _NAMED.fullmatch(path.name)
-        if name and name["stem"] in (stem, "pytorch_model") and name["suffix"] == suffix:
+        if name and _is_own(name, stem) and name["suffix"] == suffix:
             variant = name["newer"] or name["older"] or name["variant"] or ""
             found[variant] = path if name["index"] else found.get(variant, path)  # an index goes before a file
     return found

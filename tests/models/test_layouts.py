@@ -318,6 +318,17 @@ def test_other_adapters_of_kohyas_trainers_are_refused_by_name(tensor: str, base
         overlay_unet(base, file(state, tmp_path / "a.safetensors"))
 
 
+def test_two_adapters_and_layers_that_are_not_merged_are_refused(base: Any) -> None:
+    pairs = factors(base, KEY)
+    state = named(pairs, "", "lora_A.default.weight", "lora_B.default.weight")
+    with pytest.raises(ValueError, match=r"has two of down: must be one adapter"):
+        overlay_unet(base, state | named(pairs, "", "lora_A.other.weight", "lora_B.other.weight"))
+    with pytest.raises(
+        ValueError, match=r"base_layer\.weight' is no name of a LoRA .*; merge the adapter into its model first"
+    ):
+        overlay_unet(base, state | {f"{KEY}.base_layer.weight": weight(base, KEY)})
+
+
 def test_a_file_that_has_nothing_of_the_part_is_refused_with_advice(base: Any, text: Any, tmp_path: Path) -> None:
     path = file(kohya(factors(text, TEXT), "lora_te_text_model_"), tmp_path / "text.safetensors")
     message = (
@@ -561,6 +572,12 @@ def test_unets_as_trainers_save_them(layout: str, base: Any, erased: State, tmp_
     assert fingerprint(base) == fingerprint(erased)
 
 
+def test_of_several_state_dicts_one_must_be_given(base: Any, erased: State, tmp_path: Path) -> None:
+    path = pickled({"model": erased, "ema": erased, "step": 3}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"holds several state dicts, 'model', 'ema'; must hold one of them"):
+        overlay_unet(base, path)
+
+
 @pytest.mark.parametrize("prefix", ["", "unet."])
 def test_esd_saves_a_state_dict_for_every_module(prefix: str, base: Any, erased: State, tmp_path: Path) -> None:
     modules: dict[str, OrderedDict[str, Tensor]] = {}
@@ -638,6 +655,12 @@ def test_configurations_that_mean_the_same(by: str, name: str, base: Any, erased
     folder = described(erased, tmp_path, SAME[name])
     overlay_unet(base, folder if by == "folder" else folder / "diffusion_pytorch_model.safetensors")
     assert fingerprint(base) == fingerprint(erased)
+
+
+def test_a_configuration_of_something_else_is_not_read(base: Any, erased: State, tmp_path: Path) -> None:
+    path = file(erased, tmp_path / "diffusion_pytorch_model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"lr": 1e-5, "attention_head_dim": 2}))
+    assert not overlay_unet(base, path).partial
 
 
 DIFFERENT: dict[str, dict[str, Any]] = {
