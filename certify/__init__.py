@@ -17,17 +17,28 @@ from certify.rates import event_rate_over
 from certify.replicas import deployed_distance, event_bound, statistic_bound
 from certify.sequential import Decision, decide_event, decide_mse, decide_statistic
 from certify.smoothers import MeanSmoother, MedianSmoother
-from certify.statements import bound_curve, certified_radius, deployed_bound, mse_bound, percentile_bounds
+from certify.statements import ask, bound_curve, certified_radius, deployed_bound, mse_bound, percentile_bounds
 from certify.support import Support, layer_norm_support
 from certify.uniform import UniformNoise
 
 if TYPE_CHECKING:
+    from certify import adaptive as adaptive
+    from certify import datasets as datasets
+    from certify import detectors as detectors
+    from certify import downstream as downstream
+    from certify import generate as generate
+    from certify import models as models
+    from certify import plots as plots
+    from certify import report as report
+    from certify import world as world
     from certify.adaptive import AdaptiveMedianSmoother
     from certify.models import load_pipeline
 
 __version__ = "0.1.0"
 
 _LAZY = {"AdaptiveMedianSmoother": "certify.adaptive", "load_pipeline": "certify.models"}
+_MODULES = ("adaptive", "datasets", "detectors", "downstream", "generate", "models", "plots", "report", "world")
+"""Modules that are attributes from the beginning, and load when they are first touched."""
 
 __all__ = [
     "AdaptiveMedianSmoother",
@@ -40,6 +51,7 @@ __all__ = [
     "MedianSmoother",
     "Support",
     "UniformNoise",
+    "ask",
     "bound_curve",
     "certified_radius",
     "decide_event",
@@ -61,6 +73,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
-    if name in ("plots", "world"):
+    if name in _MODULES:
         return importlib.import_module(f"certify.{name}")
     raise AttributeError(f"module 'certify' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})
