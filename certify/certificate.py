@@ -637,7 +637,8 @@ class Certificate(Shown):
         level = _validate.probability("level", level)
         seed = _validate.seed_value(seed)
         y = _validate.finite_tensor("y", y).detach()
-        if tensor_digest(y) != self.provenance.get("input_sha256"):
+        stated = self.provenance.get("input_sha256", "")
+        if stated is not None and tensor_digest(y) != stated:  # None: of a private prompt
             raise ValueError("y is not the input that this certificate is about: its SHA-256 differs")
         n = None if n is None else _validate.count("n", n)
         functions = self._functions(f)
@@ -1060,7 +1061,8 @@ _ON_RECORD: dict[str, tuple[Callable[[Any], bool], str]] = {
     **{
         n: (lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= 0, "a whole number >= 0") for n in _COUNTS
     },
-    **{n: (lambda v: isinstance(v, str), "a string") for n in ("dtype", "device", "input_sha256", "noise")},
+    **{n: (lambda v: isinstance(v, str), "a string") for n in ("dtype", "device", "noise")},
+    "input_sha256": (lambda v: isinstance(v, str | None), "a string or null"),
     "prompt": (lambda v: isinstance(v, str | None), "a string or null"),
     "model": (_is_model, "an object with kind, a string, and sha256, null or strings by name"),
     "source": (_is_source, "an object of strings or null, and concepts, a list of strings"),

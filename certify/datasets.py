@@ -21,10 +21,13 @@ another run is refused, and nothing in it is changed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import hmac
 import json
 import math
 import os
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -56,14 +59,20 @@ __all__ = [
     "read_record",
     "row_seed",
     "run_settings",
+    "settings_of",
     "summary",
 ]
 
 FRACTION_RHOS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0)
 """Radii at which the certified fraction is reported."""
 
-FORMAT = "certify prompts 1"
+FORMAT = "certify prompts 2"
 """Of the files of a run."""
+
+OLDER = "certify prompts 1"
+"""Lines had no digest, and streams were others: it can be reported, and not gone on with."""
+
+_DATA = "private.json"  # which data a private run is about, for its owner alone
 
 _STEPS = 1000  # of progress, a row
 
@@ -274,10 +283,15 @@ def run_settings(
 
     smoother = adaptive.settings()
     del smoother["memory_sha256"]  # grows with every row
+    about = data.source
+    if (
+        options.private
+    ):  # a digest of few enough prompts says which they are, and files are called after what is in them
+        about = {"name": "private", "rows": len(data.rows), "sha256": None}
     return {
         "format": FORMAT,
         "version": __version__,
-        "data": data.source,
+        "data": about,
         "model": adaptive.encoder.fingerprint() if pipe is None else fingerprint(pipe),
         "dtype": str(adaptive.encoder.dtype).removeprefix("torch."),
         "device": adaptive.encoder.device.type,
@@ -286,13 +300,39 @@ def run_settings(
     }
 
 
-def read_record(line: bytes, number: int, run: str) -> tuple[dict[str, Any] | None, str]:
+def _digest(record: Mapping[str, Any]) -> str:
+    """Of a record without its digest."""
+    return json_digest({name: value for name, value in record.items() if name != "sha256"})
+
+
+def settings_of(folder: Path) -> dict[str, Any] | None:
+    """What decided the results of a run that is in a folder; None: there is none.
+
+    Raises:
+        ValueError: the file that says so is damaged.
+    """
+    path = folder / "settings.json"
+    if not path.exists():
+        return None
+    try:
+        there = _files.read_json(path)
+        settings = dict(there["settings"])
+        intact = there["digest"] == json_digest(settings)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{str(path)!r}: is damaged ({error!r}); choose another folder") from None
+    if not intact:
+        raise ValueError(f"{str(path)!r}: is damaged (its digest differs); choose another folder")
+    return settings
+
+
+def read_record(line: bytes, number: int, run: str, *, sealed: bool = True) -> tuple[dict[str, Any] | None, str]:
     """A line of `results.jsonl`, None where it is no JSON, and in words why it is not the record of a row; "": it is.
 
     Args:
         line: without its end.
         number: of the row.
         run: the digest of the run's settings.
+        sealed: whether each line has a digest of its own.
     """
     try:
         record = _files.json_value(line)
@@ -300,6 +340,8 @@ def read_record(line: bytes, number: int, run: str) -> tuple[dict[str, Any] | No
         return None, f"it is not JSON: {error}"
     if not isinstance(record, dict):
         return {}, "it is no JSON object"
+    if sealed and record.get("sha256") != _digest(record):
+        return record, "its SHA-256 is not that of what it holds"
     status, radius = record.get("status"), record.get("radius")
     size: Any = math.inf if radius == "Infinity" else radius
     fits = isinstance(size, (int, float)) and not isinstance(size, bool) and size >= 0
@@ -343,12 +385,13 @@ class Results:
         self.done: list[dict[str, Any]] = []
         if self.folder.exists() and not self.folder.is_dir():
             raise FileExistsError(f"out = {str(folder)!r}: is a file; must be a folder")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        _files.make_folder(self.folder)
         self._compare()
         file: BinaryIO = (self.folder / "results.jsonl").open("a+b")
         try:
             self._lock(file)
             whole = self._read(file)
+            self._same_data()
             file.truncate(whole)
             file.seek(0, os.SEEK_END)
         except BaseException:
@@ -366,11 +409,25 @@ class Results:
         """Writes the next row's record, and returns when it is on disk."""
         if record["row"] != len(self.done) + 1:
             raise ValueError(f"record of row {record['row']}: must be of row {len(self.done) + 1}, the next one")
-        kept = {**record, "run": self.run}
-        self._file.write((json.dumps(kept, ensure_ascii=False, allow_nan=False) + "\n").encode())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        kept = json.loads(json.dumps({**record, "run": self.run}, allow_nan=False))
+        kept["sha256"] = _digest(kept)
+        line, end = (json.dumps(kept, ensure_ascii=False) + "\n").encode(), os.fstat(self._file.fileno()).st_size
+        try:
+            while line:
+                line = line[os.write(self._file.fileno(), line) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(end)
+            whole = f"the results of {len(self.done):,} prompts are whole"
+            raise OSError(
+                error.errno,
+                f"out = {str(self.folder)!r} cannot be written ({error.strerror}); {whole}: when there is room the same "
+                "command goes on from there",
+            ) from error
         self.done.append(kept)
+        if len(self.done) == len(self.data.rows):
+            (self.folder / _DATA).unlink(missing_ok=True)
 
     def certificate_folder(self, number: int) -> Path:
         """Where a row's certificate is kept."""
@@ -378,31 +435,44 @@ class Results:
 
     def _compare(self) -> None:
         """Refuses the folder of another run; an empty one gets the settings."""
-        path, results = self.folder / "settings.json", self.folder / "results.jsonl"
-        if not path.exists():
-            if results.exists():
+        settings = settings_of(self.folder)
+        if settings is None:
+            foreign = [name for name in _WRITTEN if (self.folder / name).exists()]
+            if foreign:
                 raise ValueError(
-                    f"out = {str(self.folder)!r}: holds results.jsonl without settings.json; choose another"
+                    f"out = {str(self.folder)!r}: holds {foreign[0]} without settings.json; choose another folder"
                 )
-            text = json.dumps(
-                {"digest": json_digest(self.settings), "settings": self.settings}, indent=2, ensure_ascii=False
-            )
-            _files.write(path, text + "\n")
+            kept = {"digest": json_digest(self.settings), "settings": self.settings}
+            _files.write(self.folder / "settings.json", json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
             return
-        try:
-            there = _files.read_json(path)
-            settings = dict(there["settings"])
-            intact = there["digest"] == json_digest(settings)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{str(path)!r}: is damaged ({error!r}); choose another folder") from None
         names = [name for name in {**self.settings, **settings} if settings.get(name) != self.settings.get(name)]
         if names:
             raise ValueError(
                 f"out = {str(self.folder)!r}: holds the results of another run ({', '.join(names)} "
                 f"differ{'s' if len(names) == 1 else ''}); choose another folder"
             )
-        if not intact:
-            raise ValueError(f"{str(path)!r}: is damaged (its digest differs); choose another folder")
+
+    def _same_data(self) -> None:
+        """Refuses to go on with other data than those that a private run is about."""
+        path = self.folder / _DATA
+        if self.settings["data"].get("sha256", "") is not None or len(self.done) == len(self.data.rows):
+            return
+        if not path.exists() and not self.done:
+            key = secrets.token_hex(32)
+            _files.write(path, json.dumps({"key": key, "data": self._mark(key)}) + "\n", owner_only=True)
+            return
+        try:
+            there = _files.read_json(path)
+            same = there["data"] == self._mark(str(there["key"]))
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(f"{str(path)!r}: is damaged ({error}); choose another folder") from error
+        if not same:
+            raise ValueError(
+                f"out = {str(self.folder)!r}: holds the results of another run (data differs); choose another folder"
+            )
+
+    def _mark(self, key: str) -> str:
+        return hmac.digest(key.encode(), json_digest(self.data.source).encode(), "sha256").hex()
 
     def _read(self, file: BinaryIO) -> int:
         """Reads the whole lines, and returns how many bytes they are."""
@@ -441,6 +511,10 @@ class Results:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"out = {str(self.folder)!r}: another process is writing there") from None
+
+
+_WRITTEN = ("results.jsonl", "summary.json", "fraction.png", "certificates", _DATA)
+"""What a run writes beside its settings."""
 
 
 def certify_rows(

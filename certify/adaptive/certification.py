@@ -35,6 +35,7 @@ from torch import Tensor
 
 from certify import _validate
 from certify._records import Shown
+from certify.adaptive.concepts import ships
 from certify.adaptive.coverage import PositionCoverage, covered_prompts, covered_substitutions
 from certify.adaptive.deployment import Deployment
 from certify.certificate import Certificate, ModelRecord, checked_provenance, tensor_digest
@@ -73,6 +74,9 @@ __all__ = [
     "run_of_prompt",
     "yardstick",
 ]
+
+_SAME_RELEVANCE = {"float32": 2e-4, "float64": 2e-4}
+"""Up to what the cosines of one prompt agree on every device, by dtype; two prompts mostly differ by more somewhere."""
 
 DEFAULT_RHOS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Radii of the curve of a prompt's certificate."""
@@ -223,9 +227,11 @@ def certify_prompt(
         steps, guidance: sampler settings. The trajectory and the images are made with them, and they are on record as they
             ran; the embedded model's own are 8 and 2 (`certify.world.DEFAULTS`).
         prompts: attack prompts, of which the certificate records whether `rho` covers them (T9).
-        private: leave out the prompt, its tokens and its embeddings. σ stays: how many tokens the prompt has and which of
-            them are relevant can be read from it. Relevance, σ, the reference and the boxes are those of the words: who has the
-            model can test guesses of a prompt against them. Private is not secret.
+        private: leave out the prompt, its tokens, its embeddings and their digest; attack prompts are counted. A checkpoint is
+            then the owner's alone to read, and its names tell nothing. Not under policy "memory": regions hold embeddings.
+            Relevance, σ, the trajectory, the reference and the boxes stay, and are those of the words: they tell how many
+            tokens there are and which are relevant, and who has the model can test guesses of a prompt against them. Private
+            is not secret.
         batch_size, memory, progress: as in `certify.statements.ask`; progress counts encodings.
         checkpoint: a folder to keep in what every pass has drawn. The same call goes on from there to the identical
             certificate; batch size and memory may be others; another call has a place of its own in it. With a
@@ -414,7 +420,11 @@ def certify_prompt(
     }
     words = {} if private else {"tokens": list(noise.tokens)}
     record |= adaptive.encoder.tokenize(prompt).truncated
-    return Certificate.of(
+    attacks = covered_prompts(adaptive, prompt, prompts, rho) if prompts else []
+    if private:  # attacks resemble what they attack, and it may be among them
+        counted = {"given": len(attacks), "covered": sum(attack.covered for attack in attacks)}
+        record["covered_prompts_counted"], attacks = counted, []
+    certificate = Certificate.of(
         *answers,
         model=model,
         keep_input=not private,
@@ -432,13 +442,23 @@ def certify_prompt(
                 "position": stick.position,
             },
             "coverage": [_position(c, private) for c in covered_substitutions(adaptive, prompt, rho)],
-            "covered_prompts": [c.to_dict() for c in covered_prompts(adaptive, prompt, prompts, rho)]
-            if prompts
-            else [],
+            "covered_prompts": [attack.to_dict() for attack in attacks],
             **record,
             **further,
         },
     )
+    if not private:
+        return certificate
+    # Of few enough prompts a digest says which it is.
+    return replace(certificate, provenance={**certificate.provenance, "input_sha256": None})
+
+
+def refuse_private_memory(private: bool) -> None:
+    """Raises ValueError where the prompt is to stay out of every file, and a memory of regions would hold it."""
+    if private:
+        raise ValueError(
+            "private = True: must be False under policy 'memory', whose regions hold the prompt's embeddings"
+        )
 
 
 def check_options(options: CertifyOptions) -> None:
@@ -554,6 +574,16 @@ def _certified_functions(
         raise ValueError(
             f"certificate has claims of policy {', '.join(sorted(policies))}, its smoother has {stated['policy']!r} on record"
         )
+    if certificate.provenance.get("prompt") is None and "token_noise" in certificate.provenance:
+        # A private record has no digest of its input, and another prompt would be taken for a refutation.
+        there, here = certificate.provenance["token_noise"]["relevance"], adaptive.relevance(prompt).relevance
+        within = _SAME_RELEVANCE.get(str(certificate.provenance["dtype"]), 2e-2)
+        alike = len(there) == len(here) and all(
+            (a is None) == (b is None) and (a is None or b is None or abs(a - b) <= within)
+            for a, b in zip(there, here, strict=True)
+        )
+        if not alike:
+            raise ValueError("prompt: its relevance is not that on record; must be the prompt of this certificate")
     deployment = adaptive.deployment(prompt)
     if certificate.claims[0].policy != "noise-then-adapt":
         deployment = replace(deployment, noise=certificate.noise, policy=certificate.claims[0].policy)
@@ -587,7 +617,8 @@ def rebuilt(
     Args:
         certificate: what `certify_prompt` returned.
         model: the pipeline, or a `PromptEncoder`.
-        concepts: where they do not ship with the package; None: by the names on record. Their SHA-256 is compared.
+        concepts: where they do not ship with the package; None: by the names on record, which are read as names of those that
+            do, and never as paths. Their SHA-256 is compared.
 
     Raises:
         ValueError: a concept has other pairs than on record, or is not known by its name.
@@ -608,7 +639,12 @@ def _rebuilt(
     options["sigma_max"] = math.inf if stated["sigma_max"] is None else stated["sigma_max"]
     if stated["policy"] == "noise-then-adapt":
         options |= {name: stated[name] for name in ("policy", "sigma_min", "sharing")}
-    wanted = list(concepts) if concepts else [concept["name"] for concept in stated["concepts"]]
+    names_on_record = [str(concept["name"]) for concept in stated["concepts"]]
+    if not concepts and not all(map(ships, names_on_record)):
+        raise ValueError(
+            f"concepts = None: must be given, since {names_on_record!r} on record do not ship with the package"
+        )
+    wanted = list(concepts or names_on_record)
     build = (
         AdaptiveMedianSmoother.from_encoder
         if isinstance(model, PromptEncoder)

@@ -32,7 +32,7 @@ from certify import _files, _tables, _validate
 from certify._records import Record
 from certify.models.text import PromptEncoder, TokenizedPrompt
 
-__all__ = ["SIMILARITIES", "Concept", "available_concepts", "concept_direction", "features", "goes_with"]
+__all__ = ["SIMILARITIES", "Concept", "available_concepts", "concept_direction", "features", "goes_with", "ships"]
 
 SIMILARITIES = ("flattened", "end-of-text")
 """What of an encoding is compared: all positions as one vector, or the vector at its own end-of-text position."""
@@ -136,6 +136,11 @@ def goes_with(name: str) -> str:
         return f"any model of CLIP's size (context {_CLIP_CONTEXT})"
     config = _files.read_json(_PACKAGE / "world" / "pipeline" / "text_encoder" / "config.json")
     return f"the embedded model (context {config['max_position_embeddings']})"
+
+
+def ships(name: str) -> bool:
+    """Whether this is the name of a concept that ships with the package, and not the path of a file."""
+    return not name.lower().endswith(_SUFFIXES) and _slug(name) in _shipped()
 
 
 def concept_direction(

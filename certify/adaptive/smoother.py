@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from certify import _validate
-from certify.adaptive.certification import CertifyOptions, certify_prompt, check_options
+from certify.adaptive.certification import CertifyOptions, certify_prompt, check_options, refuse_private_memory
 from certify.adaptive.concepts import SIMILARITIES, Concept, concept_direction
 from certify.adaptive.deployment import Deployment, deployed, side_information, stream_name
 from certify.adaptive.frozen import DEFAULT_DRAWS, FrozenSmoother
@@ -564,6 +564,7 @@ class AdaptiveMedianSmoother:
         """
         check_options(options)
         if self.policy == "memory":
+            refuse_private_memory(bool(options.get("private")))
             if options.get("tolerance"):
                 raise ValueError(f"tolerance = {options['tolerance']!r}: must be 0 or None under policy 'memory'")
             options = {**options, "tolerance": 0.0}

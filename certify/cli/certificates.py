@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -13,9 +13,9 @@ from certify import _files, _validate
 from certify.cli import terminal
 from certify.cli.examples import examples_for
 from certify.cli.folders import DRAWINGS, new_file
-from certify.cli.models import compare_weights, device_of
+from certify.cli.models import compare_weights, device_of, named
 from certify.cli.processes import one_process
-from certify.cli.settings import Batch, Device, Model, TextEncoder, UNet, Variant
+from certify.cli.settings import Batch, Concepts, Device, Model, TextEncoder, TrustNames, UNet, Variant
 
 
 def check(
@@ -31,6 +31,8 @@ def check(
     unet: UNet = None,
     text_encoder: TextEncoder = None,
     variant: Variant = None,
+    concept: Concepts = None,
+    trust_names: TrustNames = False,
     device: Device = None,
     batch_size: Batch = None,
 ) -> None:
@@ -40,7 +42,6 @@ def check(
     from certify.models import load_pipeline, load_text_encoder
 
     certificate = Certificate.load(folder)
-    source = certificate.provenance.get("source") or {}
     text = text or certificate.provenance.get("prompt")
     if text is None:
         raise ValueError("the certificate leaves its prompt out: give it with --prompt")
@@ -56,23 +57,20 @@ def check(
         )
     dtype, where = certificate.provenance.get("dtype"), device_of(device)
     whole = of_prompt and not text_only and names != {EMBEDDING}
-    over: dict[str, Any] = {
-        "text_encoder": text_encoder or source.get("text_encoder"),
-        "variant": variant or source.get("variant"),
-    }
+    given = {"model": model, "unet": unet, "text_encoder": text_encoder, "variant": variant, "concepts": concept}
+    from_where = named(certificate, given, trust_names, whole)
+    wanted, put = from_where.pop("concepts"), from_where.pop("unet", None)
     with terminal.out.status("loading the model"):
         pipe = None
         if whole:
-            pipe = load_pipeline(
-                model or source.get("model"), unet=unet or source.get("unet"), device=where, dtype=dtype, **over
-            )
+            pipe = load_pipeline(from_where.pop("model"), unet=put, device=where, dtype=dtype, **from_where)
             compare_weights(certificate, {"module": pipe.text_encoder, **pipe.components})
         else:
-            encoder = load_text_encoder(model or source.get("model"), device=where, dtype=dtype, **over)
+            encoder = load_text_encoder(from_where.pop("model"), device=where, dtype=dtype, **from_where)
             parts = dict.fromkeys(("module", "text_encoder"), encoder.text_encoder)
             compare_weights(certificate, parts, others=True)
         if of_prompt:
-            adaptive = rebuilt(certificate, encoder if pipe is None else pipe, source.get("concepts"))
+            adaptive = rebuilt(certificate, encoder if pipe is None else pipe, wanted)
             functions = certified_functions(certificate, adaptive, text, pipe)
             if text_only:
                 functions = {name: f for name, f in functions.items() if name == EMBEDDING}
@@ -88,6 +86,8 @@ def check(
     seconds = time.perf_counter() - started
     if report.refuted:
         terminal.out.print(f"[bold red]Refuted[/] by {report.n:,} fresh draws at level {level:g} ({seconds:.1f} s).")
+        if certificate.provenance.get("input_sha256", "") is None:
+            terminal.out.print("Its prompt is left out: another prompt than its own is refuted, too.")
         raise typer.Exit(1)
     terminal.out.print(f"[bold]Not refuted[/] by {report.n:,} fresh draws at level {level:g} ({seconds:.1f} s).")
 
@@ -107,6 +107,8 @@ def report(
     unet: UNet = None,
     text_encoder: TextEncoder = None,
     variant: Variant = None,
+    concept: Concepts = None,
+    trust_names: TrustNames = False,
     device: Device = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a page that is there.")] = False,
 ) -> None:
@@ -122,8 +124,8 @@ def report(
     path = new_file("out", folder / "report.html" if out is None else out, (".html", ".htm"), force=force)
     if (folder / "certificate.json").exists():
         certificate = Certificate.load(folder)
-        over = {"unet": unet, "text_encoder": text_encoder, "variant": variant}
-        pictures = examples_for(certificate, folder, images, model, over, device)
+        over = {"unet": unet, "text_encoder": text_encoder, "variant": variant, "concepts": concept}
+        pictures = examples_for(certificate, folder, images, {"model": model, **over}, trust_names, device)
         digests = pages.file_digests(folder, ("certificate.json", "tensors.safetensors"))
         page = pages.certificate_page(certificate, folder=str(folder), digests=digests, pictures=pictures)
     elif (folder / "settings.json").exists() or (folder / "results.jsonl").exists():

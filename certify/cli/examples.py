@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from certify import _validate
 from certify.cli import terminal
-from certify.cli.models import compare_weights, device_of
+from certify.cli.models import compare_weights, device_of, named
 
 if TYPE_CHECKING:
     from certify.certificate import Certificate
@@ -23,8 +24,8 @@ def examples_for(
     certificate: Certificate,
     folder: Path,
     images: int | None,
-    model: str | None,
-    over: dict[str, str | None],
+    given: Mapping[str, Any],
+    trust: bool,
     device: str | None,
 ) -> Pictures | None:
     """Images for the page of a certificate: a picture of `certify generate` that lies in its folder, or freshly made ones.
@@ -35,8 +36,7 @@ def examples_for(
 
     record = certificate.provenance
     source = record.get("source") or {}
-    named = model is not None or any(over.values())
-    asked = images is not None or named
+    asked = images is not None or any(given.values())
     if images == 0:
         return None
     if not asked:
@@ -57,16 +57,14 @@ def examples_for(
             return None
         raise ValueError(f"images = {images}: must be 0, since the certificate {why}")
     try:
-        return _made(certificate, 4 if images is None else images, model, over, device)
+        return _made(certificate, 4 if images is None else images, named(certificate, given, trust), device)
     except ValueError as error:
         if asked:
             raise
         return Pictures(note=f"No images: {error}.")
 
 
-def _made(
-    certificate: Certificate, images: int, model: str | None, over: dict[str, str | None], device: str | None
-) -> Pictures:
+def _made(certificate: Certificate, images: int, wanted: Mapping[str, Any], device: str | None) -> Pictures:
     """Images of a certificate's prompt, with and without its smoother, from the model that it is about.
 
     Raises:
@@ -79,13 +77,12 @@ def _made(
     from certify.report import Pictures
 
     record = certificate.provenance
-    source = record.get("source") or {}
-    where = model or source.get("model")
+    where = wanted["model"]
     with terminal.out.status("loading the model"):
-        put: dict[str, Any] = {name: value or source.get(name) for name, value in over.items()}
+        put: dict[str, Any] = {name: wanted[name] for name in ("unet", "text_encoder", "variant")}
         pipe = load_pipeline(where, device=device_of(device), dtype=record.get("dtype"), **put)
         compare_weights(certificate, {"module": pipe.text_encoder, **pipe.components})
-        adaptive = rebuilt(certificate, pipe, source.get("concepts"))
+        adaptive = rebuilt(certificate, pipe, wanted["concepts"])
     own = {"num_inference_steps": 50, "guidance_scale": 7.5} if where else world.DEFAULTS
     made = record.get("images") or (record.get("trajectory") or {}).get("origin") or {}
     steps = _validate.count("steps", made.get("steps", own["num_inference_steps"]))

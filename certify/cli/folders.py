@@ -34,7 +34,7 @@ def certificate_folder(folder: Path | None, text: str, private: bool) -> Path:
     """
     if folder is None:
         first = Path("runs") / ("private" if private else slug(text))
-        return next(path for path in _numbered(first) if not path.exists() or (path / "checkpoint").is_dir())
+        return next(path for path in numbered(first) if not path.exists() or (path / "checkpoint").is_dir())
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"out = {str(folder)!r}: is a file; must be a folder")
     if (folder / "checkpoint").is_dir():
@@ -156,10 +156,10 @@ def new_file(name: str, path: Path, suffixes: tuple[str, ...], *, force: bool | 
 
 def unused(path: Path) -> Path:
     """The path, or the first with a number added to its name that is not there yet."""
-    return next(candidate for candidate in _numbered(path) if not candidate.exists())
+    return next(candidate for candidate in numbered(path) if not candidate.exists())
 
 
-def _numbered(path: Path) -> Iterator[Path]:
+def numbered(path: Path) -> Iterator[Path]:
     """The path, and the same with -2, -3, … added to its name."""
     yield path
     for number in itertools.count(2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,43 @@ def device_of(device: str | None) -> str:
     if device is None and torch.cuda.is_available():
         return f"cuda:{torch.cuda.current_device()}"  # of several processes, each its own
     return device or "cpu"
+
+
+def named(certificate: Certificate, given: Mapping[str, Any], trust: bool, whole: bool = True) -> dict[str, Any]:
+    """What to load for a certificate: model, unet, text_encoder, variant and concepts, None where it is the default.
+
+    A certificate may be a stranger's, and a name in it a repository or a file of his choice. So what it names is loaded only if
+    it is trusted; what the user names needs no trust, since the digests on record are compared with it.
+
+    Args:
+        certificate: names its source on record.
+        given: of these what the user names; overlays need not be, where the model is.
+        trust: whether what only the certificate names may be fetched and read.
+        whole: whether more than the text encoder is going to be loaded.
+
+    Raises:
+        ValueError: something is named there alone.
+    """
+    from certify.adaptive.concepts import ships
+
+    source = certificate.provenance.get("source") or {}
+    foreign = [concept for concept in source.get("concepts") or [] if not ships(concept)]
+    stated = {name: source.get(name) for name in ("model", "unet", "text_encoder", "variant")}
+    stated["concepts"] = foreign or None
+    if not whole:
+        del stated["unet"]
+    needed = ("concepts",) if given.get("model") else tuple(stated)
+    alone = [name for name in needed if stated[name] and not given.get(name)]
+    if alone and not trust:
+        said = ", ".join(f"{name} = {stated[name]!r}" for name in alone)
+        options = ", ".join("--" + ("concept" if name == "concepts" else name.replace("_", "-")) for name in alone)
+        raise ValueError(
+            f"the certificate names {said}, which is not loaded on its word alone: give {options}, or --trust-names if you "
+            "know where it comes from"
+        )
+    stated["concepts"] = source.get("concepts")
+    taken = stated if trust else {"concepts": None if foreign else stated["concepts"]}
+    return {name: given.get(name) or taken.get(name) for name in stated}
 
 
 def compare_weights(certificate: Certificate, parts: dict[str, Any], *, others: bool = False) -> None:

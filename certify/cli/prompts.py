@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ from rich.text import Text
 from certify import _files, _validate
 from certify._text import safely
 from certify.cli import terminal
-from certify.cli.folders import FILES, agreed, certificate_folder, kept, saved, slug
+from certify.cli.folders import FILES, agreed, certificate_folder, kept, numbered, saved, slug, unused
 from certify.cli.processes import one_process, rank
 from certify.cli.settings import (
     Alpha,
@@ -30,6 +31,7 @@ from certify.cli.work import work_ahead
 from certify.prompt_files import PromptSet
 
 if TYPE_CHECKING:
+    from certify import datasets
     from certify.certificate import Certificate
 
 
@@ -77,6 +79,8 @@ def prompt(
         factor * default if given is None else given
         for given, default in ((n, 10_000), (statistics, 1_000), (images, 400))
     )
+    from certify.adaptive.certification import refuse_private_memory
+
     check_numbers(rho=rho, alpha=alpha, n=n)
     given, memory = None, settings.bytes
     if attacks is not None:
@@ -87,13 +91,14 @@ def prompt(
     about = {} if given is None else {"attacks": _about(given, len(prompts), private)}
     if settings.policy == "memory":
         one_process("policy memory")
+        refuse_private_memory(private)
     folder = agreed(lambda: certificate_folder(out_dir, text, private))
     if text_only:
         adaptive, pipe, detector = settings.text_only(unet), None, None
     else:
         adaptive, pipe = settings.whole(unet)
         detector = detector or settings.own_detector()
-    terminal.show_tokens(text, adaptive)
+    terminal.show_tokens(text, adaptive, private)
     sampler = settings.sampler(steps, guidance)
     counts: dict[str, Any] = {"statistics": 0 if text_only else statistics, "images": 0 if detector is None else images}
     terminal.out.print(f"[dim]{work_ahead(adaptive, pipe, text, n, sampler['steps'], **counts)}[/]")
@@ -120,7 +125,7 @@ def prompt(
                 **sampler,
             )
         terminal.show_certificate(certificate)
-        if given is not None:
+        if given is not None and not private:
             terminal.out.print(Text(f"attacks: {given}{_passed_over(given, len(prompts))}", style="dim"))
         if detector is None and not text_only:
             terminal.out.print("[dim]No detector: nothing is said about images (--detector).[/]")
@@ -165,11 +170,12 @@ def prompts(
         Path | None,
         typer.Option("--out", help="Folder for the results; a run that is there goes on. [default: runs/…]"),
     ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin anew, in another folder where there are results already.")
+    ] = False,
     private: Annotated[bool, typer.Option("--private", help="Leave prompts and columns out of every file.")] = False,
 ) -> None:
     """Certify every prompt of a file, and report the certified fraction against the radius. A stopped run goes on."""
-    import json
-
     one_process("certify prompts")
 
     from certify import datasets, plots
@@ -191,10 +197,13 @@ def prompts(
         **settings.sampler(steps, guidance),
     )
     adaptive, pipe = settings.whole(unet) if statistics or images else (settings.text_only(unet), None)
-    folder = out_dir or Path("runs") / f"prompts-{slug(file.stem)}"
+    name = "private" if private else file.name
+    first = Path("runs") / ("prompts-private" if private else f"prompts-{slug(file.stem)}")
     how: dict[str, Any] = {"pipe": pipe, "batch_size": settings.batch_size}
     memory = settings.bytes
-    with datasets.Results(folder, datasets.run_settings(adaptive, data, options, pipe=pipe), data) as results:
+    decides = datasets.run_settings(adaptive, data, options, pipe=pipe)
+    with _results(out_dir, first, decides, data, fresh) as results:
+        folder = results.folder
         there = min(len(results.done), asked)
         if there:
             terminal.out.print(f"{there:,} of {asked:,} prompts are done already; going on.")
@@ -253,23 +262,39 @@ def prompts(
         )
     terminal.show_not_covered(adaptive.policy, deployed=False)
     radii = [float(record["radius"]) for record in records]
-    title = f"{file.name}: α = {alpha:g} a prompt, n = {n:,}"
+    title = f"{name}: α = {alpha:g} a prompt, n = {n:,}"
     plots.plot_certified_fraction(radii, tolerance=within, title=title).savefig(folder / "fraction.png")
     written = "results.jsonl, summary.json, fraction.png" + (", certificates/" if save_certificates else "")
     terminal.out.print(Text(f"written: {folder}/ ({written})"), soft_wrap=True)
 
 
 def _about(given: PromptSet, taken: int, private: bool) -> dict[str, Any]:
-    """Where attack prompts come from. A private record has no digest of prompts, against which guesses could be held."""
+    """Where attack prompts come from. A private record has no digest of prompts, against which guesses could be held, nor a
+    file's name, which may say what is in it."""
     about = given.source | {"empty": len(given.rows) - taken}
     if private:
-        del about["sha256"]
+        del about["sha256"], about["name"], about["other_columns"]
     return about
 
 
 def _passed_over(given: PromptSet, taken: int) -> str:
     empty = len(given.rows) - taken
     return f"; {empty:,} empty {'one' if empty == 1 else 'ones'} passed over" if empty else ""
+
+
+def _results(
+    out_dir: Path | None, first: Path, decides: dict[str, Any], data: datasets.PromptSet, fresh: bool
+) -> datasets.Results:
+    """The results of a run: in the folder given; else in the first of ours that is free, or that is this run's."""
+    from certify import datasets
+
+    if out_dir is not None:
+        return datasets.Results(unused(out_dir) if fresh else out_dir, decides, data)
+    if fresh:
+        return datasets.Results(unused(first), decides, data)
+    wanted = json.loads(json.dumps(decides))
+    folder = next(f for f in numbered(first) if not f.exists() or datasets.settings_of(f) == wanted)
+    return datasets.Results(folder, decides, data)
 
 
 def _draw_pictures(certificate: Certificate, folder: Path) -> None:

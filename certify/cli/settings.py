@@ -46,6 +46,13 @@ Guidance = Annotated[float | None, typer.Option(help="Guidance scale. [default: 
 Seed = Annotated[int, typer.Option(help="Seed of all draws.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, …; default: cuda where there is one.")]
 Drawing = Annotated[Path | None, typer.Option(help="Write a picture here (.png, .svg or .pdf).")]
+Concepts = Annotated[
+    list[str] | None, typer.Option("--concept", "-c", help="Concepts of the certificate, where they are files.")
+]
+TrustNames = Annotated[
+    bool,
+    typer.Option("--trust-names", help="Fetch and read what only the certificate names: model, overlays, concepts."),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Begin anew, whatever an earlier start has drawn.")]
 Kept = Annotated[
     Path | None,

@@ -74,14 +74,15 @@ def show_truncation(record: Mapping[str, Any]) -> None:
         out.print(truncation(cut["tokens"], cut["kept"]))
 
 
-def show_tokens(text: str, adaptive: AdaptiveMedianSmoother) -> None:
-    """Relevance and noise of every token of a prompt."""
+def show_tokens(text: str, adaptive: AdaptiveMedianSmoother, private: bool = False) -> None:
+    """Relevance and noise of every token of a prompt; of a private one without the tokens, since output is often kept."""
     record: TokenNoise = adaptive.relevance(text)
     spread = adaptive.encoder.embedding_spread
     rows = table("token", "relevance", "noise σ", "σ / spread", "")
     top = max(record.sigma)
     rest = []
-    for token, kind, score, sigma in zip(record.tokens, record.kinds, record.relevance, record.sigma, strict=True):
+    tokens = [f"position {i}" for i in range(len(record.tokens))] if private else record.tokens
+    for token, kind, score, sigma in zip(tokens, record.kinds, record.relevance, record.sigma, strict=True):
         if score is None:
             rest.append((kind, sigma))
             continue
@@ -365,6 +366,9 @@ def _show_coverage(certificate: Certificate) -> None:
             )
         out.print(text + ".")
     prompts = certificate.provenance.get("covered_prompts") or []
+    counted = certificate.provenance.get("covered_prompts_counted") or {}
+    if counted.get("given"):
+        out.print(f"Attack prompts given: {counted['given']}, of which covered: {counted['covered']}.")
     if prompts:
         covered = [p for p in prompts if p["covered"]]
         out.print(

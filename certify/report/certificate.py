@@ -219,7 +219,8 @@ def _event_curve(certificate: Certificate, claim: Claim) -> str:
 def _coverage(certificate: Certificate) -> str:
     record = certificate.provenance
     positions, prompts = record.get("coverage") or [], record.get("covered_prompts") or []
-    if not positions and not prompts:
+    counted = record.get("covered_prompts_counted") or {}
+    if not positions and not prompts and not counted:
         return ""
     tokens = (record.get("token_noise") or {}).get("tokens")
     parts = []
@@ -257,6 +258,9 @@ def _coverage(certificate: Certificate) -> str:
             f"<p>Of {len(prompts):,} attack prompts given, {inside:,} {'is' if inside == 1 else 'are'} covered.</p>"
         )
         parts.append(table(["attack prompt", "", "at size", "reason"], rows, text=(3,), plain=(1,)))
+    if counted:
+        covered, given = count(counted["covered"]), count(counted["given"])
+        parts.append(f"<p>Attack prompts given, and left out of the record: {given}, of which covered: {covered}.</p>")
     return section("What the radius means in prompts", "".join(parts))
 
 

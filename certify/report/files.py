@@ -11,7 +11,7 @@ from typing import Any
 from certify import _files
 from certify._digests import json_digest
 from certify._records import Record
-from certify.datasets import FORMAT, read_record
+from certify.datasets import FORMAT, OLDER, read_record
 
 __all__ = ["RunRecord", "file_digests"]
 
@@ -54,19 +54,19 @@ class RunRecord(Record):
         digest = json_digest(settings)
         if stated != digest:
             raise ValueError(f"{settings_file}: is damaged (its digest differs)")
-        if settings.get("format") != FORMAT:
+        if settings.get("format") not in (FORMAT, OLDER):
             raise ValueError(f"{settings_file}: format = {settings.get('format')!r}, must be {FORMAT!r}")
         run = digest[:16]
-        rows = _rows(results_file, run)
+        rows = _rows(results_file, run, settings["format"] == FORMAT)
         return cls(settings, tuple(rows), run, _kept(path, len(rows)))
 
 
-def _rows(file: Path, run: str) -> list[Mapping[str, Any]]:
+def _rows(file: Path, run: str, sealed: bool) -> list[Mapping[str, Any]]:
     lines = file.read_bytes().split(b"\n")
     lines.pop()  # what follows the last line's end: nothing, or a torn line
     rows: list[Mapping[str, Any]] = []
     for number, line in enumerate(lines, start=1):
-        record, wrong = read_record(line, number, run)
+        record, wrong = read_record(line, number, run, sealed=sealed)
         if record is None and number == len(lines):
             break
         if wrong or record is None:

@@ -198,7 +198,7 @@ def _run_provenance(run: RunRecord, digests: Mapping[str, str]) -> str:
     rows = [
         ("data set", f"{escaped(data['name'])}, {count(data['rows'])} prompts"),
         *([("column of prompts", escaped(data["column"]))] if data.get("column") else []),
-        ("SHA-256 of the data", code(data["sha256"])),
+        ("SHA-256 of the data", "left out" if data["sha256"] is None else code(data["sha256"])),
         ("run", code(run.run)),
         ("seed", escaped(settings["seed"])),
         ("draws a prompt", count(settings["n"])),

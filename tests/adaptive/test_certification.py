@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ from certify import Certificate
 from certify.adaptive import AdaptiveMedianSmoother
 from certify.adaptive.certification import certified_functions, certify_prompt, yardstick
 from certify.adaptive.policies import SHARING
+from certify.certificate import tensor_digest
 from certify.downstream import attack_succeeds
 from certify.models import PromptEncoder
+from certify.montecarlo import RunFolder
 from tests.adaptive.conftest import CIRCLE
 
 PROMPT = "a photo of the red wheel"
@@ -100,6 +104,73 @@ def test_private_leaves_the_prompt_out_of_every_file(adaptive: AdaptiveMedianSmo
         assert (b"wheel" in text) is not private
         assert (b"photo" in text) is not private
         assert ("input" in Certificate.load(folder).tensors) is not private
+
+
+def _digests(adaptive: AdaptiveMedianSmoother) -> set[bytes]:
+    """What somebody would compute for a guess of the prompt."""
+    y = adaptive.problem(PROMPT).y
+    found = {tensor_digest(y), tensor_digest(adaptive.problem(PROMPT).noise.sigma)}
+    found |= {hashlib.sha256(data).hexdigest() for data in (PROMPT.encode(), y.numpy().tobytes())}
+    return {digest[:12].encode() for digest in found}
+
+
+def test_a_private_run_tells_nothing_while_it_runs(adaptive: AdaptiveMedianSmoother, tmp_path: Path) -> None:
+    """Its folder held an unsalted digest of the prompt and of its embeddings, readable by all."""
+
+    def stopped(folder: Path, private: bool, prompt: str = PROMPT) -> RunFolder:
+        def report(done: int, total: int) -> None:
+            if done > 600:
+                raise KeyboardInterrupt
+
+        kept = RunFolder(folder, interval=0)
+        with pytest.raises(KeyboardInterrupt):
+            adaptive.certify(prompt, n=900, statistics=0, private=private, checkpoint=kept, progress=report)
+        return kept
+
+    guesses = _digests(adaptive)
+    for private in (False, True):
+        kept = stopped(tmp_path / str(private), private)
+        assert kept.holds_draws
+        assert kept.path is not None
+        files = [path for path in kept.path.rglob("*") if path.is_file()]
+        texts = b"".join(path.read_bytes() for path in files)
+        assert any(guess in texts for guess in guesses) is not private
+        for word in (b"wheel", b"photo"):
+            assert word not in texts
+        if private:
+            assert stat.S_IMODE(kept.path.stat().st_mode) == 0o700
+            assert stat.S_IMODE((kept.folder / "private.key").stat().st_mode) == 0o600
+            assert {stat.S_IMODE(path.stat().st_mode) for path in files if path.suffix == ".safetensors"} == {0o600}
+    # The key alone tells the folder's name, another prompt has another one, and the same goes on.
+    again, other = stopped(tmp_path / "True", True), stopped(tmp_path / "True", True, "a circle")
+    assert (again.resumed, again.path == kept.path, other.path == kept.path) == (True, True, False)
+    elsewhere = stopped(tmp_path / "elsewhere", True)
+    assert elsewhere.path is not None
+    assert elsewhere.path.name != kept.path.name
+    for run in (again, other):
+        run.remove()
+    assert not (tmp_path / "True").exists()
+
+
+def test_attacks_on_a_private_prompt_are_counted(adaptive: AdaptiveMedianSmoother, tmp_path: Path) -> None:
+    """They were written as they are, with the prompt where it was among them."""
+    attacks = [PROMPT, "a drawing of a pinwheel", "a photo of two wheels"]
+    certificate = adaptive.certify(PROMPT, n=600, statistics=0, private=True, prompts=attacks)
+    certificate.save(tmp_path)
+    text = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    for word in (b"wheel", b"photo", b"drawing"):
+        assert word not in text
+    assert not any(guess in text for guess in _digests(adaptive))
+    assert certificate.provenance["covered_prompts"] == []
+    counted = certificate.provenance["covered_prompts_counted"]
+    assert (counted["given"], counted["covered"] >= 1) == (3, True)
+    assert certificate.provenance["input_sha256"] is None
+    report = Certificate.load(tmp_path).check(
+        certified_functions(certificate, adaptive, PROMPT), adaptive.problem(PROMPT).y
+    )
+    assert not report.refuted
+    with pytest.raises(ValueError, match="its relevance is not that on record"):
+        certified_functions(certificate, adaptive, "a photo of two wheels")
 
 
 def test_check_accepts_it_and_refuses_another_prompt(

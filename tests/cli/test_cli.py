@@ -173,8 +173,11 @@ def test_nothing_is_overwritten(certified, run):
 
 
 def test_private_writes_no_word_of_the_prompt(run, tmp_path):
-    code, out, _ = run("prompt", "a drawing of a teal pinwheel", "--private", *TEXT)
-    assert code == 0
+    (tmp_path / "attacks.txt").write_text("a drawing of a teal pinwheel\na drawing of a red pinwheel\n")
+    code, out, _ = run("prompt", "a drawing of a teal pinwheel", "--private", *TEXT, "--attacks", "attacks.txt")
+    assert (code, "Attack prompts given: 2, of which covered: " in out) == (0, True)
+    for word in ("drawing", "teal", "pinwheel"):  # output is often kept
+        assert word not in out
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name == "private"
     for file in folder.iterdir():
@@ -184,6 +187,12 @@ def test_private_writes_no_word_of_the_prompt(run, tmp_path):
     assert (code, "--prompt" in err) == (2, True)
     code, out, _ = run("check", str(folder), "--prompt", "a drawing of a teal pinwheel", "--n", "500")
     assert (code, "Not refuted" in out) == (0, True)
+    for other in ("a drawing of a red pinwheel", "a drawing of a pinwheel"):
+        code, _, err = run("check", str(folder), "--prompt", other, "--n", "500")
+        assert (code, "must be the prompt of this certificate" in " ".join(err.split())) == (2, True)
+    code, _, err = run("prompt", "a circle", "--private", *TEXT, "--policy", "memory", "--regions", "r")
+    assert (code, "private = True: must be False under policy 'memory'" in " ".join(err.split())) == (2, True), err
+    assert not (tmp_path / "r").exists()
 
 
 def test_radius_and_curve(run, tmp_path):

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -112,12 +113,40 @@ def test_a_limit_is_gone_on_from_and_other_settings_are_refused(run, file, tmp_p
         (("--n", "64", "--save-certificates", "--k", "3"), "another run (smoother differs)"),
         (("--n", "64", "--save-certificates", "--rho", "0.5", "--seed", "1"), "another run (rho, seed differ)"),
     ):
-        code, _, err = run(str(file), "--concept", "circle", *arguments)
+        code, _, err = run(str(file), "--concept", "circle", *arguments, "--out", str(folder))
         assert (code, message in " ".join(err.split())) == (2, True), err
     file.write_text(file.read_text().replace("pink", "teal"))
-    code, _, err = run(str(file), *SMALL, "--save-certificates")
+    code, _, err = run(str(file), *SMALL, "--save-certificates", "--out", str(folder))
     assert (code, "another run (data differs)" in " ".join(err.split())) == (2, True)
+    # Where no folder is named another run has another one, and goes on there; --fresh always has another.
+    for limit, name in (("1", "prompts-few-2"), ("2", "prompts-few-2")):
+        assert f"written: runs/{name}/" in run(str(file), *SMALL, "--save-certificates", "--limit", limit)[1]
+    assert "written: runs/prompts-few-3/" in run(str(file), *SMALL, "--save-certificates", "--limit", "1", "--fresh")[1]
     assert (folder / "results.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["summary.json", "fraction.png", "results.jsonl", "certificates"])
+def test_what_somebody_else_keeps_in_a_folder_is_not_written_over(run, file, tmp_path, name):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / name).write_text("mine")
+    code, _, err = run(str(file), *SMALL, "--limit", "1", "--out", "a")
+    assert (code, f"holds {name} without settings.json; choose another folder" in " ".join(err.split())) == (2, True), (
+        err
+    )
+    assert (tmp_path / "a" / name).read_text() == "mine"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == [name]
+
+
+def test_a_line_that_is_not_what_was_written_is_refused(run, file, tmp_path):
+    """A bound that lost a digit, or a radius that gained one, was taken for a result."""
+    assert run(str(file), *SMALL, "--limit", "2", "--out", "a")[0] == 0
+    results = tmp_path / "a" / "results.jsonl"
+    radius = records(tmp_path / "a")[0]["radius"]
+    results.write_text(results.read_text().replace(f'"radius": {radius}', f'"radius": 1{radius}', 1))
+    for command in (lambda: run(str(file), *SMALL, "--limit", "3", "--out", "a"), lambda: run.func("report", "a")):
+        code, _, err = command()
+        assert (code, "line 1: is damaged" in " ".join(err.split())) == (2, True), err
+        assert "its SHA-256 is not that of what it holds" in " ".join(err.split())
 
 
 def test_an_interrupt_keeps_what_was_done(run, file, tmp_path, monkeypatch):
@@ -141,6 +170,31 @@ def test_private_writes_no_prompt(run, file, tmp_path):
             for word in (b"photo", b"pink", b"a square", b"column0"):  # (a distance is squared)
                 assert word not in written.read_bytes(), written
     assert records(tmp_path / "a")[1]["status"] == "certified"
+
+
+def test_private_goes_on_and_tells_nothing_of_its_data(run, file, tmp_path):
+    """A digest of a file of few prompts says which they are, and so may its name."""
+    secret = file.rename(tmp_path / "pink-circles.csv")
+    command = (str(secret), *SMALL, "--private", "--save-certificates")
+    digest = datasets.PromptSet.load(secret).sha256
+    for limit in ("1", "2"):
+        code, out, err = run(*command, "--limit", limit)
+        assert (code, "pink" in out) == (0, False), err
+    folder = tmp_path / "runs" / "prompts-private"
+    assert len(records(folder)) == 2
+    key = folder / "private.json"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    texts = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert not any(digest.encode() in text or b"pink-circles" in text for text in texts.values())
+    assert "pink" not in str(list((tmp_path / "runs").rglob("*")))
+    assert run.func("report", str(folder))[0] == 0
+    secret.write_text(secret.read_text().replace("pink", "teal"))
+    code, _, err = run(*command, "--out", str(folder))
+    assert (code, "another run (data differs)" in " ".join(err.split())) == (2, True), err
+    secret.write_text(secret.read_text().replace("teal", "pink"))
+    assert run(*command)[0] == 0
+    assert not key.exists()  # the run is over
+    assert run(*command)[0] == 0
 
 
 def test_statistics_and_images_are_passed_on(run, file, tmp_path):

@@ -173,6 +173,52 @@ def test_records_of_a_smoother_that_are_none(refused, here, place, value):
     refused("check", "text")
 
 
+NAMED = [
+    ("model", "somebody/model", "--model"),
+    ("unet", "somebody/unet", "--unet"),
+    ("text_encoder", "text.safetensors", "--text-encoder"),
+    ("variant", "fp16", "--variant"),
+    ("concepts", ["mine.csv"], "--concept"),
+    ("concepts", ["circle", "/etc/mine.jsonl"], "--concept"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "option"), NAMED)
+@pytest.mark.parametrize(
+    "command", [("check", "statistic"), ("check", "text"), ("report", "statistic", "--images", "1")]
+)
+def test_what_only_a_certificate_names_is_not_loaded(refused, run, here, monkeypatch, command, name, value, option):
+    """`certify check` of a stranger's certificate fetched the repository of his choice."""
+    import certify.models
+    from certify.adaptive import Concept
+
+    asked = []
+
+    def nothing(model=None, **how):
+        asked.append((model, how))
+        raise ValueError("here it is")
+
+    for loader in ("load_pipeline", "load_text_encoder"):
+        monkeypatch.setattr(certify.models, loader, nothing)
+    monkeypatch.setattr(Concept, "_read", classmethod(lambda cls, path: pytest.fail(f"read {path}")))
+    edited(here / command[1], "provenance", "source", name, value=value)
+    if (command, name) == (("check", "text"), "unet"):  # nothing of it is checked there, and so it is not loaded
+        assert "here it is" in refused(*command)
+        assert value not in asked[0][1].values()
+        return
+    message = " ".join(refused(*command).split())
+    assert f"the certificate names {name} = " in message
+    assert f"give {option}, or --trust-names" in message
+    assert asked == []
+    assert "here it is" in refused(*command, "--trust-names")
+    if name != "concepts":
+        assert value in (asked[0][0], *asked[0][1].values())
+    asked.clear()
+    refused(*command, "--model", "mine", *(("--concept", "circle") if name == "concepts" else ()))
+    assert asked[0][0] == "mine"
+    assert value not in asked[0][1].values()
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=15)
 @given(data=st.data())
 def test_provenance_of_anything(data, run, here):
