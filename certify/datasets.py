@@ -455,7 +455,7 @@ class Results:
     def _same_data(self) -> None:
         """Refuses to go on with other data than those that a private run is about."""
         path = self.folder / _DATA
-        if self.settings["data"].get("sha256", "") is not None or len(self.done) == len(self.data.rows):
+        if not self.settings.get("private") or len(self.done) == len(self.data.rows):
             return
         if not path.exists() and not self.done:
             key = secrets.token_hex(32)

@@ -181,7 +181,8 @@ def prompts(
     from certify import datasets, plots
 
     data = datasets.PromptSet.load(file, column)
-    terminal.out.print(Text(str(data), style="dim"))
+    if not private:
+        terminal.out.print(Text(str(data), style="dim"))
     asked = len(data.rows) if limit is None else min(_validate.count("limit", limit), len(data.rows))
     options = datasets.RowOptions(
         rho=rho,
