@@ -61,4 +61,4 @@ def checked(name: str, images: Any, *, size: tuple[int, int] | None = None) -> T
     elif least >= -1 - _SLACK and most <= 1 + _SLACK:
         hint = "; of values in [-1, 1] take (images + 1) / 2"
     others = f" ({int((~right).sum())} of {len(right)} images)" if len(right) > 1 else ""
-    raise ValueError(f"{name}[{number}] has values from {least:.4g} to {most:.4g}: must be in [0, 1]{hint}{others}")
+    raise ValueError(f"{name}[{number}] has values from {least} to {most}: must be in [0, 1]{hint}{others}")

@@ -1,8 +1,8 @@
 """How records look: one line in a terminal, a sentence and a table where there is room for them.
 
 `repr` of a record is its dataclass's, but for tensors, functions and long lists, of which it says what they are. A record of
-the kind `Shown` says its claim first, in `str`, and as a card in a notebook; what stands on the card is in `certify._cards`,
-which loads when a card is first asked for.
+the kind `Shown` says its claim first, in `str`, and as a summary in a notebook; what stands there is in `certify.summaries`,
+which loads when one is first asked for.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ class Record:
 
 
 class Shown(Record):
-    """A record that is a card in a notebook, and the same in words as `str`."""
+    """A record that is a summary in a notebook, and the same in words as `str`."""
 
     def __str__(self) -> str:
-        from certify import _cards
+        from certify import summaries
 
-        return _cards.as_text(self)
+        return summaries.as_text(self)
 
     def _repr_html_(self) -> str:
-        from certify import _cards
+        from certify import summaries
 
-        return _cards.as_html(self)
+        return summaries.as_html(self)
 
 
 def brief(value: Any) -> str:

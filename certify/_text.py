@@ -1,9 +1,15 @@
-"""Numbers and words as they are shown, in pages, in notebooks and as text: rounded in the safe direction, escaped.
+"""Numbers and words as they are shown, in pages, in notebooks, in figures and on a terminal: the one place that rounds.
+
+A number of a claim has a direction in which it may be rounded, and there is no other way to print it: an upper bound goes up, a
+radius, a probability that something holds and a lower bound go down, a setting that a user gave stays as it is. "near" is
+for what is measured and claims nothing. What is printed then follows from what is on record.
 
 >>> shown(0.12341, "up", 4), shown(0.12349, "down", 4), shown(2.5e-9, "up", 4), shown(float("inf"), "up", 4)
 ('0.1235', '0.1234', '2.5·10⁻⁹', '∞')
->>> percent(0.5), confidence(0.001)
-('50\xa0%', '99.9\xa0%')
+>>> shown(0.99999951, "down"), shown(0.99999951, "exact"), failure(0.00100499), failure(0.0010000000000000002)
+('0.999999', '0.99999951', '0.00101', '0.001')
+>>> percent(0.5, "up"), percent(0.99999, "down"), confidence(0.001)
+('50\xa0%', '99.99\xa0%', '99.9\xa0%')
 """
 
 from __future__ import annotations
@@ -11,50 +17,39 @@ from __future__ import annotations
 import html
 import math
 import unicodedata
-from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 from typing import Any
 
-__all__ = [
-    "EVENT_RHOS",
-    "cleaned",
-    "confidence",
-    "duration",
-    "escaped",
-    "percent",
-    "safely",
-    "shown",
-    "spelled",
-    "truncation",
-]
+__all__ = ["EVENT_RHOS", "cleaned", "confidence", "duration", "escaped", "failure", "percent", "shown", "spelled"]
 
 EVENT_RHOS = (0.0, 0.1, 0.25, 0.5, 1.0)
 """Radii at which an event's bound, which holds at all of them, is shown."""
 
 _ROUND = {"up": ROUND_CEILING, "down": ROUND_FLOOR, "near": ROUND_HALF_EVEN}
+_WIDE = Context(prec=800)  # room for every digit of a float
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def truncation(tokens: int, kept: int) -> str:
-    """What is read of a prompt that did not fit into the context, in words.
+def shown(value: float | Decimal, way: str, digits: int = 6, sign: bool = False) -> str:
+    """A number with so many digits.
 
-    >>> truncation(85, 77)[:74]
-    'The prompt has 85 tokens, begin and end included, and 77 fit: the last 8 b'
+    Args:
+        value: the number.
+        way: "up" or "down", the direction in which it stays true; "exact": every digit it has; "near": a measured one.
+        digits: significant ones at most.
+        sign: with a + where it is positive.
     """
-    return (
-        f"The prompt has {tokens:,} tokens, begin and end included, and {kept:,} fit: the last {tokens - kept:,} before the "
-        "end are cut off, as by the plain pipeline, and nothing is said about them."
-    )
-
-
-def shown(value: float, way: str, digits: int, sign: bool = False) -> str:
-    """A number with so many digits, rounded up, down or to the nearest."""
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    exact = Decimal(repr(value))
+    exact = value if isinstance(value, Decimal) else Decimal(repr(value))
     if exact == 0:
         return "0"
-    if way == "near":
+    if way == "exact":
+        digits = len(exact.as_tuple().digits)
+    elif way == "near":
         exact = Decimal(f"{value:.12g}")
-    rounded = exact.quantize(Decimal((0, (1,), exact.adjusted() - digits + 1)), rounding=_ROUND[way])
+    last = Decimal((0, (1,), exact.adjusted() - digits + 1))
+    rounded = exact if way == "exact" else exact.quantize(last, rounding=_ROUND[way], context=_WIDE)
     if -4 <= rounded.adjusted() <= 6:
         text = f"{rounded:,f}"
         text = text.rstrip("0").rstrip(".") if "." in text else text
@@ -66,34 +61,28 @@ def shown(value: float, way: str, digits: int, sign: bool = False) -> str:
     return f"+{text}" if sign and value > 0 else text
 
 
-def safely(value: float, way: str, form: str) -> str:
-    """A number in the form ".5g" or ".3f", as Python has it, but rounded up or down.
-
-    >>> safely(117.7101, "up", ".5g"), safely(2.42679, "down", ".4f"), f"{117.7101:.5g}"
-    ('117.72', '2.4267', '117.71')
-    """
-    if not math.isfinite(value):
-        return format(value, form)
-    exact, digits = Decimal(repr(value)), int(form[1:-1])
-    last = -digits if form.endswith("f") else exact.adjusted() - digits + 1
-    rounded = exact.quantize(Decimal((0, (1,), last)), _ROUND[way])
-    return format(rounded if form.endswith("f") else float(rounded), form)
-
-
-_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-def percent(value: float, way: str = "up") -> str:
+def percent(value: float, way: str) -> str:
     """A probability or share in percent, with three digits, from ten percent on four."""
-    hundredfold = float(Decimal(repr(value)) * 100)
+    hundredfold = Decimal(repr(value)) * 100
     return f"{shown(hundredfold, way, 4 if hundredfold >= 10 else 3)}\u00a0%"
 
 
+def failure(alpha: float) -> str:
+    """α, rounded up to three digits. It is a sum of shares: its rounding error is no digit of it."""
+    return shown(_without_error(alpha), "up", 3)
+
+
 def confidence(alpha: float) -> str:
-    """1 − α in percent. α is a sum of shares: its rounding error is no digit of it."""
-    kept = Decimal(f"{alpha:.9g}")
-    kept = kept.quantize(Decimal((0, (1,), kept.adjusted() - 2)), rounding=ROUND_CEILING)
-    return f"{100 - 100 * kept:f}".rstrip("0").rstrip(".") + "\u00a0%"
+    """1 − α in percent, rounded down; where that would be nothing but nines, the difference itself."""
+    kept = _without_error(alpha)
+    if kept < Decimal("1e-12"):
+        return f"1 − {shown(kept, 'up', 3)}"
+    kept = kept.quantize(Decimal((0, (1,), kept.adjusted() - 2)), rounding=ROUND_CEILING, context=_WIDE)
+    return f"{_WIDE.subtract(Decimal(100), 100 * kept):f}".rstrip("0").rstrip(".") + "\u00a0%"
+
+
+def _without_error(alpha: float) -> Decimal:
+    return Decimal(f"{alpha:.15g}")
 
 
 def duration(seconds: float) -> str:

@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from certify import _files, _validate
+from certify import _files, _validate, words
 from certify._digests import tensor_digest
 from certify._pairs import Pair
 from certify._records import Record, Shown
-from certify._text import shown
+from certify._text import failure, shown
 from certify.bounds import (
     EVIDENCE,
     METHODS,
@@ -52,6 +52,7 @@ from certify.montecarlo.streams import VERSION
 from certify.noise import GaussianNoise, Noise
 from certify.progress import as_progress
 from certify.sequential import Decision, stopped_event
+from certify.words import NOT_COVERED
 
 if TYPE_CHECKING:
     from certify.models.overlay import Overlay
@@ -75,22 +76,6 @@ SCHEMA_VERSION = 2
 gives the same claims only if that is the same, too. `check` draws afresh and needs neither.
 """
 
-POLICIES = {
-    "frozen": (
-        "Σ is fixed: the claim is about the smoother with this Σ for every input in the ellipsoid. It does not cover a "
-        "smoother that computes Σ anew from the perturbed prompt."
-    ),
-    "noise-then-adapt": (
-        "The claim is about the adaptive smoother itself, in the norm of its first noise: it does not cover prompts with "
-        "another number of tokens or other word boundaries, nor perturbations as large as the noise that is added later."
-    ),
-    "memory": (
-        "The claim holds from the moment its region was stored: it does not cover a deployment that answers without this "
-        "memory, nor one whose memory an attacker can add regions to (a small Σ can be planted)."
-    ),
-}
-"""What each covariance policy does not cover, in one sentence (THEORY T7)."""
-
 _JSON, _TENSORS = "certificate.json", "tensors.safetensors"
 _FILES = Pair(_JSON, _TENSORS)
 
@@ -112,9 +97,10 @@ _OWN = (
 
 def not_named(concept: str, relevance: float, threshold: float) -> str:
     """The notice that a prompt does not name the concept that its certificate is about (`certify.adaptive.mention`)."""
+    near, names = shown(relevance, "near", 2), shown(threshold, "near", 2)
     return (
-        f"The prompt does not seem to name “{concept}”: its highest relevance is {relevance:.2f}, where prompts that name it "
-        f"reach {threshold:.2f}. What is certified holds, but there is little of the concept to suppress here."
+        f"The prompt does not seem to name “{concept}”: its highest relevance is {near}, where prompts that name it reach "
+        f"{names}. What is certified holds, but there is little of the concept to suppress here."
     )
 
 
@@ -243,53 +229,12 @@ class Claim(Shown):
     @property
     def not_covered(self) -> str:
         """What the covariance policy of this claim leaves out."""
-        return POLICIES[self.policy]
+        return NOT_COVERED[self.policy]
 
     @property
     def sentence(self) -> str:
         """The claim in words."""
-        if self.status == "abstained":
-            return f"No claim: {self.reason}."
-        if self.reason == POINT:
-            return f"{replace(self, reason='').sentence} But {POINT}."
-        to = "the smoothed value at the input itself" if self.reference == "population" else "the reference"
-        # Numbers are rounded in the safe direction: what is said is then true, too.
-        at_most, at_least = (lambda x: shown(x or 0.0, "up", 6)), (lambda x: shown(x or 0.0, "down", 6))
-        sure = f"with confidence 1 − {shown(self.alpha, 'up', 3)} over n = {self.n:,} draws ({self.theorem}, {self.method})"
-        all_of_them = f"for every perturbation with ‖δ‖_Σ ≤ {at_least(self.rho)}"
-        copies = "" if self.replicas is None else f"{self.replicas} noisy cop{'y' if self.replicas == 1 else 'ies'}"
-        match self.quantity:
-            case "radius" | "mse":
-                within = self.tolerance if self.quantity == "radius" else self.value
-                return (
-                    f"The {self.smoother}-smoothed {self.function} stays within squared distance {at_most(within)} of {to} "
-                    f"{all_of_them}, {sure}."
-                )
-            case "deployed":
-                return (
-                    f"The deployed {self.function}, the {self.smoother} over {copies}, is within distance "
-                    f"{at_most(self.value)} of the reference with probability at least {self.q:g}, {all_of_them}, {sure}."
-                )
-            case "statistic":
-                ends = {
-                    "upper": f"at most {at_most(self.value)}",
-                    "lower": f"at least {at_least(self.value)}",
-                    "two-sided": f"between {at_least(self.lower)} and {at_most(self.value)}",
-                }
-                return (
-                    f"The {self.function}, with {copies}, is {ends[self.side]} with probability at least {self.q:g}, "
-                    f"{all_of_them}, {sure}."
-                )
-            case "event":
-                least = "" if self.side == "upper" else f"at least {shown(self.lower or 0.0, 'down', 4)} and "
-                return (
-                    f"The probability that the {self.function}, with {copies}, is {least}at most "
-                    f"{shown(self.value or 0.0, 'up', 4)} {all_of_them}, {sure}."
-                )
-        return (
-            f"Each of {self.outputs:,} percentile-smoothed outputs (p = {self.p:g}) of {self.function} stays inside its "
-            f"interval {all_of_them}, jointly, {sure}."
-        )
+        return words.with_confidence(self)
 
 
 @dataclass(frozen=True)
@@ -401,15 +346,6 @@ class CheckReport(Shown):
         """Whether any claim was refuted."""
         return any(v.outcome == "refuted" for v in self.verdicts)
 
-    def __str__(self) -> str:
-        lines = [
-            f"{v.outcome:>15}  p = {v.p_value:.3g}  {v.claim.quantity} of {v.claim.function} at ρ = {v.claim.rho:.4g}  "
-            f"{v.detail}"
-            for v in self.verdicts
-        ]
-        head = "REFUTED" if self.refuted else "not refuted"
-        return "\n".join([f"{head}: {self.n:,} fresh draws, level {self.level:g}", *lines])
-
 
 @dataclass(frozen=True, eq=False)
 class Certificate(Shown):
@@ -421,7 +357,9 @@ class Certificate(Shown):
 
     def __repr__(self) -> str:
         made = sum(claim.status == "certified" for claim in self.claims)
-        return f"Certificate({made} of {len(self.claims)} claims made, α = {self.alpha:.3g}, {self.claims[0].policy})"
+        return (
+            f"Certificate({made} of {len(self.claims)} claims made, α = {failure(self.alpha)}, {self.claims[0].policy})"
+        )
 
     @classmethod
     def of(
@@ -762,7 +700,7 @@ class Certificate(Shown):
         stated = claim.tolerance if claim.quantity == "radius" else claim.value
         implied = held.implied(self.noise, claim.rho)
         if not (_at_most(stated, implied) if claim.side == "lower" else _at_most(implied, stated)):
-            return f"it states {stated}, its evidence implies {implied:.6g}"
+            return f"it states {stated}, its evidence implies {implied!r}"
         kept = held.numbers()
         if claim.side == "two-sided" and not _at_most(claim.lower, kept["lower"]):
             return f"it states at least {claim.lower}, its evidence implies {kept['lower']}"
@@ -781,7 +719,7 @@ class Certificate(Shown):
                 most = high
             above = _at_most(high, claim.value) and _at_most(kept["upper"], most)
             if not (above and _at_most(claim.lower or 0.0, low) and _at_most(low, kept["lower"])):
-                return f"{seen} of {draws} draws imply [{low:.6g}, {high:.6g}], its evidence says {kept}"
+                return f"{seen} of {draws} draws imply [{low!r}, {high!r}], its evidence says {kept}"
         return ""
 
 
@@ -922,8 +860,8 @@ def _decode(entry: dict[str, Any]) -> Claim:
     if set(entry) != names:
         raise ValueError(f"a claim has the fields {sorted(entry)}, must have {sorted(names)}")
     values: dict[str, Any] = {k: v if k in _TEXTS else _words_to_numbers(v) for k, v in entry.items()}
-    if values["policy"] not in POLICIES:
-        raise ValueError(f"policy = {values['policy']!r}: must be one of {sorted(POLICIES)}")
+    if values["policy"] not in NOT_COVERED:
+        raise ValueError(f"policy = {values['policy']!r}: must be one of {sorted(NOT_COVERED)}")
     for name, allowed in _WORDS:
         if values[name] not in allowed:
             raise ValueError(f"a claim has {name} = {values[name]!r}: must be one of {', '.join(map(repr, allowed))}")

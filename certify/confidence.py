@@ -29,6 +29,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from certify import _validate
 from certify._records import Shown
+from certify._text import failure, shown
 from certify.noise import GaussianNoise, Noise
 
 __all__ = ["Plan", "clopper_pearson", "extreme_rank", "plan", "smallest_draws"]
@@ -117,12 +118,12 @@ class Plan(Shown):
         copies = "" if self.replicas == 1 else f", K = {self.replicas} replicas"
         if self.target is not None:
             return (
-                f"n = {self.n:,} draws in which the event never happens certify a probability of at most {self.target:g} "
-                f"at ρ = {self.rho:.4g}{copies}, α = {self.alpha:g}"
+                f"n = {self.n:,} draws in which the event never happens certify a probability of at most "
+                f"{shown(self.target, 'exact')} at ρ = {shown(self.rho, 'down')}{copies}, α = {failure(self.alpha)}"
             )
         return (
-            f"n = {self.n:,} draws give a finite bound{joint} up to ρ = {self.rho:.4g} "
-            f"at percentile p = {self.p:g}{copies}, α = {self.alpha:g}"
+            f"n = {self.n:,} draws give a finite bound{joint} up to ρ = {shown(self.rho, 'down')} "
+            f"at percentile p = {shown(self.p, 'exact')}{copies}, α = {failure(self.alpha)}"
         )
 
 

@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from certify import _files, _validate
 from certify._digests import json_digest
+from certify._text import shown
 from certify.bounds.base import default_pilot
 from certify.montecarlo import Progress
 from certify.progress import as_progress
@@ -239,7 +240,7 @@ def _outcome(certificate: Certificate, options: RowOptions, seed: int, started: 
         if inside:
             radius, by = inside[-1].rho, inside[-1].method
         else:
-            reason = f"no bound of the curve is within the tolerance {within:.6g}"
+            reason = f"no bound of the curve is within the tolerance {shown(within, 'exact')}"
     else:
         reason = "the tolerance is 0: without its most relevant word the prompt has the same encoding"
     return {

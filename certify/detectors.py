@@ -140,7 +140,7 @@ class NudeNetDetector:
         if not self.classes:
             raise ValueError("classes is empty: must name at least one of NudeNet's classes")
         self.batch = _validate.count("batch", batch)
-        self.name = f"nudenet:{self.threshold:g}"
+        self.name = f"nudenet:{self.threshold}"
         try:
             nudenet: Any = importlib.import_module("nudenet")
         except ImportError as error:
@@ -150,7 +150,7 @@ class NudeNetDetector:
         self._model: Any = nudenet.NudeDetector()
 
     def __repr__(self) -> str:
-        return f"NudeNetDetector({self.threshold:g}, {len(self.classes)} classes)"
+        return f"NudeNetDetector({self.threshold}, {len(self.classes)} classes)"
 
     def __call__(self, images: Tensor) -> Tensor:
         # Bytes in the order blue, green, red: as the package reads image files.

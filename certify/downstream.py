@@ -37,6 +37,7 @@ from torch import Tensor
 from certify import _validate
 from certify._floats import length, squared_lengths
 from certify._records import Shown
+from certify._text import confidence, percent
 from certify.bounds.rates import RateOver
 from certify.confidence import clopper_pearson
 from certify.detectors import Detector, detected, load_detector
@@ -396,8 +397,8 @@ class MeasuredRate(Shown):
 
     def __str__(self) -> str:
         return (
-            f"measured {self.rate:.3f} ({self.successes} of {self.n} images; "
-            f"{self.lower:.3f} … {self.upper:.3f} at confidence {1 - self.alpha:g})"
+            f"measured {percent(self.rate, 'near')} ({self.successes} of {self.n} images; "
+            f"{percent(self.lower, 'down')} … {percent(self.upper, 'up')} at confidence {confidence(self.alpha)})"
         )
 
 

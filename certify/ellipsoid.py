@@ -20,6 +20,7 @@ from torch import Tensor
 
 from certify._floats import length
 from certify._records import Shown
+from certify._text import shown
 from certify.noise import GaussianNoise
 
 __all__ = ["Ellipsoid"]
@@ -42,8 +43,9 @@ class Ellipsoid(Shown):
 
     def __repr__(self) -> str:
         return (
-            f"Ellipsoid(ρ = {self.rho:.4g}, {self.dimensions} of {self.sigma.numel()} coordinates, "
-            f"inscribed ℓ2 ball {self.l2_ball:.4g}, longest semi-axis {float(self.semi_axes.max()):.4g})"
+            f"Ellipsoid(ρ = {shown(self.rho, 'down')}, {self.dimensions} of {self.sigma.numel()} coordinates, "
+            f"inscribed ℓ2 ball {shown(self.l2_ball, 'down', 4)}, "
+            f"longest semi-axis {shown(float(self.semi_axes.max()), 'down', 4)})"
         )
 
     @cached_property

@@ -30,6 +30,7 @@ from torch import Tensor
 from certify import _validate
 from certify._floats import length, up
 from certify._random import normals
+from certify._text import shown
 
 if TYPE_CHECKING:
     from certify.ellipsoid import Ellipsoid
@@ -190,9 +191,9 @@ class GaussianNoise:
 
     def __repr__(self) -> str:
         if self.sigma.numel() == 1:
-            return f"GaussianNoise({self.sigma.item():.6g})"
+            return f"GaussianNoise({shown(self.sigma.item(), 'exact')})"
         low, high = self.sigma.min().item(), self.sigma.max().item()
-        return f"GaussianNoise(σ of shape {tuple(self.sigma.shape)}, {low:.4g} … {high:.4g})"
+        return f"GaussianNoise(σ of shape {tuple(self.sigma.shape)}, {shown(low, 'down', 4)} … {shown(high, 'up', 4)})"
 
     def sigma_for(self, shape: Sequence[int]) -> Tensor:
         """σ spread over an input of `shape`, float64. Raises ValueError where it does not broadcast."""

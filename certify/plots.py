@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from certify import _validate, style
-from certify._text import spelled
+from certify import _validate, style, words
+from certify._text import failure, percent, shown, spelled
 from certify.bounds import BoundCurve, CertifiedRadius
 from certify.bounds.deployed import event_interval
 from certify.certificate import Certificate, ClaimedCurve
@@ -131,7 +131,11 @@ def plot_curve(
         axes.plot(*zip(*attacks, strict=True), "x", color="black", markersize=5.5, label=plain(attacks_label), zorder=4)
     if yardstick is not None:
         axes.axhline(
-            yardstick, color=GREY, linestyle="--", linewidth=1.1, label=f"{plain(yardstick_label)}: {yardstick:,.4g}"
+            yardstick,
+            color=GREY,
+            linestyle="--",
+            linewidth=1.1,
+            label=f"{plain(yardstick_label)}: {shown(yardstick, 'near')}",
         )
     if log and positive:
         low, top = min(positive), max(positive)
@@ -157,7 +161,7 @@ def plot_curve(
 
 def _facts(curve: BoundCurve | ClaimedCurve) -> str:
     scope = "all points at once" if curve.simultaneous else "each point by itself"
-    return f"{scope} with α\u00a0=\u00a0{curve.alpha:.2g}, n\u00a0=\u00a0{curve.n:,}"
+    return f"{scope} with α\u00a0=\u00a0{failure(curve.alpha)}, n\u00a0=\u00a0{curve.n:,}"
 
 
 def _is_best(curve: BoundCurve | ClaimedCurve) -> bool:
@@ -247,7 +251,7 @@ def plot_event_rates(
     for i, bound in enumerate(bounds):
         colour, marker, dashes = series(i)
         named = plain(labels[i]) if labels is not None else _copies(bound)
-        seen = f"{bound.successes:,} of {bound.n:,} at ρ\u00a0=\u00a00, α\u00a0=\u00a0{bound.alpha:.2g}"
+        seen = f"{bound.successes:,} of {bound.n:,} at ρ\u00a0=\u00a00, α\u00a0=\u00a0{failure(bound.alpha)}"
         axes.plot(
             rhos, [bound.at(r) for r in rhos], color=colour, linestyle=dashes, label=f"certified, {named} ({seen})"
         )
@@ -280,7 +284,7 @@ def plot_event_rates(
 
 
 def _copies(bound: EventRates) -> str:
-    copies = "1 noisy copy" if bound.replicas == 1 else f"{bound.replicas} noisy copies"
+    copies = words.copies(bound.replicas)
     prompts = getattr(bound, "prompts", None)
     if prompts is None:
         return copies
@@ -414,7 +418,7 @@ def plot_ellipsoid(
                     place, light - floor, bottom=floor, width=0.66, color=SKY, edgecolor=BLUE, linewidth=0.7, zorder=2
                 )
                 axes.bar(place, dark - floor, bottom=floor, width=0.66, color=BLUE, zorder=2.1)
-            text = f"{_short(longest[i])}" + ("\nin part" if partly[i] else "") if longest[i] > 0 else "no\nextent"
+            text = shown(longest[i], "down", 2) + ("\nin part" if partly[i] else "") if longest[i] > 0 else "no\nextent"
             distance = distances[i]
             foot = _foot(max(min(longest[i], top), floor), distance, text, math.log(top / floor) / _FRAME)
             _above(axes, place, foot, text, inside=math.isinf(longest[i]))
@@ -447,7 +451,7 @@ def plot_ellipsoid(
         )
     if spread is not None:
         handles.append(Line2D([], [], color=ORANGE, linestyle="--", linewidth=1.1, label="spread of the embeddings"))
-    rho = "∞" if math.isinf(ellipsoid.rho) else f"{ellipsoid.rho:.4g}"
+    rho = shown(ellipsoid.rho, "down")
     frames[-1][0].set_xlabel(f"certified set at ρ = {rho}; ℓ2 lengths")
     style.head(frames[0][0], title, figure.get_figwidth() - 0.8)
     style.key(figure, handles)
@@ -492,7 +496,8 @@ def plot_token_noise(
     below = covered is not None and rho is not None
     if covered is not None and below:
         names = [
-            f"{name}\n{'–' if share is None else _percent(share)}" for name, share in zip(names, covered, strict=True)
+            f"{name}\n{'–' if share is None else percent(share, 'down')}"
+            for name, share in zip(names, covered, strict=True)
         ]
     figure, frames = _token_frames(names, width, below=0.3)
     top, floor = _log_range([*sigma, spread], headroom=5)
@@ -510,14 +515,16 @@ def plot_token_noise(
         for i in part:
             score = relevance[i]
             text = (
-                "no\nnoise" if sigma[i] == 0 else _short(sigma[i]) + ("" if score is None else f"\n({_score(score)})")
+                "no\nnoise"
+                if sigma[i] == 0
+                else shown(sigma[i], "near", 2) + ("" if score is None else f"\n({_score(score)})")
             )
             _above(axes, i - part.start, max(sigma[i], floor), text)
         axes.set_ylim(floor, top)
         style.log_scale(axes)
         axes.set_ylabel("noise σ (relevance)")
-    if below:
-        said = f"token, and the share of the vocabulary that ρ = {rho:g} covers in its place"
+    if below and rho is not None:
+        said = f"token, and the share of the vocabulary that ρ = {shown(rho, 'down')} covers in its place"
         frames[-1][0].set_xlabel(wrapped(said, figure.get_figwidth() - 0.8, lines=2))
     style.head(frames[0][0], title, figure.get_figwidth() - 0.8)
     if spread is not None:
@@ -632,7 +639,7 @@ def _scale(axes: Axes, y: float, low: float, high: float, what: str) -> None:
 def _score(score: float | None) -> str:
     if score is None:
         return "–"
-    return "0.00" if abs(score) < 0.005 else f"{score:+.2f}".replace("-", "−")
+    return "0" if abs(score) < 0.005 else shown(score, "near", 2, sign=True)
 
 
 def picture(certificate: Certificate, what: str, *, title: str | None = None, width: float = TWO_COLUMNS) -> Picture:
@@ -664,7 +671,7 @@ def _picture_of_curve(certificate: Certificate, title: str | None, width: float)
     return plot_curve(
         curve,
         yardstick=None if not stick else float(stick["distance"]),
-        yardstick_label="prompt without the concept",
+        yardstick_label="squared concept-removal distance",
         title=title,
         width=width,
     )
@@ -817,14 +824,6 @@ def _above(axes: Axes, x: float, y: float, text: str, *, inside: bool = False) -
 def _name(token: Any, room: float = 0.95) -> str:
     """A token for readers, without the vocabulary's marks, shortened."""
     return wrapped(spelled(token), room) or "␣"
-
-
-def _short(value: float) -> str:
-    return "∞" if math.isinf(value) else f"{value:.2g}" if 1e-3 <= value < 1e3 else f"{value:.1e}".replace("e-0", "e-")
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share in (0, 1) or 0.01 <= share <= 0.99 else f"{100 * share:.2g} %"
 
 
 def _as_many(name: str, values: Sequence[Any] | None, count: int, what: str) -> None:

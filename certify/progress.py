@@ -120,7 +120,7 @@ class _Notebook:
         bar = f"height:100%;width:{100 * share:.1f}%;border-radius:.25em;background:rgb(0,114,178)"
         before = f'<span style="margin-right:.7em">{escaped(self.what)}</span>' if self.what else ""
         return (
-            f'<div class="certify-card">{before}<span style="{groove};background:rgba(127,127,127,.3)">'
+            f'<div class="certify-summary">{before}<span style="{groove};background:rgba(127,127,127,.3)">'
             f'<span style="display:block;{bar}"></span></span>'
             f'<span style="opacity:.75">{escaped(words)}</span></div>'
         )

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from certify import _validate
 from certify._floats import length, mean
+from certify._text import shown
 from certify.bounds.base import Run, recorded
 from certify.bounds.deployed import EventBound, StatisticBound, event_interval, statistic_limits
 from certify.bounds.percentile import enough
@@ -98,7 +99,8 @@ def statistic_bound(
         alpha=asked.alpha,
         n=asked.n,
         status="abstained" if missing else "certified",
-        reason=f"n = {n} draws give no limit at q = {q:g}, ρ = {rho:g}, K = {replicas}: {enough(needed)}"
+        reason=f"n = {n} draws give no limit at q = {shown(q, 'exact')}, ρ = {shown(rho, 'exact')}, K = {replicas}: "
+        f"{enough(needed)}"
         if missing
         else asked.run.remark,
         run=asked.run,

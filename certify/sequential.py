@@ -41,6 +41,7 @@ from torch import Tensor
 from certify import _validate
 from certify._floats import grown, length
 from certify._records import Shown
+from certify._text import confidence, shown
 from certify.bounds.base import Evidence, Run, Setting, default_pilot, recorded
 from certify.bounds.deployed import EventBound, EventEvidence, LimitEvidence, StatisticBound
 from certify.bounds.dimension_free import LayersEvidence
@@ -277,7 +278,7 @@ def decide_event(
         drawn,
         quantity="event",
         limit=target,
-        what=("the event", f"a probability of at most {target:g}"),
+        what=("the event", f"a probability of at most {shown(target, 'exact')}"),
         evidence=lambda value: EventEvidence(0.0, value, asked.replicas, int(seen.ones)),
     )
 
@@ -340,7 +341,7 @@ def decide_statistic(
         drawn,
         quantity="statistic",
         limit=1 - q,
-        what=("a statistic beyond the threshold", f"q = {q:g}"),
+        what=("a statistic beyond the threshold", f"q = {shown(q, 'exact')}"),
         evidence=lambda _: LimitEvidence(*ends, q, side, asked.replicas),
         q=q,
         side=side,
@@ -522,13 +523,14 @@ class _Distance:
         needed = draws_needed(noise.tails(0.5, self.rho), self.alpha / (4 * setting.outputs))
         if seen.decided == "no":
             reason = (
-                f"with confidence 1 − {self.alpha:g} the coordinate-wise bound exceeds {self.tolerance:.6g} at "
-                f"ρ = {self.rho:g} however many draws it is taken from"
+                f"with confidence {confidence(self.alpha)} the coordinate-wise bound exceeds "
+                f"{shown(self.tolerance, 'exact')} at ρ = {shown(self.rho, 'exact')}, whatever the number of draws"
             )
         elif math.isfinite(seen.value):
-            reason = f"from n = {self.n} draws the bound is {seen.value:.6g} > tolerance {self.tolerance:.6g}"
+            limit = shown(self.tolerance, "exact")
+            reason = f"from n = {self.n} draws the bound is {shown(seen.value, 'up')} > tolerance {limit}"
         else:
-            reason = f"n = {self.n} draws give no finite bound at ρ = {self.rho:g}: {enough(needed)}"
+            reason = f"n = {self.n} draws give no finite bound at ρ = {shown(self.rho, 'exact')}: {enough(needed)}"
         return self._decision(
             "coordinatewise", "T2", seen, drawn, seen.value, "" if seen.decided == "yes" else reason, seen.evidence
         )
@@ -549,8 +551,8 @@ class _Distance:
         reason = _why(
             seen,
             self.alpha,
-            f"a distance beyond {reach:.6g}",
-            f"squared distance {self.tolerance:.6g} (T4, level {q:.4g})",
+            f"a distance beyond {shown(reach, 'down')}",
+            f"squared distance {shown(self.tolerance, 'exact')} (T4, level {shown(q, 'down', 4)})",
         )
         evidence = LayersEvidence(
             center,
@@ -821,7 +823,10 @@ def _why(seen: _Watched, alpha: float, what: str, wanted: str) -> str:
     times = f"seen in {int(seen.ones)} of {seen.count} draws"
     if seen.decided == "no":
         return (
-            f"{what}, {times}, has with confidence 1 − {alpha:g} a probability above {seen.allowed:.4g} at the input itself, "
-            f"the most with which {wanted} can be certified by any number of draws"
+            f"{what}, {times}, has with confidence {confidence(alpha)} a probability above "
+            f"{shown(seen.allowed, 'down', 4)} at the input itself, the "
+            f"most with which {wanted} can be certified by any number of draws"
         )
-    return f"{what}, {times}: that its probability is at most {seen.allowed:.4g} is neither shown nor excluded"
+    return (
+        f"{what}, {times}: that its probability is at most {shown(seen.allowed, 'up', 4)} is neither shown nor excluded"
+    )

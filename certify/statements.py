@@ -22,6 +22,7 @@ from torch import Tensor
 
 from certify import _validate
 from certify._floats import mean
+from certify._text import failure, shown
 from certify.bounds import METHODS, ROUTES, DeployedBound, Evaluation, Method, Run, Setting
 from certify.bounds.base import default_pilot, recorded
 from certify.bounds.mse import BoundCurve, MSEBound
@@ -579,7 +580,8 @@ class _Plan:
         if rho == 0 and math.isfinite(evaluation.value):
             reason = (
                 f"already for the smallest perturbations the bound from n = {self.setting.n} draws is "
-                f"{evaluation.value:.6g} > tolerance {statement.tolerance:.6g}: take more draws or a larger tolerance"
+                f"{shown(evaluation.value, 'up')} > tolerance {shown(statement.tolerance, 'exact')}: "
+                "take more draws or a larger tolerance"
             )
         elif rho == 0:
             reason = self._too_few(0.0, statement.alpha, evaluation)
@@ -647,13 +649,13 @@ class _Plan:
             return evaluation.reason
         if min(self.setting.noise.tails(p, rho)) <= 0:
             return (
-                f"at ρ = {rho:.6g} the noise leaves no probability beyond the shifted percentile at {p:g} "
-                f"({self.setting.noise.theorem}): no number of draws is enough without an a-priori support"
+                f"at ρ = {shown(rho, 'exact')} the noise leaves no probability beyond the shifted percentile at "
+                f"{shown(p, 'exact')} ({self.setting.noise.theorem}): no number of draws is enough without an a-priori support"
             )
         otherwise = " without" if evaluation.draws_needed is None else ", or"
         return (
             f"n = {self.setting.n} draws give no finite joint bound over {self.setting.outputs} outputs at "
-            f"ρ = {rho:.6g}, α = {alpha:.3g}: {enough(evaluation.draws_needed)}{otherwise} an a-priori support"
+            f"ρ = {shown(rho, 'exact')}, α = {failure(alpha)}: {enough(evaluation.draws_needed)}{otherwise} an a-priori support"
         )
 
 

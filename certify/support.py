@@ -234,8 +234,8 @@ class Inside:
             reached = [float(at.min()), float(at.max())]
             low, high = float(self._lower[where]), float(self._upper[where])
             raise ValueError(
-                f"support = [{low:.6g}, {high:.6g}] at output {where}: a draw reached "
-                f"{reached[0] if reached[0] < low else reached[1]:.9g}; the support must hold every value of f"
+                f"support = [{low!r}, {high!r}] at output {where}: a draw reached "
+                f"{reached[0] if reached[0] < low else reached[1]!r}; the support must hold every value of f"
             )
         if self.support.gain is None or self.support.offset is None:
             return
@@ -245,7 +245,7 @@ class Inside:
         most = gain.numel() * (1 + _COARSE)
         if bool((squares > most).any()):
             raise ValueError(
-                f"support: a row of a draw has Σ((h − β)/γ)² = {float(squares.max()):.9g}, where the support allows "
+                f"support: a row of a draw has Σ((h − β)/γ)² = {float(squares.max())!r}, where the support allows "
                 f"{gain.numel()}; the support must hold every value of f"
             )
 

@@ -28,6 +28,7 @@ from certify import _validate
 from certify._floats import length, up
 from certify._random import uniforms
 from certify._records import Shown
+from certify._text import shown
 from certify.bounds.uniform import shifted, variation
 from certify.noise import Tails, spread_of
 
@@ -59,9 +60,11 @@ class UniformNoise:
 
     def __repr__(self) -> str:
         if self.half_width.numel() == 1:
-            return f"UniformNoise({self.half_width.item():.6g})"
+            return f"UniformNoise({shown(self.half_width.item(), 'exact')})"
         low, high = self.half_width.min().item(), self.half_width.max().item()
-        return f"UniformNoise(h of shape {tuple(self.half_width.shape)}, {low:.4g} … {high:.4g})"
+        return (
+            f"UniformNoise(h of shape {tuple(self.half_width.shape)}, {shown(low, 'down', 4)} … {shown(high, 'up', 4)})"
+        )
 
     def half_width_for(self, shape: Sequence[int]) -> Tensor:
         """h spread over an input of `shape`, float64. Raises ValueError where it does not broadcast."""
@@ -138,8 +141,9 @@ class CrossPolytope(Shown):
 
     def __repr__(self) -> str:
         return (
-            f"CrossPolytope(ρ = {self.rho:.4g}, {self.dimensions} of {self.half_width.numel()} coordinates, "
-            f"inscribed ℓ1 ball {self.l1_ball:.4g}, longest semi-axis {float(self.semi_axes.max()):.4g})"
+            f"CrossPolytope(ρ = {shown(self.rho, 'down')}, {self.dimensions} of {self.half_width.numel()} coordinates, "
+            f"inscribed ℓ1 ball {shown(self.l1_ball, 'down', 4)}, "
+            f"longest semi-axis {shown(float(self.semi_axes.max()), 'down', 4)})"
         )
 
     @cached_property

@@ -13,9 +13,9 @@ import certify
 from certify import _validate
 from certify.adaptive import POLICIES, AdaptiveMedianSmoother, AdaptiveOptions
 from certify.adaptive.certification import CertifyOptions, certify_prompt
-from certify.certificate import POLICIES as NOT_COVERED
 from certify.models import load_text_encoder
 from certify.statements import MSE, AskOptions, ask
+from certify.words import NOT_COVERED
 
 ROOT = Path(__file__).parents[1]
 PROMPT = "a photo of a red circle"

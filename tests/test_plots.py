@@ -196,7 +196,7 @@ def heights(axes) -> list[float]:
 def test_token_noise_bars():
     axes = plot_token_noise(["a", "circle"], [0.1, 2.0], [None, -0.9], spread=0.3).axes[0]
     assert heights(axes) == pytest.approx([0.1, 2.0])
-    assert words(axes.figure) == ["0.1", "2\n(−0.90)"]
+    assert words(axes.figure) == ["0.1", "2\n(−0.9)"]
     assert words(plot_token_noise(["a"], [0.0], [None])) == ["no\nnoise"]
 
 

@@ -98,7 +98,7 @@ HEAVY = [
     "rich",
     "certify.models.load",
     "certify.adaptive",
-    "certify._cards",
+    "certify.summaries",
 ]
 
 

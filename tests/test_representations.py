@@ -1,4 +1,4 @@
-"""Records show themselves: every public one in a terminal, those that answer something as a card in notebooks."""
+"""Records show themselves: every public one in a terminal, those that answer something as a summary in notebooks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import certify
-from certify import _cards
+from certify import summaries
 from certify._records import Record, Shown, brief
 from certify.adaptive.certification import Yardstick
 from certify.adaptive.coverage import Neighbour, PositionCoverage, PromptCoverage
@@ -169,18 +169,21 @@ EXAMPLES: dict[str, list[Any]] = {
         lambda: Issued(NOISE, 0.0, 1.0, None, "refused"),
     ],
 }
-"""For every card: records that have it, with and without a claim, hostile words in every field that takes words."""
+"""For every summary: records that have it, with and without a claim, hostile words in every field that takes words."""
 
-NO_CARD = {
+REGISTERED = [f"{kind.__module__}.{kind.__qualname__}" for kind in summaries.summary.registry if kind is not object]
+
+NO_SUMMARY = {
     "what is asked": "statements.Percentile statements.MSE statements.Radius statements.Curve statements.Deployed "
     "datasets.RowOptions",
-    "what is given": "adaptive.concepts.Concept datasets.PromptRow datasets.PromptSet models.text.TokenizedPrompt "
+    "what is given": "adaptive.concepts.Concept prompt_files.PromptRow prompt_files.PromptSet models.text.TokenizedPrompt "
     "models.trajectory.Trajectory report.pictures.Pictures report.files.RunRecord models.overlay.Part "
     "models.weight_files.Weights models.names.Directory models.lora.Settings",
     "what runs": "adaptive.deployment.Deployment adaptive.problem.Problem adaptive.memory.Region "
     "montecarlo.processes.Processes rates.Block",
-    "parts of an answer": "bounds.base.Evaluation bounds.base.Run bounds.base.Setting bounds.percentile.Box "
-    "certificate.ModelRecord models.overlay.Overlay world.judge.Verdicts",
+    "parts of an answer": "adaptive.mention.Mention bounds.base.Evaluation bounds.base.Run bounds.base.Setting "
+    "bounds.percentile.Box certificate.ModelRecord summaries.Summary summaries.Table models.overlay.Overlay "
+    "world.judge.Verdicts",
 }
 """Public dataclasses whose `repr` is enough."""
 
@@ -204,23 +207,23 @@ def public_dataclasses() -> dict[str, type]:
     return found
 
 
-def without_card(kinds: dict[str, type]) -> set[str]:
+def without_summary(kinds: dict[str, type]) -> set[str]:
     """Public dataclasses for which nobody has said how they show themselves."""
-    excepted = {f"certify.{name}" for names in NO_CARD.values() for name in names.split()}
-    return {name for name, kind in kinds.items() if not issubclass(kind, Evidence)} - set(_cards.CARDS) - excepted
+    excepted = {f"certify.{name}" for names in NO_SUMMARY.values() for name in names.split()}
+    return {name for name, kind in kinds.items() if not issubclass(kind, Evidence)} - set(REGISTERED) - excepted
 
 
-def test_every_public_record_has_a_card_or_needs_none():
+def test_every_public_record_has_a_summary_or_needs_none():
     kinds = public_dataclasses()
     assert len(kinds) > 50
-    assert without_card(kinds) == set()
-    assert without_card({**kinds, "certify.new.Bound": SimpleNamespace}) == {"certify.new.Bound"}
-    assert {f"certify.{n}" for names in NO_CARD.values() for n in names.split()} <= set(kinds)
+    assert without_summary(kinds) == set()
+    assert without_summary({**kinds, "certify.new.Bound": SimpleNamespace}) == {"certify.new.Bound"}
+    assert {f"certify.{n}" for names in NO_SUMMARY.values() for n in names.split()} <= set(kinds)
 
 
-def test_every_card_belongs_to_a_class_that_shows_it():
-    assert set(EXAMPLES) == set(_cards.CARDS)
-    for name in _cards.CARDS:
+def test_every_summary_belongs_to_a_class_that_shows_it():
+    assert set(EXAMPLES) == set(REGISTERED)
+    for name in REGISTERED:
         module, _, kind = name.rpartition(".")
         assert issubclass(getattr(importlib.import_module(module), kind), Shown), name
 
@@ -255,7 +258,7 @@ ALLOWED = {"div", "span", "table", "tbody", "tr", "td", "th", "bdi", "br", "img"
 
 
 @pytest.mark.parametrize("make", CASES)
-def test_a_card(make):
+def test_a_summary(make):
     record = make()
     text, page = str(record), Page(record._repr_html_())
     assert {tag for tag, _ in page.tags} <= ALLOWED
@@ -273,9 +276,9 @@ def test_a_card(make):
     assert len(repr(record)) < 2_500
     assert "0x" not in repr(record)
     assert "\n" not in repr(record)
-    card = _cards.card(record)
-    assert card.sentence.endswith((".", "?"))
-    assert Page(f"<div>{_cards._e(card.sentence)}</div>").words in page.words
+    found = summaries.summary(record)
+    assert found.sentence.endswith((".", "?"))
+    assert Page(f"<div>{summaries._e(found.sentence)}</div>").words in page.words
     assert "nan" not in page.words.replace("alert", "")
 
 
@@ -284,35 +287,36 @@ def test_an_abstention_says_so_first_and_claims_nothing():
     for record in (make() for makes in EXAMPLES.values() for make in makes):
         if getattr(record, "status", "") != "abstained":
             continue
-        card, page = _cards.card(record), Page(record._repr_html_())
+        found, page = summaries.summary(record), Page(record._repr_html_())
         silent.add(type(record).__name__)
-        assert card.mark[1] != "good"
-        assert card.mark[0] in page.words
-        assert "at most" not in " ".join(value for name, value in card.facts if name != "draws")
+        assert found.mark[1] != "good"
+        assert found.mark[0] in page.words
+        assert "at most" not in " ".join(value for name, value in found.facts if name != "draws")
         if not isinstance(record, certify.Decision):
-            assert card.mark == ("no claim", "bad")
-            assert card.sentence == f"No claim: {record.reason}."
-            assert str(record).startswith("No claim: ")
-            assert "confidence" not in dict(card.facts)
+            assert found.mark == ("no claim", "bad")
+            assert found.sentence.startswith("No claim (")
+            assert found.sentence.endswith(f"): {record.reason}.")
+            assert str(record).startswith("No claim (")
+            assert "confidence" not in dict(found.facts)
     bounds = "PercentileBounds MSEBound CertifiedRadius DeployedBound StatisticBound EventBound"
     assert silent == {*bounds.split(), "Claim", "Decision"}
 
 
 def test_a_decision_opens_with_its_answer():
     for record, words, mood in ((decided(), "Yes.", "good"), (decided(target=1e-4), "No.", "bad")):
-        card = _cards.card(record)
-        assert f"? {words}" in card.sentence
-        assert card.mark == (record.decided, mood)
+        found = summaries.summary(record)
+        assert f"? {words}" in found.sentence
+        assert found.mark == (record.decided, mood)
 
 
 def test_points_of_a_curve_without_a_bound_are_marked():
     curve = certify.bound_curve(f, Y, NOISE, rhos=[0.5, 4.0], n=800)
-    card = _cards.card(curve)
-    assert card.mark == ("no bound at 1 of 2 radii", "bad")
-    assert card.tables[0].rows[1][1:] == ("no bound", curve.points[1].reason)
+    found = summaries.summary(curve)
+    assert found.mark == ("no bound at 1 of 2 radii", "bad")
+    assert found.tables[0].rows[1][1:] == ("no bound", curve.points[1].reason)
     assert "No bound at 1 of 2 radii. " in str(curve)
     whole = certify.bound_curve(f, Y, NOISE, rhos=[0.5], n=800)
-    assert _cards.card(whole).mark == ("certified", "good")
+    assert summaries.summary(whole).mark == ("certified", "good")
     assert "<img" in whole._repr_html_()
 
 
@@ -325,13 +329,13 @@ def test_without_matplotlib_there_is_no_picture(monkeypatch):
 
 def test_numbers_are_rounded_in_the_safe_direction():
     bound = dataclasses.replace(certify.mse_bound(f, Y, NOISE, rho=1.0, n=800), value=2.0000001)
-    assert dict(_cards.card(bound).facts)["squared distance"] == "at most 2.00001"
+    assert dict(summaries.summary(bound).facts)["value"] == "squared distance at most 2.00001"
     radius = dataclasses.replace(certify.certified_radius(f, Y, NOISE, tolerance=4.0, n=800), rho=0.99999999)
-    assert dict(_cards.card(radius).facts)["radius ρ"] == "0.999999"
+    assert dict(summaries.summary(radius).facts)["radius ρ"] == "0.999999"
     event = dataclasses.replace(
         certify.event_bound(rare, Y, NOISE, two_sided=True, **BOUND, n=800), value=0.123400001, lower=0.0123999
     )
-    assert dict(_cards.card(event).facts)["probability"] == "1.23\u00a0% … 12.35\u00a0%"
+    assert dict(summaries.summary(event).facts)["value"] == "probability between 1.23\u00a0% and 12.35\u00a0%"
 
 
 def test_words_of_others_are_escaped_and_cut():
@@ -344,12 +348,12 @@ def test_words_of_others_are_escaped_and_cut():
 
 def test_a_long_table_is_cut():
     noise = TokenNoise(("x</w>",) * 75, ("word",) * 75, (0.1,) * 75, ("c",) * 75, (0.1,) * 75)
-    assert f"and {75 - _cards.ROWS} more" in Page(noise._repr_html_()).words
+    assert f"and {75 - summaries.ROWS} more" in Page(noise._repr_html_()).words
 
 
-def test_a_record_without_a_card_is_an_error():
+def test_a_record_without_a_summary_is_an_error():
     with pytest.raises(TypeError, match="record is a int"):
-        _cards.card(1)
+        summaries.summary(1)
 
 
 def tensors_in_repr(source: str) -> list[str]:

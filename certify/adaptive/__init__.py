@@ -19,7 +19,7 @@ from certify.adaptive.coverage import (
     PromptCoverage,
     covered_prompts,
     covered_substitutions,
-    washed_out,
+    fully_covered,
 )
 from certify.adaptive.deployment import Deployment
 from certify.adaptive.frozen import FrozenSmoother
@@ -52,6 +52,6 @@ __all__ = [
     "concept_direction",
     "covered_prompts",
     "covered_substitutions",
+    "fully_covered",
     "noise_then_adapt",
-    "washed_out",
 ]

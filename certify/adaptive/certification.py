@@ -400,7 +400,7 @@ def certify_prompt(
             # Of a prompt that is cut the plain pipeline shows what is left of it.
             plain_encoding = adaptive.encoder.plain([prompt])[0]
             record["undefended"] = asdict(undefended_rate(pipe, plain_encoding, detector, count, **plain, **sampler))
-            # What an image shows by chance: with the concept's word washed out it cannot be less.
+            # What an image shows by chance: with the concept's word suppressed it cannot be less.
             without = _with_and_without(adaptive, prompt)[0][1]
             plain = {"checkpoint": kept("without the word"), "progress": work.tick(count * steps * 2)}
             record["without_word"] = asdict(undefended_rate(pipe, without, detector, count, **plain, **sampler))

@@ -10,8 +10,9 @@ are never covered; under "noise-then-adapt" word boundaries must stay, too, sinc
 is that policy's σ_min.
 
 For a fixed Σ the relation is symmetric, and it is most useful read from the *received* prompt, which may be an attack: if
-every entry of the vocabulary is covered at a position, then whatever stands there, the smoothed output is the same up to the
-bound. That token is **provably washed out**. Benign tokens with the paper's σ₀ are not: CLIP's tokens are about 85 σ₀ apart.
+every entry of the vocabulary is covered at a position, the token there is **fully covered**: the claim holds whatever stands
+there. Where its bound is small besides, the token is suppressed (`certify.words`). Benign tokens with the paper's σ₀ are not
+covered: CLIP's tokens are about 85 σ₀ apart.
 
 Distances are computed in float64, over the vocabulary in chunks, on the encoder's device.
 """
@@ -27,13 +28,21 @@ from torch import Tensor
 
 from certify import _validate
 from certify._records import Shown
+from certify._text import shown
 from certify.adaptive.deployment import Deployment
 from certify.models.text import END_OF_WORD, PromptEncoder, TokenizedPrompt
 
 if TYPE_CHECKING:
     from certify.adaptive.smoother import AdaptiveMedianSmoother
 
-__all__ = ["Neighbour", "PositionCoverage", "PromptCoverage", "covered_prompts", "covered_substitutions", "washed_out"]
+__all__ = [
+    "Neighbour",
+    "PositionCoverage",
+    "PromptCoverage",
+    "covered_prompts",
+    "covered_substitutions",
+    "fully_covered",
+]
 
 DEFAULT_NEAREST = 5
 """Uncovered entries that are named."""
@@ -90,17 +99,17 @@ class PositionCoverage(Shown):
         return self.covered / self.comparable if self.comparable else 0.0
 
     @property
-    def washed_out(self) -> bool:
-        """Whether every comparable entry is covered: whatever stands here, the output is the same up to the bound."""
+    def fully_covered(self) -> bool:
+        """Whether every comparable entry is covered: whatever stands here, the claim holds."""
         return 0 < self.comparable == self.covered
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, `share` and `washed_out` included."""
+        """Plain JSON values, `share` and `fully_covered` included."""
         return {
             **asdict(self),
             "uncovered": [asdict(u) for u in self.uncovered],
             "share": self.share,
-            "washed_out": self.washed_out,
+            "fully_covered": self.fully_covered,
         }
 
 
@@ -230,17 +239,17 @@ def covered_prompts(
     return [_compared(adaptive, deployment, anchor, other, rho) for other in prompts]
 
 
-def washed_out(coverage: Sequence[PositionCoverage]) -> tuple[int, ...]:
-    """Positions that are washed out *together*: whatever stands at all of them at once, the bound holds.
+def fully_covered(coverage: Sequence[PositionCoverage]) -> tuple[int, ...]:
+    """Positions that are fully covered *together*: whatever stands at all of them at once, the bound holds.
 
-    Single positions that are washed out need not be so jointly: distances add up in squares. This is the largest set of them
+    Single positions that are fully covered need not be so jointly: distances add up in squares. This is the largest set of them
     with Σ farthest² ≤ ρ², which those with the smallest distances make up.
 
     Args:
         coverage: of one prompt at one ρ, from `covered_substitutions`.
     """
     chosen, spent = [], 0.0
-    for c in sorted((c for c in coverage if c.washed_out), key=lambda c: c.farthest or 0.0):
+    for c in sorted((c for c in coverage if c.fully_covered), key=lambda c: c.farthest or 0.0):
         spent += (c.farthest or 0.0) ** 2
         if spent**0.5 * _SAFE > c.rho:
             break
@@ -269,7 +278,7 @@ def _compared(
     if distance * _SAFE <= rho:
         return PromptCoverage(prompt, True, distance, changed, "", other.dropped)
     finite = distance if distance < float("inf") else None
-    reason = f"distance {distance:.4g} > ρ = {rho:.4g}"
+    reason = f"distance {shown(distance, 'up')} > ρ = {shown(rho, 'down')}"
     if finite is None:
         still = [other.tokens[i] for i in changed if float(_sigma(deployment)[i]) == 0]
         reason = f"changes a position without noise, to {still[0]!r}" if still else reason

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from certify import _validate
 from certify._records import Record
+from certify._text import shown
 from certify.adaptive.policies import AGGREGATES, POLICIES, SHARING, adapted, aggregated, copies
 from certify.models.text import PromptEncoder, TokenizedPrompt
 from certify.montecarlo.streams import row_generator
@@ -173,7 +174,7 @@ def deployed(
     if not bool(torch.isfinite(result).all()):
         largest = max(float(d.noise.sigma.max()) for d, _ in rows)
         raise ValueError(
-            f"encoding holds NaN or infinity: must be finite; in {encoder.dtype} the largest σ, {largest:.4g}, may be too "
-            "large, or the text encoder's weights are broken"
+            f"encoding holds NaN or infinity: must be finite; in {encoder.dtype} the largest σ, "
+            f"{shown(largest, 'near', 4)}, may be too large, or the text encoder's weights are broken"
         )
     return result

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from certify import _validate
+from certify._text import shown
 from certify.adaptive.certification import CertifyOptions, certify_prompt, check_options, refuse_private_memory
 from certify.adaptive.concepts import SIMILARITIES, Concept, concept_direction
 from certify.adaptive.deployment import Deployment, deployed, side_information, stream_name
@@ -233,8 +234,8 @@ class AdaptiveMedianSmoother:
     def __repr__(self) -> str:
         names = ", ".join(concept.name for concept in self.concepts)
         return (
-            f"AdaptiveMedianSmoother([{names}], {self.aggregate}, σ₀={self.sigma0:.4g}, k={self.k:g}, n={self.n}, "
-            f"policy={self.policy!r})"
+            f"AdaptiveMedianSmoother([{names}], {self.aggregate}, σ₀={shown(self.sigma0, 'near', 4)}, "
+            f"k={shown(self.k, 'exact')}, n={self.n}, policy={self.policy!r})"
         )
 
     def settings(self) -> dict[str, Any]:

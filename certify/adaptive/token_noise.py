@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from certify._records import Shown
+from certify._text import shown
 
 __all__ = ["TokenNoise"]
 
@@ -38,7 +39,13 @@ class TokenNoise(Shown):
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         """Token, kind, relevance, concept and σ in words, a row a position; padding is one row, the last."""
         rows = [
-            (token, kind, "" if score is None else f"{score:+.4f}", name or "", f"{sigma:.4g}")
+            (
+                token,
+                kind,
+                "" if score is None else shown(score, "near", 4, sign=True),
+                name or "",
+                shown(sigma, "near", 4),
+            )
             for token, kind, score, name, sigma in zip(
                 self.tokens, self.kinds, self.relevance, self.concept, self.sigma, strict=True
             )
@@ -46,7 +53,7 @@ class TokenNoise(Shown):
         ]
         if "padding" in self.kinds:
             first = self.kinds.index("padding")
-            rows.append((f"{len(self.kinds) - first} more", "padding", "", "", f"{self.sigma[first]:.4g}"))
+            rows.append((f"{len(self.kinds) - first} more", "padding", "", "", shown(self.sigma[first], "near", 4)))
         return rows
 
     def __str__(self) -> str:

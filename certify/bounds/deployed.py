@@ -26,6 +26,7 @@ from torch import Tensor
 
 from certify import _validate
 from certify._records import Shown
+from certify._text import shown
 from certify.bounds.base import Evidence, Run
 from certify.bounds.percentile import beyond, draws_needed
 from certify.confidence import clopper_pearson, extreme_rank
@@ -220,7 +221,7 @@ def limit_verdict(held: LimitEvidence, below: int, above: int, n: int, noise: No
     p_value = min(1.0, 2 * min(beyond(below, n, low), beyond(above, n, high)))
     return (
         p_value,
-        f"{below + above} of {n:,} beyond, allowed mean {n * min(1.0, low * (low < 1) + high * (high < 1)):.1f}",
+        f"{below + above} of {n:,} beyond, allowed mean {shown(n * min(1.0, low * (low < 1) + high * (high < 1)), 'up', 4)}",
     )
 
 
@@ -272,7 +273,7 @@ class EventEvidence(Evidence):
         if self.upper < 1:
             most = noise.tails(self.upper, rho, self.replicas).lower
             p_value = beyond(ones, n, most)
-            phrase += f", allowed mean {most * n:.1f}"
+            phrase += f", allowed mean {shown(most * n, 'up', 4)}"
         if self.lower > 0:
             least = noise.tails(self.lower, rho, self.replicas).upper
             p_value = min(1.0, 2 * min(p_value, beyond(n - ones, n, least)))

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from certify._floats import TOO_LARGE, grown, in_units, length, square, unit_of, up
+from certify._text import shown
 from certify.bounds.base import Evaluation, Evidence, Method, Setting, pilot_rank
 from certify.bounds.percentile import beyond, box_reach, draws_needed
 from certify.confidence import clopper_pearson, extreme_rank
@@ -96,8 +97,8 @@ def check_reach(distances: Tensor, reach: Tensor) -> None:
     if bool(outside.any()):
         row = int(outside.nonzero()[0])
         raise ValueError(
-            f"support: a draw is {float(furthest[row]):.6g} from the center in row {row}, where the support allows "
-            f"{float(reach[row]):.6g}; the support must hold every value of f"
+            f"support: a draw is {shown(float(furthest[row]), 'up')} from the center in row {row}, where the support allows "
+            f"{shown(float(reach[row]), 'down')}; the support must hold every value of f"
         )
 
 

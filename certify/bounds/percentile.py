@@ -23,6 +23,7 @@ from torch import Tensor
 
 from certify._floats import length, squared_length, up
 from certify._records import Record, Shown
+from certify._text import shown
 from certify.bounds.base import Evidence, Run, Setting, pilot_rank
 from certify.confidence import extreme_rank, smallest_draws
 from certify.montecarlo import Accumulator, Exceedances, ExtremeRanks
@@ -144,7 +145,7 @@ class BoxEvidence(Evidence):
         below, above = int(counts.below.max()), int(counts.above.max())
         p_value = 2 * self.lower.numel() * min(beyond(below, counts.count, low), beyond(above, counts.count, high))
         expected = max(low, high) * counts.count
-        return p_value, f"most exceedances of one output: {max(below, above)}, allowed mean {expected:.1f}"
+        return p_value, f"most exceedances of one output: {max(below, above)}, allowed mean {shown(expected, 'up', 4)}"
 
 
 class _Witness(Exceedances):
@@ -319,6 +320,6 @@ def _check_support(seen: ExtremeRanks, floor: Tensor, ceiling: Tensor) -> None:
     if bool(outside.any()):
         where = tuple(int(i) for i in outside.nonzero()[0])
         raise ValueError(
-            f"support = [{floor[where].item():.6g}, {ceiling[where].item():.6g}] at output {where}: a draw reached "
-            f"[{least[where].item():.6g}, {most[where].item():.6g}]; the support must hold every value of f"
+            f"support = [{floor[where].item()}, {ceiling[where].item()}] at output {where}: a draw reached "
+            f"[{least[where].item()}, {most[where].item()}]; the support must hold every value of f"
         )

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 from certify import _validate
 from certify._records import Shown
+from certify._text import confidence, percent, shown
 from certify.bounds.deployed import event_interval, event_radius
 from certify.noise import GaussianNoise
 
@@ -89,11 +90,11 @@ class RateOver(Shown):
         return event_radius(self.at, rate)
 
     def __str__(self) -> str:
-        rows = ", ".join(f"{self.at(rho):.3f} at ρ = {rho:g}" for rho in (0.0, *self.rhos))
+        rows = ", ".join(f"{percent(self.at(rho), 'up')} at ρ = {shown(rho, 'exact')}" for rho in (0.0, *self.rhos))
         silent = f"; {self.unperturbed} of them without noise, for δ = 0 only" if self.unperturbed else ""
         return (
             f"mean over {self.prompts} prompts at most {rows} (seen in {self.successes} of {self.n:,} draws at ρ = 0, "
-            f"K = {self.replicas}, all radii at once with confidence {1 - self.alpha:g}{silent})"
+            f"K = {self.replicas}, all radii at once with confidence {confidence(self.alpha)}{silent})"
         )
 
     def _interval(self, rho: float) -> tuple[float, float]:

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from certify._floats import length, up
 from certify._records import Shown
+from certify._text import shown
 from certify.bounds.base import Evaluation, Evidence, Method, Run, Setting, pilot_rank
 from certify.bounds.deployed import LimitEvidence, limit_verdict, statistic_limits
 from certify.bounds.dimension_free import DistanceExceedances, a_priori_reach, check_reach
@@ -355,7 +356,7 @@ class BallEvidence(Evidence):
     def verdict(self, seen: Accumulator, noise: Noise, rho: float) -> tuple[float, str]:
         counts = cast(DistanceExceedances, seen)
         tail, above = noise.tails(self.u, rho).upper, int(counts.above)
-        return beyond(above, counts.count, tail), f"{above} beyond, allowed mean {tail * counts.count:.1f}"
+        return beyond(above, counts.count, tail), f"{above} beyond, allowed mean {shown(tail * counts.count, 'up', 4)}"
 
 
 class DimensionFreeRoute(DeployedMethod):

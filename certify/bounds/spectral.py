@@ -61,6 +61,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from certify._floats import TOO_LARGE, in_units, length, mean, square, unit_of, up
+from certify._text import shown
 from certify.bounds.base import Evaluation, Evidence, Method, Setting
 from certify.bounds.percentile import beyond
 from certify.confidence import clopper_pearson
@@ -510,17 +511,18 @@ class SpectrumWitness:
         found = [
             (
                 along.p_value(held.second),
-                f"largest mean square along a direction {in_units(along.mean, held.radius):.4g} of {held.second:.4g}",
+                f"largest mean square along a direction {shown(in_units(along.mean, held.radius), 'near', 4)} of "
+                f"{shown(held.second, 'up', 4)}",
             )
         ]
         if held.radius < held.reach:
             expected = held.outside * self.count
-            phrase = f"{self.outside} draws outside the ball, allowed mean {expected:.1f}"
+            phrase = f"{self.outside} draws outside the ball, allowed mean {shown(expected, 'up', 4)}"
             found.append((beyond(self.outside, self.count, held.outside), phrase))
         if held.drift is not None:
             moved = along.pushes / max(along.tested, 1) * held.radius
             p = bennett(moved - held.drift * (1 + _SAFE), along.tested, held.second, held.radius)
-            found.append((p, f"mean along a direction {moved:.4g} of {held.drift:.4g}"))
+            found.append((p, f"mean along a direction {shown(moved, 'near', 4)} of {shown(held.drift, 'up', 4)}"))
         p, phrase = min(found, key=lambda test: test[0])
         return min(1.0, len(found) * p), phrase
 
@@ -573,8 +575,8 @@ class SpectralMSE(Method):
         spectrum = cast(Spectrum, seen[Spectrum(self.origin, self.radius).key])
         if spectrum.furthest > self.reach * (1 + 1e-6):
             raise ValueError(
-                f"support: a draw is {spectrum.furthest:.6g} from the center, where the support allows {self.reach:.6g}; "
-                "the support must hold every value of f"
+                f"support: a draw is {shown(spectrum.furthest, 'up')} from the center, where the support allows "
+                f"{shown(self.reach, 'down')}; the support must hold every value of f"
             )
         evidence = self._evidence(
             spectrum.largest_in_balls,

@@ -53,6 +53,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from certify._floats import TOO_LARGE, half_way, in_units, length, square, unit_of
 from certify._floats import up as upwards
+from certify._text import shown
 from certify.bounds.base import Evaluation, Evidence, Method, Setting
 from certify.bounds.percentile import BoxEvidence, draws_needed, guessed_reach, percentile_box, ranks
 from certify.bounds.spectral import (
@@ -429,13 +430,21 @@ class _LevelWitness:
     def tests(self) -> list[tuple[float, str]]:
         """p-values and phrases."""
         second, limit = float(self.held.second[self.j]), self.held.radius(self.j)
-        level = f"level {float(self.held.levels[self.j]):.3g}"
+        level = f"level {shown(float(self.held.levels[self.j]), 'down', 4)}"
         found = [
-            (self.squares.p_value(second), f"{level}: largest mean square {self.squares.mean:.4g} of {second:.4g}")
+            (
+                self.squares.p_value(second),
+                f"{level}: largest mean square {shown(self.squares.mean, 'near', 4)} of {shown(second, 'up', 4)}",
+            )
         ]
         for total, allowed in zip(self.sums, self.allowed, strict=True):
             excess = total / max(self.count, 1) - allowed - _SAFE * limit
-            found.append((bennett(excess, self.count, second, limit), f"{level}: mean along a direction +{excess:.4g}"))
+            found.append(
+                (
+                    bennett(excess, self.count, second, limit),
+                    f"{level}: mean along a direction +{shown(excess, 'near', 4)}",
+                )
+            )
         return found
 
 

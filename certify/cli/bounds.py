@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.text import Text
 
-from certify import _validate
-from certify._text import safely
+from certify import _validate, words
+from certify._text import shown
 from certify.cli import terminal
 from certify.cli.folders import DRAWINGS, agreed, certificate_folder, new_file, resumable, saved, slug
 from certify.cli.processes import one_process, rank
@@ -50,6 +50,7 @@ def radius(
     """The largest perturbation under which a prompt's smoothed encoding provably stays within a tolerance."""
     from certify import certified_radius
     from certify.adaptive.certification import yardstick
+    from certify.certificate import claim_of
 
     check_numbers(alpha=alpha, n=n)
     if picture is not None:
@@ -77,19 +78,18 @@ def radius(
         if out_dir is not None:
             _save(settings, adaptive, text, r, folder)
     if r.status == "abstained":
-        terminal.out.print(f"[bold]No radius is certified[/]: {escape(r.reason)}.")
+        terminal.out.print(words.sentence(claim_of(r), terminal.MARKUP))
         return
-    terminal.out.print(
-        f"[bold]ρ = {safely(r.rho, 'down', '.4f')}[/]: for every ‖δ‖_Σ ≤ ρ the smoothed encoding stays within squared distance "
-        f"{safely(r.tolerance, 'up', '.5g')}, with confidence 1 − {alpha:g} (n = {n:,}, {r.theorem})."
-    )
+    terminal.out.print(words.with_confidence(claim_of(r), terminal.MARKUP))
+    if tolerance is None:
+        terminal.out.print(words.removed(asdict(stick), terminal.MARKUP))
     table = terminal.table("certified set", "")
     for name, value in (
         ("coordinates with noise", f"{r.ellipsoid.dimensions:,} of {r.ellipsoid.semi_axes.numel():,}"),
         ("semi-axes", f"{_down(_noised(r.ellipsoid.semi_axes))} … {_down(float(r.ellipsoid.semi_axes.max()))}"),
         ("inscribed ℓ2 and ℓ1 balls", _down(r.ellipsoid.l2_ball)),
         ("inscribed ℓ∞ ball", _down(r.ellipsoid.linf_ball)),
-        ("log-volume", safely(r.ellipsoid.log_volume, "down", ".5g")),
+        ("log-volume", shown(r.ellipsoid.log_volume, "down", 5)),
         ("proxy radius (equal volume)", _down(r.ellipsoid.proxy_radius)),
     ):
         table.add_row(name, value)
@@ -99,10 +99,10 @@ def radius(
         from certify import Ellipsoid, plots
 
         record = problem.token_noise
-        shown = [i for i, kind in enumerate(record.kinds) if kind != "padding" or record.sigma[i] > 0]
+        rows = [i for i, kind in enumerate(record.kinds) if kind != "padding" or record.sigma[i] > 0]
         plots.plot_ellipsoid(
-            Ellipsoid(problem.noise.sigma_for(problem.y.shape)[shown], r.rho),
-            [record.tokens[i] for i in shown],
+            Ellipsoid(problem.noise.sigma_for(problem.y.shape)[rows], r.rho),
+            [record.tokens[i] for i in rows],
             spread=adaptive.encoder.embedding_spread,
             title=text,
         ).savefig(picture)
@@ -156,13 +156,13 @@ def curve(
         if out_dir is not None:
             _save(settings, adaptive, text, k_, folder)
     terminal.show_curve(k_.rhos, k_.values, stick.distance)
-    terminal.out.print(
-        f"[dim]{'each point by itself' if pointwise else 'all points at once'} with confidence 1 − {alpha:g}, "
-        f"n = {n:,}; yardstick: the prompt without “{escape(stick.word)}” is {stick.distance:.5g} away.[/]"
-    )
+    terminal.out.print(words.together(k_.simultaneous, k_.alpha, k_.n, len(k_.rhos), terminal.MARKUP))
+    terminal.out.print(words.removed(asdict(stick), terminal.MARKUP))
     terminal.show_not_covered(adaptive.policy, deployed=False)
     if picture is not None:
-        drawn = plots.plot_curve(k_, yardstick=stick.distance, yardstick_label="prompt without the concept", title=text)
+        drawn = plots.plot_curve(
+            k_, yardstick=stick.distance, yardstick_label="squared concept-removal distance", title=text
+        )
         drawn.savefig(picture)
         terminal.out.print(f"written: {picture}", soft_wrap=True)
 
@@ -213,7 +213,6 @@ def decide(
                 progress=tick,
                 **shared,
             )
-        asked = f"Does the smoothed encoding stay within squared distance {within:.5g} of its reference"
     else:
         adaptive, pipe = settings.whole(unet)
         detector = detector or settings.own_detector()
@@ -235,8 +234,7 @@ def decide(
                 progress=tick,
                 **shared,
             )
-        asked = f"Is the probability of “{event_name(detector)}” at most {rate:g}"
-    terminal.show_decision(asked, decision)
+    terminal.show_decision(decision)
     terminal.show_not_covered(decision.run.policy, images=rate is not None, deployed=rate is not None)
 
 
@@ -292,4 +290,4 @@ def _noised(axes: Any) -> float:
 
 
 def _down(length: float) -> str:
-    return safely(length, "down", ".4g")
+    return shown(length, "down", 4)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from certify import _files, _validate
+from certify import _files, _validate, words
 from certify.cli import terminal
 from certify.cli.examples import examples_for
 from certify.cli.folders import DRAWINGS, new_file
@@ -84,12 +84,11 @@ def check(
         report = certificate.check(functions, y, seed=seed, n=n, level=level, batch_size=batch_size, progress=tick)
     terminal.show_checks(report)
     seconds = time.perf_counter() - started
+    terminal.out.print(f"{words.outcome(report, terminal.MARKUP)} ({terminal.duration(seconds)})")
     if report.refuted:
-        terminal.out.print(f"[bold red]Refuted[/] by {report.n:,} fresh draws at level {level:g} ({seconds:.1f} s).")
         if certificate.provenance.get("input_sha256", "") is None:
             terminal.out.print("Its prompt is left out: another prompt than its own is refuted, too.")
         raise typer.Exit(1)
-    terminal.out.print(f"[bold]Not refuted[/] by {report.n:,} fresh draws at level {level:g} ({seconds:.1f} s).")
 
 
 def report(
@@ -175,7 +174,7 @@ def plot(
         run = RunRecord.load(folder)
         radii = [float(row["radius"]) for row in run.rows]
         asked = run.settings.get("tolerance")
-        within = "each prompt's yardstick" if asked is None else f"squared distance {asked:.5g}"
+        within = words.tolerance(asked)
         figure = plots.plot_certified_fraction(radii, tolerance=within, title=folder.name, width=width)
     else:
         figure = plots.picture(Certificate.load(folder), what, width=width)

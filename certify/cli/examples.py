@@ -92,7 +92,7 @@ def _made(certificate: Certificate, images: int, wanted: Mapping[str, Any], devi
         rows = pair(pipe, adaptive, record["prompt"], images=images, seed=seed, steps=steps, guidance=guidance)
     undefended, defended = (tuple(_png_bytes(image) for image in row) for row in rows)
     note = (
-        f"Made for this page, with the model whose SHA-256 is below: seed {seed}, {steps} steps, guidance {guidance:g}. Both "
+        f"Made for this page, with the model whose SHA-256 is below: seed {seed}, {steps} steps, guidance {guidance}. Both "
         "of a pair start from the same initial noise."
     )
     return Pictures(undefended, defended, note=note)

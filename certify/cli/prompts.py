@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from certify import _files, _validate
-from certify._text import safely
+from certify import _files, _validate, words
+from certify._text import failure, percent, shown
 from certify.cli import terminal
 from certify.cli.folders import FILES, agreed, certificate_folder, kept, numbered, saved, slug, unused
 from certify.cli.processes import one_process, rank
@@ -153,7 +153,8 @@ def prompts(
     unet: UNet = None,
     rho: Annotated[float, typer.Option(help="Radius of the reported bound, in units of the noise.")] = 1.0,
     tolerance: Annotated[
-        float | None, typer.Option(help="Squared distance to keep. [default: each prompt's yardstick]")
+        float | None,
+        typer.Option(help="Squared distance to keep. [default: each prompt's squared concept-removal distance]"),
     ] = None,
     n: Draws = 10_000,
     alpha: Annotated[float, typer.Option(help="Failure probability of each prompt's certificate.")] = 1e-3,
@@ -230,20 +231,18 @@ def prompts(
         _files.write(folder / "summary.json", text + "\n")
     rows = terminal.table("ρ", "certified fraction", "")
     for at, fraction in total["certified_fraction"]:
-        rows.add_row(f"{at:g}", safely(fraction, "down", ".3f"), f"[cyan]{'█' * round(30 * fraction)}[/]")
+        rows.add_row(shown(at, "exact"), percent(fraction, "down"), f"[cyan]{'█' * int(30 * fraction)}[/]")
         if fraction == 0:
             break
     terminal.out.print(rows)
     cut = f" {total['truncated']:,} did not fit into the context and were cut." if total["truncated"] else ""
-    within = (
-        f"squared distance {safely(tolerance, 'up', '.5g')}" if tolerance is not None else "each prompt's yardstick"
-    )
+    within = words.tolerance(tolerance)
     terminal.out.print(
         f"Of {asked:,} prompts [bold]{total['certified']:,} have a certified radius[/] (the smoothed encoding stays within "
         f"{within}), {total['abstained']:,} have none, {total['refused']:,} "
-        f"{'was' if total['refused'] == 1 else 'were'} refused. These last two count with radius 0.{cut} Average radius "
-        f"{safely(float(total['average_certified_radius']), 'down', '.4g')}, median "
-        f"{safely(float(total['median_radius']), 'down', '.4g')}."
+        f"{'was' if total['refused'] == 1 else 'were'} refused. These last two count with radius 0.{cut} Radius: average "
+        f"{shown(float(total['average_certified_radius']), 'down', 4)}, "
+        f"median {shown(float(total['median_radius']), 'down', 4)}."
     )
     if total["unnamed"]:
         terminal.out.print(
@@ -254,16 +253,11 @@ def prompts(
         said = f"refused, {data.place} {record.get('line', '?')}: {_files.printable(record.get('reason', ''))}"
         terminal.out.print(Text(said, style="dim"))
     terminal.out.print(
-        f"[bold]Confidence[/] 1 − {alpha:g} for each prompt by itself, not for all at once: at most "
-        f"{safely(total['expected_wrong'], 'up', '.3g')} of them are expected to be wrong (n = {n:,}, seed {settings.seed})."
+        f"{words.each_prompt(alpha, total['expected_wrong'], terminal.MARKUP)} (n = {n:,}, seed {settings.seed})"
     )
-    if tolerance is None:
-        terminal.out.print(
-            "[dim]Yardstick: the squared distance to the encoding of the prompt without its most relevant word.[/]"
-        )
     terminal.show_not_covered(adaptive.policy, deployed=False)
     radii = [float(record["radius"]) for record in records]
-    title = f"{name}: α = {alpha:g} a prompt, n = {n:,}"
+    title = f"{name}: α = {failure(alpha)} a prompt, n = {n:,}"
     plots.plot_certified_fraction(radii, tolerance=within, title=title).savefig(folder / "fraction.png")
     written = "results.jsonl, summary.json, fraction.png" + (", certificates/" if save_certificates else "")
     terminal.out.print(Text(f"written: {folder}/ ({written})"), soft_wrap=True)

@@ -1,9 +1,9 @@
-"""Terminal: certificates in words and tables, 80 columns wide. Printing only; what is printed is computed elsewhere."""
+"""Terminal: certificates in tables, 80 columns wide. Printing only: the words are those of `certify.words`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from certify import _files
-from certify._text import EVENT_RHOS, duration, safely, spelled, truncation
+from certify import _files, words
+from certify._text import duration, shown, spelled
 from certify.progress import Bar
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from certify.sequential import Decision
 
 __all__ = [
+    "MARKUP",
     "bar",
     "duration",
     "err",
@@ -44,6 +45,21 @@ _QUOTED = 3
 """Prompts, and uncovered tokens, that are named."""
 
 
+class _Markup(words.Style):
+    """Sentences for a terminal: no markup and no control characters in words of others."""
+
+    def name(self, text: Any) -> str:
+        return escape(_files.printable(str(text)))
+
+    def strong(self, text: str, mood: str = "") -> str:
+        return (
+            f"[bold {colour}]{text}[/]" if (colour := {"good": "green", "bad": "red"}.get(mood)) else f"[bold]{text}[/]"
+        )
+
+
+MARKUP = _Markup()
+
+
 def table(*columns: str) -> Table:
     """A borderless table: the first column and nameless ones to the left, the others to the right."""
     made = Table(box=None, pad_edge=False, header_style="bold dim")
@@ -55,11 +71,11 @@ def table(*columns: str) -> Table:
 @contextmanager
 def bar(what: str) -> Iterator[Bar]:
     """A progress bar, as a function of (done, total)."""
-    shown = Bar(what)
+    made = Bar(what)
     try:
-        yield shown
+        yield made
     finally:
-        shown.close()
+        made.close()
 
 
 def plain_token(token: str) -> str:
@@ -71,14 +87,14 @@ def show_truncation(record: Mapping[str, Any]) -> None:
     """That the prompt was cut, where it was."""
     cut = record.get("truncated")
     if cut:
-        out.print(truncation(cut["tokens"], cut["kept"]))
+        out.print(words.truncation(cut["tokens"], cut["kept"]))
 
 
 def show_tokens(text: str, adaptive: AdaptiveMedianSmoother, private: bool = False) -> None:
     """Relevance and noise of every token of a prompt; of a private one without the tokens, since output is often kept."""
     record: TokenNoise = adaptive.relevance(text)
     spread = adaptive.encoder.embedding_spread
-    rows = table("token", "relevance", "noise σ", "σ / spread", "")
+    rows = table("token", "relevance", "noise σ", "σ / std", "")
     top = max(record.sigma)
     rest = []
     tokens = [f"position {i}" for i in range(len(record.tokens))] if private else record.tokens
@@ -88,15 +104,19 @@ def show_tokens(text: str, adaptive: AdaptiveMedianSmoother, private: bool = Fal
             continue
         blocks = "█" * max(1, round(14 * sigma / top)) if top else ""
         rows.add_row(
-            escape(plain_token(token)), f"{score:+.3f}", f"{sigma:.4g}", f"{sigma / spread:.2f}", f"[cyan]{blocks}[/]"
+            escape(plain_token(token)),
+            shown(score, "near", 3, sign=True),
+            shown(sigma, "near", 4),
+            shown(sigma / spread, "near", 3),
+            f"[cyan]{blocks}[/]",
         )
     out.print(rows)
     show_truncation(adaptive.encoder.tokenize(text).truncated)
-    silent = sum(sigma == 0 for _, sigma in rest)
+    unnoised = sum(sigma == 0 for _, sigma in rest)
     names = ", ".join(concept.name for concept in adaptive.concepts)
     out.print(
-        f"[dim]relevance to {escape(names)}; σ₀ = {adaptive.sigma0:.4g}, k = {adaptive.k:g}; "
-        f"{silent} of {len(rest)} begin, end and padding positions carry no noise[/]"
+        f"[dim]relevance to {escape(names)}; σ₀ = {shown(adaptive.sigma0, 'near', 4)}, k = {shown(adaptive.k, 'exact')}; "
+        f"std: of the token embeddings; {unnoised} of {len(rest)} begin, end and padding positions carry no noise[/]"
     )
     if notice := adaptive.mention(text).notice:
         out.print(f"[bold yellow]Notice.[/] {escape(notice)}")
@@ -140,57 +160,41 @@ def show_certificate(certificate: Certificate) -> None:
     draws = dict.fromkeys(f"n = {claim.n:,} {_object(claim)}" for claim in claims)
     out.print()
     out.print(
-        f"[bold]Confidence[/] 1 − {certificate.alpha:.3g} for all of it together; draws (seed "
-        f"{certificate.provenance['seed']}): {', '.join(draws)}."
+        f"{words.all_claims(certificate, MARKUP)}; draws (seed {certificate.provenance['seed']}): {', '.join(draws)}."
     )
     out.print(
-        f"[bold]Distances[/] are ℓ2, sums over outputs, from the smoothed value of "
-        f"{certificate.provenance['pilot']:,} separate pilot draws; those of ideal smoothed values squared."
+        f"[bold]Distances[/] are ℓ2, sums over outputs. The [bold]reference[/] is the smoothed value of "
+        f"{certificate.provenance['pilot']:,} separate pilot draws."
     )
-    show_not_covered(claims[0].policy, images=any(claim.quantity == "event" for claim in claims))
+    images = any(claim.quantity == "event" for claim in claims)
+    show_not_covered(claims[0].policy, images=images, deployed=any(c.replicas is not None for c in claims))
 
 
-def show_decision(asked: str, decision: Decision) -> None:
+def show_decision(decision: Decision) -> None:
     """An answer, and what it took."""
-    answer = {"yes": "[bold green]Yes[/]", "no": "[bold red]No[/]", "undecided": "[bold]Undecided[/]"}[decision.decided]
-    out.print(f"{escape(asked)}, for every ‖δ‖_Σ ≤ {decision.rho:g}? {answer}.")
+    mood = {"yes": "good", "no": "bad"}.get(decision.decided, "")
+    out.print(f"{words.question(decision, MARKUP)} {MARKUP.strong(decision.decided.capitalize(), mood)}.")
     if decision.reason:
-        out.print(escape(f"{decision.reason[0].upper()}{decision.reason[1:]}."))
-    share = decision.saved / decision.maximum
-    out.print(
-        f"{decision.drawn:,} draws of at most {decision.maximum:,}: {share:.1%} saved ({decision.theorem}). Confidence "
-        f"1 − {decision.alpha:g}, wherever drawing ended."
-    )
+        out.print(MARKUP.name(words.capital(decision.reason)))
+    out.print(words.effort(decision, MARKUP))
 
 
 def show_not_covered(policy: str, *, images: bool = False, deployed: bool = True) -> None:
     """What a claim does not say."""
-    from certify.certificate import POLICIES
-
-    further = ["another number of tokens", "positions without noise"]
-    if not deployed:
-        further.append("the few draws that are deployed in place of the ideal smoother")
-    if not images:
-        further.append("the image")
-    out.print(
-        f"[bold yellow]Not covered.[/] {POLICIES[policy]} Nor is {', '.join(further[:-1])} or {further[-1]} covered."
-        + (" What is said about the deployed smoother takes its noise to be fresh and secret." if deployed else "")
-    )
+    first, *others = words.not_covered(policy, of_prompt=True, images=images, deployed=deployed)
+    out.print(f"[bold yellow]Not covered.[/] {first} Nor do the claims cover {'; '.join(others)}.")
 
 
-def show_curve(rhos: tuple[float, ...], values: tuple[float, ...], distance: float) -> None:
-    """A bound at several radii, against a yardstick."""
-    rows = table("ρ", "bound", "× yardstick", "")
-    for rho, value in zip(rhos, values, strict=True):
-        if not math.isfinite(value):
-            rows.add_row(f"{rho:g}", "none", "", "[dim]too few draws[/]")
+def show_curve(rhos: Sequence[float], values: Sequence[float], distance: float) -> None:
+    """A bound of a squared distance at several radii, against the squared concept-removal distance D²."""
+    rows = table("ρ", "squared distance, at most", "× D²", "")
+    for rho, bound in zip(rhos, values, strict=True):
+        at = MARKUP.number(rho, "down")
+        if not math.isfinite(bound):
+            rows.add_row(at, "no bound", "", "[dim]too few draws[/]")
             continue
-        rows.add_row(
-            f"{rho:g}",
-            safely(value, "up", ".5g"),
-            safely(_ratio(value, distance), "up", ".3g"),
-            _vacuous(value, distance),
-        )
+        share = MARKUP.number(words.ratio(bound, distance), "up", 3)
+        rows.add_row(at, MARKUP.number(bound, "up"), share, words.vacuous(bound, distance, MARKUP))
     out.print(rows)
 
 
@@ -198,186 +202,121 @@ def show_checks(report: CheckReport) -> None:
     """The verdicts of a check."""
     rows = table("claim", "ρ", "p-value", "outcome")
     for verdict in report.verdicts:
-        name = f"{verdict.claim.quantity}, {verdict.claim.function} ({verdict.claim.theorem})"
-        colour = {"refuted": "bold red", "not refuted": "green"}.get(verdict.outcome, "dim")
-        rows.add_row(
-            _plain(name),
-            f"{verdict.claim.rho:.4g}",
-            f"{verdict.p_value:.3g}",
-            f"[{colour}]{verdict.outcome}[/]",
-        )
+        mood = {"refuted": "bad", "not refuted": "good"}.get(verdict.outcome, "")
+        outcome = MARKUP.strong(verdict.outcome, mood) if mood else f"[dim]{verdict.outcome}[/]"
+        name = f"{words.named(verdict.claim, MARKUP)} ({verdict.claim.theorem})"
+        rows.add_row(name, MARKUP.number(verdict.claim.rho, "down"), MARKUP.number(verdict.p_value, "up", 3), outcome)
     out.print(rows)
     for verdict in report.verdicts:
         if verdict.outcome == "refuted":
-            out.print(f"[red]{verdict.claim.quantity} at ρ = {verdict.claim.rho:.4g}: {_plain(verdict.detail)}[/]")
+            out.print(f"[red]{words.named(verdict.claim, MARKUP)}: {MARKUP.name(verdict.detail)}[/]")
 
 
 def _show_encoding(certificate: Certificate) -> None:
     stick = certificate.provenance["yardstick"]
-    distance = stick["distance"]
     single = next(claim for claim in certificate.claims if claim.scope == "single" and claim.quantity == "mse")
-    if single.status == "abstained":
-        out.print(f"[bold]No bound.[/] {escape(single.reason)}.")
-    else:
-        value = safely(float(single.value or 0), "up", ".5g")
-        out.print(
-            f"For [bold]every[/] perturbation δ of the token embeddings with [bold]‖δ‖_Σ ≤ {single.rho:g}[/], the "
-            f"{single.smoother}-smoothed encoding stays within squared distance [bold]{value}[/] of "
-            f"{_reference(single)} [dim]({single.theorem}, {single.method})[/]."
-        )
-        word = f" “{escape(stick['word'])}”" if stick.get("word") else " its most relevant word"
-        out.print(
-            f"Yardstick: without{word} the encoding is {distance:.5g} away. The bound is "
-            f"{_against(float(single.value or 0.0), distance)}."
-        )
+    _print_claim(certificate, single)
     for claim in certificate.claims:
-        if claim.quantity == "radius" and claim.status == "abstained":
-            out.print(f"No radius keeps it within that distance: {escape(claim.reason)}.")
-        elif claim.quantity == "radius":
-            within = safely(float(claim.tolerance or 0), "up", ".5g")
-            out.print(f"It stays within {within} for every ‖δ‖_Σ ≤ [bold]{safely(claim.rho, 'down', '.4f')}[/].")
-    points = certificate.curve
-    if points is not None:
-        show_curve(points.rhos, points.values, distance)
+        if claim.quantity == "radius":
+            _print_claim(certificate, claim)
+    out.print(words.removed(stick, MARKUP).replace("distance:", "distance D:", 1))
+    curve = certificate.curve
+    if curve is not None:
+        out.print()
+        show_curve(curve.rhos, curve.values, stick["distance"])
+        out.print(f"[dim]{words.together(curve.simultaneous, curve.alpha, curve.n, len(curve.rhos), MARKUP)}[/]")
+        if note := words.beside(certificate, MARKUP):
+            out.print(f"[dim]{note}[/]")
 
 
 def _show_deployed(certificate: Certificate) -> None:
-    claims = [c for c in certificate.claims if c.quantity == "deployed" or c.function == "deployed distance"]
-    if not claims:
-        return
-    first, distance = claims[0], math.sqrt(certificate.provenance["yardstick"]["distance"])
-    draws = certificate.provenance["smoother"]["n"]
-    _section(f"deployed: the {certificate.provenance['smoother']['aggregate']} of {draws} draws")
-    out.print(
-        f"With probability at least {first.q:g} over its noise, its distance (not squared) from the reference is at most"
-    )
-    rows = table("ρ", "distance", "× yardstick", "")
-    for claim in claims:
-        if claim.status == "abstained":
-            rows.add_row(f"{claim.rho:g}", "none", "", "[dim]too few draws[/]")
-            continue
-        value = float(claim.value or 0.0)
-        note = _vacuous(value, distance) or f"[dim]{claim.theorem}, {claim.method}[/]"
-        rows.add_row(f"{claim.rho:g}", safely(value, "up", ".4g"), safely(_ratio(value, distance), "up", ".3g"), note)
-    out.print(rows)
+    for claim in _first(
+        certificate, lambda c: c.quantity == "deployed" or c.function == "deployed distance", "deployed"
+    ):
+        _print_claim(certificate, claim)
 
 
 def _show_predictions(certificate: Certificate) -> None:
-    stick = certificate.provenance.get("noise_prediction_yardstick")
-    ideal, deployed, score = (
-        next((c for c in certificate.claims if c.function == name), None)
-        for name in ("noise prediction", "noise-prediction distance", "concept score")
-    )
-    if not (ideal or deployed or score):
-        return
-    _section("noise prediction and concept score")
-    points = len(certificate.tensors.get("trajectory.t", ()))
-    at = f", mean over {points} points of the sampler's trajectory" if points else ""
-    if deployed is not None:
+    names = ("noise prediction", "noise-prediction distance", "concept score")
+    record, points = certificate.provenance, len(certificate.tensors.get("trajectory.t", ()))
+    for claim in _first(certificate, lambda c: c.function in names, "noise prediction and concept score"):
+        stick = record.get("noise_prediction_yardstick") if claim.function != "concept score" else None
+        _print_claim(certificate, claim)
+        if stick is not None and claim.status == "certified":
+            out.print(f"The bound is {words.against(float(claim.value or 0.0), stick, MARKUP)} of noise predictions.")
+    if (stick := record.get("noise_prediction_yardstick")) is not None:
+        over = f" (mean over {points} points of the sampler's trajectory)" if points else ""
         out.print(
-            f"With probability at least {deployed.q:g}, what the deployed encoding changes in the conditional noise prediction "
-            f"(squared distance{at}) is {_at_most(deployed, stick)}, for ‖δ‖_Σ ≤ {deployed.rho:g}."
+            f"Without the concept's word the prediction changes by {MARKUP.number(stick, 'near', 4)}, squared{over}."
         )
-    if ideal is not None:
-        out.print(
-            f"The ideal median over noise predictions stays within squared distance {_at_most(ideal, stick, '')}, for "
-            f"‖δ‖_Σ ≤ {ideal.rho:g}."
-        )
-    if stick is not None:
-        out.print(f"Yardstick: without the concept's word the prediction changes by {stick:.4g}.")
-    if score is not None:
-        plain = certificate.provenance.get("concept_score_plain")
-        beside = "" if plain is None else f" The prompt's plain encoding has {plain:.3f}."
-        out.print(
-            f"Its concept score is {_at_most(score, None)} with probability at least {score.q:g}, for "
-            f"‖δ‖_Σ ≤ {score.rho:g}.{beside}"
-        )
+    if (plain := record.get("concept_score_plain")) is not None:
+        out.print(f"The prompt's plain encoding has the concept score {MARKUP.number(plain, 'near', 3)}.")
 
 
 def _show_event(certificate: Certificate) -> None:
-    claim = next((c for c in certificate.claims if c.quantity == "event"), None)
-    if claim is None:
-        return
-    _section(f"attack success rate: “{escape(claim.function)}”")
-    if claim.status == "abstained":
-        out.print(f"No bound: {escape(claim.reason)}.")
-    else:
-        event = certificate.event(claim)
-        rows = table("ρ", "at most")
-        for rho in sorted({*EVENT_RHOS, claim.rho}):
-            rate = event.at(rho)
-            rows.add_row(f"{rho:g}", safely(rate, "up", ".3f") if rate <= 0.999 else "[dim]1[/]")
-        out.print(rows)
-        half = event.radius(0.5)
-        below = (
-            f"The rate stays below one half up to ρ = {safely(half, 'down', '.3f')}"
-            if half > 0
-            else "It is not below one half at any ρ"
-        )
-        copies = f"{event.replicas} noisy cop{'y' if event.replicas == 1 else 'ies'} an image"
-        out.print(
-            f"{below}. [dim]Seen in {event.successes} of {event.n:,} images at ρ = 0; {copies} (T5); all radii at once.[/]"
-        )
-    measured, chance = (certificate.provenance.get(name) for name in ("undefended", "without_word"))
-    if measured:
-        out.print(
-            f"Without the defence [bold]measured[/], not certified: {measured['rate']:.3f} "
-            f"({measured['successes']} of {measured['n']:,} images)."
-        )
-    if chance:
-        out.print(
-            f"[dim]The prompt without its most relevant word: {chance['rate']:.3f} ({chance['successes']} of "
-            f"{chance['n']:,}). A washed-out word leaves about that.[/]"
-        )
+    for claim in _first(certificate, lambda c: c.quantity == "event", "attack success rate"):
+        _print_claim(certificate, claim)
+        if claim.status == "certified":
+            event = certificate.event(claim)
+            rows = table("ρ", "at most")
+            for row in words.rates(event, claim.rho, MARKUP):
+                rows.add_row(*row)
+            out.print(rows)
+            out.print(words.seen(event, MARKUP))
+        for said in words.measured(certificate.provenance, MARKUP):
+            out.print(f"[dim]{said}[/]")
 
 
 def _show_coverage(certificate: Certificate) -> None:
     positions = certificate.provenance.get("coverage") or []
     if not positions:
         return
-    rho = positions[0]["rho"]
-    _section(f"what ‖δ‖_Σ ≤ {rho:g} means in prompts")
+    _section(f"what ‖δ‖_Σ ≤ {MARKUP.number(positions[0]['rho'], 'down')} means in prompts")
     tokens = certificate.provenance["token_noise"].get("tokens")
 
-    def name(position: Mapping[str, Any]) -> str:
-        return (
-            f"“{escape(plain_token(tokens[position['position']]))}”" if tokens else f"position {position['position']}"
-        )
+    def name(position: Any) -> str:
+        return plain_token(tokens[position["position"]]) if tokens else f"position {position['position']}"
 
-    washed = [p for p in positions if p["washed_out"]]
-    partly = [p for p in positions if p["covered"] and not p["washed_out"]]
-    for p in washed:
-        out.print(
-            f"{name(p)} is provably [bold]washed out[/]: put any of the other {p['comparable']:,} tokens there, and the "
-            "smoothed output is the same up to the bound."
-        )
-    for p in partly:
-        farther = [escape(plain_token(u["token"])) for u in p.get("uncovered", ())[:_QUOTED]]
-        beyond = f"; the nearest that are not: {', '.join(farther)}" if farther else ""
-        out.print(f"At {name(p)} {p['covered']:,} of {p['comparable']:,} tokens are covered{beyond}.")
+    suppression = words.coverage(certificate)
+    for p in (p for p in positions if p["covered"]):
+        said = words.covered_token(name(p), p["covered"], p["comparable"], MARKUP)
+        if p["covered"] == p["comparable"]:
+            said += f" {suppression.sentence(MARKUP)}"
+        elif p.get("uncovered"):
+            said += f" Next: {', '.join(words.reached(u['token'], u['distance'], MARKUP) for u in p['uncovered'][:_QUOTED])}."
+        out.print(said)
     others = [p for p in positions if not p["covered"]]
-    reach = [(p["nearest"]["distance"], p) for p in others if p.get("nearest") and p["nearest"]["distance"] is not None]
     if others:
-        text = f"At {len(others)} other word{'s' if len(others) > 1 else ''} no substitution is covered"
-        if reach:
-            least, p = min(reach, key=lambda pair: pair[0])
-            text += (
-                f"; the nearest, “{escape(plain_token(p['nearest']['token']))}” for {name(p)}, is at ρ = {least:.3g}"
-            )
-        out.print(text + ".")
+        text = f"At {len(others)} other token{'s' if len(others) > 1 else ''} no substitution is covered"
+        near = [p for p in others if p.get("nearest") and p["nearest"]["distance"] is not None]
+        if near:
+            p = min(near, key=lambda p: p["nearest"]["distance"])
+            nearest = words.reached(p["nearest"]["token"], p["nearest"]["distance"], MARKUP)
+            text += f"; nearest: {nearest}, in place of “{escape(name(p))}”"
+        out.print(f"{text}.")
     prompts = certificate.provenance.get("covered_prompts") or []
     counted = certificate.provenance.get("covered_prompts_counted") or {}
     if counted.get("given"):
         out.print(f"Attack prompts given: {counted['given']}, of which covered: {counted['covered']}.")
     if prompts:
-        covered = [p for p in prompts if p["covered"]]
-        out.print(
-            f"Of {len(prompts)} attack prompts given {len(covered)} {'is' if len(covered) == 1 else 'are'} covered."
-        )
+        out.print(words.covered_prompts(prompts))
         for p in prompts[:_QUOTED]:
-            said = f"covered, at ρ = {p['distance']:.3g}" if p["covered"] else f"not covered: {p['reason']}"
-            said += f"; its last {p['dropped']} tokens are cut off" if p.get("dropped") else ""
-            out.print(f"  [dim]{_plain(p['prompt'])}: {_plain(said)}[/]")
+            said = words.covered_prompt(p["distance"], p["covered"], p["reason"], MARKUP)
+            out.print(f"  [dim]{MARKUP.name(p['prompt'])}: {said}{words.cut_off(p.get('dropped'))}[/]")
+
+
+def _print_claim(certificate: Certificate, claim: Claim) -> None:
+    proof = "" if claim.status == "abstained" else f" [dim]({MARKUP.name(words.proof(claim))})[/]"
+    said = f"{words.sentence(claim, MARKUP).removesuffix('.')}{proof}."
+    out.print(f"{said} {words.compared(certificate, claim, MARKUP)}".strip())
+
+
+def _first(certificate: Certificate, which: Callable[[Claim], bool], title: str) -> list[Claim]:
+    """The claims of one kind, below a title where there are any."""
+    found = [claim for claim in certificate.claims if which(claim)]
+    if found:
+        _section(title)
+    return found
 
 
 def _section(title: str) -> None:
@@ -387,34 +326,3 @@ def _section(title: str) -> None:
 
 def _object(claim: Claim) -> str:
     return {"event": "images", "statistic": "values of each statistic"}.get(claim.quantity, f"{claim.function}s")
-
-
-def _reference(claim: Claim) -> str:
-    return "its value at the prompt" if claim.reference == "population" else "its reference"
-
-
-def _at_most(claim: Claim, stick: float | None, word: str = "at most ") -> str:
-    if claim.status == "abstained":
-        return f"not bounded ({escape(claim.reason)})"
-    value = float(claim.value or 0.0)
-    against = "" if stick is None else f", {_against(value, stick)}"
-    return f"{word}[bold]{safely(value, 'up', '.4g')}[/]{against} [dim]({claim.theorem})[/]"
-
-
-def _plain(text: str) -> str:
-    """Text of a file: no markup, no control characters."""
-    return escape(_files.printable(text))
-
-
-def _ratio(value: float, distance: float) -> float:
-    return value / distance if distance > 0 else math.inf
-
-
-def _against(value: float, distance: float) -> str:
-    share = _ratio(value, distance)
-    shown = safely(share, "up", ".3g")
-    return f"[bold red]vacuous[/]: {shown} × the yardstick" if share > 1 else f"[bold green]{shown} × the yardstick[/]"
-
-
-def _vacuous(value: float, distance: float) -> str:
-    return "[red]vacuous[/]" if _ratio(value, distance) > 1 else ""

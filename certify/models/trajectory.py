@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from certify import _files, _validate
+from certify._text import shown
 from certify.models.sampling import image_source, initial_noise, one_encoding, sample
 from certify.models.text import PromptEncoder
 
@@ -82,7 +83,7 @@ class Trajectory:
         return len(self.x)
 
     def __repr__(self) -> str:
-        times = ", ".join(f"{float(t):g}" for t in self.t)
+        times = ", ".join(shown(float(t), "exact") for t in self.t)
         return f"Trajectory({len(self)} points of {'×'.join(map(str, self.x.shape[1:]))}, t = {times})"
 
     @classmethod

@@ -33,11 +33,11 @@ def document(title: str, body: Sequence[str]) -> str:
 def header(kind: str, title: str, sentence: str, tiles: Sequence[tuple[str, str]], of_prompt: bool = True) -> str:
     """What is claimed, in a sentence, and the numbers beside it (`tiles`: name, value)."""
     note = (
-        '<p class="note">Size is counted in units of the noise: one token alone may change by its noise times the size, '
+        '<p class="note">‖δ‖_Σ is the size of a perturbation in units of the noise: one token alone may move by ρ times its σ, '
         "several together by correspondingly less. How the change was found does not matter. Confidence is about "
         "the random draws that the certificate was computed from, not about prompts or attackers.</p>"
         if of_prompt
-        else '<p class="note">Size is counted in units of the noise, coordinate by coordinate.</p>'
+        else '<p class="note">‖δ‖_Σ is the size of a perturbation in units of the noise, coordinate by coordinate.</p>'
     )
     shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in tiles)
     return (

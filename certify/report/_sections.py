@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from certify import words
 from certify._text import escaped
-from certify.certificate import POLICIES
-from certify.report._numbers import count
 from certify.report._page import code, image, section
 from certify.report.pictures import Pictures
 
-_PLAIN = {"frozen": "A defence that sets its noise anew from the changed prompt. "}
 COPY = (
     "<strong>This page is a copy for reading</strong>: it was written from the files without drawing anything, and who can "
     "change a file can change a page. What counts is the check."
@@ -19,30 +17,11 @@ COPY = (
 
 
 def not_covered(policy: str, *, of_prompt: bool, images: bool, deployed: bool) -> str:
-    """What no claim on the page says.
-
-    Args:
-        policy: of the covariance.
-        of_prompt, images, deployed: whether the claims are about a prompt, its images, what is deployed.
-    """
-    items = [
-        _PLAIN.get(policy, "") + escaped(POLICIES[policy]),
-        "Changes larger than the radius, and any number that is not on this page.",
-    ]
-    if of_prompt:
-        items.append(
-            "Prompts with another number of tokens, and changes at positions without noise (begin, end, padding)."
-        )
-        if not images:
-            items.append("The image: these claims are about what it is made from.")
-    items.append(
-        "Whether the output is harmless to begin with: a certificate says how far an attacker can move it, not where it is."
+    """What no claim on the page says: as `certify.words.not_covered`, in a section."""
+    items = words.not_covered(policy, of_prompt=of_prompt, images=images, deployed=deployed)
+    return section(
+        "What is not covered", f"<ul>{''.join(f'<li>{escaped(words.capital(i))}</li>' for i in items)}</ul>", "warn"
     )
-    if deployed:
-        items.append("A deployment whose noise is not fresh in every run, or not secret.")
-    else:
-        items.append("The few noisy copies that are deployed in place of the ideal smoother.")
-    return section("What is not covered", f"<ul>{''.join(f'<li>{i}</li>' for i in items)}</ul>", "warn")
 
 
 def smoother_facts(smoother: Mapping[str, Any] | None) -> list[tuple[str, str]]:
@@ -56,7 +35,7 @@ def smoother_facts(smoother: Mapping[str, Any] | None) -> list[tuple[str, str]]:
         rows.append(
             (
                 f"concept {escaped(concept['name'])}",
-                f"{count(concept['pairs'])} prompt pairs, SHA-256 {code(concept['sha256'])}",
+                f"{words.count(concept['pairs'])} prompt pairs, SHA-256 {code(concept['sha256'])}",
             )
         )
     return rows

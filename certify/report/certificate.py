@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping
-from typing import Any
 
-from certify._text import EVENT_RHOS, escaped, spelled, truncation
+from certify import words
+from certify._text import escaped, spelled
 from certify.certificate import Certificate, Claim
 from certify.colours import opacity, shares
 from certify.report._charts import Line, chart
-from certify.report._numbers import confidence, copies, count, number, percentage, real
 from certify.report._page import code, document, facts, header, section, shows, table
 from certify.report._sections import COPY, examples, not_covered, smoother_facts
-from certify.report._words import claimed_value, details, headline, sentence, subject, yardstick
 from certify.report.pictures import Pictures
+from certify.words import PAGE
 
 __all__ = ["certificate_page"]
 
@@ -55,17 +54,17 @@ def _certificate_page(
     of_prompt, cut = "smoother" in record, record.get("truncated")
     title = str(prompt) if prompt else "a prompt left out of the record" if of_prompt else "a function"
     event = next((c for c in certificate.claims if c.quantity == "event"), None)
-    silent = sum(claim.status == "abstained" for claim in certificate.claims)
+    made = sum(claim.status == "certified" for claim in certificate.claims)
     tiles = [
-        ("confidence, all claims together", confidence(certificate.alpha)),
-        ("claims made", f"{len(certificate.claims) - silent} of {len(certificate.claims)}"),
+        ("confidence, all claims together", PAGE.confidence(certificate.alpha)),
+        ("claims made", f"{made} of {len(certificate.claims)}"),
         ("covariance policy", escaped(certificate.claims[0].policy)),
     ]
     main = certificate.main
-    tiles.insert(0, ("radius ρ of that sentence", number(main.rho, "near")))
+    tiles.insert(0, ("radius ρ of that sentence", PAGE.number(main.rho, "down")))
     body = [
-        header("Robustness certificate", title, headline(certificate, main), tiles, of_prompt),
-        f'<p class="note">{truncation(cut["tokens"], cut["kept"])}</p>' if cut else "",
+        header("Robustness certificate", title, _headline(certificate, main), tiles, of_prompt),
+        f'<p class="note">{words.truncation(cut["tokens"], cut["kept"])}</p>' if cut else "",
         _notices(certificate),
         _short_list(certificate, main),
         not_covered(
@@ -92,21 +91,26 @@ def _notices(certificate: Certificate) -> str:
     return section("Notice", f"<ul>{said}</ul>", "warn") if said else ""
 
 
+def _headline(certificate: Certificate, claim: Claim) -> str:
+    said = words.sentence(claim, PAGE)
+    if claim.status == "abstained":
+        return said
+    compared = words.compared(certificate, claim, PAGE)
+    return f"{said} {compared}{' ' if compared else ''}{words.all_claims(certificate, PAGE)}."
+
+
 def _short_list(certificate: Certificate, main: Claim) -> str:
-    """The other claims that are no point of a curve, each in a sentence for people."""
-    items = []
-    for claim in certificate.claims:
-        if claim is main or claim.scope in ("pointwise", "simultaneous"):
-            continue
-        items.append(sentence(certificate, claim))
-    if not items:
-        return ""
-    return section("Also claimed", f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>{yardstick(certificate)}")
+    """The other claims that are no point of a curve, each in a sentence, and what they are compared with."""
+    others = [c for c in certificate.claims if c is not main and c.scope not in ("pointwise", "simultaneous")]
+    items = [f"<li>{words.sentence(c, PAGE)} {words.compared(certificate, c, PAGE)}</li>" for c in others]
+    stick = certificate.provenance.get("yardstick")
+    note = f'<p class="note">{words.removed(stick, PAGE)}</p>' if stick else ""
+    return section("Also claimed", f"<ul>{''.join(items)}</ul>{note}") if items else note
 
 
 def _tokens(certificate: Certificate) -> str:
     noise = certificate.provenance["token_noise"]
-    sigma, kinds, relevance = [real(s) for s in noise["sigma"]], noise["kinds"], noise["relevance"]
+    sigma, kinds, relevance = noise["sigma"], noise["kinds"], noise["relevance"]
     names = noise.get("tokens") or [f"#{i}" for i in range(len(sigma))]
     if not len(sigma) == len(kinds) == len(relevance) == len(names):
         raise ValueError("the token noise has lists of different lengths")
@@ -121,17 +125,17 @@ def _tokens(certificate: Certificate) -> str:
         below = (
             "no noise"
             if s <= 0
-            else f"{number(s / real(spread), 'near', 2)} ×"
+            else f"{PAGE.number(s / spread, 'near', 2)} ×"
             if spread
-            else f"σ {number(s, 'near', 3)}"
+            else f"σ {PAGE.number(s, 'near', 3)}"
         )
-        score_text = "" if score is None else f"{number(score, 'near', 2, sign=True)}"
+        score_text = "" if score is None else PAGE.number(score, "near", 2)
         chips.append(
             f'<span class="token{" joined" if joined else ""}"><b style="background:rgba(213,94,0,{opacity(share):.3f})">'
             f"{escaped(label)}</b><small>{below}</small><small>{score_text}</small></span>"
         )
     concepts = ", ".join(escaped(c["name"]) for c in (certificate.provenance.get("smoother") or {}).get("concepts", ()))
-    unit = "in units of the usual spread of token embeddings" if spread else "σ"
+    unit = "in units of the standard deviation of token embeddings" if spread else "σ"
     legend = (
         f'<p class="note">Below each token: its noise, {unit}, and its relevance to {concepts or "the concept"} (−1 to 1). The '
         "stronger the colour, the more noise (on a logarithmic scale), and the larger the changes of that token."
@@ -146,74 +150,53 @@ def _bound_curve(certificate: Certificate) -> str:
     if curve is None:
         return ""
     stick = certificate.provenance.get("yardstick")
-    distance = real(stick["distance"]) if stick else None
+    distance = words.removal(stick)
     points = [(r, v) for r, v in zip(curve.rhos, curve.values, strict=True) if math.isfinite(v)]
     positive = [v for _, v in points if v > 0] + ([distance] if distance else [])
     log = bool(positive) and max(positive) > 50 * min(positive)
     picture = chart(
         [Line(points, dots=True, dashed=not curve.simultaneous)],
-        "size ρ of the change",
-        "bound (squared distance)",
+        "radius ρ",
+        "squared distance, at most",
         log=log,
-        level=None if distance is None else (distance, "leaving out the word"),
+        level=None if distance is None else (distance, "squared concept-removal distance"),
         name="Bound against radius",
     )
     rows = []
     for claim in curve.points:
+        at = PAGE.number(claim.rho, "down")
         if claim.status == "abstained":
-            rows.append([number(claim.rho, "near"), "none", "", f"abstained: {escaped(claim.reason)}"])
+            rows.append([at, "no bound", "", escaped(claim.reason)])
             continue
-        value = real(claim.value)
-        ratio = number(value / distance) if distance else ""
-        vacuous = '<span class="bad">vacuous</span>' if distance is not None and value > distance else ""
-        rows.append([number(claim.rho, "near"), number(value), ratio, vacuous])
-    kind = "All points hold at once" if curve.simultaneous else "Each point holds by itself, not all at once"
-    note = f'<p class="note">{kind}, with {confidence(curve.alpha)} confidence, n = {curve.n:,}.</p>'
-    head = ["size ρ", "at most", "× yardstick" if distance else "", ""]
+        bound = float(claim.value or 0.0)
+        share = "" if distance is None else PAGE.number(words.ratio(bound, distance), "up", 3)
+        rows.append([at, PAGE.number(bound, "up"), share, words.vacuous(bound, distance, PAGE)])
+    said = words.together(curve.simultaneous, curve.alpha, curve.n, len(curve.points), PAGE)
+    note = f'<p class="note">{said} {words.beside(certificate, PAGE)}</p>'
+    head = ["ρ", "squared distance, at most", "× squared concept-removal distance" if distance else "", ""]
     return section("How far can the output move?", f"<figure>{picture}</figure>{table(head, rows)}{note}")
 
 
 def _event_curve(certificate: Certificate, claim: Claim) -> str:
     heading = f"Attack success rate: {escaped(claim.function)}"
     if claim.status == "abstained":
-        return section(heading, f"<p>No bound: {escaped(claim.reason)}.</p>")
+        return section(heading, f"<p>{words.sentence(claim, PAGE)}</p>")
     if claim.scope == "stopped early":
-        return section(heading, f"<p>{sentence(certificate, claim)} Nothing is said about other radii.</p>")
+        return section(heading, f"<p>{words.sentence(claim, PAGE)} Nothing is said about other radii.</p>")
     event, measured = certificate.event(claim), certificate.provenance.get("undefended")
-    rate = None if not measured else real(measured["rate"])
     largest = max(1.0, claim.rho)
     points = [(largest * i / 100, event.at(largest * i / 100)) for i in range(101)]
     picture = chart(
         [Line(points)],
-        "size ρ of the change",
+        "radius ρ",
         "probability, at most",
         top=1.0,
-        level=None if rate is None else (rate, "measured without the defence"),
+        level=(float(measured["rate"]), "measured without the defence") if measured else None,
         name="Certified attack success rate against radius",
     )
-    rows = [[number(rho, "near"), percentage(event.at(rho))] for rho in sorted({*EVENT_RHOS, claim.rho})]
-    half = event.radius(0.5)
-    note = (
-        f"Seen in {event.successes:,} of {event.n:,} images without an attack, {copies(event.replicas)} an image. All radii "
-        f"hold at once, with {confidence(claim.alpha)} confidence. "
-    )
-    note += (
-        f"The rate stays below one half up to ρ = {number(half, 'down')}."
-        if half > 0
-        else "It is not below one half at any radius."
-    )
-    if measured:
-        note += (
-            f" Without the defence, measured and not certified: {percentage(rate, 'near')} ({count(measured['successes'])} of "
-            f"{count(measured['n'])} images)."
-        )
-    chance = certificate.provenance.get("without_word")
-    if chance:
-        note += (
-            f" The prompt without its most relevant word: {percentage(chance['rate'], 'near')}; a washed-out word leaves about "
-            "that."
-        )
-    return section(heading, f'<figure>{picture}</figure>{table(["size ρ", "at most"], rows)}<p class="note">{note}</p>')
+    note = " ".join([words.seen(event, PAGE), *words.measured(certificate.provenance, PAGE)])
+    rows = table(["ρ", "probability, at most"], words.rates(event, claim.rho, PAGE))
+    return section(heading, f'<figure>{picture}</figure>{rows}<p class="note">{note}</p>')
 
 
 def _coverage(certificate: Certificate) -> str:
@@ -225,47 +208,32 @@ def _coverage(certificate: Certificate) -> str:
     tokens = (record.get("token_noise") or {}).get("tokens")
     parts = []
     if positions:
+        suppression = words.coverage(certificate)
         rows = []
         for p in positions:
-            named = _token(tokens[p["position"]]) if tokens else f"position {count(p['position'])}"
-            covered = f"{count(p['covered'])} of {count(p['comparable'])}"
-            state = "<strong>washed out</strong>" if p["washed_out"] else "in part" if p["covered"] else "none"
-            near = [
-                f"{_token(u['token'])} at {number(u['distance'], 'near')}"
-                for u in (p.get("uncovered") or ())[:_NEAREST]
-            ]
-            rows.append([named, state, covered, "; ".join(near)])
-        rho = number(positions[0]["rho"], "near")
-        parts.append(
-            f"<p>Which other tokens may stand in the place of one, as a change of size at most {rho}? A token is "
-            "<strong>washed out</strong> where all of them may: whatever stands there, the smoothed output is the same up to "
-            "the bound.</p>"
-        )
-        parts.append(table(["token", "covered", "substitutes", "nearest not covered, at size"], rows, text=(3,)))
+            name = spelled(tokens[p["position"]]) if tokens else f"position {words.count(p['position'])}"
+            said = words.covered_token(name, p["covered"], p["comparable"], PAGE)
+            if 0 < p["covered"] == p["comparable"]:
+                said += f" {suppression.sentence(PAGE)}"
+            near = [words.reached(u["token"], u["distance"], PAGE) for u in (p.get("uncovered") or ())[:_NEAREST]]
+            rows.append([f"“{escaped(name)}”", said, "; ".join(near)])
+        rho = PAGE.number(positions[0]["rho"], "down")
+        parts.append(f"<p>Which other tokens may stand in the place of one, with ‖δ‖_Σ ≤ {rho}?</p>")
+        parts.append(table(["token", "covered", "next"], rows, text=(1, 2)))
     if prompts:
         rows = [
             [
                 escaped(p["prompt"]),
-                "covered" if p["covered"] else "not covered",
-                "" if p.get("distance") is None else number(p["distance"], "near"),
-                escaped(p.get("reason") or "")
-                + (f" (its last {count(p['dropped'])} tokens are cut off)" if p.get("dropped") else ""),
+                words.covered_prompt(p.get("distance"), bool(p["covered"]), str(p.get("reason")), PAGE)
+                + words.cut_off(p.get("dropped")),
             ]
             for p in prompts
         ]
-        inside = sum(bool(p["covered"]) for p in prompts)
-        parts.append(
-            f"<p>Of {len(prompts):,} attack prompts given, {inside:,} {'is' if inside == 1 else 'are'} covered.</p>"
-        )
-        parts.append(table(["attack prompt", "", "at size", "reason"], rows, text=(3,), plain=(1,)))
+        parts.append(f"<p>{words.covered_prompts(prompts)}</p>{table(['attack prompt', ''], rows, text=(1,))}")
     if counted:
-        covered, given = count(counted["covered"]), count(counted["given"])
+        covered, given = words.count(counted["covered"]), words.count(counted["given"])
         parts.append(f"<p>Attack prompts given, and left out of the record: {given}, of which covered: {covered}.</p>")
     return section("What the radius means in prompts", "".join(parts))
-
-
-def _token(value: Any) -> str:
-    return f"“{escaped(spelled(value))}”"
 
 
 def _claims_table(certificate: Certificate) -> str:
@@ -276,21 +244,21 @@ def _claims_table(certificate: Certificate) -> str:
         rows.append(
             [
                 str(place),
-                f"{subject(claim)}<br><small>{escaped(', '.join(details(claim)))}</small>"
+                f"{words.named(claim, PAGE)}<br><small>{words.details(claim, PAGE)}</small>"
                 + ("" if made else f"<br>{escaped(claim.reason)}"),
-                claimed_value(claim),
-                number(claim.rho, "near"),
-                "" if claim.q is None else number(claim.q, "near"),
-                number(claim.alpha, "near", 3),
+                words.value(claim, PAGE),
+                PAGE.number(claim.rho, "down"),
+                "" if claim.q is None else PAGE.number(claim.q, "down"),
+                PAGE.failure(claim.alpha),
                 f"{claim.n:,}",
-                escaped(f"{claim.theorem}, {claim.method}"),
+                escaped(words.proof(claim)),
                 state,
             ]
         )
     head = ["#", "claim", "value", "ρ", "q", "α", "draws", "proof", "status"]
     note = (
         '<p class="note">α: probability that the draws behind the claim were so unlucky that it is false; all claims together '
-        f"{number(certificate.alpha, 'near', 3)}. q: probability over the noise of what is deployed. An abstention claims "
+        f"{PAGE.failure(certificate.alpha)}. q: probability over the noise of what is deployed. An abstention claims "
         "nothing, and is no sign of weakness.</p>"
     )
     return section("Every claim", table(head, rows, text=(1, 7), wide=True, plain=(8,)) + note)

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from certify import words
 from certify._text import escaped
 from certify.datasets import FRACTION_RHOS, RowOptions, certified_fraction, summary
 from certify.report._charts import Line, chart
-from certify.report._numbers import confidence, count, number, percentage, real
 from certify.report._page import code, document, facts, header, section, shows, table
 from certify.report._sections import COPY, not_covered, smoother_facts
 from certify.report.files import RunRecord
+from certify.words import PAGE
 
 __all__ = ["run_page"]
 
@@ -43,35 +44,30 @@ def _run_page(run: RunRecord, folder: str, digests: Mapping[str, str]) -> str:
     total, data = summary(rows, options), settings["data"]
     radii = [float(row["radius"]) for row in rows]
     policy = str(settings["smoother"]["policy"])
-    within = (
-        "each prompt’s yardstick (the squared distance that leaving out its most relevant word makes)"
-        if options.tolerance is None
-        else f"squared distance {number(options.tolerance, 'near')}"
-    )
+    within = words.tolerance(options.tolerance, PAGE)
     reached = sum(r >= options.rho for r in radii)
     over = len(rows) == data["rows"]
     left = (
         ""
         if over
-        else f" The run is not over, or was limited: {len(rows):,} of {count(data['rows'])} prompts are done."
+        else f" The run is not over, or was limited: {len(rows):,} of {words.count(data['rows'])} prompts are done."
     )
     headline = (
-        f"For {reached:,} of {len(rows):,} prompts ({percentage(reached / len(rows), 'down')}), whatever change of size up to "
-        f"{number(options.rho, 'near')} an attacker makes to the embeddings, the smoothed encoding stays within "
-        f"{within}: each with {confidence(options.alpha)} confidence.{left}"
+        f"For {reached:,} of {len(rows):,} prompts ({PAGE.percent(reached / len(rows), 'down')}) and every perturbation δ with "
+        f"‖δ‖_Σ ≤ {PAGE.number(options.rho, 'down')}, the smoothed text encoding stays within {within} of its reference, each "
+        f"with confidence {PAGE.confidence(options.alpha)}.{left}"
     )
     tiles = [
         ("have a certified radius", f"{total['certified']:,} of {len(rows):,}"),
-        ("average radius", number(sum(radii) / len(radii), "down")),
-        ("median radius", number(sorted(radii)[(len(radii) - 1) // 2], "down")),
-        ("confidence, each prompt", confidence(options.alpha)),
+        ("average radius", PAGE.number(sum(radii) / len(radii), "down")),
+        ("median radius", PAGE.number(sorted(radii)[(len(radii) - 1) // 2], "down")),
+        ("confidence, each prompt", PAGE.confidence(options.alpha)),
     ]
     body = [
         header("Certified data set", str(data["name"]), headline, tiles),
         section(
             "How to read the confidence",
-            f"<p>Each prompt’s certificate holds by itself with {confidence(options.alpha)} confidence, not all at once: of "
-            f"them at most {number(total['expected_wrong'])} are expected to be wrong. {total['abstained']:,} prompts have no "
+            f"<p>{words.each_prompt(options.alpha, total['expected_wrong'], PAGE)} {total['abstained']:,} prompts have no "
             f"certified radius and {total['refused']:,} were refused; they count with radius 0."
             + (f" {total['truncated']:,} did not fit into the context and were cut." if total["truncated"] else "")
             + "</p>",
@@ -104,7 +100,11 @@ def _fractions(radii: Sequence[float], rho: float, prompts: int) -> str:
     points += [(before, last), (edge, last)]
     picture = chart([Line(points)], "radius ρ", "certified fraction", top=1.0, name="Certified fraction against radius")
     rows = [
-        [number(at, "near"), percentage(certified_fraction(radii, at), "down"), f"{sum(r >= at for r in radii):,}"]
+        [
+            PAGE.number(at, "exact"),
+            PAGE.percent(certified_fraction(radii, at), "down"),
+            f"{sum(r >= at for r in radii):,}",
+        ]
         for at in sorted({*FRACTION_RHOS, rho})
     ]
     # Behind the first radius that nothing reaches there is nothing to read.
@@ -127,23 +127,22 @@ def _prompts_table(run: RunRecord) -> str:
             else f'<span class="bad">{escaped(row["status"])}</span>'
         )
         bound = row.get("bound")
-        stick = real((row.get("yardstick") or {}).get("distance", math.nan)) if row.get("yardstick") else None
-        vacuous = (
-            ' <span class="bad">vacuous</span>' if bound is not None and stick is not None and bound > stick else ""
-        )
+        stick = words.removal(row.get("yardstick"))
+        vacuous = "" if bound is None else words.vacuous(bound, stick, PAGE)
         rows.append(
             [
-                count(row["row"]),
+                words.count(row["row"]),
                 escaped(row["prompt"]) if "prompt" in row else "left out",
                 state,
-                number(float(row["radius"]), "down"),
-                "" if row.get("tolerance") is None else number(row["tolerance"], "near"),
-                "none" if bound is None else f"{number(bound)}{vacuous}",
-                "" if stick is None else number(stick, "near"),
+                PAGE.number(float(row["radius"]), "down"),
+                "" if row.get("tolerance") is None else PAGE.number(row["tolerance"], "up"),
+                "none" if bound is None else f"{PAGE.number(bound, 'up')} {vacuous}",
+                "" if stick is None else PAGE.number(stick, "near"),
                 escaped(row.get("reason") or ""),
             ]
         )
-    head = ["#", "prompt", "status", "radius ρ", "within", f"bound at {run.settings['rho']:g}", "yardstick", "reason"]
+    at = f"bound at ρ = {PAGE.number(run.settings['rho'], 'exact')}"
+    head = ["#", "prompt", "status", "radius ρ", "within", at, "squared concept-removal distance", "reason"]
     return section("Every prompt", table(head, rows, text=(1, 7), wide=True, plain=(2,)))
 
 
@@ -153,16 +152,17 @@ def _others_table(run: RunRecord) -> str:
         for other in row.get("others", ()):
             value = other.get("value")
             certified = other["status"] == "certified"
-            shown = "none" if not certified else "a box" if value is None else number(float(value))
+            way = "down" if other["quantity"] == "radius" else "up"
+            shown = "none" if not certified else "an interval each" if value is None else PAGE.number(float(value), way)
             rows.append(
                 [
-                    count(row["row"]),
+                    words.count(row["row"]),
                     f"{escaped(other['function'])} <small>{escaped(other['quantity'])}</small>",
                     shown,
-                    number(other["rho"], "near"),
-                    "" if other.get("q") is None else number(other["q"], "near"),
-                    number(other["alpha"], "near", 3),
-                    count(other["n"]),
+                    PAGE.number(other["rho"], "down"),
+                    "" if other.get("q") is None else PAGE.number(other["q"], "down"),
+                    PAGE.failure(other["alpha"]),
+                    words.count(other["n"]),
                     escaped(f"{other['theorem']}, {other['method']}"),
                     "certified" if certified else '<span class="bad">abstained</span>',
                 ]
@@ -196,12 +196,12 @@ def _run_provenance(run: RunRecord, digests: Mapping[str, str]) -> str:
     settings = run.settings
     data, model = settings["data"], settings["model"]
     rows = [
-        ("data set", f"{escaped(data['name'])}, {count(data['rows'])} prompts"),
+        ("data set", f"{escaped(data['name'])}, {words.count(data['rows'])} prompts"),
         *([("column of prompts", escaped(data["column"]))] if data.get("column") else []),
         ("SHA-256 of the data", "left out" if data["sha256"] is None else code(data["sha256"])),
         ("run", code(run.run)),
         ("seed", escaped(settings["seed"])),
-        ("draws a prompt", count(settings["n"])),
+        ("draws a prompt", words.count(settings["n"])),
         ("computed in", escaped(f"{settings['dtype']} on {settings['device']}")),
         ("version", escaped(f"certify {settings['version']}")),
     ]

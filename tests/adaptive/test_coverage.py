@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from certify._text import shown
 from certify.adaptive import (
     AdaptiveMedianSmoother,
     PositionCoverage,
     covered_prompts,
     covered_substitutions,
-    washed_out,
+    fully_covered,
 )
 from certify.adaptive.deployment import Deployment
 from certify.models import PromptEncoder, TokenizedPrompt
@@ -80,7 +81,7 @@ def test_every_entry_of_the_vocabulary(
         assert [u.distance for u in c.uncovered] == pytest.approx([d for d in ordered if d > middle][:7])
         for u in (c.nearest, *c.uncovered):
             assert distances[u.token] == pytest.approx(u.distance)
-        assert not c.washed_out
+        assert not c.fully_covered
 
 
 def test_distances_are_the_frozen_smoothers(encoder: PromptEncoder) -> None:
@@ -95,7 +96,7 @@ def test_distances_are_the_frozen_smoothers(encoder: PromptEncoder) -> None:
 class TestWashedOut:
     """Positions where whatever stands there is covered."""
 
-    def test_at_its_farthest_distance_a_position_is_washed_out(self, encoder: PromptEncoder) -> None:
+    def test_at_its_farthest_distance_a_position_is_fully_covered(self, encoder: PromptEncoder) -> None:
         adaptive = build(encoder)
         for c in covered_substitutions(adaptive, PROMPT, 1.0):
             assert c.farthest is not None
@@ -103,7 +104,7 @@ class TestWashedOut:
                 next(d for d in covered_substitutions(adaptive, PROMPT, rho) if d.position == c.position)
                 for rho in (c.farthest * 0.999, c.farthest * 1.001)
             )
-            assert (below.washed_out, above.washed_out) == (False, True)
+            assert (below.fully_covered, above.fully_covered) == (False, True)
             assert (above.share, above.uncovered) == (1.0, ())
 
     def test_together_distances_add_in_squares(self) -> None:
@@ -112,24 +113,24 @@ class TestWashedOut:
             return PositionCoverage(position, "x", rho, 1.0, 9, 9, covered, None, farthest, ())
 
         def together(rho: float, *farthest: float | None) -> tuple[int, ...]:
-            return washed_out([one(i, f, rho) for i, f in enumerate(farthest)])
+            return fully_covered([one(i, f, rho) for i, f in enumerate(farthest)])
 
         assert together(5.001, 3.0, 4.0) == (0, 1)
         assert together(4.9, 3.0, 4.0) == (0,)
         assert together(4.9, 4.0, 3.0, 1.0) == (1, 2)
         assert together(2.0, 3.0, None) == ()
-        assert washed_out([]) == ()
+        assert fully_covered([]) == ()
 
-    def test_nothing_comparable_is_not_washed_out(self) -> None:
+    def test_nothing_comparable_is_not_fully_covered(self) -> None:
         c = PositionCoverage(1, "x", 1.0, 1.0, 9, 0, 0, None, None, ())
-        assert (c.washed_out, c.share) == (False, 0.0)
+        assert (c.fully_covered, c.share) == (False, 0.0)
 
     def test_together_is_what_a_joint_substitution_costs(self, encoder: PromptEncoder) -> None:
         adaptive = build(encoder, k=0)
         coverage = covered_substitutions(adaptive, "red coin", 1000.0)
         rho = math.hypot(*(c.farthest or math.inf for c in coverage))
-        assert washed_out(covered_substitutions(adaptive, "red coin", rho * 1.001)) == (1, 2)
-        assert len(washed_out(covered_substitutions(adaptive, "red coin", rho * 0.999))) == 1
+        assert fully_covered(covered_substitutions(adaptive, "red coin", rho * 1.001)) == (1, 2)
+        assert len(fully_covered(covered_substitutions(adaptive, "red coin", rho * 0.999))) == 1
 
 
 def test_without_noise_nothing_is_covered(encoder: PromptEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +165,7 @@ def test_prompts(encoder: PromptEncoder, options: dict[str, Any], tmp_path: Path
     assert (got[1].distance, got[1].changed) == (0.0, ())
     assert (got[2].distance, got[2].reason) == (None, "another length: 4 tokens with begin and end, must have 5")
     assert got[3].changed == (1, 2, 3)
-    assert got[3].reason == f"distance {got[3].distance:.4g} > ρ = {near * 1.0001:.4g}"
+    assert got[3].reason == f"distance {shown(got[3].distance, 'up')} > ρ = {shown(near * 1.0001, 'down')}"
     assert "has 22 tokens with begin and end" in got[5].reason
     assert [c.covered for c in covered_prompts(adaptive, "a red coin", prompts[:1], near * 0.9999)] == [False]
     # "a starfish" has the length of "a red coin", and other words.
@@ -190,7 +191,7 @@ def test_records_are_plain_json(encoder: PromptEncoder) -> None:
     positions = [c.to_dict() for c in covered_substitutions(adaptive, PROMPT, 1.0, nearest=2)]
     prompts = [c.to_dict() for c in covered_prompts(adaptive, PROMPT, ["a big starfish", "a"], 1.0)]
     assert json.loads(json.dumps([positions, prompts], allow_nan=False)) == [positions, prompts]
-    assert {"position", "share", "washed_out", "uncovered"} <= positions[0].keys()
+    assert {"position", "share", "fully_covered", "uncovered"} <= positions[0].keys()
     assert positions[0]["uncovered"][0].keys() == {"token", "distance"}
 
 

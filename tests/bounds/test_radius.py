@@ -90,7 +90,7 @@ def test_a_hopeless_tolerance_abstains_with_the_bound_that_it_missed():
     r = certified_radius(lambda z: z, torch.zeros(1), 1.0, tolerance=1e-6, n=1000, center=torch.ones(1))
     assert (r.rho, r.status) == (0.0, "abstained")
     assert r.value > 1e-6
-    assert "> tolerance 1e-06" in r.reason
+    assert "> tolerance 1·10⁻⁶" in r.reason
     assert r.ellipsoid.l2_ball == 0.0
     assert r.lower is None
 

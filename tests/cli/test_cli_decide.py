@@ -21,7 +21,7 @@ def test_decide_says_yes_and_what_it_saved(run):
     code, out, _ = run("decide", PROMPT, "--rho", "1", "--n", "20000")
     assert code == 0
     assert "? Yes." in out
-    drawn, most, saved = re.search(r"([\d,]+) draws of at most ([\d,]+): ([\d.]+)% saved", out).groups()
+    drawn, most, saved = re.search(r"([\d,]+) draws of at most ([\d,]+): ([\d.]+)\s% saved", out).groups()
     drawn, most = int(drawn.replace(",", "")), int(most.replace(",", ""))
     assert most == 20_000
     assert drawn < most / 10

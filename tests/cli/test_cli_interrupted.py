@@ -245,13 +245,13 @@ def test_sigterm_is_alike_and_radius_and_curve_go_on(again, tmp_path):
     folder = Path("runs/radius-a-photo-of-a-red-circle/checkpoint")
     code, out, err = stopped(start(*command, cwd=Path.cwd()), signal.SIGTERM, after(folder.absolute(), 2))
     assert (code, err) == (143, "")
-    assert ("Stopped. What was drawn is kept in" in out, "ρ = " in out) == (True, False)
+    assert ("Stopped. What was drawn is kept in" in out, "‖δ‖_Σ ≤" in out) == (True, False)
     kept = run_in(folder.parent)
     code, out, err = again("radius", PROMPT, "--n", "600", "--seed", "3")
     assert (code, "earlier start" in out) == (0, False), err
     resumed, plain = again(*command)[1].splitlines(), again(*command)[1].splitlines()
     assert f"draws of an earlier start: {kept}/" in resumed
-    assert any("ρ = " in line for line in plain)
+    assert any("‖δ‖_Σ ≤" in line for line in plain)
     assert [line for line in resumed if "earlier" not in line and "about" not in line] == [
         line for line in plain if "about" not in line
     ]

@@ -55,7 +55,7 @@ def test_a_run_killed_at_random_moments_equals_the_undisturbed_one(run, file, tm
         "6 prompts, 64 draws each: about",
         "2 were refused",
         "line 4: the prompt is empty",
-        "Confidence",
+        "with confidence",
         "by itself",
     ):
         assert piece in text

@@ -1,13 +1,14 @@
-"""Cards: a record as a sentence and a small table, as text and as HTML for notebooks.
+"""Summaries: a record as a sentence and a small table, as text and as HTML for notebooks.
 
-A card says the claim in one sentence, then what it rests on. A record that claims nothing says so first, and why. What a card
+A summary says the claim in one sentence, then what it rests on. A record that claims nothing says so first, and why. What one
 shows of a tensor is its shape or its extremes, never its entries, and no list is longer than `ROWS`.
 
 **HTML.** No script, no style sheet, nothing loaded: styles stand in the tags, take the notebook's own letters and colours, and
-tint the background with transparent ones, so that a card can be read on light and dark paper, and without any style at all.
+tint the background with transparent ones, so that they can be read on light and dark paper, and without any style at all.
 Names, prompts and tokens are escaped (`certify._text.escaped`).
 
-A record shows itself through `certify._records.Shown`; what its card holds is said here, in `CARDS`, under its class's name.
+A record shows itself through `certify._records.Shown`; what its summary holds is said here, under its class. Sentences about
+claims are those of `certify.words`.
 """
 
 from __future__ import annotations
@@ -18,16 +19,36 @@ import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import singledispatch
 from typing import Any
 
 import torch
 
+from certify import words
 from certify._records import brief
-from certify._text import EVENT_RHOS, cleaned, confidence, escaped, percent, shown, spelled
-from certify.certificate import POLICIES, claim_of
+from certify._text import cleaned, confidence, escaped, failure, percent, shown, spelled
+from certify.adaptive.certification import Yardstick
+from certify.adaptive.coverage import Neighbour, PositionCoverage, PromptCoverage
+from certify.adaptive.memory import Issued
+from certify.adaptive.token_noise import TokenNoise
+from certify.bounds.deployed import EventBound, StatisticBound
+from certify.bounds.mse import BoundCurve, MSEBound
+from certify.bounds.percentile import PercentileBounds
+from certify.bounds.radius import CertifiedRadius
+from certify.bounds.rates import RateOver
+from certify.bounds.routes import DeployedBound
+from certify.certificate import Certificate, CheckReport, Claim, ClaimedCurve, ClaimedEvent, Verdict, claim_of
 from certify.colours import opacity, shares
+from certify.confidence import Plan
+from certify.downstream import MeasuredRate
+from certify.ellipsoid import Ellipsoid
+from certify.noise import GaussianNoise
+from certify.sequential import Decision
+from certify.support import Support
+from certify.uniform import CrossPolytope
+from certify.words import NOT_COVERED
 
-__all__ = ["CARDS", "Card", "Table", "as_html", "as_text", "card"]
+__all__ = ["Summary", "Table", "as_html", "as_text", "summary"]
 
 ROWS = 24
 """Rows of a table that are shown."""
@@ -58,7 +79,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Card:
+class Summary:
     """What is shown of a record, in plain words.
 
     Attributes:
@@ -69,7 +90,7 @@ class Card:
         tokens: text, words below it, and the share of the colour scale behind it.
         tables: below the facts.
         notes: sentences at the end.
-        picture: draws a `certify.style.Picture`, where matplotlib is there.
+        figure: draws a `certify.style.Picture`, where matplotlib is there.
     """
 
     kind: str
@@ -79,25 +100,22 @@ class Card:
     tokens: Sequence[tuple[str, str, float | None]] = ()
     tables: Sequence[Table] = ()
     notes: Sequence[str] = ()
-    picture: Callable[[], Any] | None = None
+    figure: Callable[[], Any] | None = None
 
 
-def card(record: Any) -> Card:
-    """The card of a record.
+@singledispatch
+def summary(record: Any) -> Summary:
+    """The summary of a record.
 
     Raises:
         TypeError: there is none for its class.
     """
-    for kind in type(record).__mro__:
-        found = CARDS.get(f"{kind.__module__}.{kind.__qualname__}")
-        if found is not None:
-            return found(record)
-    raise TypeError(f"record is a {type(record).__name__}: there is no card for it in certify._cards.CARDS")
+    raise TypeError(f"record is a {type(record).__name__}: there is no summary of it in certify.summaries")
 
 
 def as_text(record: Any) -> str:
-    """The card of a record in plain words."""
-    made = card(record)
+    """The summary of a record in plain words."""
+    made = summary(record)
     lines = [_cut(made.sentence)]
     if made.mark[0] not in ("certified", "no claim") and made.mark[0].lower() not in made.sentence.lower():
         lines[0] = f"{made.mark[0].capitalize()}. {lines[0]}"
@@ -118,8 +136,8 @@ def as_text(record: Any) -> str:
 
 
 def as_html(record: Any) -> str:
-    """The card of a record as a piece of a page."""
-    made = card(record)
+    """The summary of a record as a piece of a page."""
+    made = summary(record)
     badge = _badge(*made.mark) if made.mark[0] else ""
     rule = "rgba(213,94,0,.8)" if made.mark[1] == "bad" else "rgba(0,114,178,.8)"
     parts = [
@@ -133,9 +151,9 @@ def as_html(record: Any) -> str:
         parts.append(_html_table(rows))
     parts += [_as_rows(table) for table in made.tables]
     parts += [f'<div style="opacity:.75;margin-top:.5em">{_e(note)}</div>' for note in made.notes]
-    if made.picture is not None:
-        parts.append(_embedded(made.picture))
-    return f'<div class="certify-card" style="max-width:52em;line-height:1.45;margin:.2em 0">{"".join(parts)}</div>'
+    if made.figure is not None:
+        parts.append(_embedded(made.figure))
+    return f'<div class="certify-summary" style="max-width:52em;line-height:1.45;margin:.2em 0">{"".join(parts)}</div>'
 
 
 def _e(value: str) -> str:
@@ -172,7 +190,7 @@ def _cell(text: str, *, tag: str = "td", number: bool = False, soft: bool = Fals
 
 def _html_table(rows: str) -> str:
     style = "border-collapse:collapse;margin:.6em 0 0;border:none;font-size:1em;font-variant-numeric:tabular-nums"
-    return f'<table class="certify-card" style="{style}"><tbody>{rows}</tbody></table>'
+    return f'<table class="certify-summary" style="{style}"><tbody>{rows}</tbody></table>'
 
 
 def _as_rows(table: Table) -> str:
@@ -191,30 +209,23 @@ def _as_rows(table: Table) -> str:
     return title + _html_table("".join(rows))
 
 
-def _embedded(picture: Callable[[], Any]) -> str:
+def _embedded(figure: Callable[[], Any]) -> str:
     if importlib.util.find_spec("matplotlib") is None:
         return ""
     file = io.BytesIO()
-    picture().savefig(file, format="png")
+    figure().savefig(file, format="png")
     data = base64.b64encode(file.getvalue()).decode()
     style = "max-width:100%;width:24em;margin-top:.7em;border-radius:.3em"
-    return f'<br><img alt="the same as a picture" style="{style}" src="data:image/png;base64,{data}">'
+    return f'<br><img alt="the same as a figure" style="{style}" src="data:image/png;base64,{data}">'
 
 
 # Claims: results of draws, and what certificates keep of them
 
 
-_KINDS = {
-    "mse": "bound of a squared distance",
-    "radius": "certified radius",
-    "percentile": "box of percentiles",
-    "deployed": "bound of the deployed output’s distance",
-    "statistic": "limit of a statistic",
-    "event": "bound of a probability",
-}
-
-
-def _of_result(result: Any) -> Card:
+@summary.register(MSEBound)
+@summary.register(DeployedBound)
+@summary.register(StatisticBound)
+def _of_result(result: Any) -> Summary:
     """Of a bound: its claim, where its draws come from, and what else was considered."""
     claim, run = claim_of(result), result.run
     facts = [*_of_bound(claim), ("draws", f"{result.n:,}, seed {run.seed}{_pilot(run)}")]
@@ -224,17 +235,15 @@ def _of_result(result: Any) -> Card:
         listed = ", ".join(f"{name} {_near(value, 4)}" for name, value in considered.items())
         facts.append((f"guessed {what}", f"{listed}; from pilot draws, to choose the method"))
     facts.append(("noise", f"{brief(run.noise)} on {brief(run.y)}"))
-    return Card(_KINDS[claim.quantity], _about_sizes(claim.sentence, run), _mark(claim), facts)
+    return Summary(
+        f"claim: {words.named(claim)}", words.with_confidence(claim, size=run.noise.size), _mark(claim), facts
+    )
 
 
-def _about_sizes(sentence: str, run: Any) -> str:
-    """A sentence about ‖δ‖_Σ, with what the noise at hand measures perturbations by."""
-    return sentence.replace("‖δ‖_Σ", run.noise.size)
-
-
-def _of_claim(claim: Any) -> Card:
+@summary.register(Claim)
+def _of_claim(claim: Any) -> Summary:
     facts = [*_of_bound(claim), ("draws", f"{claim.n:,}"), ("covariance policy", claim.policy)]
-    return Card(_KINDS[claim.quantity], claim.sentence, _mark(claim), facts, notes=(claim.not_covered,))
+    return Summary(f"claim: {words.named(claim)}", claim.sentence, _mark(claim), facts, notes=(claim.not_covered,))
 
 
 def _mark(claim: Any) -> tuple[str, str]:
@@ -243,55 +252,17 @@ def _mark(claim: Any) -> tuple[str, str]:
 
 def _of_bound(claim: Any) -> list[tuple[str, str]]:
     """What is said of every claim, be it one or not."""
-    facts = []
-    if claim.quantity != "percentile":
-        facts.append((_NAMES[claim.quantity], _value(claim)))
-    if claim.quantity != "radius":
-        facts.append(("radius ρ", _near(claim.rho)))
-    elif claim.tolerance is not None:
-        facts.append(("tolerance", f"{_near(claim.tolerance)}, a squared distance"))
+    facts = [("value", words.value(claim))] if claim.quantity != "radius" else []
+    facts.append(("radius ρ", shown(claim.rho, "down")))
     if claim.q is not None:
-        facts.append(("in how many runs", f"at least {percent(claim.q, 'down')}, over the deployment noise"))
-    by = f"{claim.theorem}, {claim.method}"
-    if claim.smoother not in ("none", "percentile"):
-        by += f", for the {claim.smoother}"
-    early = ", wherever drawing ended" if claim.scope == "stopped early" else ""
+        facts.append(("probability q", f"{shown(claim.q, 'down')}, over the deployment noise"))
     if claim.status == "certified":
-        facts.append(("confidence", f"{confidence(claim.alpha)} (α = {shown(claim.alpha, 'up', 3)}){early}"))
-    facts.append(("by", by))
-    facts.append(("about", _about(claim)))
+        early = ", wherever drawing ended" if claim.scope == "stopped early" else ""
+        facts.append(("confidence", f"{confidence(claim.alpha)} (α = {failure(claim.alpha)}){early}"))
+    facts.append(("proof", words.proof(claim)))
+    if about := words.details(claim):
+        facts.append(("about", about))
     return facts
-
-
-_NAMES = {
-    "mse": "squared distance",
-    "radius": "radius ρ",
-    "deployed": "distance",
-    "statistic": "statistic",
-    "event": "probability",
-}
-
-
-def _about(claim: Any) -> str:
-    words = claim.function if claim.outputs == 1 else f"{claim.function}: {claim.outputs:,} outputs"
-    if claim.replicas is not None:
-        words += f", {claim.replicas} noisy cop{'y' if claim.replicas == 1 else 'ies'}"
-    if claim.reference == "population":
-        words += "; from the smoothed value at the input itself"
-    return words
-
-
-def _value(claim: Any) -> str:
-    if claim.status != "certified":
-        return "none"
-    if claim.quantity == "radius":
-        return shown(claim.value, "down", 6)
-    way = "down" if claim.side == "lower" else "up"
-    number = percent(claim.value) if claim.quantity == "event" else shown(claim.value, way, 6)
-    if claim.side == "two-sided" and claim.lower is not None:
-        low = percent(claim.lower, "down") if claim.quantity == "event" else shown(claim.lower, "down", 6)
-        return f"{low} … {number}"
-    return f"at {'least' if claim.side == 'lower' else 'most'} {number}"
 
 
 def _pilot(run: Any) -> str:
@@ -302,14 +273,18 @@ def _near(value: float, digits: int = 6) -> str:
     return shown(float(value), "near", digits)
 
 
-def _of_percentiles(result: Any) -> Card:
+@summary.register(PercentileBounds)
+def _of_percentiles(result: Any) -> Summary:
     made = _of_result(result)
     low, high = (t.detach().to("cpu", torch.float64).flatten() for t in (result.lower, result.upper))
     known = torch.isfinite(low) & torch.isfinite(high)
     widths = (high - low)[known]
     facts = list(made.facts)
     if len(widths):
-        facts.insert(0, ("width of intervals", f"{_near(widths.min(), 4)} … {_near(widths.max(), 4)}"))
+        facts.insert(
+            0,
+            ("width of intervals", f"{shown(float(widths.min()), 'down', 4)} … {shown(float(widths.max()), 'up', 4)}"),
+        )
     if not bool(known.all()):
         facts.insert(0, ("without an interval", f"{int((~known).sum()):,} of {len(known):,} outputs"))
     tables = []
@@ -319,128 +294,127 @@ def _of_percentiles(result: Any) -> Card:
             for i, (a, b) in enumerate(zip(low, high, strict=True))
         ]
         tables.append(Table(("output", "at least", "at most"), rows))
-    return Card(made.kind, made.sentence, made.mark, facts, tables=tables)
+    return Summary(made.kind, made.sentence, made.mark, facts, tables=tables)
 
 
-def _of_radius(result: Any) -> Card:
+@summary.register(CertifiedRadius)
+def _of_radius(result: Any) -> Summary:
     made = _of_result(result)
     if result.status != "certified":
         return made
     facts = [*made.facts, *_sizes(result.ellipsoid)]
-    return Card(made.kind, made.sentence, made.mark, facts)
+    return Summary(made.kind, made.sentence, made.mark, facts)
 
 
-def _of_event(result: Any) -> Card:
+@summary.register(EventBound)
+def _of_event(result: Any) -> Summary:
     made = _of_result(result)
     seen = ("seen", f"{result.successes:,} times in {result.n:,} draws without perturbation")
-    return Card(made.kind, made.sentence, made.mark, [seen, *made.facts], tables=[_rates(result, result.rho)])
+    return Summary(made.kind, made.sentence, made.mark, [seen, *made.facts], tables=[_rates(result, result.rho)])
 
 
-def _of_claimed_event(event: Any) -> Card:
+@summary.register(ClaimedEvent)
+def _of_claimed_event(event: Any) -> Summary:
     made = _of_claim(event.claim)
-    return Card(
+    return Summary(
         made.kind, made.sentence, made.mark, made.facts, tables=[_rates(event, event.claim.rho)], notes=made.notes
     )
 
 
 def _rates(event: Any, rho: float) -> Table:
-    radii = sorted({*EVENT_RHOS, rho})
-    rows = [(_near(r, 4), _probability(event.at(r))) for r in radii]
-    return Table(("ρ", "at most"), rows, title="at every radius at once, from the same count:")
+    return Table(("ρ", "at most"), words.rates(event, rho), title="at every radius at once, from the same count:")
 
 
-def _probability(value: float) -> str:
-    return percent(value) if value < 1 else "no bound"
-
-
-def _of_curve(curve: Any) -> Card:
-    claims = [p if hasattr(p, "sentence") else claim_of(p) for p in curve.points]
+@summary.register(BoundCurve)
+@summary.register(ClaimedCurve)
+def _of_curve(curve: Any) -> Summary:
+    claims = [p if isinstance(p, Claim) else claim_of(p) for p in curve.points]
     first, silent = claims[0], sum(c.status != "certified" for c in claims)
-    to = "the smoothed value at the input itself" if first.reference == "population" else "its reference"
-    together = (
-        f"all {len(claims)} radii at once with confidence {confidence(curve.alpha)}"
-        if curve.simultaneous
-        else f"each radius by itself with confidence {confidence(curve.alpha)}"
-    )
+    size = getattr(getattr(curve.points[0], "run", None), "noise", GaussianNoise(1.0)).size
     sentence = (
-        f"For every perturbation with ‖δ‖_Σ ≤ ρ the {first.smoother}-smoothed {first.function} stays within this squared "
-        f"distance of {to}: {together} over n = {curve.n:,} draws."
+        f"For every perturbation δ with {size} ≤ ρ, the {first.smoother}-smoothed {first.function} stays within this squared "
+        f"distance of {words.reference(first)}. "
+        f"{words.together(curve.simultaneous, curve.alpha, curve.n, len(claims))}"
     )
-    if hasattr(curve.points[0], "run"):
-        sentence = _about_sizes(sentence, curve.points[0].run)
     rows = [
-        (_near(c.rho, 4), shown(float(c.value), "up", 6), f"{c.theorem}, {c.method}")
-        if c.status == "certified" and c.value is not None
-        else (_near(c.rho, 4), "no bound", c.reason)
+        (shown(c.rho, "down"), shown(float(c.value or 0.0), "up"), words.proof(c))
+        if c.status == "certified"
+        else (shown(c.rho, "down"), "no bound", c.reason)
         for c in claims
     ]
     mark = ("certified", "good") if not silent else (f"no bound at {silent} of {len(claims)} radii", "bad")
 
-    def picture() -> Any:
+    def figure() -> Any:
         from certify import plots
 
         return plots.plot_curve(curve, width=3.4)
 
-    return Card("bound curve", sentence, mark, tables=[Table(("ρ", "at most", "by"), rows, (2,))], picture=picture)
+    return Summary("bound curve", sentence, mark, tables=[Table(("ρ", "at most", "proof"), rows, (2,))], figure=figure)
 
 
-def _of_rate(rate: Any) -> Card:
+@summary.register(RateOver)
+def _of_rate(rate: Any) -> Summary:
     facts = [
         (
             "seen",
             f"{rate.successes:,} times in {rate.n:,} draws, each at a prompt chosen at random, without perturbation",
         ),
         ("confidence", f"{confidence(rate.alpha)}, all radii at once"),
-        ("by", f"{rate.theorem}, {rate.method}, {rate.replicas} noisy cop{'y' if rate.replicas == 1 else 'ies'}"),
+        ("proof", f"{words.proof(rate)}, {words.copies(rate.replicas)}"),
     ]
-    rows = [(_near(r, 4), percent(rate.least(r), "down"), _probability(rate.at(r))) for r in sorted({0.0, *rate.rhos})]
+    rows = [
+        (shown(r, "exact"), percent(rate.least(r), "down"), words.probability(rate.at(r)))
+        for r in sorted({0.0, *rate.rhos})
+    ]
     table = Table(("ρ", "at least", "at most"), rows)
     if not rate.two_sided:
         table = Table(("ρ", "at most"), [(rho, most) for rho, _, most in rows])
     certified = any(rate.at(r) < 1 for r in rate.rhos)
     mark = ("certified", "good") if certified else ("no bound at these radii", "bad")
-    return Card("bound of an average probability", _sentence(str(rate)), mark, facts, tables=[table])
+    return Summary("bound of an average probability", words.capital(str(rate)), mark, facts, tables=[table])
 
 
-def _of_measured(rate: Any) -> Card:
+@summary.register(MeasuredRate)
+def _of_measured(rate: Any) -> Summary:
     facts = [
-        ("interval", f"{percent(rate.lower, 'down')} … {percent(rate.upper)} at confidence {confidence(rate.alpha)}")
+        (
+            "interval",
+            f"{percent(rate.lower, 'down')} … {percent(rate.upper, 'up')} at confidence {confidence(rate.alpha)}",
+        )
     ]
-    return Card("measured rate", _sentence(str(rate)), ("not certified", "quiet"), facts)
+    return Summary("measured rate", words.capital(str(rate)), ("not certified", "quiet"), facts)
 
 
-def _of_decision(decision: Any) -> Card:
-    name, often = decision.run.function, percent(decision.q or 0.0, "down")
-    asked = {
-        "event": f"Is the probability that the {name} at most {_near(decision.limit)}",
-        "statistic": f"Does the {name} keep to its threshold in at least {often} of runs",
-        "mse": f"Does the smoothed {name} stay within squared distance {_near(decision.limit)} of its reference",
-    }[decision.quantity]
-    sentence = f"{asked}, for every {decision.run.noise.size} ≤ {decision.rho:g}? {decision.decided.capitalize()}."
+@summary.register(Decision)
+def _of_decision(decision: Any) -> Summary:
+    sentence = f"{words.question(decision)} {decision.decided.capitalize()}."
     if decision.reason:
-        sentence += f" {_sentence(decision.reason)}"
+        sentence += f" {words.capital(decision.reason)}"
     saved = percent(decision.saved / decision.maximum, "down")
     facts = [
         ("draws", f"{decision.drawn:,} of at most {decision.maximum:,}: {saved} saved"),
         ("confidence", f"{confidence(decision.alpha)}, wherever drawing ended"),
-        ("by", f"{decision.theorem}, {decision.method}"),
+        ("proof", words.proof(decision)),
     ]
     if decision.successes is not None:
         facts.append(("seen", f"{decision.successes:,} times in {decision.n:,} draws without perturbation"))
     mood = {"yes": "good", "no": "bad"}.get(decision.decided, "quiet")
-    return Card("decision", sentence, (decision.decided, mood), facts)
+    return Summary("decision", sentence, (decision.decided, mood), facts)
 
 
-def _of_plan(plan: Any) -> Card:
+@summary.register(Plan)
+def _of_plan(plan: Any) -> Summary:
     facts = [("draws", f"{plan.n:,}"), ("radius ρ", shown(plan.rho, "down", 4)), ("outputs", f"{plan.outputs:,}")]
     facts += [("confidence", confidence(plan.alpha)), ("noisy copies", str(plan.replicas))]
-    return Card("plan", _sentence(str(plan)), facts=facts)
+    return Summary("plan", words.capital(str(plan)), facts=facts)
 
 
 # Sets of perturbations, supports, yardsticks
 
 
-def _of_region(region: Any) -> Card:
+@summary.register(Ellipsoid)
+@summary.register(CrossPolytope)
+def _of_region(region: Any) -> Summary:
     name = "an ellipsoid" if type(region).__name__ == "Ellipsoid" else "a cross-polytope"
     total = region.semi_axes.numel()
     sentence = (
@@ -451,7 +425,7 @@ def _of_region(region: Any) -> Card:
         sentence = (
             f"Nothing but δ = 0 is certified: ρ = 0, over {region.dimensions:,} of {total:,} coordinates with noise."
         )
-    return Card("certified set", sentence, ("", "quiet"), _sizes(region))
+    return Summary("certified set", sentence, ("", "quiet"), _sizes(region))
 
 
 def _sizes(region: Any) -> list[tuple[str, str]]:
@@ -468,7 +442,8 @@ def _sizes(region: Any) -> list[tuple[str, str]]:
     return facts
 
 
-def _of_support(support: Any) -> Card:
+@summary.register(Support)
+def _of_support(support: Any) -> Summary:
     low, high = float(support.lower.min()), float(support.upper.max())
     sentence = f"Every value of the function lies in [{shown(low, 'down', 4)}, {shown(high, 'up', 4)}]"
     facts = [("limits", f"{brief(support.lower)} each; known without a draw")]
@@ -477,18 +452,20 @@ def _of_support(support: Any) -> Card:
         sentence += f", and every row of {width:,} in an ellipsoid"
         ends = f"{_near(support.gain.min(), 4)} … {_near(support.gain.max(), 4)}"
         facts.append(("ellipsoid", f"Σ ((h − β)/γ)² ≤ {width:,} with |γ| in {ends}"))
-    return Card("a-priori support", f"{sentence}.", facts=facts)
+    return Summary("a-priori support", f"{sentence}.", facts=facts)
 
 
-def _of_yardstick(stick: Any) -> Card:
-    sentence = f"Without “{stick.word}” the prompt’s encoding is a squared distance of {_near(stick.distance)} away."
-    return Card("yardstick", sentence, ("measured, not certified", "quiet"), notes=("A bound above it says little.",))
+@summary.register(Yardstick)
+def _of_yardstick(stick: Any) -> Summary:
+    sentence = words.removed({"distance": stick.distance, "word": stick.word})
+    return Summary("concept-removal distance", sentence, ("measured, not certified", "quiet"))
 
 
 # Prompts and tokens
 
 
-def _of_token_noise(noise: Any) -> Card:
+@summary.register(TokenNoise)
+def _of_token_noise(noise: Any) -> Summary:
     words = [i for i, kind in enumerate(noise.kinds) if kind == "word"]
     named = ", ".join(dict.fromkeys(c for c in noise.concept if c))
     rows = noise.rows()
@@ -498,7 +475,7 @@ def _of_token_noise(noise: Any) -> Card:
     if most is not None:
         sentence += f"; most for “{spelled(noise.tokens[most])}”: {_near(noise.sigma[most], 4)}"
     table = Table(("token", "kind", "relevance", "concept", "σ"), rows, (1, 3), tints)
-    return Card("noise of a prompt’s tokens", f"{sentence}.", tokens=_chips(noise, words), tables=[table])
+    return Summary("noise of a prompt’s tokens", f"{sentence}.", tokens=_chips(noise, words), tables=[table])
 
 
 def _chips(noise: Any, positions: Iterable[int]) -> list[tuple[str, str, float | None]]:
@@ -506,58 +483,51 @@ def _chips(noise: Any, positions: Iterable[int]) -> list[tuple[str, str, float |
     return [(spelled(noise.tokens[i]), f"σ {_near(noise.sigma[i], 3)}", tints[i]) for i in positions]
 
 
-def _of_position(position: Any) -> Card:
-    token = f"“{spelled(position.token)}”"
-    if position.washed_out:
-        sentence = (
-            f"{token} is provably washed out: put any of the other {position.comparable:,} tokens there, and the smoothed "
-            "output is the same up to the bound."
-        )
-        mark = ("washed out", "good")
-    elif position.covered:
-        sentence = f"At {token} {position.covered:,} of {position.comparable:,} tokens are covered."
-        mark = ("partly covered", "quiet")
-    else:
-        sentence, mark = f"At {token} no substitution is covered.", ("not covered", "bad")
-    facts = [("radius ρ", _near(position.rho)), ("noise σ", _near(position.sigma, 4))]
+@summary.register(PositionCoverage)
+def _of_position(position: Any) -> Summary:
+    sentence = words.covered_token(spelled(position.token), position.covered, position.comparable)
+    mark = ("partly covered", "quiet") if position.covered else ("not covered", "bad")
+    if position.fully_covered:
+        mark = ("fully covered", "good")
+    facts = [("radius ρ", shown(position.rho, "down")), ("noise σ", _near(position.sigma, 4))]
     if position.nearest is not None:
-        facts.append(("nearest token", _reached(position.nearest)))
+        facts.append(("nearest token", words.reached(position.nearest.token, position.nearest.distance)))
     if position.farthest is not None:
         facts.append(("all are covered at", f"ρ = {shown(position.farthest, 'up', 4)}"))
     if position.uncovered:
-        facts.append(("not covered, nearest first", ", ".join(map(_reached, position.uncovered))))
-    return Card("what a radius covers at one token", sentence, mark, facts)
+        facts.append(
+            ("not covered, nearest first", ", ".join(words.reached(u.token, u.distance) for u in position.uncovered))
+        )
+    return Summary("what a radius covers at one token", sentence, mark, facts)
 
 
-def _of_neighbour(neighbour: Any) -> Card:
-    return Card("a token of the vocabulary", f"{_reached(neighbour)}.")
+@summary.register(Neighbour)
+def _of_neighbour(neighbour: Any) -> Summary:
+    return Summary("a token of the vocabulary", f"{words.reached(neighbour.token, neighbour.distance)}.")
 
 
-def _reached(neighbour: Any) -> str:
-    at = "at no ρ" if neighbour.distance is None else f"at ρ = {shown(neighbour.distance, 'up', 4)}"
-    return f"“{spelled(neighbour.token)}” {at}"
+@summary.register(PromptCoverage)
+def _of_prompt_coverage(found: Any) -> Summary:
+    said = words.covered_prompt(found.distance, found.covered, found.reason)
+    mark = ("covered", "good") if found.covered else ("not covered", "bad")
+    return Summary("another prompt", f"“{found.prompt}” is {said}.", mark)
 
 
-def _of_prompt_coverage(found: Any) -> Card:
-    size = "" if found.distance is None else f", ‖δ‖_Σ = {_near(found.distance, 4)} away"
-    if found.covered:
-        return Card("another prompt", f"“{found.prompt}” is covered{size}.", ("covered", "good"))
-    return Card("another prompt", f"“{found.prompt}” is not covered: {found.reason}.", ("not covered", "bad"))
-
-
-def _of_issued(issued: Any) -> Card:
+@summary.register(Issued)
+def _of_issued(issued: Any) -> Summary:
     if issued.rho == 0:
         sentence = "Nothing may be claimed here: there is no room beside the regions that are stored."
-        return Card("claim of a memory", sentence, (issued.status, "bad"))
+        return Summary("claim of a memory", sentence, (issued.status, "bad"))
     sentence = f"Up to ρ = {shown(issued.rho, 'down', 6)} every query is smoothed with the noise of one region."
-    facts = [("asked", f"ρ = {_near(issued.asked)}"), ("noise", brief(issued.noise))]
-    return Card("claim of a memory", sentence, (issued.status, "good"), facts)
+    facts = [("radius asked for", f"ρ = {shown(issued.asked, 'exact')}"), ("noise", brief(issued.noise))]
+    return Summary("claim of a memory", sentence, (issued.status, "good"), facts)
 
 
 # Certificates and checks
 
 
-def _of_certificate(certificate: Any) -> Card:
+@summary.register(Certificate)
+def _of_certificate(certificate: Any) -> Summary:
     claims, record = certificate.claims, certificate.provenance
     main, silent = certificate.main, sum(c.status != "certified" for c in certificate.claims)
     prompt = record.get("prompt")
@@ -573,83 +543,50 @@ def _of_certificate(certificate: Any) -> Card:
     if curve is not None:
         known = [v for v in curve.values if math.isfinite(v)]
         ends = f"{shown(min(known), 'up', 4)} … {shown(max(known), 'up', 4)}" if known else "no bound"
-        radii = f"{_near(curve.rhos[0], 4)} … {_near(curve.rhos[-1], 4)}"
+        radii = f"{shown(curve.rhos[0], 'exact')} … {shown(curve.rhos[-1], 'exact')}"
         rows.append((f"curve, {curve.points[0].function}, {len(curve.rhos)} radii", radii, ends, curve.theorem))
-    table = Table(("claim", "ρ", "bound", "by"), rows, (3,))
+    table = Table(("claim", "ρ", "bound", "proof"), rows, (3,))
     mark = ("no claim", "bad") if silent == len(claims) else ("certified", "good")
     if 0 < silent < len(claims):
         mark = (f"certified, but for {silent} of {len(claims)} claims", "quiet")
-    reasons = dict.fromkeys(f"No claim about the {c.function}: {c.reason}." for c in claims if c.status != "certified")
-    notes = [*certificate.notices, *list(reasons)[:_REASONS], f"Not covered. {POLICIES[claims[0].policy]}"]
-    return Card("certificate", main.sentence, mark, facts, tables=[table], notes=notes)
+    reasons = [words.sentence(c) for c in claims if c.status != "certified" and c is not main]
+    compared, beside = words.compared(certificate, main), words.beside(certificate)
+    stick = record.get("yardstick")
+    notes = [
+        *certificate.notices,
+        *([words.removed(stick)] if stick else []),
+        *([beside] if beside else []),
+        *reasons[:_REASONS],
+    ]
+    notes.append(f"Not covered. {NOT_COVERED[claims[0].policy]}")
+    sentence = f"{main.sentence} {compared}".strip()
+    return Summary("certificate", sentence, mark, facts, tables=[table], notes=notes)
 
 
 def _claim_row(claim: Any) -> tuple[str, ...]:
-    bound = _value(claim) if claim.quantity != "percentile" else "an interval each"
-    name = f"{_KINDS[claim.quantity]}, {claim.function}"
-    return (name, shown(claim.rho, "down", 4), bound if claim.status == "certified" else "no claim", claim.theorem)
+    return (words.named(claim), shown(claim.rho, "down"), words.value(claim), claim.theorem)
 
 
-def _of_check(report: Any) -> Card:
-    refuted = sum(v.outcome == "refuted" for v in report.verdicts)
-    checked = sum(v.outcome in ("refuted", "not refuted") for v in report.verdicts)
-    sentence = (
-        f"{report.n:,} fresh draws refute {refuted or 'none'} of the {checked} claims that were tested, at level "
-        f"{report.level:g} over all of them together."
-    )
+@summary.register(CheckReport)
+def _of_check(report: Any) -> Summary:
+    refuted, checked = report.refuted, any(v.outcome in ("refuted", "not refuted") for v in report.verdicts)
     rows = [
-        (f"{v.claim.quantity}, {v.claim.function}", shown(v.claim.rho, "down", 4), f"{v.p_value:.3g}", v.outcome)
+        (words.named(v.claim), shown(v.claim.rho, "down"), shown(v.p_value, "up", 3), v.outcome)
         for v in report.verdicts
     ]
     mark = ("refuted", "bad") if refuted else ("not refuted", "good") if checked else ("nothing was tested", "quiet")
-    note = "Not refuted is no proof: fresh draws did not contradict a claim, no more."
     table = Table(("claim", "ρ", "p-value", "outcome"), rows, (3,))
-    return Card("check of a certificate", sentence, mark, tables=[table], notes=() if refuted else (note,))
+    notes = [f"{words.named(v.claim)}: {v.detail}" for v in report.verdicts if v.outcome == "refuted"]
+    return Summary("check of a certificate", words.outcome(report), mark, tables=[table], notes=notes[:_REASONS])
 
 
-def _of_verdict(verdict: Any) -> Card:
+@summary.register(Verdict)
+def _of_verdict(verdict: Any) -> Summary:
     claim = verdict.claim
     detail = f": {verdict.detail}" if verdict.detail else ""
-    where = f"{claim.function}, ρ = {shown(claim.rho, 'down', 4)}"
-    sentence = f"The {_KINDS[claim.quantity]} ({where}) is {verdict.outcome}, p = {verdict.p_value:.3g}{detail}."
-    if verdict.outcome == "nothing claimed":
-        sentence = f"No {_KINDS[claim.quantity]} ({where}) was claimed{detail}."
+    sentence = (
+        f"The claim ({words.named(claim)}, ρ = {shown(claim.rho, 'down')}): {verdict.outcome}, "
+        f"p = {shown(verdict.p_value, 'up', 3)}{detail}."
+    )
     mood = {"refuted": "bad", "not refuted": "good"}.get(verdict.outcome, "quiet")
-    return Card("verdict on a claim", sentence, (verdict.outcome, mood))
-
-
-def _sentence(text: str) -> str:
-    """With a capital, unless it begins with the name of a number, and a full stop."""
-    first = text[:1] if text[1:2] == " " else text[:1].upper()
-    return f"{first}{text[1:]}{'' if text.endswith('.') else '.'}"
-
-
-CARDS: dict[str, Callable[[Any], Card]] = {
-    "certify.bounds.percentile.PercentileBounds": _of_percentiles,
-    "certify.bounds.mse.MSEBound": _of_result,
-    "certify.bounds.mse.BoundCurve": _of_curve,
-    "certify.bounds.radius.CertifiedRadius": _of_radius,
-    "certify.bounds.routes.DeployedBound": _of_result,
-    "certify.bounds.deployed.StatisticBound": _of_result,
-    "certify.bounds.deployed.EventBound": _of_event,
-    "certify.bounds.rates.RateOver": _of_rate,
-    "certify.sequential.Decision": _of_decision,
-    "certify.confidence.Plan": _of_plan,
-    "certify.downstream.MeasuredRate": _of_measured,
-    "certify.ellipsoid.Ellipsoid": _of_region,
-    "certify.uniform.CrossPolytope": _of_region,
-    "certify.support.Support": _of_support,
-    "certify.certificate.Claim": _of_claim,
-    "certify.certificate.ClaimedCurve": _of_curve,
-    "certify.certificate.ClaimedEvent": _of_claimed_event,
-    "certify.certificate.Certificate": _of_certificate,
-    "certify.certificate.CheckReport": _of_check,
-    "certify.certificate.Verdict": _of_verdict,
-    "certify.adaptive.token_noise.TokenNoise": _of_token_noise,
-    "certify.adaptive.certification.Yardstick": _of_yardstick,
-    "certify.adaptive.memory.Issued": _of_issued,
-    "certify.adaptive.coverage.Neighbour": _of_neighbour,
-    "certify.adaptive.coverage.PositionCoverage": _of_position,
-    "certify.adaptive.coverage.PromptCoverage": _of_prompt_coverage,
-}
-"""A class, by its full name, → what its card holds."""
+    return Summary("verdict on a claim", sentence, (verdict.outcome, mood))

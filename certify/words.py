@@ -1,0 +1,532 @@
+"""What is claimed, in words: every sentence about a claim stands here, once, for terminal, summary, page and figure.
+
+A sentence is dressed by a `Style`: plain text, the markup of a terminal or that of a page. It says the same in each, and
+rounds the same (`certify._text`): what is printed follows from what is on record.
+
+**The concept-removal distance** D is what bounds are compared with: how far apart are the plain encodings of a prompt and of
+the same prompt without its most relevant word. A bound of a squared distance is compared with D², one of a distance with D.
+Above it a bound is *vacuous*: true, and saying little.
+
+**Covered and suppressed** are two facts (THEORY T9). A token is *fully covered* where the radius covers every other token of
+the vocabulary in its place: a fact about embeddings, which no draw enters. It is *suppressed* where besides the bound C of the
+squared distance is small: whatever stands there, two smoothed encodings are at most 2√C apart. `SUPPRESSED` says how small.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from certify import _text
+from certify._text import EVENT_RHOS, shown, spelled
+
+if TYPE_CHECKING:
+    from certify.certificate import Certificate, CheckReport, Claim
+    from certify.sequential import Decision
+
+__all__ = ["NOT_COVERED", "PAGE", "PLAIN", "SUPPRESSED", "Style", "sentence"]
+
+SUPPRESSED = 1.0
+"""A fully covered token is suppressed where 2√C is at most so many concept-removal distances: √C at most half of one."""
+
+NOT_COVERED = {
+    "frozen": (
+        "Σ is fixed: the claim is about the smoother with this Σ for every input in the ellipsoid. It does not cover a "
+        "smoother that computes Σ anew from the perturbed prompt."
+    ),
+    "noise-then-adapt": (
+        "The claim is about the adaptive smoother itself, in the norm of its first noise: it does not cover prompts with "
+        "another number of tokens or other word boundaries, nor perturbations as large as the noise that is added later."
+    ),
+    "memory": (
+        "The claim holds from the moment its region was stored: it does not cover a deployment that answers without this "
+        "memory, nor one whose memory an attacker can add regions to (a small Σ can be planted)."
+    ),
+}
+"""What each covariance policy does not cover, in one sentence (THEORY T7)."""
+
+_KINDS = {
+    "mse": ("smoothed ", "squared distance "),
+    "radius": ("radius of the smoothed ", ""),
+    "percentile": ("percentiles of ", ""),
+    "deployed": ("deployed ", "distance "),
+    "statistic": ("", ""),
+    "event": ("", "probability "),
+}
+"""What a claim is about, in front of its function's name, and what its value is."""
+
+
+class Style:
+    """How sentences are dressed: this one not at all."""
+
+    def name(self, text: Any) -> str:
+        """Words of others: a prompt, a token, the name of a function, a reason."""
+        return str(text)
+
+    def strong(self, text: str, mood: str = "") -> str:
+        """What the sentence is about; `mood`: "good" or "bad"."""
+        return text
+
+    def number(self, value: Any, way: str, digits: int = 6) -> str:
+        """As `certify._text.shown`."""
+        return self.exactly(value, shown(_real(value), way, digits))
+
+    def percent(self, value: Any, way: str) -> str:
+        """As `certify._text.percent`."""
+        return self.exactly(value, _text.percent(_real(value), way))
+
+    def confidence(self, alpha: float) -> str:
+        """As `certify._text.confidence`."""
+        return self.exactly(1 - alpha, _text.confidence(alpha))
+
+    def failure(self, alpha: float) -> str:
+        """As `certify._text.failure`."""
+        return self.exactly(alpha, _text.failure(alpha))
+
+    def exactly(self, value: Any, text: str) -> str:
+        """A number as it is shown, with what it is rounded from."""
+        return text
+
+
+class _Page(Style):
+    """For pages: escaped, and with the exact value of each number for machines."""
+
+    def name(self, text: Any) -> str:
+        return _text.escaped(text)
+
+    def strong(self, text: str, mood: str = "") -> str:
+        return f'<span class="bad">{text}</span>' if mood == "bad" else f"<strong>{text}</strong>"
+
+    def exactly(self, value: Any, text: str) -> str:
+        return f'<data value="{float(value)!r}">{text}</data>'
+
+
+PLAIN, PAGE = Style(), _Page()
+
+
+def _real(value: Any) -> float:
+    """A number of a record, which may hold anything."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        raise ValueError(f"{value!r}: must be a number")
+    return float(value)
+
+
+def count(value: Any) -> str:
+    """A whole number of a record, with its thousands apart."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{value!r}: must be a whole number")
+    return f"{value:,}"
+
+
+def copies(replicas: int | None) -> str:
+    """So many noisy copies."""
+    return f"{replicas or 1:,} noisy cop{'y' if replicas in (None, 1) else 'ies'}"
+
+
+# One claim
+
+
+def sentence(claim: Claim, style: Style = PLAIN, size: str = "‖δ‖_Σ") -> str:
+    """A claim in words, its confidence left out.
+
+    Args:
+        claim: the claim.
+        style: how it is dressed.
+        size: what its noise measures perturbations by.
+    """
+    if claim.status == "abstained":
+        return f"{style.strong('No claim', 'bad')} ({named(claim, style)}): {style.name(claim.reason)}."
+    return f"{_under(claim.rho, style, size)}, {_body(claim, style)}.{_but(claim, style)}"
+
+
+def with_confidence(claim: Claim, style: Style = PLAIN, size: str = "‖δ‖_Σ") -> str:
+    """A claim in words, with its own confidence, draws and proof."""
+    if claim.status == "abstained":
+        return sentence(claim, style, size)
+    sure = f"with confidence {style.confidence(claim.alpha)} over n = {claim.n:,} draws ({style.name(proof(claim))})"
+    return f"{_under(claim.rho, style, size)}, {_body(claim, style)}, {sure}.{_but(claim, style)}"
+
+
+def _but(claim: Claim, style: Style) -> str:
+    """What a reader of a certified claim must know besides."""
+    return f" But {style.name(claim.reason)}." if claim.reason else ""
+
+
+def _under(rho: float, style: Style, size: str = "‖δ‖_Σ") -> str:
+    return f"For every perturbation δ with {size} ≤ {style.number(rho, 'down')}"
+
+
+def _body(claim: Claim, style: Style) -> str:
+    function, often = style.name(claim.function), ""
+    if claim.q is not None:
+        often = f" with probability at least {style.number(claim.q, 'down')} over its own noise"
+    match claim.quantity:
+        case "mse" | "radius":
+            within = claim.tolerance if claim.quantity == "radius" else claim.value
+            return (
+                f"the {style.name(claim.smoother)}-smoothed {function} stays within squared distance "
+                f"{style.strong(style.number(within, 'up'))} of {reference(claim)}"
+            )
+        case "deployed":
+            return (
+                f"the deployed {function}, the {style.name(claim.smoother)} over {copies(claim.replicas)}, is within distance "
+                f"{style.strong(style.number(claim.value, 'up'))} of {reference(claim)}{often}"
+            )
+        case "statistic" | "event":
+            probability = "probability that the " if claim.quantity == "event" else ""
+            return f"the {probability}{function}, with {copies(claim.replicas)}, is {limits(claim, style)}{often}"
+    return (
+        f"each of the {claim.outputs:,} percentile-smoothed outputs (p = {style.number(claim.p, 'exact')}) of {function} stays "
+        "inside its interval, all of them jointly"
+    )
+
+
+def reference(claim: Claim) -> str:
+    """What a claim's distance is measured to."""
+    return "the smoothed value at the input itself" if claim.reference == "population" else "its reference"
+
+
+def limits(claim: Claim, style: Style = PLAIN) -> str:
+    """On which side of what the value is: "at most 3", "between 25 % and 50 %"."""
+    show = style.percent if claim.quantity == "event" else style.number
+    if claim.side == "two-sided":
+        return style.strong(f"between {show(claim.lower, 'down')} and {show(claim.value, 'up')}")
+    if claim.side == "lower":
+        return style.strong(f"at least {show(claim.value, 'down')}")
+    return style.strong(f"at most {show(claim.value, 'up')}")
+
+
+def value(claim: Claim, style: Style = PLAIN) -> str:
+    """A claim's value, for the cell of a table."""
+    if claim.status == "abstained":
+        return "none"
+    if claim.quantity == "percentile":
+        return "an interval each"
+    if claim.quantity == "radius":
+        return f"at least {style.number(claim.value, 'down')}"
+    return f"{_KINDS[claim.quantity][1]}{limits(claim, style)}"
+
+
+def named(claim: Claim, style: Style = PLAIN) -> str:
+    """Which claim it is, among the others of its certificate."""
+    on_curve = ", on the curve" if claim.scope in ("simultaneous", "pointwise") else ""
+    return f"{_KINDS[claim.quantity][0]}{style.name(claim.function)}{on_curve}"
+
+
+def details(claim: Claim, style: Style = PLAIN) -> str:
+    """Of which object exactly the claim speaks, in a few words each."""
+    found = [claim.scope] if claim.scope != "single" else []
+    if claim.outputs > 1:
+        found.append(f"{claim.outputs:,} outputs")
+    if claim.smoother not in ("none", "percentile"):
+        over = "all noise" if claim.replicas is None else copies(claim.replicas)
+        found.append(f"{style.name(claim.smoother)} over {over}")
+    elif claim.replicas is not None:
+        found.append(copies(claim.replicas))
+    if claim.tolerance is not None:
+        found.append(f"within squared distance {style.number(claim.tolerance, 'up')}")
+    if claim.reference == "population":
+        found.append(f"from {reference(claim)}")
+    return ", ".join(found)
+
+
+def proof(claim: Any) -> str:
+    """Theorem and method."""
+    return f"{claim.theorem}, {claim.method}"
+
+
+# Several claims
+
+
+def together(simultaneous: bool, alpha: float, n: int, radii: int, style: Style = PLAIN) -> str:
+    """How the points of a curve hold."""
+    how = f"All {radii} radii hold at once" if simultaneous else "Each radius holds by itself, not all at once"
+    return f"{how}, with confidence {style.confidence(alpha)} over n = {n:,} draws."
+
+
+def beside(certificate: Certificate, style: Style = PLAIN) -> str:
+    """Why a curve has another number at the radius of a claim that stands by itself; "" where it has none."""
+    curve, main = certificate.curve, certificate.main
+    if curve is None or main.quantity != "mse" or main.scope != "single":
+        return ""
+    other = next((p for p in curve.points if p.rho == main.rho and p.value != main.value), None)
+    if other is None:
+        return ""
+    return (
+        f"At ρ = {style.number(main.rho, 'exact')} the curve is not the claim above, which holds by itself: it has "
+        f"another part of α, {style.failure(other.alpha)} a point in place of {style.failure(main.alpha)}."
+    )
+
+
+def all_claims(certificate: Certificate, style: Style = PLAIN) -> str:
+    """How sure all claims of a certificate are."""
+    return f"All claims together hold with confidence {style.confidence(certificate.alpha)}"
+
+
+def not_covered(policy: str, *, of_prompt: bool, images: bool, deployed: bool) -> list[str]:
+    """What claims do not cover: a sentence, and then in a few words each what they do not cover either.
+
+    Args:
+        policy: of the covariance.
+        of_prompt, images, deployed: whether the claims are about a prompt, its images, what is deployed.
+    """
+    items = [NOT_COVERED[policy], "perturbations larger than the radius"]
+    if of_prompt:
+        items.append("prompts with another number of tokens, and positions without noise (begin, end, padding)")
+        if not images:
+            items.append("the image: the claims are about what it is made from")
+    if deployed:
+        items.append("a deployment whose noise is not fresh in every run, or not secret")
+    else:
+        items.append("the few noisy copies that are deployed in place of the ideal smoother")
+    items.append("whether the output is harmless to begin with: they say how far it can be moved, not where it is")
+    return items
+
+
+# Against the concept-removal distance
+
+
+def removal(stick: Mapping[str, Any] | None) -> float | None:
+    """The squared concept-removal distance on record; None: there is none."""
+    return max(_real(stick["distance"]), 0.0) if stick else None
+
+
+def removed(stick: Mapping[str, Any], style: Style = PLAIN) -> str:
+    """What a bound is to be compared with."""
+    distance = _real(stick["distance"])
+    return (
+        f"Concept-removal distance: without {_word(stick, style)} the plain encoding is "
+        f"{style.number(math.sqrt(max(distance, 0.0)), 'near')} away, squared {style.number(distance, 'near')}. A bound above "
+        "it is vacuous: true, and saying little."
+    )
+
+
+def _word(stick: Mapping[str, Any], style: Style) -> str:
+    return f"“{style.name(stick['word'])}”" if stick.get("word") else "its most relevant word"
+
+
+def ratio(bound: float, distance: float) -> float:
+    """A bound in units of what it is compared with."""
+    return bound / distance if distance > 0 else math.inf if bound > 0 else 0.0
+
+
+def against(bound: float, distance: float, style: Style = PLAIN, *, squared: bool = True) -> str:
+    """A bound in units of the concept-removal distance, `squared` or not, that of the same kind."""
+    share = ratio(bound, distance)
+    said = f"{style.number(share, 'up', 3)} × the {'squared ' if squared else ''}concept-removal distance"
+    return f"{style.strong('vacuous', 'bad')}: {said}" if share > 1 else style.strong(said, "good")
+
+
+def vacuous(bound: float, distance: float | None, style: Style = PLAIN) -> str:
+    """The word, where it applies."""
+    return style.strong("vacuous", "bad") if distance is not None and ratio(bound, distance) > 1 else ""
+
+
+def compared(certificate: Certificate, claim: Claim, style: Style = PLAIN) -> str:
+    """What the bound of an encoding's distance is worth; "" for other claims, and where there is nothing to compare."""
+    distance = removal(certificate.provenance.get("yardstick"))
+    if distance is None or claim.status == "abstained" or claim.function not in ("text encoding", "deployed distance"):
+        return ""
+    if claim.quantity == "mse":
+        return f"The bound is {against(_real(claim.value), distance, style)}."
+    if claim.quantity in ("deployed", "statistic"):
+        return f"The bound is {against(_real(claim.value), math.sqrt(distance), style, squared=False)}."
+    return ""
+
+
+# Covered prompts, covered tokens
+
+
+def coverage(certificate: Certificate) -> Suppression:
+    """What the certificate's bound says about fully covered tokens."""
+    positions = certificate.provenance.get("coverage") or ()
+    rho = max((_real(p["rho"]) for p in positions), default=0.0)
+    bounds = [
+        _real(c.value)
+        for c in certificate.claims
+        if c.quantity == "mse" and c.function == "text encoding" and c.status == "certified" and c.rho >= rho
+    ]
+    return Suppression(min(bounds, default=None), removal(certificate.provenance.get("yardstick")))
+
+
+class Suppression:
+    """Whether a fully covered token is suppressed, too.
+
+    Args:
+        bound: of the squared distance, at the radius of the coverage or a larger one; None: there is none.
+        distance: the squared concept-removal distance; None: not known.
+    """
+
+    def __init__(self, bound: float | None, distance: float | None) -> None:
+        self.apart = None if bound is None else 2 * math.sqrt(bound)
+        self.removal = None if distance is None else math.sqrt(distance)
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is."""
+        return self.apart is not None and bool(self.removal) and ratio(self.apart, self.removal or 0.0) <= SUPPRESSED
+
+    def sentence(self, style: Style = PLAIN) -> str:
+        """What follows for a fully covered token."""
+        if self.apart is None or self.removal is None:
+            return "Whether that suppresses it depends on a bound, and there is none."
+        distance = f"{style.number(ratio(self.apart, self.removal), 'up', 3)} × the concept-removal distance"
+        if self.holds:
+            return (
+                f"It is {style.strong('suppressed', 'good')}: whatever stands there, two smoothed encodings are at most "
+                f"{distance} apart."
+            )
+        return (
+            f"That does not show it to be suppressed: by the bound two smoothed encodings may be {distance} apart, and "
+            f"suppressed is what keeps within {style.number(SUPPRESSED, 'exact')} ×."
+        )
+
+
+def covered_token(token: str, covered: int, comparable: int, style: Style = PLAIN) -> str:
+    """What a radius covers at one token."""
+    if 0 < comparable == covered:
+        fully = style.strong("every token is covered here")
+        return f"At “{style.name(token)}” {fully}: any of the other {count(comparable)} may stand in its place."
+    if covered:
+        return f"At “{style.name(token)}” {count(covered)} of {count(comparable)} tokens are covered."
+    return f"At “{style.name(token)}” no substitution is covered."
+
+
+def reached(token: Any, distance: Any, style: Style = PLAIN) -> str:
+    """A token of the vocabulary, and the radius from which on it is covered."""
+    at = "at no ρ" if distance is None else f"from ρ = {style.number(distance, 'up', 4)} on"
+    return f"“{style.name(spelled(token))}” {at}"
+
+
+def covered_prompts(prompts: Sequence[Mapping[str, Any]]) -> str:
+    """How many of the attack prompts that were given are covered."""
+    inside = sum(bool(p["covered"]) for p in prompts)
+    return f"Of {len(prompts):,} attack prompts given {inside:,} {'is' if inside == 1 else 'are'} covered."
+
+
+def covered_prompt(distance: float | None, covered: bool, reason: str, style: Style = PLAIN) -> str:
+    """Whether another prompt is covered, from which radius on, or why not."""
+    if covered:
+        return "covered" + ("" if distance is None else f", ‖δ‖_Σ at most {style.number(distance, 'up', 4)}")
+    return f"not covered: {style.name(reason)}"
+
+
+def truncation(tokens: int, kept: int) -> str:
+    """What is read of a prompt that did not fit into the context, in words.
+
+    >>> truncation(85, 77)[:74]
+    'The prompt has 85 tokens, begin and end included, and 77 fit: the last 8 b'
+    """
+    return (
+        f"The prompt has {tokens:,} tokens, begin and end included, and {kept:,} fit: the last {tokens - kept:,} before the "
+        "end are cut off, as by the plain pipeline, and nothing is said about them."
+    )
+
+
+def cut_off(dropped: int | None) -> str:
+    """How much of another prompt did not fit."""
+    return f" (its last {count(dropped)} tokens are cut off)" if dropped else ""
+
+
+# Events
+
+
+def seen(event: Any, style: Style = PLAIN) -> str:
+    """What the bound of an event rests on."""
+    half = event.radius(0.5)
+    below = (
+        f"It stays below one half up to ρ = {style.number(half, 'down', 4)}."
+        if half > 0
+        else "It is not below one half at any ρ."
+    )
+    return (
+        f"{below} Seen in {event.successes:,} of {event.n:,} draws without perturbation, {copies(event.replicas)} each. All "
+        f"radii hold at once, with confidence {style.confidence(event.alpha)}."
+    )
+
+
+def rates(event: Any, rho: float, style: Style = PLAIN) -> list[tuple[str, str]]:
+    """An event's bound at several radii: ρ, and what the probability is at most."""
+    return [(style.number(r, "exact"), probability(event.at(r), style)) for r in sorted({*EVENT_RHOS, rho})]
+
+
+def probability(most: float, style: Style = PLAIN) -> str:
+    """An upper bound of a probability."""
+    return style.percent(most, "up") if most < 1 else "no bound"
+
+
+def measured(record: Mapping[str, Any], style: Style = PLAIN) -> list[str]:
+    """Rates that were measured beside the certified one."""
+    said = []
+    for name, what in (
+        ("undefended", "Without the defence"),
+        ("without_word", "The prompt without its most relevant word"),
+    ):
+        rate = record.get(name)
+        if rate:
+            said.append(
+                f"{what}, measured and not certified: {style.percent(rate['rate'], 'near')} ({count(rate['successes'])} of "
+                f"{count(rate['n'])} images)."
+            )
+    return said
+
+
+# Questions
+
+
+def question(decision: Decision, style: Style = PLAIN) -> str:
+    """What a decision answers."""
+    name = style.name(decision.run.function)
+    if decision.quantity == "event":
+        what = f"Is the probability that the {name} at most {style.percent(decision.limit, 'exact')}"
+    elif decision.quantity == "statistic":
+        what = f"Does the {name} keep to its threshold with probability at least {style.number(decision.q, 'exact')}"
+    else:
+        limit = style.number(decision.limit, "exact")
+        what = f"Does the smoothed {name} stay within squared distance {limit} of its reference"
+    return f"{what}, for every perturbation δ with {decision.run.noise.size} ≤ {style.number(decision.rho, 'exact')}?"
+
+
+def effort(decision: Decision, style: Style = PLAIN) -> str:
+    """How many draws a decision took, and how sure it is."""
+    saved = style.percent(decision.saved / decision.maximum, "down")
+    return (
+        f"{decision.drawn:,} draws of at most {decision.maximum:,}: {saved} saved ({style.name(proof(decision))}). Confidence "
+        f"{style.confidence(decision.alpha)}, wherever drawing ended."
+    )
+
+
+def capital(text: str) -> str:
+    """With a capital, unless it begins with the name of a number, and a full stop."""
+    first = text[:1] if text[1:2] == " " else text[:1].upper()
+    return f"{first}{text[1:]}{'' if text.endswith('.') else '.'}"
+
+
+# Checks, and runs over many prompts
+
+
+def outcome(report: CheckReport, style: Style = PLAIN) -> str:
+    """What a check found."""
+    refuted = sum(v.outcome == "refuted" for v in report.verdicts)
+    tested = sum(v.outcome in ("refuted", "not refuted") for v in report.verdicts)
+    found = style.strong("Refuted", "bad") if refuted else style.strong("Not refuted")
+    return (
+        f"{found}: {report.n:,} fresh draws refute {refuted or 'none'} of the {tested} claims that were tested, at level "
+        f"{style.number(report.level, 'exact')} over all of them together. Not refuted is no proof."
+    )
+
+
+def tolerance(within: float | None, style: Style = PLAIN) -> str:
+    """What the radii of a run over many prompts keep to."""
+    if within is None:
+        return "each prompt’s squared concept-removal distance"
+    return f"squared distance {style.number(within, 'up')}"
+
+
+def each_prompt(alpha: float, wrong: float, style: Style = PLAIN) -> str:
+    """How sure the certificates of many prompts are."""
+    return (
+        f"Each prompt’s certificate holds by itself with confidence {style.confidence(alpha)}, not all at once: at most "
+        f"{style.number(wrong, 'up', 3)} of them are expected to be wrong."
+    )
