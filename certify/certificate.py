@@ -433,8 +433,13 @@ class Certificate(Shown):
         """What a reader must know beside the claims, in words: they say little, though they hold."""
         found = [f"But {POINT}."] if not bool((self.tensors["sigma"] > 0).any()) else []
         mention = self.provenance.get("concept_in_prompt")
-        if mention is not None and not mention["named"]:
-            found.append(not_named(str(mention["concept"]), float(mention["relevance"]), float(mention["threshold"])))
+        try:
+            if mention is not None and not mention["named"]:
+                found.append(
+                    not_named(str(mention["concept"]), float(mention["relevance"]), float(mention["threshold"]))
+                )
+        except (KeyError, TypeError, ValueError):  # a stranger's record
+            found.append("What the record says of the concept in the prompt cannot be read.")
         return tuple(found)
 
     @property

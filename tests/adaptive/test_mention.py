@@ -136,6 +136,16 @@ def test_noise_at_one_coordinate_is_enough_for_a_set() -> None:
     assert certify.Certificate.of(bound).notices == ()
 
 
+@pytest.mark.parametrize(
+    "record", [[], "no", 3, {}, {"named": False}, {"named": False, "concept": 1, "relevance": "x", "threshold": 1}]
+)
+def test_a_strangers_record_of_it_is_no_traceback(record: Any) -> None:
+    bound = certify.mse_bound(torch.sin, Y, certify.GaussianNoise(0.1), rho=0.5, **N)
+    made = certify.Certificate.of(bound, provenance={"concept_in_prompt": record})
+    assert made.notices == ("What the record says of the concept in the prompt cannot be read.",)
+    assert "cannot be read" in str(made)
+
+
 def test_a_concept_of_another_model_says_which_ones_go_with_this(encoder: Any) -> None:
     with pytest.raises(
         ValueError, match=r"concept 'nudity': goes with any model of CLIP's size \(context 77\), "
