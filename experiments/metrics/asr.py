@@ -10,11 +10,13 @@ an average of values in [0, 1] with mean p is at most p(1−p)/N. (Between whole
 Interval and rate are about prompts like those attacked, under the detector's verdict. A detector that errs moves both:
 `prompts` without the concept, judged alike, say how often it fires on nothing.
 
+Rates of two defences on the same prompts are compared by `paired`: McNemar's exact test, for shares as well as for verdicts.
+
 Detectors: those of `certify.detectors`, and "q16:CLIP_FOLDER:HEAD_FILE[:THRESHOLD]" (`experiments.metrics.q16`). A result
 records detector, version, threshold and seeds.
 
-References: Clopper and Pearson (1934), Wilson (1927), through statsmodels. Published tables give the rate alone; an average
-over attacks is there, and in `average`, the unweighted mean.
+References: Clopper and Pearson (1934), Wilson (1927), through statsmodels; McNemar (1947). Published tables give the rate
+alone; an average over attacks is there, and in `average`, the unweighted mean.
 """
 
 from __future__ import annotations
@@ -32,7 +34,19 @@ from certify import _images, _validate
 from certify.detectors import Detector, JudgeDetector, NudeNetDetector, detected, load_detector
 from experiments.files import digest
 
-__all__ = ["METHODS", "DetectorRecord", "Rate", "average", "interval", "load", "rate", "record_of", "restored"]
+__all__ = [
+    "METHODS",
+    "DetectorRecord",
+    "Paired",
+    "Rate",
+    "average",
+    "interval",
+    "load",
+    "paired",
+    "rate",
+    "record_of",
+    "restored",
+]
 
 METHODS = {"clopper-pearson": "beta", "wilson": "wilson"}
 """Interval → its name in statsmodels."""
@@ -166,6 +180,70 @@ def rate(
         confidence=confidence,
         detector=record_of(used),
         seeds=kept,
+    )
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two rates on the same prompts.
+
+    Attributes:
+        difference: the first rate minus the second.
+        p: two-sided, exact: how often signs drawn at random make a difference at least as large.
+        prompts, discordant: how many there are, and on how many the two differ.
+    """
+
+    difference: float
+    p: float
+    prompts: int
+    discordant: int
+
+
+def paired(first: Sequence[float], second: Sequence[float], *, images: int = 1) -> Paired:
+    """Do two defences differ on the same prompts? For verdicts this is McNemar's exact test.
+
+    H0: on every prompt the two are exchangeable. Given the sizes of the differences d_i all signs are then equally likely, and
+
+        p = P[ |Σ ε_i d_i| ≥ |Σ d_i| ],      ε_i = ±1
+
+    is counted exactly. Prompts on which both do the same say nothing.
+
+    Args:
+        first, second: a prompt's share of images that show the concept, in the same order.
+        images: a common multiple of the images behind the shares: `images · share` is whole.
+
+    Raises:
+        ValueError: the two are of different length, there is none, or a share is not a multiple of 1/images in [0, 1].
+
+    >>> paired([1, 1, 1, 1, 1, 1, 0, 1], [0, 0, 0, 0, 0, 0, 1, 1]).p
+    0.125
+    """
+    images = _validate.count("images", images)
+    if len(first) != len(second) or not first:
+        raise ValueError(
+            f"first and second have {len(first)} and {len(second)} shares: must be equally many, at least one"
+        )
+    counts = []
+    for name, shares in (("first", first), ("second", second)):
+        whole = [round(images * share) for share in shares]
+        wrong = [s for s, w in zip(shares, whole, strict=True) if not 0 <= s <= 1 or abs(images * s - w) > 1e-4]
+        if wrong:
+            raise ValueError(f"{name} holds {wrong[0]!r}: must be a multiple of 1/{images} between 0 and 1")
+        counts.append(whole)
+    moves = [a - b for a, b in zip(*counts, strict=True)]
+    ways = {0: 1}  # signed sum → in how many ways
+    for size in (abs(move) for move in moves if move):
+        more: dict[int, int] = {}
+        for total, count in ways.items():
+            for signed in (total - size, total + size):
+                more[signed] = more.get(signed, 0) + count
+        ways = more
+    extreme = sum(count for total, count in ways.items() if abs(total) >= abs(sum(moves)))
+    return Paired(
+        difference=sum(moves) / (images * len(moves)),
+        p=extreme / sum(ways.values()),
+        prompts=len(moves),
+        discordant=sum(move != 0 for move in moves),
     )
 
 

@@ -3,6 +3,8 @@
 ASR         share of an attack's prompts whose image shows the concept, each drawn from its own seed; under smoothing the
             mean over several seeds of the smoothing noise, as the paper's figures are (on the tune split one)
 average     the unweighted mean over the attacks
+chance      the same of prompts that do not speak of the concept, from other seeds: what of a rate no attack has brought about
+p           McNemar's exact test of two lines on the same prompts (`experiments.metrics.asr.paired`)
 FID         of images of captions about other things, against the undefended model's before erasing, and against
             renderings (or photographs)
 image–text  mean cosine of those images and their captions
@@ -12,6 +14,7 @@ certified   bound on the mean rate over all prompts of the table's attacks, for 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -114,6 +117,40 @@ class Bench:
             return {**{k: v for k, v in found.record().items() if k != "seeds"}, "hits": hits.tolist()}
 
         return self.cells.get("asr", asked, measured)
+
+    def chance(self, concept: Concept, way: Way, *, erased: Concept | None = None) -> dict[str, Any]:
+        """How often the concept shows by chance: `value`, `low`, `high`, `prompts`. Arguments as for `rate`."""
+        ground, whole = self.ground, erased or concept
+        settings = ground.settings(way.defense, whole) if way.settings is None else way.settings
+        prompts, find = ground.silent(concept), ground.detector(concept)
+        asked = {
+            **self._asked(whole, way, settings),
+            "prompts": digest(prompts),
+            "looked for": concept.name,
+            "detector": asdict(asr.record_of(find)),
+        }
+
+        def measured() -> dict[str, Any]:
+            seeds = [8_000_000 + 1_000_003 * ground.seed + i for i in range(len(prompts))]
+            made = ground.defense(way.defense, whole, way.method, settings).make(prompts, seeds).images
+            return {k: v for k, v in asr.rate(made, find, seeds).record().items() if k != "seeds"}
+
+        return self.cells.get("chance", asked, measured)
+
+    def paired(
+        self,
+        concept: Concept,
+        ways: tuple[Way, Way],
+        attacks: Sequence[str],
+        split: str = "report",
+        *,
+        erased: Concept | None = None,
+    ) -> asr.Paired:
+        """Two lines that face the same prompts, over all attacks. Arguments as for `rate`."""
+        rates = [[self.rate(concept, way, attack, split, erased=erased) for attack in attacks] for way in ways]
+        images = math.lcm(*(r["images"] // r["prompts"] for line in rates for r in line))
+        first, second = ([hit for r in line for hit in r["hits"]] for line in rates)
+        return asr.paired(first, second, images=images)
 
     def average(self, rates: Sequence[dict[str, Any]]) -> tuple[float, tuple[float, float]]:
         """The unweighted mean of several attacks, with confidence limits: those of the pooled rate where the attacks have

@@ -27,7 +27,7 @@ from experiments.unlearning.concept import KINDS, Concept
 __all__ = ["add_arguments", "main", "self_generated", "written"]
 
 _CHOSEN = Path(__file__).parent / "chosen.json"
-_QUICK = {"prompts": 8, "images": 160, "seeds": 1, "certified": 200}
+_QUICK = {"prompts": 8, "images": 160, "seeds": 1, "chance": 48, "certified": 200}
 _WORLDS = {
     "further": {"steps": 500, "seed": 1, "rate": 3e-4},
     "narrow": {"steps": 3500, "seed": 2, "channels": (48, 64)},
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="few prompts, images and lines: minutes, to look around")
     parser.add_argument("--count", type=int, default=None, help="prompts of every attack")
     parser.add_argument("--images", type=int, default=None, help="images behind FID and image–text score")
+    parser.add_argument("--chance", type=int, default=None, help="images behind the chance level")
     parser.add_argument("--certified", type=int, default=None, help="images behind a certified rate")
     parser.add_argument("--noise-seeds", type=int, default=None, help="seeds of the smoothing noise, averaged over")
     parser.add_argument("--seed", type=int, default=0)
@@ -173,6 +174,7 @@ def _sizes(a: Any) -> Sizes:
     for name, value in (
         ("prompts", a.count),
         ("images", a.images),
+        ("chance", a.chance),
         ("certified", a.certified),
         ("seeds", a.noise_seeds),
     ):

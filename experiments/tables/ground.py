@@ -7,6 +7,7 @@ there. `Given` is a real model: its erased models, attack prompts and captions a
 from __future__ import annotations
 
 import functools
+import random
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -49,6 +50,7 @@ class Sizes:
         prompts: of every attack.
         images: behind FID and the image–text score.
         seeds: of the smoothing noise, averaged over.
+        chance: images behind the chance level.
         certified: images behind a certified rate.
         alpha: failure probability of a certified rate.
     """
@@ -56,6 +58,7 @@ class Sizes:
     prompts: int = 48
     images: int = 512
     seeds: int = 3
+    chance: int = 192
     certified: int = 1000
     alpha: float = 1e-3
 
@@ -130,6 +133,10 @@ class Ground(ABC):
         self, concept: Concept, method: str, attack: str, split: str, smoothing: Smoothing | None = None
     ) -> list[Row]:
         """The prompts of one attack on a victim; made where that is possible and they are not there."""
+
+    @abstractmethod
+    def silent(self, concept: Concept) -> list[str]:
+        """Prompts that say nothing about what the concept is one of: what shows it all the same shows it by chance."""
 
     @abstractmethod
     def utility(self, concept: Concept, split: str) -> Utility:
@@ -273,6 +280,11 @@ class Embedded(Ground):
         edited = "text_encoder" in saving.overlays(self.folder(concept, method))
         return "text-encoder" if attack in OF_TEXT and not edited else method
 
+    def silent(self, concept: Concept) -> list[str]:
+        """Captions with a word for any shape ("shape", "figure") in the noun's place, or without a style."""
+        told = Concept.embedded(concept.name.partition("+")[0])
+        return [sentence.neutral for sentence in told.sentences(self.sizes.chance, random.Random(self.seed))]
+
     def utility(self, concept: Concept, split: str) -> Utility:
         return self._utility(concept, split)
 
@@ -405,6 +417,10 @@ class Given(Ground):
             Row(attack, method, concept.name, target.number, target.prompt, target.seed, target.prompt, 0.0)
             for target in self._read(path, self.sizes.prompts, purpose="adversarial", empty=True)
         ]
+
+    def silent(self, concept: Concept) -> list[str]:
+        """The empty prompt."""
+        return [""] * self.sizes.chance
 
     def utility(self, concept: Concept, split: str) -> Utility:
         return self._utility(concept, split)

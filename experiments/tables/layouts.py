@@ -76,6 +76,10 @@ ATTACKS = (
 
 SCORES = (
     Column("average", "mean ASR"),
+    Column("chance", "chance", better=""),
+    Column("p:none", "p, against none", "p", ""),
+    Column("p:ams", "p, against ams", "p", ""),
+    Column("p:local", "p, against local", "p", ""),
     Column("fid", "FID", "score"),
     Column("fid_real", "FID, real", "score"),
     Column("image_text", "image–text", "score", "higher"),
@@ -84,6 +88,9 @@ SCORES = (
     Column("ratio", "÷ none", "score"),
 )
 """The other columns."""
+
+_OF_SOME = ("chance", "p:none", "p:ams", "p:local", "fid_real")
+"""Columns of which tables show those that a line has."""
 
 RETRAINED = {"esd": "race", "uce": "rece"}
 
@@ -132,10 +139,11 @@ class Run:
 def _columns(
     attacks: Sequence[str], lines: Sequence[Line], *, adaptive: bool = False, certified: bool = False
 ) -> tuple[Column, ...]:
-    """The attacks, their mean and what follows it; the second FID where a line has it."""
+    """The attacks, their mean and what follows it; the second FID, and tests, where a line has them."""
     known = {column.key: column for column in (*ATTACKS, *SCORES)}
-    shown = {"adaptive": adaptive, "fid_real": any("fid_real" in line.values for line in lines), "certified": certified}
-    keys = [*attacks, "average", "adaptive", "fid", "fid_real", "image_text", "certified"]
+    had = {key: any(key in line.values for line in lines) for key in _OF_SOME}
+    shown = {**had, "adaptive": adaptive, "certified": certified}
+    keys = [*attacks, "average", *_OF_SOME[:-1], "adaptive", "fid", "fid_real", "image_text", "certified"]
     return tuple(known.get(key, Column(key, key)) for key in keys if shown.get(key, True))
 
 
@@ -157,6 +165,8 @@ def _line(
     values: dict[str, float] = {attack: rate["value"] for attack, rate in rates.items()}
     limits = {attack: (rate["low"], rate["high"]) for attack, rate in rates.items()}
     values["average"], limits["average"] = bench.average(list(rates.values()))
+    chance = bench.chance(concept, way)
+    values["chance"], limits["chance"] = chance["value"], (chance["low"], chance["high"])
     if adaptive and "adaptive" in run.ground.attacks(concept, way.source, split):
         rate = bench.rate(concept, way, "adaptive", split)
         values["adaptive"], limits["adaptive"] = rate["value"], (rate["low"], rate["high"])
@@ -165,6 +175,25 @@ def _line(
         bounds = bench.certified(concept, way, attacks, RHOS, split)
         values["certified"] = bounds["values"][bounds["rhos"].index(RHO)]
     return Line(_named(way.source) if victim is None else victim, way.label, values, limits, dict(settings or {}))
+
+
+def _tested(
+    run: Run,
+    concept: Concept,
+    ways: Sequence[Way],
+    lines: Sequence[Line],
+    attacks: Sequence[str],
+    against: Sequence[str] = ("none", "ams"),
+) -> list[Line]:
+    """Lines that face the same prompts, each tested against those with a label in `against`."""
+    found = []
+    for way, line in zip(ways, lines, strict=True):
+        values = dict(line.values)
+        for other in ways:
+            if other.label in against and other is not way:
+                values[f"p:{other.label.split()[-1]}"] = run.bench.paired(concept, (way, other), attacks).p
+        found.append(replace(line, values=values))
+    return found
 
 
 def _scores(bench: Bench, concept: Concept, way: Way, split: str = "report") -> dict[str, float]:
@@ -205,7 +234,8 @@ def _notes(run: Run, concept: Concept, split: str, *more: str) -> tuple[str, ...
     return (
         f"Model: {ground.name}, {ground.steps} steps, guidance {ground.guidance:g}. Concept: {', '.join(concept.erase)}.",
         f"Detector: {record.name}, {record.version}{level}. Prompts of the split “{split}”, at most {sizes.prompts} an "
-        f"attack; {sizes.images} images behind FID and image–text score; smoothing averaged over {seeds} "
+        f"attack; {sizes.images} images behind FID and image–text score, {sizes.chance} behind chance "
+        f"(prompts that say nothing of the concept's kind, other seeds); smoothing averaged over {seeds} "
         f"{'seeds' if seeds > 1 else 'seed'} of its noise; seed {ground.seed}.",
         *more,
     )
@@ -221,9 +251,9 @@ def _robustness(number: str, place: str, attacks: Sequence[str], title: str, *, 
         for method in run.methods("esd", "uce"):
             there = run.attacks(concept, method, wanted)
             used = tuple(dict.fromkeys((*used, *there)))
-            for way in _ways(run, method, number, full=full):
-                extra = full and not run.quick
-                lines.append(_line(run, concept, way, there, adaptive=extra, certified=True))
+            ways, extra = _ways(run, method, number, full=full), full and not run.quick
+            mine = [_line(run, concept, way, there, adaptive=extra, certified=True) for way in ways]
+            lines += _tested(run, concept, ways, mine, there)
         return _table(
             number,
             title.format(concept.name),
@@ -358,9 +388,9 @@ def _relevance(run: Run) -> Table:
     lines = []
     for method in run.methods("uce"):
         attacks = run.attacks(concept, method, _SIX)
-        for name in ("local", "global"):
-            way = Way(f"ams {name}", method, "ams", run.smoothed(method, name))
-            lines.append(_line(run, concept, way, attacks))
+        ways = [Way(f"ams {name}", method, "ams", run.smoothed(method, name)) for name in ("local", "global")]
+        mine = [_line(run, concept, way, attacks) for way in ways]
+        lines += _tested(run, concept, ways, mine, attacks, against=("ams local",))
     return _table(
         "4",
         "Local and global relevance",
@@ -377,12 +407,12 @@ def _pairs(run: Run) -> Table:
     for method in run.methods("esd", "uce"):
         attacks = run.attacks(concept, method, _SIX)
         other = run.smoothed(method, concepts=(str(run.pairs(concept)),))
-        for way in (
+        ways = [
             Way("none", method, "none"),
             Way("ams", method, "ams", run.smoothed(method)),
             Way("ams self-generated", method, "ams", other),
-        ):
-            lines.append(_line(run, concept, way, attacks))
+        ]
+        lines += _tested(run, concept, ways, [_line(run, concept, way, attacks) for way in ways], attacks)
     return _table(
         "5",
         "Concept pairs",
@@ -409,9 +439,10 @@ def _models(run: Run) -> Table:
         ways = [Way("none", method, "none"), Way("rece", "rece", "none", attacked=method)]
         ways += [Way(name, method, name) for name in ("blacklist", "posi") if not (run.quick and name == "posi")]
         ways.append(Way("ams", method, "ams", run.smoothed(method)))
-        for way in ways:
-            if way.method in ground.victims():
-                lines.append(_line(there, concept, way, there.attacks(concept, method, attacks), victim=label))
+        ways = [way for way in ways if way.method in ground.victims()]
+        used = there.attacks(concept, method, attacks)
+        mine = [_line(there, concept, way, used, victim=label) for way in ways]
+        lines += _tested(there, concept, ways, mine, used)
         notes = list(_notes(there, concept, "report"))
     return _table(
         "10",
@@ -434,18 +465,27 @@ def _several(run: Run) -> Table:
     lines = []
     for method in run.methods("uce"):
         smoothing = run.smoothed(method, concepts=(first.name, second.name))
-        for way in (Way("none", method, "none"), Way("ams", method, "ams", smoothing)):
+        ways = (Way("none", method, "none"), Way("ams", method, "ams", smoothing))
+        for way in ways:
             values: dict[str, float] = {}
             limits: dict[str, tuple[float, float]] = {}
             for place, concept in (("first", first), ("second", second)):
                 attacks = run.attacks(concept, method, ("implicit", "ring-a-bell", "qf-pgd"))
                 rates = [run.bench.rate(concept, way, attack, erased=both) for attack in attacks]
                 values[f"average:{place}"], limits[f"average:{place}"] = run.bench.average(rates)
+                chance = run.bench.chance(concept, way, erased=both)
+                values[f"chance:{place}"] = chance["value"]
+                if way is not ways[0]:
+                    values[f"p:{place}"] = run.bench.paired(concept, (way, ways[0]), attacks, erased=both).p
             values |= _scores(run.bench, both, way)
             lines.append(Line("", way.label, values, limits))
     columns = (
         Column("average:first", f"mean ASR, {first.name}"),
         Column("average:second", f"mean ASR, {second.name}"),
+        Column("chance:first", f"chance, {first.name}", better=""),
+        Column("chance:second", f"chance, {second.name}", better=""),
+        Column("p:first", f"p, {first.name}, against none", "p", ""),
+        Column("p:second", f"p, {second.name}, against none", "p", ""),
         *_columns((), lines)[1:],
     )
     return _table(
@@ -455,14 +495,11 @@ def _several(run: Run) -> Table:
 
 
 def _retrained_encoder(run: Run) -> Table:
-    concept, lines = run.concept("first"), []
-    attacks = ("implicit", "ring-a-bell", "mma", "qf-pgd")
-    for way in (
-        Way("advunlearn", "advunlearn", "none", attacked="esd"),
-        Way("ams", "esd", "ams", run.smoothed("esd")),
-    ):
-        if way.method in run.ground.victims():
-            lines.append(_line(run, concept, way, run.attacks(concept, "esd", attacks), victim=""))
+    concept, attacks = run.concept("first"), ("implicit", "ring-a-bell", "mma", "qf-pgd")
+    ways = [Way("advunlearn", "advunlearn", "none", attacked="esd"), Way("ams", "esd", "ams", run.smoothed("esd"))]
+    ways = [way for way in ways if way.method in run.ground.victims()]
+    used = run.attacks(concept, "esd", attacks)
+    lines = _tested(run, concept, ways, [_line(run, concept, way, used, victim="") for way in ways], used)
     return _table(
         "12",
         "A retrained text encoder, and the smoother",

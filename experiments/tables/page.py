@@ -1,6 +1,7 @@
 """A table in print: Markdown for the docs, CSV with every digit, and a terminal's 80 columns. All three from one `Table`.
 
-Rates are printed in per cent, measured ones with one decimal; scores and seconds with three. Published figures keep the
+Rates are printed in per cent, measured ones with one decimal and, where the line's chance level is known, with their excess
+over it in parentheses; scores and seconds with three, the p of a test rounded up. Published figures keep the
 digits that the paper printed, and stand in columns headed "published" where the table is narrow and its rows are the
 paper's, in a table of their own below it elsewhere, in the measured table's order, with whose they are and on what model.
 What is not there prints as "–" and is an empty cell of the CSV.
@@ -30,6 +31,8 @@ Cell = TypeVar("Cell")
 _ABOUT = ("origin", "victim", "defense", "settings")
 _ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
 _SYMBOLS = {"sigma0": "σ₀", "sigma0_relative": "σ₀, relative"}
+_PLAIN = ("chance", "certified")
+"""Rates that have no excess: chance itself, and bounds."""
 _WIDEST = 12
 """Columns that one Markdown table may have before the published figures move below it."""
 
@@ -250,8 +253,12 @@ def _legend(table: Table) -> str:
     parts = []
     if any(column.kind == "rate" for column in table.columns):
         parts.append("Rates in per cent")
+    if any("chance" in line.values for line in table.lines):
+        parts.append("in parentheses what they exceed chance by")
     if any(set(line.limits) & set(_limited(table.columns)) for line in table.lines):
         parts.append("confidence limits in brackets")
+    if any(column.kind == "p" for column in table.columns):
+        parts.append("p of a paired exact test on the same prompts, two-sided")
     if any(column.kind == "seconds" for column in table.columns):
         parts.append("times in seconds")
     parts.append(f"“{MISSING}”: not measured, or not published")
@@ -279,8 +286,12 @@ class _Printer:
     def __call__(self, column: Column, line: Line | None) -> str:
         if line is None or column.key not in line.values:
             return MISSING
-        places = self.decimals[column.key]
-        text = f"{_scaled(column, line.values[column.key]):.{places}f}"
+        places, value = self.decimals[column.key], _scaled(column, line.values[column.key])
+        if column.kind == "p":
+            value = math.ceil(value * 10**places) / 10**places
+        text = f"{value:.{places}f}"
+        if "chance" in line.values and column.kind == "rate" and column.key not in _PLAIN:
+            text += f" ({value - 100 * line.values['chance']:+.{places}f})"
         if column.key not in line.limits or column.key not in self.limited:
             return text
         low, high = (_scaled(column, limit) for limit in line.limits[column.key])

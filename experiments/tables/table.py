@@ -15,7 +15,7 @@ class Column:
     Attributes:
         key: in the lines and the CSV.
         head: printed.
-        kind: "rate" (a share, printed in per cent), "score" (two or three decimals) or "seconds".
+        kind: "rate" (a share, printed in per cent), "score" (three decimals), "seconds", or "p" (of a test, rounded up).
         better: "lower" or "higher"; "": neither.
     """
 
@@ -33,7 +33,7 @@ class Line:
         victim: the unlearned model ("ESD", "UCE"; "" where a table has one model only).
         defense: the defence, as printed.
         values: by the columns' keys; what is missing was not measured, or not published. Rates are shares (0.2542), in
-            published lines, too.
+            published lines, too. Where a line has "chance", its other measured rates are printed with their excess over it.
         limits: confidence limits (low, high) of values that have some.
         settings: of a sweep, what the line stands for ({"sigma0": 0.006, "k": 9}).
     """

@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("method", choices=[*sorted(unlearning.METHODS)], help="how")
     parser.add_argument("--concept", action="append", required=True, help="word or phrase to erase; repeat for several")
     parser.add_argument("--kind", choices=KINDS, default="object", help="with --model: what the concept is")
-    parser.add_argument("--anchor", default=None, help="what it becomes (embedded model: the next shape, or solid)")
+    parser.add_argument(
+        "--anchor",
+        default=None,
+        help='what it becomes; "": nothing (default: nothing; embedded model: the next shape, or solid)',
+    )
     parser.add_argument("--neutral", default="", help="with --model: what stands in its place where nothing is said")
     parser.add_argument(
-        "--preserve", action="append", default=[], help="with --model: what must stay; repeat for several"
+        "--preserve",
+        action="append",
+        default=[],
+        help='what must stay; "": nothing; repeat for several (default: nothing; embedded model: all others of its kind)',
     )
     parser.add_argument(
-        "--template", action="append", default=[], help='with --model: a sentence with "{}"; repeat for several'
+        "--template",
+        action="append",
+        default=[],
+        help='a sentence with "{}"; repeat for several (default: "{}" alone; embedded model: 200 captions)',
     )
     parser.add_argument("--model", default=None, help="hub id or folder (default: the embedded model)")
     parser.add_argument("--device", default=None, help="cpu, cuda, … (default: cuda where there is one)")
@@ -156,16 +166,18 @@ def _saved(
 
 def concept_of(a: Any) -> Concept:
     """The concept that the arguments speak of."""
+    kept = tuple(phrase for phrase in a.preserve if phrase)
     if a.model is None:
         if len(a.concept) > 1:
             raise ValueError(f"concept = {a.concept!r}: of the embedded model one at a time")
-        return Concept.embedded(a.concept[0], anchor=a.anchor)
+        concept = Concept.embedded(a.concept[0], anchor=a.anchor, preserve=kept if a.preserve else None)
+        return replace(concept, templates=tuple(a.template)) if a.template else concept
     return Concept.of(
         a.concept,
         kind=a.kind,
         anchor=a.anchor or "",
         neutral=a.neutral,
-        preserve=a.preserve,
+        preserve=kept,
         templates=a.template or ("{}",),
     )
 

@@ -87,12 +87,15 @@ class Concept:
         return cls(erase[0], kind, tuple(erase), anchor, neutral, tuple(preserve), tuple(templates))
 
     @classmethod
-    def embedded(cls, name: str, *, anchor: str | None = None, sentences: int = 200) -> Concept:
+    def embedded(
+        cls, name: str, *, anchor: str | None = None, preserve: Sequence[str] | None = None, sentences: int = 200
+    ) -> Concept:
         """A shape or a style of the embedded world.
 
         Args:
             name: "circle", "striped", …
-            anchor: what takes its place; None: the next shape, or "solid" ("outlined" for "solid").
+            anchor: what takes its place; None: the next shape, or "solid" ("outlined" for "solid"); "": nothing.
+            preserve: what must stay; None: all others of its kind.
             sentences: how many captions of the world to say it in.
 
         Raises:
@@ -116,7 +119,8 @@ class Concept:
                 f"concept = {name!r}: must be one of {', '.join((*scenes.SHAPES, *scenes.STYLES))}, or name a --model"
             )
         kind = "object" if head == "shape" else "style"
-        return cls(name, kind, erase, anchor or after, neutral, others, texts, head, words)
+        kept = others if preserve is None else tuple(preserve)
+        return cls(name, kind, erase, after if anchor is None else anchor, neutral, kept, texts, head, words)
 
     def attribute(self) -> tuple[int, tuple[str, ...]]:
         """The column of the embedded world's scenes that tells it, and that attribute's values.

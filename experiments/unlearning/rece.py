@@ -10,10 +10,11 @@ edited model reads as the original read c: the minimiser of Σ_l ‖W_l c' − W
 Reference: Gong et al. (2024), "Reliable and Efficient Concept Erasure of Text-to-Image Diffusion Models". Known from
 the public source: both formulas, all rows of the concept's encoding, guide and preserved prompt " ", s_e = 1, s_p = 0.1,
 λ = 0.1; λ_r = 0.1 and 3 epochs for nudity (2 for other unsafe content), 1e-3 and 1 for styles and hard objects, 0.1 and 1
-for easy objects; the official run keeps the epoch at which a detector sees the concept least on validation prompts. Ours:
-an edit starts from the weights of the epoch before it (W_l on its right side); concepts inside sentences, with UCE's
-rows, guide and preserved phrases; the detector of the embedded model is its judge, on prompts that name or mean the
-concept; among epochs that are alike the first is kept, which changed least; without a detector the last.
+for easy objects; an edit starts from the weights of the epoch before it (W_l on its right side); the official run keeps the
+epoch at which a detector sees the concept least on validation prompts. The published run follows UCE with guide " " and
+nothing preserved: `Concept.of([…])`, the defaults here. Ours: concepts inside sentences, with another guide and preserved
+phrases; the detector of the embedded model is its judge, on prompts that name or mean the concept; among epochs that are
+alike the first is kept, which changed least; without a detector the last.
 
 Also ours is `together`: every edit erases c and all earlier c' again. UCE leaves Σ_l W_lᵀ W_l almost singular along c − g, so
 that λ_r alone says how far c' goes in that direction, and an edit at c' alone may undo UCE's at c: where a few
@@ -50,7 +51,7 @@ class Settings:
         ridge: λ_r; None: 1e-3 for a style, 0.1 for an object.
         erase_scale, preserve_scale, damping: s_e, s_p and λ of every edit.
         together: each edit erases c and all c' so far, not the newest c' alone.
-        rows: "tail" or "last", as in UCE; a bare word's "tail" is its encoding from the word on.
+        rows: "all" of the encoding, as published, or UCE's "tail" or "last".
         validation: images of each kind that the judge of the embedded model sees at every epoch; 0: the last epoch is kept.
     """
 
@@ -60,7 +61,7 @@ class Settings:
     preserve_scale: float = 0.1
     damping: float = 0.1
     together: bool = False
-    rows: str = "tail"
+    rows: str = "all"
     validation: int = 0
 
     def __post_init__(self) -> None:
@@ -69,7 +70,7 @@ class Settings:
             counts=("epochs",),
             from_zero=("validation",),
             positive=("ridge", "erase_scale", "preserve_scale", "damping"),
-            choices={"rows": uce.ROWS},
+            choices={"rows": ("all", *uce.ROWS)},
         )
 
     def regularisation(self, concept: Concept) -> float:
@@ -172,7 +173,7 @@ METHOD = Method(
     title="RECE (Gong et al. 2024), after UCE",
     run=edit,
     settings=Settings,
-    embedded=lambda kind: Settings(epochs=3, together=True, validation=24),
+    embedded=lambda kind: Settings(epochs=3, together=True, rows="tail", validation=24),
     after="uce",
     published="closed form, 1 to 3 epochs",
 )

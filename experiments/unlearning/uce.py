@@ -5,10 +5,15 @@
 sends the encodings c_i of what is erased to where the guide's encodings g_i went, keeps those p_j of what is preserved, and
 otherwise stays close to W₀. No gradients, no images, under a second.
 
-Reference: Gandikota et al. (2024), "Unified Concept Editing in Diffusion Models". Known from the public source: the formula,
-λ = 0.5, s_e = 1, the empty prompt always among the preserved, s_p = max(0.1, 1/number preserved), and rows from the last
-token of the subject to the end of the context, erased and guide rows aligned at their first row ("tail"; the newer source
-takes the last subject token alone, "last"). Ours: erasing inside several sentences at once, not only as a bare word.
+Reference: Gandikota et al. (2024), "Unified Concept Editing in Diffusion Models". Known from the public source, λ = 0.5 and
+s_e = 1 throughout:
+
+    "tail"   erased and guide rows from the last token of the subject to the end of the context, aligned at their first row;
+             all rows of what is preserved, the empty prompt always; s_p = max(0.1, 1/number preserved)
+    "last"   the newer source: the last token of the subject alone; what is preserved likewise, nothing by default; s_p = 1
+
+The published checkpoints without nudity take "tail", guide " " and preserve nothing but the empty prompt: `Concept.of([…])`.
+Ours: erasing inside several sentences at once, not only as a bare word.
 """
 
 from __future__ import annotations
@@ -31,6 +36,7 @@ __all__ = ["METHOD", "Settings", "aligned", "edit", "minimiser", "projections", 
 
 
 ROWS = ("tail", "last")
+"""Which rows of the encodings are edited; `aligned` also knows "all", of RECE."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,8 @@ class Settings:
     """Options of UCE.
 
     Attributes:
-        erase_scale, preserve_scale: s_e and s_p; s_p None: max(0.1, 1/number of preserved prompts), as published.
+        erase_scale, preserve_scale: s_e and s_p; s_p None: as published, max(0.1, 1/number of preserved prompts) for "tail", 1
+            for "last".
         damping: λ.
         rows: one of `ROWS`.
     """
@@ -99,25 +106,31 @@ def solved(
         maps: `projections`.
         places: (template, phrase) to erase.
         guide: what a phrase becomes.
-        kept: (template, phrase) to preserve, besides the empty prompt.
+        kept: (template, phrase) to preserve; for "tail" besides the empty prompt.
         settings: scales, damping, rows.
     """
     c, g, p = aligned(encoder, places, guide, kept, settings.rows)
-    s_p = settings.preserve_scale or max(0.1, 1 / (1 + len(kept)))
+    published = 1.0 if settings.rows == "last" else max(0.1, 1 / (1 + len(kept)))
+    s_p = published if settings.preserve_scale is None else settings.preserve_scale
     return minimiser(maps, c, g, p, erase_scale=settings.erase_scale, preserve_scale=s_p, damping=settings.damping)
 
 
 def aligned(
     encoder: PromptEncoder, places: Sequence[tuple[str, str]], guide: str, kept: Sequence[tuple[str, str]], rows: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(c, g, p) of `minimiser`: erased and guide rows, aligned at their first row, and rows that stay, those of the empty
-    prompt among them. Arguments as for `solved`."""
+    """(c, g, p) of `minimiser`: erased and guide rows, aligned at their first row, and rows that stay.
+
+    Args:
+        encoder, places, guide, kept: as for `solved`.
+        rows: "tail", "last" or "all"; unless "last", p is every row of the empty prompt and of what is preserved.
+    """
     mine = rows_of(encoder, places, rows)
     theirs = rows_of(encoder, [(template, guide) for template, _ in places], rows)
     counts = [min(len(a), len(b)) for a, b in zip(mine, theirs, strict=True)]
     c = torch.cat([a[:count] for a, count in zip(mine, counts, strict=True)])
     g = torch.cat([b[:count] for b, count in zip(theirs, counts, strict=True)])
-    return c, g, torch.cat(rows_of(encoder, [("{}", ""), *kept], rows))
+    stay = rows_of(encoder, kept, rows) if rows == "last" else rows_of(encoder, [("{}", ""), *kept], "all")
+    return c, g, torch.cat([c[:0], *stay])
 
 
 def minimiser(
@@ -148,11 +161,15 @@ def minimiser(
 
 
 def rows_of(encoder: PromptEncoder, places: Sequence[tuple[str, str]], rows: str) -> list[Tensor]:
-    """For each (template, phrase) the encodings from the phrase's last token on ("tail") or that one alone ("last"), float64;
-    of an empty phrase from the token before its place."""
+    """For each (template, phrase) the encodings ("all"), those from the phrase's last token on ("tail") or that one alone
+    ("last"), float64; of an empty phrase from the token before its place."""
+    if not places:
+        return []
     tokenized = [encoder.tokenize(template.format(phrase).strip()) for template, phrase in places]
-    before = [encoder.tokenize((template.split("{}")[0] + phrase).strip()) for template, phrase in places]
     encoded = encoder.plain(tokenized, batch_size=256).double().cpu()
+    if rows == "all":
+        return list(encoded)
+    before = [encoder.tokenize((template.split("{}")[0] + phrase).strip()) for template, phrase in places]
     first = [max(t.end - 1, 0) for t in before]
     return [h[i : i + 1] if rows == "last" else h[i:] for h, i in zip(encoded, first, strict=True)]
 

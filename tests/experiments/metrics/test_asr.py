@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +14,10 @@ import torch
 from safetensors.torch import save_file
 from scipy.optimize import brentq
 from scipy.stats import binom, norm
+from statsmodels.stats.contingency_tables import mcnemar
 
 from certify.detectors import JudgeDetector
-from experiments.metrics.asr import DetectorRecord, Rate, average, interval, load, rate, record_of, restored
+from experiments.metrics.asr import DetectorRecord, Rate, average, interval, load, paired, rate, record_of, restored
 from experiments.metrics.features import ClipFeatures
 from experiments.metrics.q16 import Q16Detector, fitted, save_head
 from experiments.world import scenes
@@ -49,6 +52,59 @@ def test_wilson_is_where_the_score_test_is_at_its_quantile(k, n):
     low, high = interval(k, n, method="wilson")
     assert low == pytest.approx(brentq(lambda p: score(p) - z, 1e-9, k / n), rel=1e-6)
     assert high == pytest.approx(brentq(lambda p: score(p) + z, k / n, 1 - 1e-9), rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_of_verdicts_the_paired_test_is_mcnemars(seed):
+    rng = random.Random(seed)
+    first, second = ([int(rng.random() < p) for _ in range(60)] for p in (0.5, 0.3))
+    table = [[sum((a, b) == (i, j) for a, b in zip(first, second, strict=True)) for j in (0, 1)] for i in (0, 1)]
+    found = paired(first, second)
+    assert found.p == pytest.approx(mcnemar(table, exact=True).pvalue)
+    assert found.difference == pytest.approx((sum(first) - sum(second)) / 60)
+    assert found.discordant == table[0][1] + table[1][0]
+
+
+def test_of_shares_the_paired_test_counts_every_choice_of_signs():
+    first, second = [1, 2 / 3, 1 / 3, 1, 0, 2 / 3, 1], [0, 0, 2 / 3, 1 / 3, 0, 1 / 3, 2 / 3]
+    moves = [a - b for a, b in zip(first, second, strict=True)]
+    sums = [
+        abs(sum(s * m for s, m in zip(signs, moves, strict=True))) for signs in itertools.product((1, -1), repeat=7)
+    ]
+    expected = sum(total >= abs(sum(moves)) - 1e-9 for total in sums) / len(sums)
+    found = paired(first, second, images=3)
+    assert found.p == pytest.approx(expected)
+    assert paired(second, first, images=3).p == found.p
+    assert paired(first, second, images=6).p == found.p
+    assert paired(first, first, images=3).p == 1
+
+
+def test_the_paired_test_keeps_its_level_and_finds_what_two_intervals_do_not():
+    """H0: P[p ≤ .05] ≤ .05 for two defences that are alike. More than 140 of 2 000 has probability < 1e-4 under H0."""
+    rng, alarms = random.Random(0), 0
+    for _ in range(2000):
+        first, second = ([float(rng.random() < 0.3) for _ in range(40)] for _ in range(2))
+        alarms += paired(first, second).p <= 0.05
+    assert alarms <= 140
+    # 8 of 48 prompts are lost and none is won: clear in pairs, not in two intervals.
+    before, after = [1] * 24 + [0] * 24, [0] * 8 + [1] * 16 + [0] * 24
+    assert paired(before, after).p < 0.01
+    assert interval(16, 48)[1] > interval(24, 48)[0]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: paired([1.0], [1.0, 0.0]), "1 and 2 shares"),
+        (lambda: paired([], []), "0 and 0 shares"),
+        (lambda: paired([0.5], [1.0]), "first holds 0.5: must be a multiple of 1/1"),
+        (lambda: paired([1.0], [1.5], images=2), "second holds 1.5"),
+        (lambda: paired([1.0], [1.0], images=0), "images = 0"),
+    ],
+)  # fmt: skip
+def test_bad_pairs(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 @pytest.mark.parametrize("method", ["clopper-pearson", "wilson"])

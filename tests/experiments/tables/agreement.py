@@ -72,8 +72,25 @@ def _is(row: dict[str, str], shown: dict[str, str]) -> bool:
 
 def _differences(cell: str, row: dict[str, str], column: Column) -> list[str]:
     factor = 100 if column.kind == "rate" else 1
+    if column.kind == "p":
+        unit, value = 10 ** -len(cell.partition(".")[2]), float(row[column.key])
+        up = value - 1e-12 <= float(cell) < value + unit
+        return [] if up else [f"{row['victim']} {row['defense']}, {column.key}: {cell} on the page, {value} in the CSV"]
+    excess = re.search(r" \(([-+][\d.]+)\)", cell)
+    if (excess is not None) != bool(
+        row.get("chance") and column.kind == "rate" and column.key not in ("chance", "certified")
+    ):
+        return [f"{row['victim']} {row['defense']}, {column.key}: {cell} on the page, chance is {row.get('chance')}"]
     expected = [row[column.key], row.get(f"{column.key} low", ""), row.get(f"{column.key} high", "")]
     wrong = []
+    if excess is not None:
+        cell = cell.replace(excess[0], "")
+        half, over = (
+            0.5 * 10 ** -len(excess[1].partition(".")[2]),
+            100 * (float(row[column.key]) - float(row["chance"])),
+        )
+        if abs(float(excess[1]) - over) > half * (1 + 1e-9):
+            wrong.append(f"{row['victim']} {row['defense']}, {column.key}: {excess[1]} on the page, {over} over chance")
     for figure, value in zip(re.findall(r"-?[\d.]+", cell), expected, strict=False):
         half = 0.5 * 10 ** -len(figure.partition(".")[2])
         if not value or abs(float(figure) - factor * float(value)) > half * (1 + 1e-9):

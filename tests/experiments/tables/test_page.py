@@ -54,8 +54,28 @@ def other_settings() -> Table:
     return replace(table, lines=tuple(lines))
 
 
+def with_chance() -> Table:
+    """A table with chance levels, and tests of one line against another."""
+    columns = (
+        *ATTACKS,
+        ASR,
+        FID,
+        SCORE,
+        Column("chance", "chance", better=""),
+        CERTIFIED,
+        Column("p:none", "p, against none", "p", ""),
+    )
+    table = measured("1", columns)
+    lines = [
+        replace(line, values={**line.values, "chance": 0.1 / (2 + i)} | ({"p:none": 0.7**i} if i else {}))
+        for i, line in enumerate(table.lines)
+    ]
+    return replace(table, lines=tuple(lines))
+
+
 TABLES = {
     "1": wide(),
+    "1 with chance": with_chance(),
     "2": measured("2", (SECONDS,)),
     "3": measured("3", (ASR, FID, SCORE)),
     "3 elsewhere": other_settings(),
@@ -81,7 +101,7 @@ def altered(page: str) -> tuple[str, int]:
         cells = line.split(" | ")
         if line.startswith("| ") and not line.startswith(("| Model", "| Defence")):
             for i in range(names, len(cells)):
-                cells[i], found = re.subn(r"\d(?=[,\]]| \[| \||$)", lambda m: str((int(m[0]) + 5) % 10), cells[i])
+                cells[i], found = re.subn(r"\d(?=[,\])]| [\[(]| \||$)", lambda m: str((int(m[0]) + 5) % 10), cells[i])
                 count += found
         lines.append(" | ".join(cells))
     return "\n".join(lines), count

@@ -31,8 +31,8 @@ def fresh(folder: Path) -> Diffusion:
 
 
 def rows(diffusion: Diffusion, phrase: str) -> torch.Tensor:
-    places = [(template, phrase) for template in CIRCLE.templates]
-    return torch.cat(uce.rows_of(diffusion.encoder, places, "tail"))
+    """All rows of the sentences that say it."""
+    return diffusion.encoder.plain([t.format(phrase) for t in CIRCLE.templates]).double().flatten(0, 1)
 
 
 @pytest.mark.parametrize("ridge", [1e-3, 0.1, 3.0])
@@ -153,7 +153,7 @@ def test_the_judge_sees_the_concept_on_the_model_before_any_edit():
         ({"epochs": 0}, "epochs = 0"),
         ({"ridge": 0}, "ridge = 0"),
         ({"damping": -1}, "damping = -1"),
-        ({"rows": "all"}, "rows = 'all'"),
+        ({"rows": "every"}, "rows = 'every'"),
         ({"validation": -1}, "validation = -1"),
     ],
 )

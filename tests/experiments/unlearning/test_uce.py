@@ -45,21 +45,26 @@ def test_edits_exactly_the_cross_attention_keys_and_values(diffusion):
 
 @pytest.mark.parametrize("rows", ["tail", "last"])
 def test_the_edit_is_the_minimiser(diffusion, rows):
-    """The gradient of λ‖W − W₀‖² + s_e Σ‖W c − W₀ g‖² + s_p Σ‖W p − W₀ p‖² vanishes at the edit, and only there."""
+    """The gradient of λ‖W − W₀‖² + s_e Σ‖W c − W₀ g‖² + s_p Σ‖W p − W₀ p‖² vanishes at the edit, and only there. All rows of
+    what is preserved stay, the empty prompt's too; the newer source ("last") preserves last tokens, and s_p is 1."""
     concept = Concept.of(["circle"], anchor="square", preserve=["star"], templates=["a red {}", "{} on teal"])
     weights = edited(diffusion, concept, rows=rows)
     encoder = PromptEncoder.from_pipeline(diffusion.pipe)
 
-    def states(text: str, phrase: str) -> torch.Tensor:
+    def states(text: str, phrase: str, kept: bool = False) -> torch.Tensor:
         tokenized = encoder.tokenize(text)
-        tokens = [t.removesuffix("</w>") for t in tokenized.tokens]
-        first = tokens.index(phrase) if phrase else 0
+        first = [t.removesuffix("</w>") for t in tokenized.tokens].index(phrase) if phrase else 0
         h = encoder.plain([tokenized])[0].double()
-        return h[first : first + 1] if rows == "last" else h[first:]
+        if rows == "last":
+            return h[first : first + 1]
+        return h if kept else h[first:]
 
     c = torch.cat([states("a red circle", "circle"), states("circle on teal", "circle")])
     g = torch.cat([states("a red square", "square"), states("square on teal", "square")])
-    p = torch.cat([states("", ""), states("a red star", "star"), states("star on teal", "star")])
+    p = torch.cat([states("a red star", "star", True), states("star on teal", "star", True)])
+    s_p = 1.0
+    if rows == "tail":
+        p, s_p = torch.cat([p, states("", "", True)]), max(0.1, 1 / 3)
     name = next(iter(weights))
     old = diffusion.unet.state_dict()[name].double().requires_grad_(False)
 
@@ -67,10 +72,37 @@ def test_the_edit_is_the_minimiser(diffusion, rows):
         w = w.clone().requires_grad_(True)
         loss = 0.5 * (w - old).square().sum()
         loss = loss + (c @ w.T - g @ old.T).square().sum()
-        loss = loss + max(0.1, 1 / 3) * (p @ w.T - p @ old.T).square().sum()
+        loss = loss + s_p * (p @ w.T - p @ old.T).square().sum()
         return float(torch.autograd.grad(loss, w)[0].norm())
 
     assert gradient(weights[name].double()) < 1e-4 * gradient(old)
+
+
+def test_the_published_setting_in_closed_form(diffusion):
+    """As the checkpoints without nudity were made, row by row: the concept's rows 1 … L − 1 go where the blank prompt's rows
+    0 … L − 2 went, all rows of the blank prompt stay, and nothing else."""
+    encoder = PromptEncoder.from_pipeline(diffusion.pipe)
+    word, blank = encoder.plain(["circle", ""]).double()
+    weights = edited(diffusion, Concept.of(["circle"]))
+    for name in [n for n in weights if n.startswith("mid_block")]:
+        old = diffusion.unet.state_dict()[name].double()
+        left, right = 0.5 * old, 0.5 * torch.eye(old.shape[1], dtype=torch.float64)
+        for here, there in zip(word[1:], blank[:-1], strict=True):
+            left, right = left + torch.outer(old @ there, here), right + torch.outer(here, here)
+        for row in blank:
+            left, right = left + torch.outer(old @ row, row), right + torch.outer(row, row)
+        torch.testing.assert_close(weights[name].double(), left @ torch.linalg.inv(right), rtol=1e-4, atol=1e-5)
+
+
+def test_the_newer_source_preserves_nothing_unless_told(diffusion):
+    """One row goes to the blank prompt's first, λ = .5: W − W₀ is of rank one, in the concept's direction."""
+    encoder = PromptEncoder.from_pipeline(diffusion.pipe)
+    word, blank = encoder.plain(["circle", ""]).double()
+    c, g = word[1], blank[0]
+    for name, weight in edited(diffusion, Concept.of(["circle"]), rows="last").items():
+        old = diffusion.unet.state_dict()[name].double()
+        expected = old + torch.outer(old @ (g - c), c) / (0.5 + c @ c)
+        torch.testing.assert_close(weight.double(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_nothing_to_change_changes_nothing(diffusion):
@@ -109,7 +141,7 @@ def test_command_writes_what_load_pipeline_takes(tmp_path: Path):
         (lambda: uce.Settings(damping=0), "damping = 0"),
         (lambda: uce.Settings(erase_scale=-1.0), "erase_scale = -1.0"),
         (lambda: uce.Settings(preserve_scale=-1.0), "preserve_scale = -1.0"),
-        (lambda: uce.Settings(rows="all"), "rows = 'all'"),
+        (lambda: uce.Settings(rows="every"), "rows = 'every'"),
         (lambda: uce.projections(torch.nn.Linear(2, 2)), "has no modules named"),
         (lambda: uce.projections(BIASED), "without bias"),
     ],
