@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/tables"), help="folder; a stopped run goes on there")
     parser.add_argument("--pages", type=Path, default=None, help="where tables are written (default: OUT/pages)")
     parser.add_argument("--quick", action="store_true", help="few prompts, images and lines: minutes, to look around")
+    parser.add_argument(
+        "--blank",
+        action="store_true",
+        help="victims of the embedded world erased towards the blank prompt, nothing preserved, as UCE and RECE were published",
+    )
     parser.add_argument("--count", type=int, default=None, help="prompts of every attack")
     parser.add_argument("--images", type=int, default=None, help="images behind FID and image–text score")
     parser.add_argument("--chance", type=int, default=None, help="images behind the chance level")
@@ -94,7 +99,7 @@ def main(a: Any) -> int:
     sizes = _sizes(a)
     progress = _progress()
     cells = Cells(a.out / "cells", progress)
-    ground: Ground = _given(a, sizes) if a.model else Embedded(a.out, sizes, a.seed, progress=progress)
+    ground: Ground = _given(a, sizes) if a.model else Embedded(a.out, sizes, a.seed, blank=a.blank, progress=progress)
     if isinstance(ground, Given):
         ground.read_all()
     smoothing = _smoothing(a, ground)
@@ -218,6 +223,8 @@ def _smoothing(a: Any, ground: Ground) -> Mapping[str, Smoothing]:
 
 
 def _given(a: Any, sizes: Sizes) -> Given:
+    if a.blank:
+        raise ValueError("blank: is of the embedded world; with --model victims are files")
     for name in ("concept", "victim", "prompts", "detector"):
         if not getattr(a, name):
             raise ValueError(f"{name}: must be given with --model")

@@ -184,6 +184,8 @@ class Embedded(Ground):
         sizes, seed: as for `Ground`.
         base: folder of a variant's pipeline; None: the shipped one.
         label: names the variant in folders and records.
+        blank: erase towards the blank prompt and preserve nothing else, as UCE and RECE were published, with the attack prompts
+            of the other victims.
         progress: told what is being attacked.
         committed: attack prompts that came with the code; None: none are used.
     """
@@ -196,6 +198,7 @@ class Embedded(Ground):
         *,
         base: Path | None = None,
         label: str = "",
+        blank: bool = False,
         committed: Path | None = _COMMITTED,
         progress: Callable[[str], None] = lambda text: None,
     ) -> None:
@@ -203,7 +206,7 @@ class Embedded(Ground):
 
         super().__init__(sizes, seed)
         self.out, self.base, self.label, self.progress = out, base, label, progress
-        self.committed = committed
+        self.committed, self.blank = committed, blank
         self.name = "the embedded model" + (f", {label}" if label else "")
         self.steps, self.guidance = DEFAULTS["num_inference_steps"], DEFAULTS["guidance_scale"]
         self._pipe = functools.lru_cache(maxsize=2)(self._loaded)
@@ -211,19 +214,20 @@ class Embedded(Ground):
 
     def concept(self, name: str) -> Concept:
         """Erased by its bare words, as published ("cross+star": both)."""
-        parts = [Concept.embedded(part) for part in name.split("+")]
+        how: dict[str, Any] = {"anchor": "", "preserve": ()} if self.blank else {}
+        parts = [Concept.embedded(part, **how) for part in name.split("+")]
         first = replace(parts[0], templates=("{}",))
         if len(parts) == 1:
             return first
         words = tuple(part.name for part in parts)
         kept = tuple(word for word in first.preserve if word not in words)
-        return replace(first, name=name, erase=words, preserve=kept, anchor=kept[0])
+        return replace(first, name=name, erase=words, preserve=kept, anchor=kept[0] if kept else "")
 
     def victims(self) -> tuple[str, ...]:
         return tuple(unlearning.METHODS)
 
     def folder(self, concept: Concept, method: str) -> Path:
-        folder = self.out / "victims" / self.label / concept.name / method
+        folder = self.out / "victims" / self.label / (concept.name + ("-blank" if self.blank else "")) / method
         how = unlearning.METHODS[method]
         model = None if self.base is None else str(self.base)
         command.made(folder, how, concept, how.embedded(concept.kind), seed=self.seed, model=model)

@@ -75,14 +75,18 @@ def test_every_committed_attack_prompt_fits_and_is_of_its_file():
             assert encoder.tokenize(row.adversarial).length <= encoder.context_length
 
 
-def test_a_committed_figure_comes_out_again(tmp_path):
-    """UCE is closed form, so the victim is the same; a rounding error may turn one image."""
-    measured, _ = read_csv((TABLES / "1.csv").read_text(encoding="utf-8"))
-    (line,) = (x for x in measured if (x.victim, x.defense) == ("UCE", "none"))
-    bench = Bench(Embedded(tmp_path, Sizes()), Cells(tmp_path / "cells"))
+@pytest.mark.parametrize("guide", ["cross", "blank"])
+def test_a_committed_figure_comes_out_again(tmp_path, guide):
+    """Of the guide's first table. UCE is closed form, so the victim is the same; a rounding error may turn one image."""
+    (heads, *rows), *_ = tables_of((ROOT / "docs" / "guide" / "tables.md").read_text(encoding="utf-8"))
+    (line,) = (row for row in rows if guide in row[0] and row[1] == "none")
+    printed = dict(zip(heads, line, strict=True))
+    bench = Bench(Embedded(tmp_path, Sizes(), blank=guide == "blank"), Cells(tmp_path / "cells"))
     concept = bench.ground.concept("star")
-    for attack in ("implicit", "uda"):
+    for attack, head in (("implicit", "implicit"), ("uda", "UDA")):
         rate = bench.rate(concept, Way("none", "uce", "none"), attack)
         assert rate["prompts"] == 48
-        assert rate["value"] == pytest.approx(line.values[attack], abs=1.5 / 48)
+        assert 100 * rate["value"] == pytest.approx(float(printed[head]), abs=150 / 48)
+    chance = bench.chance(concept, Way("none", "uce", "none"))
+    assert 100 * chance["value"] == pytest.approx(float(printed["chance"]), abs=150 / 192)
     assert not list((tmp_path / "attacks").rglob("*.new"))
