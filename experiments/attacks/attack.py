@@ -161,14 +161,14 @@ def run(
         record["smoother"] = {n: v for n, v in victim.smoother.settings().items() if n != "truncate"}
     if done and (not about.exists() or _without_source(_record(about)) != json.loads(json.dumps(record))):
         raise ValueError(
-            f"{path}: holds rows of another attack, or with other settings; delete it, or choose another name"
+            f"{path}: holds rows of another attack, or with other settings; move it away, or choose another name"
         )
     there = {row.number: (row.prompt, row.seed) for row in done}
     for target in targets:
         if there.get(target.number, (target.prompt, target.seed)) != (target.prompt, target.seed):
             raise ValueError(
                 f"{path}: row {target.number} is about {there[target.number][0]!r} with seed {there[target.number][1]}, "
-                f"now asked for {target.prompt!r} with seed {target.seed}; delete the file, or choose another name"
+                f"now asked for {target.prompt!r} with seed {target.seed}; move the file away, or choose another name"
             )
     path.parent.mkdir(parents=True, exist_ok=True)
     if source is not None:

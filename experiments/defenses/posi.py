@@ -14,6 +14,7 @@ that it has not seen is the measurement.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import random
@@ -268,14 +269,14 @@ def trained(concept: Any, folder: str | Path, *, seed: int = 0, settings: Traini
     try:
         record = _files.read_json(path.with_suffix(".json"))
     except (FileNotFoundError, ValueError) as error:
-        raise ValueError(f"{path}: has no record beside it ({error}); delete it to train again") from error
+        raise ValueError(f"{path}: has no record beside it ({error}); move it away to train again") from error
     asked = {"concept": concept.name, "training": asdict(settings), "seed": seed}
     wrong = [name for name, value in asked.items() if record.get(name) != value]
     if wrong:
         name = wrong[0]
         raise ValueError(
             f"{path}: is a rewriter whose {name} is {record.get(name)!r}, not {asked[name]!r}; "
-            "delete it, or choose another folder"
+            "move it away, or choose another folder"
         )
     return path
 
@@ -306,9 +307,10 @@ def _made(path: Path, concept: Any, settings: Training, seed: int) -> dict[str, 
         "tune": judged(model, concept, world.prompts("tune"), settings.known),
         **figures,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    _files.make_folder(path.parent)
+    _files.write(path.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
     model.save(path, record)
     loop.finish()
-    path.with_suffix(".run").rmdir()
+    with contextlib.suppress(OSError):  # somebody may have put something there
+        path.with_suffix(".run").rmdir()
     return record

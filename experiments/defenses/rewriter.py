@@ -33,7 +33,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from certify import _files, _validate
@@ -221,7 +220,7 @@ class Rewriter(nn.Module):
     def save(self, path: str | Path, about: Any = None) -> Path:
         """Writes one safetensors file, weights in half precision, with what else is to be kept (JSON values)."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _files.make_folder(path.parent)
         record = {
             "format": _FORMAT,
             "shape": self.shape,
@@ -230,9 +229,7 @@ class Rewriter(nn.Module):
             "about": about,
         }
         tensors = {name: t.detach().half().contiguous() for name, t in self.state_dict().items()}
-        beside = path.with_suffix(".part")  # a file that is there is whole
-        save_file(tensors, beside, metadata={"record": json.dumps(record)})
-        beside.replace(path)
+        _files.write_tensors(path, tensors, {"record": json.dumps(record)})
         return path
 
     @classmethod

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from certify import _files
+from certify._digests import json_digest
 
 __all__ = ["Cells", "digest"]
 
@@ -55,13 +56,18 @@ class Cells:
                 values = kept.get("values")
                 if not isinstance(values, dict):
                     raise ValueError(f"values = {values!r}")
+                if "sha256" in kept and kept["sha256"] != json_digest(values):
+                    raise ValueError("its SHA-256 is not that of what it holds")
             except ValueError as error:
-                raise ValueError(f"{file}: is no cell of a table ({error}); delete it to measure it again") from error
+                raise ValueError(
+                    f"{file}: is no cell of a table ({error}); move it away to measure it again"
+                ) from error
             self.found += 1
             return values
         self.progress(f"{kind}: {' '.join(str(v) for v in question.values() if isinstance(v, str))}")
         measured: dict[str, Any] = json.loads(json.dumps(measure(), allow_nan=False))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        _files.write(file, json.dumps({"asked": question, "values": measured}, indent=1) + "\n")
+        _files.make_folder(file.parent)
+        content = {"asked": question, "values": measured, "sha256": json_digest(measured)}
+        _files.write(file, json.dumps(content, indent=1) + "\n")
         self.measured += 1
         return measured

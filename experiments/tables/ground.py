@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import random
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from certify import load_pipeline
+from certify import _files, load_pipeline
 from certify.detectors import Detector
 from certify.models import load_text_encoder
 from certify.prompt_files import SUFFIXES
@@ -252,9 +251,9 @@ class Embedded(Ground):
         place = Path(self.label) / concept.name / self._attacked(concept, method, attack) / split / f"{attack}.csv"
         path = self.out / "attacks" / place
         if self.committed is not None and not path.exists() and (self.committed / place).exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            for file in (path, path.with_suffix(".json")):
-                shutil.copyfile((self.committed / place).with_suffix(file.suffix), file)
+            _files.make_folder(path.parent)
+            for file in (path.with_suffix(".json"), path):  # rows without what says how they were made are refused
+                _files.write(file, (self.committed / place).with_suffix(file.suffix).read_bytes())
         wanted = reseeded(asked_for.targets(concept, split, count=self.sizes.prompts, seed=self.seed), attack)
         there = {row.number for row in attacking.read_rows(path)} if path.exists() else set()
         # An attack on the smoother is one on these settings of it: what is there is checked against them.

@@ -145,7 +145,7 @@ def made(
         name = other[0]
         raise ValueError(
             f"{folder}: holds a result whose {name} is {record[name]!r}, not {wanted[name]!r}; "
-            "delete it, or choose another --out"
+            "move it away, or choose another --out"
         )
     return record
 

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from certify import _validate
+from certify import _files, _validate
 from certify.models import PromptEncoder
 from experiments import files
 from experiments.settings import check
@@ -335,11 +335,9 @@ class Attack:
 
     def save(self, path: str | Path) -> Path:
         """Writes the tensors as a safetensors file."""
-        from safetensors.torch import save_file
-
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}, path)
+        _files.make_folder(path.parent)
+        _files.write_tensors(path, self.tensors)
         return path
 
 

@@ -233,7 +233,7 @@ def _curve(a: Any, task: str, attacker: str, model: str, folder: Path) -> Curve:
             if not all(isinstance(n, (int, float)) for n in (*found.steps, *found.shares, *found.scores)):
                 raise TypeError("holds what is no number")
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{done}: is no measured curve ({error!r}); delete it to measure it again") from error
+            raise ValueError(f"{done}: is no measured curve ({error!r}); move it away to measure it again") from error
         if kept.get("asked") != json.loads(json.dumps(asked)):
             raise ValueError(f"{done}: was measured with other settings ({kept.get('asked')}); choose another --out")
         return found
@@ -243,9 +243,9 @@ def _curve(a: Any, task: str, attacker: str, model: str, folder: Path) -> Curve:
     loop = Loop(seed=a.seed, folder=where, progress=command.progress(), what=json.dumps(asked))
     print(f"{task}, {NAMES[attacker]}, {model} model")
     curve = finetune.attack(diffusion, examples, probe, settings, loop, neutral=neutral).curve
-    where.mkdir(parents=True, exist_ok=True)
+    _files.make_folder(where)
     content = {"asked": asked, "steps": curve.steps, "shares": curve.shares, "scores": curve.scores}
-    done.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    _files.write(done, json.dumps(content, indent=1))
     loop.finish()
     return curve
 

@@ -51,25 +51,21 @@ def save(
         FileExistsError: the folder holds a result already.
         ValueError: nothing changed, or weights of the U-Net both changed and masked.
     """
-    from safetensors.torch import save_file
-
     folder = Path(folder)
     check_free(folder)
     if not edit.tensors:
         raise ValueError(f"edit: {method.name} changed no tensor")
     if edit.unet and edit.masks:
         raise ValueError(f"edit: {method.name} changed and masked weights of the U-Net; must be one of them")
-    folder.mkdir(parents=True, exist_ok=True)
+    _files.make_folder(folder)
     for part, name in FILES.items():
         tensors = {key: t.detach().cpu().contiguous() for key, t in getattr(edit, part).items()}
         if part == "masks" and tensors:
             bits, about = packed(tensors)
-            save_file(bits, folder / name, metadata=about)
+            _files.write_tensors(folder / name, bits, about)
         elif tensors:
-            save_file(tensors, folder / name)
-    (folder / "README.md").write_text(
-        _card(folder, edit, method, concept, base, settings, seed, seconds), encoding="utf-8"
-    )
+            _files.write_tensors(folder / name, tensors)
+    _files.write(folder / "README.md", _card(folder, edit, method, concept, base, settings, seed, seconds))
     return folder
 
 

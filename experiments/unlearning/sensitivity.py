@@ -237,7 +237,7 @@ class Study:
 
     def save(self, path: str | Path) -> None:
         """Writes it as JSON."""
-        Path(path).write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+        _files.write(Path(path), json.dumps(asdict(self)) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Study:

@@ -85,12 +85,12 @@ def _row(folder: Path, about: dict[str, Any], pipe: Any, concept: Concept, image
             if not set(COLUMNS) <= set(row):
                 raise ValueError(f"lacks {', '.join(sorted(set(COLUMNS) - set(row)))}")
         except ValueError as error:
-            raise ValueError(f"{file}: is no row of the table ({error}); delete it to measure it again") from error
+            raise ValueError(f"{file}: is no row of the table ({error}); move it away to measure it again") from error
         if row.get("count") == count:
             return row
     row = about | rates(pipe, concept, count) | utility(pipe, concept, images) | {"count": count}
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
+    _files.make_folder(folder)
+    _files.write(file, json.dumps(row, indent=2) + "\n")
     return row
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from certify import _files, _validate
@@ -67,6 +66,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         _validate.seed_value(self.seed)
+        self._kept: list[Path] = []
 
     def run(
         self,
@@ -103,7 +103,7 @@ class Loop:
             **{f"parameter.{n}": p for n, p in parameters.items()},
             **{f"state.{n}": t for n, t in (state or {}).items()},
         }
-        path = None if self.folder is None else self.folder / f"{stage}.checkpoint.safetensors"
+        path = self._path(stage)
         first = 0 if path is None or not path.exists() else _resume(path, kept, optimiser, dice, steps, self)
         losses: list[float] = []
         saved = time.monotonic()
@@ -144,7 +144,7 @@ class Loop:
         Raises:
             ValueError: the checkpoint is another run's.
         """
-        path = None if self.folder is None else self.folder / f"{stage}.checkpoint.safetensors"
+        path = self._path(stage)
         about = {"count": count, "batch": batch, "seed": self.seed, "what": self.what}
         parts: list[Tensor] = []
         if path is not None and path.exists():
@@ -164,9 +164,17 @@ class Loop:
         return torch.cat(parts)
 
     def finish(self) -> None:
-        """Removes the checkpoints: what they were for has been written."""
-        for path in [] if self.folder is None else self.folder.glob("*.checkpoint.safetensors"):
-            path.unlink()
+        """Removes the checkpoints of the stages that were run: what they were for has been written."""
+        for path in self._kept:
+            for left in (*_files.temporaries(path), path):
+                left.unlink(missing_ok=True)
+
+    def _path(self, stage: str) -> Path | None:
+        """Where a stage is kept, if it is."""
+        if self.folder is None:
+            return None
+        self._kept.append(self.folder / f"{stage}.checkpoint.safetensors")
+        return self._kept[-1]
 
 
 def _save(
@@ -202,17 +210,15 @@ def _check(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> No
     ]
     if wrong:
         raise ValueError(
-            f"{path}: is the checkpoint of another run ({'; '.join(wrong)}); delete it, or choose another folder"
+            f"{path}: is the checkpoint of another run ({'; '.join(wrong)}); move it away, or choose another folder"
         )
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
+    _files.make_folder(path.parent)
     still = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     run = json.dumps(about)
-    save_file(still, beside, metadata={"run": run, "sha256": _seal(run, still)})
-    beside.replace(path)
+    _files.write_tensors(path, still, {"run": run, "sha256": _seal(run, still)})
 
 
 def _seal(run: str, tensors: Mapping[str, Tensor]) -> str:
@@ -226,7 +232,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             raise ValueError("its SHA-256 is not that of what it holds")
         return _files.json_object(metadata["run"]), tensors
     except (OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path}: is not a checkpoint that can be read ({error}); delete it to start again") from error
+        raise ValueError(
+            f"{path}: is not a checkpoint that can be read ({error}); move it away to start again"
+        ) from error
 
 
 def _resume(
@@ -236,7 +244,7 @@ def _resume(
     _check(path, about, _run(loop, steps))
     if any(name not in tensors or tensors[name].shape != t.shape for name, t in kept.items()):
         raise ValueError(
-            f"{path}: is the checkpoint of another run (other parameters); delete it, or choose another folder"
+            f"{path}: is the checkpoint of another run (other parameters); move it away, or choose another folder"
         )
     with torch.no_grad():
         for name, tensor in kept.items():
@@ -251,4 +259,4 @@ def _resume(
         dice.restore(about["dice"])
         return int(about["step"])
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"{path}: is damaged ({error!r}); delete it to start again") from error
+        raise ValueError(f"{path}: is damaged ({error!r}); move it away to start again") from error

@@ -457,7 +457,7 @@ def test_a_cell_of_anything(data):
         file = folder / "rate" / f"{digest(ASKED)}.json"
         file.write_bytes(data.draw(mangled_json(json.loads(file.read_bytes()))))
         found, message = Watched(folder).read(lambda: cell(folder), file.name)
-        assert isinstance(found, dict) or "delete it to measure it again" in message
+        assert isinstance(found, dict) or "move it away to measure it again" in message
 
 
 # Rows of attacks
@@ -610,3 +610,14 @@ def test_the_corpus_has_what_no_double_holds():
     for value in (Raw("NaN"), Raw("1e400")):
         assert value in FOREIGN
         assert dumped({"x": [value]}) == f'{{"x": [{value}]}}'.encode()
+
+
+def test_a_cell_whose_values_changed_is_refused(tmp_path):
+    Cells(tmp_path).get("rate", ASKED, lambda: {"rate": 0.5})
+    assert cell(tmp_path) == {"rate": 0.5}
+    (file,) = (tmp_path / "rate").iterdir()
+    file.write_text(file.read_text().replace("0.5", "0.25"))
+    with pytest.raises(
+        ValueError, match=r"its SHA-256 is not that of what it holds\); move it away to measure it again"
+    ):
+        cell(tmp_path)

@@ -353,7 +353,7 @@ def test_it_is_trained_once_and_another_run_is_refused(circle, tmp_path, monkeyp
 
     monkeypatch.setattr(posi, "train", again)
     assert trained(circle, tmp_path / "posi", seed=2, settings=few) == path
-    with pytest.raises(ValueError, match="whose seed is 2, not 3; delete it"):
+    with pytest.raises(ValueError, match="whose seed is 2, not 3; move it away"):
         trained(circle, tmp_path / "posi", seed=3, settings=few)
     with pytest.raises(ValueError, match="whose training is"):
         trained(circle, tmp_path / "posi", seed=2)

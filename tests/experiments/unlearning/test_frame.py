@@ -552,3 +552,13 @@ def test_misuse_is_one_line(words, message, tmp_path, monkeypatch, capsys):
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_is_over_removes_its_own_checkpoints_alone(tmp_path):
+    (tmp_path / "mine.checkpoint.safetensors").write_bytes(b"mine")
+    loop = Loop(folder=tmp_path)
+    loop.collect("images", 2, 1, lambda first, stop, dice: torch.zeros(stop - first, 3))
+    assert (tmp_path / "images.checkpoint.safetensors").exists()
+    loop.finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.checkpoint.safetensors"]
+    assert (tmp_path / "mine.checkpoint.safetensors").read_bytes() == b"mine"
