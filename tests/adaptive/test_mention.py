@@ -49,6 +49,15 @@ def test_a_prompt_without_the_concept_is_certified_with_a_notice(adaptive: Adapt
     assert "does not seem to name" not in certificate_page(named)
 
 
+def test_the_command_line_says_so_before_anything_is_drawn(adaptive: AdaptiveMedianSmoother) -> None:
+    from certify.cli import terminal
+
+    for prompt, said in ((DINOSAUR, True), (CIRCLE, False)):
+        with terminal.out.capture() as shown:
+            terminal.show_tokens(prompt, adaptive)
+        assert ("does not seem to name" in " ".join(shown.get().split())) is said
+
+
 @pytest.mark.parametrize("similarity", ["end-of-text", "flattened"])
 def test_the_threshold_tells_held_out_prompts_apart(encoder: Any, similarity: str) -> None:
     """Prompts of which the smoother's settings were not chosen: none that names the concept is said not to."""
