@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 import numbers
 import secrets
@@ -12,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = [
     "broadcastable",
     "choice",
     "count",
+    "evaluating",
     "finite",
     "finite_tensor",
     "flag",
@@ -25,6 +27,7 @@ __all__ = [
     "increasing",
     "not_negative",
     "options",
+    "own_tensor",
     "positive",
     "probability",
     "seed_or_fresh",
@@ -179,7 +182,31 @@ def function(name: str, value: Any, batch: str = "(b, *input)") -> Callable[...,
     """`value`, which must be callable on a batch of this shape."""
     if not callable(value):
         raise TypeError(f"{name} = {value!r}: must be callable on a batch {batch}")
+    evaluating(name, value)
     return value
+
+
+def evaluating(name: str, value: Any) -> None:
+    """Refuses a module, or a method or partial of one, that is in training mode, or a part of which is.
+
+    There BatchNorm mixes the rows of a batch and changes its own running mean, and Dropout draws from the global state.
+    """
+    while isinstance(value, functools.partial):
+        value = value.func
+    module = value if isinstance(value, nn.Module) else getattr(value, "__self__", None)
+    if not isinstance(module, nn.Module):
+        return
+    for path, part in module.named_modules():
+        if part.training:
+            where = f" (its part {path!r})" if path else ""
+            raise ValueError(
+                f"{name} = {type(module).__name__}{where}: is in training mode, must be in evaluation mode; call .eval()"
+            )
+
+
+def own_tensor(name: str, value: Any) -> Tensor:
+    """`value` as `finite_tensor`, in memory of its own: what a caller or a function does to theirs does not change it."""
+    return finite_tensor(name, value).detach().clone()
 
 
 def broadcastable(name: str, value: Tensor, shape: Sequence[int], what: str) -> None:

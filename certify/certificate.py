@@ -579,7 +579,7 @@ class Certificate(Shown):
         """
         level = _validate.probability("level", level)
         seed = _validate.seed_value(seed)
-        y = _validate.finite_tensor("y", y).detach()
+        y = _validate.own_tensor("y", y)
         stated = self.provenance.get("input_sha256", "")
         if stated is not None and tensor_digest(y) != stated:  # None: of a private prompt
             raise ValueError("y is not the input that this certificate is about: its SHA-256 differs")

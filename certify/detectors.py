@@ -58,6 +58,7 @@ def load_detector(spec: str | Detector) -> Detector:
     if not isinstance(spec, str):
         if not callable(spec):
             raise TypeError(f"detector = {spec!r}: must be {_KINDS}")
+        _validate.evaluating("detector", spec)
         return spec
     kind, _, rest = spec.partition(":")
     if kind == "judge":
@@ -75,7 +76,7 @@ def detected(detector: Detector, images: Tensor) -> Tensor:
             of 0 and 1.
     """
     with torch.no_grad():
-        verdicts = detector(_images.checked("images", images))
+        verdicts = detector(_images.checked("images", images).clone())  # it may work in place
     if not isinstance(verdicts, Tensor):
         raise TypeError(f"detector returned a {type(verdicts).__name__}: must return a torch tensor of shape (b,)")
     if tuple(verdicts.shape) != (len(images),):

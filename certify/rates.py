@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import numbers
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +31,7 @@ from certify.montecarlo import BLOCK, Counts, Function, Progress, generator
 from certify.montecarlo.checkpoint import Checkpoint, as_checkpoint
 from certify.montecarlo.engine import accepts_generator
 from certify.montecarlo.processes import Kept, Processes
+from certify.montecarlo.repeated import compare
 from certify.noise import GaussianNoise, Noise
 from certify.progress import as_progress
 
@@ -113,12 +114,14 @@ class Block(Record):
         count: how many.
         groups: (prompt, which of these draws are at it, their noisy copies (rows, K, *input)), for each prompt that was drawn.
         source: for whatever else is random.
+        again: whether it is evaluated for the second time, to see whether the events are functions.
     """
 
     first: int
     count: int
     groups: tuple[tuple[int, Tensor, Tensor], ...]
     source: torch.Generator
+    again: bool = False
 
 
 class Asked:
@@ -144,7 +147,7 @@ class Asked:
     ) -> None:
         if not ys:
             raise ValueError("ys is empty: must hold at least one input")
-        self.ys = [_validate.finite_tensor(f"ys[{i}]", y).detach() for i, y in enumerate(ys)]
+        self.ys = [_validate.own_tensor(f"ys[{i}]", y) for i, y in enumerate(ys)]
         self.noises = [_gaussian(i, noise) for i, noise in enumerate(noises)]
         self.copies = [_validate.count(f"replicas[{i}]", k) for i, k in enumerate(copies)]
         self.rhos, self.n = _validate.increasing("rhos", rhos), _validate.count("n", n)
@@ -178,10 +181,14 @@ class Asked:
             about = torch.tensor(list(self._about), dtype=torch.uint8)
             keep.open(about, None, n=self.n, seed=self.seed, stream="choosing", kept=kept)
             keep.resume(kept, ())
-        blocks = -(-self.n // BLOCK)
+        blocks, looked = -(-self.n // BLOCK), False
         with torch.no_grad():
             for first in range(-(-seen.count // BLOCK), blocks, together):
-                seen.update(verdicts([self._block(i) for i in range(first, min(first + together, blocks))]))
+                found = verdicts([self._block(i) for i in range(first, min(first + together, blocks))])
+                if not looked:
+                    self._look(found[:BLOCK], first, verdicts)
+                    looked = True
+                seen.update(found)
                 if keep is not None:
                     keep.save(0, 0, kept, (), always=True)
                 if progress is not None:
@@ -197,6 +204,14 @@ class Asked:
             rhos=self.rhos,
             seed=self.seed,
         )
+
+    def _look(self, found: Tensor, number: int, verdicts: Callable[[Sequence[Block]], Tensor]) -> None:
+        """Evaluates a block again, by itself and with the same generators: see `certify.montecarlo.repeated`."""
+
+        def evaluate() -> Tensor:
+            return verdicts([replace(self._block(number), again=True)])
+
+        compare(found, evaluate(), torch.finfo(self.ys[0].dtype).eps, evaluate, called="events")
 
     def _block(self, number: int) -> Block:
         first = number * BLOCK
@@ -216,7 +231,16 @@ class Asked:
 
 def _of_events(events: Sequence[Function], block: Block) -> Tensor:
     seen = torch.zeros(block.count, dtype=torch.float64)
+    groups: list[tuple[int, Tensor, Tensor]] = []
     for i, rows, z in block.groups:
+        # The second time rows are in other company, but for a random event, whose generator gives them their parts in order.
+        halves = (
+            [slice(0, None, 2), slice(1, None, 2)]
+            if block.again and not accepts_generator(events[i])
+            else [slice(None)]
+        )
+        groups += [(i, rows[half], z[half]) for half in halves if len(rows[half])]
+    for i, rows, z in groups:
         made = events[i](z, generator=block.source) if accepts_generator(events[i]) else events[i](z)
         if not isinstance(made, Tensor) or tuple(made.shape) != (len(rows),):
             what = f"shape {tuple(made.shape)}" if isinstance(made, Tensor) else f"a {type(made).__name__}"

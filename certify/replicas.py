@@ -187,7 +187,7 @@ def deployed_distance(f: Function, center: Tensor, reduce: str = "median") -> Ca
     Returns:
         A statistic for `statistic_bound`: (b, K, *input) → (b,), an ℓ2 distance (not squared).
     """
-    center = _validate.finite_tensor("center", center).detach()
+    center, f = _validate.own_tensor("center", center), _validate.function("f", f)
     reduce = _validate.choice("reduce", reduce, ("median", "mean"))
 
     def distance(z: Tensor) -> Tensor:
@@ -223,7 +223,7 @@ class Asked:
     ) -> None:
         self.name = name
         self.statistic = _validate.function(name, statistic, "(b, replicas, *input)")
-        self.y = _validate.finite_tensor("y", y).detach()
+        self.y = _validate.own_tensor("y", y)
         self.noise = as_noise(noise, self.y)
         self.rho, self.alpha = _validate.not_negative("rho", rho), _validate.probability("alpha", alpha)
         self.n, self.replicas = _validate.count("n", n), _validate.count("replicas", replicas)

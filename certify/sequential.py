@@ -450,13 +450,13 @@ def decide_mse(
     if level is not None and method == "coordinatewise":
         raise ValueError(f"level = {level!r}: only 'dimension-free' has one")
     alpha, n, seed = _validate.probability("alpha", alpha), _validate.count("n", n), _validate.seed_value(seed)
-    y = _validate.finite_tensor("y", y).detach()
+    y = _validate.own_tensor("y", y)
     noise = as_noise(noise, y)
     f = _validate.function("f", f)
     recorded(policy, function)
     known = as_support(support)
     if center is not None:
-        center = _validate.finite_tensor("center", center).detach()
+        center = _validate.own_tensor("center", center)
     needs_pilot = center is None or (method == "dimension-free" and level is None)
     pilots = default_pilot(n) if pilot is None else _validate.count("pilot", pilot)
     pilots = pilots if needs_pilot else 0
@@ -468,7 +468,7 @@ def decide_mse(
             report(now, n + pilots)
 
     how: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
-    trial = draw_all(f, y, noise, n=pilots, stream="pilot", progress=tick, **how) if pilots else None
+    trial = draw_all(f, y, noise, n=pilots, stream="pilot", progress=tick, again="early", **how) if pilots else None
     if trial is not None:
         shape = tuple(trial.shape[1:])
         if center is not None and tuple(center.shape) != shape:

@@ -40,6 +40,7 @@ class _Smoother(ABC):
             seed=_validate.seed_or_fresh(seed),
             stream="deployment",
             batch_size=self.batch_size,
+            again="never",  # a deployed call costs what it costs: certificates look
         )
         return self.reduce(drawn)
 

@@ -226,7 +226,7 @@ def ask(
     Raises:
         ValueError, TypeError: an argument out of range, or f not a finite function on batches.
     """
-    y = _validate.finite_tensor("y", y).detach()
+    y = _validate.own_tensor("y", y)
     noise = as_noise(noise, y)
     f = _validate.function("f", f)
     n, seed = _validate.count("n", n), _validate.seed_value(seed)
@@ -235,7 +235,7 @@ def ask(
         _validate.choice("reference", reference, ("center", "population"))
     known = as_support(support)
     if center is not None:
-        center = _validate.finite_tensor("center", center).detach()
+        center = _validate.own_tensor("center", center)
     choosing = any(not isinstance(s, Percentile) and s.method != "coordinatewise" for s in statements)
     pilot_draws = _pilot_draws(pilot, n) if center is None or choosing else 0
     total, done, report = n + pilot_draws, 0, as_progress(progress)
@@ -246,7 +246,7 @@ def ask(
 
     kept = as_checkpoint(checkpoint)
     how: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "progress": tick, "checkpoint": kept}
-    trial = draw_all(f, y, noise, n=pilot_draws, stream="pilot", **how) if pilot_draws else None
+    trial = draw_all(f, y, noise, n=pilot_draws, stream="pilot", again="early", **how) if pilot_draws else None
     done = pilot_draws
     shape = tuple(center.shape) if center is not None else tuple(cast(Tensor, trial).shape[1:])
     if trial is not None and tuple(trial.shape[1:]) != shape:
@@ -278,6 +278,7 @@ def ask(
             stream="bounding",
             accumulators=[*seen.values(), *([] if known is None else [Inside(known, shape)])],
             output_shape=shape,
+            again="late" if pilot_draws else "both",
             **how,
         )
         return [plan.answer(seen) for plan in asking]

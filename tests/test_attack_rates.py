@@ -53,12 +53,12 @@ def pipe() -> Any:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, list[int]]]:
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, list[torch.Generator]]]:
     """Images replaced: every entry of one is σ(mean entry of its encoding). What was to be drawn is listed."""
-    made: list[tuple[Tensor, list[int]]] = []
+    made: list[tuple[Tensor, list[torch.Generator]]] = []
 
-    def flat(pipe: Any, embeds: Tensor, *, seed: list[int], **settings: Any) -> Tensor:
-        made.append((embeds, seed))
+    def flat(pipe: Any, embeds: Tensor, *, generator: list[torch.Generator], **settings: Any) -> Tensor:
+        made.append((embeds, generator))
         return embeds.mean(dim=(1, 2)).sigmoid()[:, None, None, None].expand(-1, 3, 2, 2)
 
     monkeypatch.setattr("certify.downstream.images", flat)
@@ -82,9 +82,10 @@ def test_half_spaces_attain_the_bound(pipe: Any, drawn: Any) -> None:
 def test_every_image_has_its_own_seed_and_stands_where_its_draw_does(pipe: Any, drawn: Any) -> None:
     given = prompts([-3000.0, 3000.0])
     attack_rate_over(given, pipe, positive, rhos=RHOS, n=200, batch=128, seed=4)
-    assert [len(seed) for _, seed in drawn] == [128, 72]
-    seeds = [s for _, row in drawn for s in row]
-    assert len({s & 0xFFFFFFFF for s in seeds}) == 200
+    assert [len(sources) for _, sources in drawn] == [128, 64, 72]
+    del drawn[1]  # evaluated again, to see whether it comes out alike
+    seeds = [source.initial_seed() for _, sources in drawn for source in sources]
+    assert len(set(seeds)) == 200
     rows = positive(torch.cat([embeds for embeds, _ in drawn]).mean(dim=(1, 2)).sigmoid()[:, None, None, None]).tolist()
     chosen = [
         place
@@ -92,8 +93,8 @@ def test_every_image_has_its_own_seed_and_stands_where_its_draw_does(pipe: Any, 
         for place in torch.randint(2, (64,), generator=generator(4, "choosing", block)).bool().tolist()
     ][:200]
     assert rows in (chosen, [not place for place in chosen])
-    assert sum(given[0].calls) + sum(given[1].calls) == 200
-    assert len(given[0].calls) == 4  # once for the rows of a block
+    assert sum(given[0].calls) + sum(given[1].calls) == 200 + 64
+    assert len(given[0].calls) == 5  # once for the rows of a block
 
 
 def test_order_and_batch_do_not_matter(pipe: Any, drawn: Any) -> None:
@@ -132,7 +133,7 @@ def test_an_interrupted_run_goes_on(pipe: Any, drawn: Any, tmp_path: Any) -> Non
     with pytest.raises(KeyboardInterrupt):
         attack_rate_over(given, pipe, positive, rhos=RHOS, n=300, checkpoint=tmp_path, progress=stop)
     assert attack_rate_over(given, pipe, positive, rhos=RHOS, n=300, checkpoint=tmp_path) == base
-    assert [len(seed) for _, seed in drawn] == [64, 64, 64, 64, 44]
+    assert [len(sources) for _, sources in drawn] == [64] * 6 + [44]  # each part looks at a block again
     with pytest.raises(ValueError, match="input differ"):
         attack_rate_over(given, pipe, positive, rhos=RHOS, n=300, checkpoint=tmp_path, steps=7)
 

@@ -110,7 +110,8 @@ def adapted(
     else:
         base, read = z.expand(-1, replicas, *z.shape[2:]), z
     where = z.device if has_float64(z.device) else torch.device("cpu")
-    sigma = sigma_of(read.flatten(0, 1)).to(where).double()
+    # A copy: z is needed again, and sigma_of may work in place.
+    sigma = sigma_of(read.flatten(0, 1).clone()).to(where).double()
     if sigma.ndim != z.ndim - 1 or len(sigma) != len(read.flatten(0, 1)):
         raise ValueError(
             f"sigma_of returned shape {tuple(sigma.shape)} for inputs {tuple(read.flatten(0, 1).shape)}: must have as many "
@@ -158,6 +159,8 @@ def noise_then_adapt(
     """
     if not callable(f) or not callable(sigma_of):
         raise TypeError(f"f = {f!r}, sigma_of = {sigma_of!r}: both must be callable on a batch (b, *input)")
+    _validate.evaluating("f", f)
+    _validate.evaluating("sigma_of", sigma_of)
 
     def defended(z: Tensor, generator: torch.Generator) -> Tensor:
         return f(adapted(z[:, None], sigma_of, sigma_min, generator)[:, 0])

@@ -37,6 +37,7 @@ class NoisePredictor:
         kind = scheduler.config.get("prediction_type", "epsilon")
         if kind not in ("epsilon", "v_prediction", "sample"):
             raise ValueError(f"scheduler's prediction_type = {kind!r}: must be 'epsilon', 'v_prediction' or 'sample'")
+        _validate.evaluating("unet", unet)
         self.unet = unet
         self.prediction_type: str = kind
         self.alphas_cumprod: Tensor = scheduler.alphas_cumprod

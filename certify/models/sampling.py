@@ -88,6 +88,7 @@ def sample(
     Raises:
         ValueError: the U-Net takes the guidance scale as an input (a guidance-distilled model).
     """
+    _validate.evaluating("pipe.unet", pipe.unet)
     unet, scheduler = pipe.unet, copy.deepcopy(pipe.scheduler)
     if getattr(unet.config, "time_cond_proj_dim", None) is not None:
         raise ValueError("pipe's U-Net takes the guidance scale as an input: must be one that does not (no LCM)")
@@ -120,6 +121,7 @@ def decode(pipe: Any, latents: Tensor) -> Tensor:
     Raises:
         ValueError: an image is not finite (weights that overflow in half precision, or an encoding that was not).
     """
+    _validate.evaluating("pipe.vae", pipe.vae)
     weight = next(pipe.vae.parameters())
     scaled = latents.to(weight.dtype) / pipe.vae.config.scaling_factor
     images: Tensor = pipe.vae.decode(scaled, return_dict=False)[0]

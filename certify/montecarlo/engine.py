@@ -19,15 +19,18 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from certify import _validate
+from certify._random import has_float64
 from certify.montecarlo.accumulators import Accumulator, AllDraws
 from certify.montecarlo.checkpoint import Checkpoint
 from certify.montecarlo.processes import Kept, Processes
+from certify.montecarlo.repeated import compare, halves
 from certify.montecarlo.streams import BLOCK, SHARD, generator
 from certify.noise import Noise
 
@@ -57,6 +60,7 @@ def draw(
     checkpoint: Checkpoint | None = None,
     until: Callable[[int], bool] | None = None,
     called: str = "f",
+    again: str = "both",
 ) -> tuple[int, ...]:
     """Runs `f` on n noisy copies of `y` and feeds the accumulators.
 
@@ -78,17 +82,23 @@ def draw(
         until: asked after every batch, with the draws so far, whether they are enough; then the accumulators hold these only.
             Not with several processes, nor with a checkpoint.
         called: what the caller calls `f`, for messages.
+        again: when inputs are evaluated again, to see whether `f` is a function (`certify.montecarlo.repeated`): "early",
+            "late", "both", or "never". A random `f` is looked at early, or not at all.
 
     Returns:
         The output's shape.
 
     Raises:
-        TypeError, ValueError: `f` does not return a tensor of shape (b, *output), or returns NaN or infinity; the checkpoint is
-            another run's.
+        TypeError, ValueError: `f` does not return a tensor of shape (b, *output), or returns NaN or infinity, or is no
+            function or a module in training mode; the checkpoint is another run's.
     """
     size = DEFAULT_BATCH if batch_size is None else _validate.count("batch_size", batch_size)
     totals, processes = list(accumulators), Processes.current()
+    _validate.evaluating(called, f)
+    y = y.detach().clone()  # f may work on what y shares its memory with
+    draws = _Draws(y, noise, n, seed, stream)
     caller = _Caller(f, output_shape, size, called)
+    look = _Look(caller, draws, again)
     shards = -(-n // (SHARD * BLOCK))
     first, blocks, kept = 0, 0, Kept(totals, processes)
     if checkpoint is not None:
@@ -108,17 +118,23 @@ def draw(
                 kept.opened = part
             whole = True  # whether the accumulators hold whole batches, up to `blocks`
             try:
-                for z, source in _batches(y, noise, n, seed, stream, caller, shard, blocks):
-                    for outputs in _in_blocks(caller(z, source)):
+                for batch in draws.batches(shard, blocks, caller):
+                    for outputs in _in_blocks(caller(batch)):
                         whole = False
+                        look.first(batch, outputs)
                         for receiver in part:
                             receiver.update(outputs)
-                    blocks += -(-z.shape[0] // BLOCK)
+                    blocks += -(-batch.rows // BLOCK)
+                    # Before anything is kept: a run that goes on from all its draws looks at none.
+                    look.early()
+                    if shard + processes.count >= shards and draws.ended(shard, blocks):
+                        look.late()
                     whole = True
-                    done = min(n, done + z.shape[0] * processes.count)
+                    done = min(n, done + batch.rows * processes.count)
                     if progress is not None:
                         progress(done, n)
                     if until is not None and until(done):
+                        look.late()
                         return caller.known_shape
                     if checkpoint is not None:
                         checkpoint.save(shard, blocks, kept, caller.known_shape)
@@ -150,6 +166,7 @@ def draw_all(
     batch_size: int | None = None,
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
+    again: str = "both",
 ) -> Tensor:
     """All outputs of `f` on n noisy copies of `y`, shape (n, *output); arguments and errors as of `draw`."""
     kept = AllDraws()
@@ -164,6 +181,7 @@ def draw_all(
         batch_size=batch_size,
         progress=progress,
         checkpoint=checkpoint,
+        again=again,
     )
     return kept.stacked()
 
@@ -183,6 +201,7 @@ class _Caller:
     def __init__(self, f: Function, shape: tuple[int, ...] | None, size: int, called: str) -> None:
         self.f, self.shape, self.size, self.called = f, shape, size, called
         self.random = accepts_generator(f)
+        self.unit = 0.0  # roundoff of f's outputs as they come
 
     @property
     def known_shape(self) -> tuple[int, ...]:
@@ -191,44 +210,137 @@ class _Caller:
             raise ValueError("n: no draw was made, so the output's shape is not known")
         return self.shape
 
-    def __call__(self, z: Tensor, source: torch.Generator | None) -> Iterator[Tensor]:
-        if source is not None:
-            yield self._checked(self.f(z, generator=source), z.shape[0])
+    def __call__(self, batch: _Batch) -> Iterator[Tensor]:
+        if batch.source is not None:
+            yield self._checked(self.f(batch.draw(), generator=batch.source()), batch.rows)
             return
-        rest = z
-        while rest.shape[0]:
-            chunk = rest[: self.size]
+        z, done = batch.draw(), 0
+        while done < batch.rows:
+            chunk = z[done : done + self.size]
+            count, outputs = len(chunk), None
             try:
-                outputs = self._checked(self.f(chunk), chunk.shape[0])
-            except (torch.OutOfMemoryError, MemoryError):
-                if chunk.shape[0] == 1:
+                outputs = self._checked(self.f(chunk), count)
+            except (RuntimeError, MemoryError) as error:
+                if not _out_of_memory(error) or count == 1:
                     raise
-                self.size = chunk.shape[0] // 2
-                if z.is_cuda:
+            if outputs is None:
+                # Drawn anew: f may have worked in place before its memory ran out.
+                on_cuda, self.size = z.is_cuda, count // 2
+                del chunk, z
+                if on_cuda:
                     torch.cuda.empty_cache()
+                z = batch.draw()
                 continue
-            rest = rest[chunk.shape[0] :]
+            done += count
             yield outputs
 
     def _checked(self, outputs: Any, b: int) -> Tensor:
+        if isinstance(outputs, Tensor) and outputs.is_floating_point():
+            self.unit = torch.finfo(outputs.dtype).eps
         outputs = _checked(outputs, b, self.shape, self.called)
         self.shape = tuple(outputs.shape[1:])
         return outputs
 
 
-def _batches(
-    y: Tensor, noise: Noise, n: int, seed: int, stream: str, caller: _Caller, shard: int, done: int
-) -> Iterator[tuple[Tensor, torch.Generator | None]]:
-    blocks = min((n + BLOCK - 1) // BLOCK, (shard + 1) * SHARD)
-    together = 1 if caller.random else max(1, caller.size // BLOCK)
-    for first in range(shard * SHARD + done, blocks, together):
-        # A block is always drawn whole and then cut, so that a longer run begins with the draws of a shorter one.
-        parts = [
-            noise.draw(y, BLOCK, generator(seed, stream, block, y.device))[: n - block * BLOCK]
-            for block in range(first, min(first + together, blocks))
-        ]
-        z = torch.cat(parts) if len(parts) > 1 else parts[0]
-        yield z, generator(seed, stream, first, y.device, internal=True) if caller.random else None
+@dataclass(frozen=True)
+class _Batch:
+    """Inputs to be drawn, as often as they are needed, each time in memory of their own."""
+
+    rows: int
+    draw: Callable[[], Tensor]
+    source: Callable[[], torch.Generator] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Draws:
+    """All draws of a run, by block."""
+
+    y: Tensor
+    noise: Noise
+    n: int
+    seed: int
+    stream: str
+
+    def of(self, blocks: range, random: bool) -> _Batch:
+        """Some blocks together."""
+
+        def draw() -> Tensor:
+            # A block is always drawn whole and then cut, so that a longer run begins with the draws of a shorter one.
+            parts = [
+                self.noise.draw(self.y, BLOCK, generator(self.seed, self.stream, block, self.y.device))[
+                    : self.n - block * BLOCK
+                ]
+                for block in blocks
+            ]
+            return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+        def source() -> torch.Generator:
+            return generator(self.seed, self.stream, blocks.start, self.y.device, internal=True)
+
+        rows = min(self.n, blocks.stop * BLOCK) - blocks.start * BLOCK
+        return _Batch(rows, draw, source if random else None)
+
+    def batches(self, shard: int, done: int, caller: _Caller) -> Iterator[_Batch]:
+        """Those of a shard after the first `done` blocks."""
+        stop = self._stop(shard)
+        together = 1 if caller.random else max(1, caller.size // BLOCK)
+        for first in range(shard * SHARD + done, stop, together):
+            yield self.of(range(first, min(first + together, stop)), caller.random)
+
+    def ended(self, shard: int, done: int) -> bool:
+        """Whether `done` blocks are all that a shard has."""
+        return shard * SHARD + done == self._stop(shard)
+
+    def _stop(self, shard: int) -> int:
+        return min((self.n + BLOCK - 1) // BLOCK, (shard + 1) * SHARD)
+
+
+class _Look:
+    """Evaluates the inputs of one block again: see `certify.montecarlo.repeated`."""
+
+    def __init__(self, caller: _Caller, draws: _Draws, when: str) -> None:
+        self.caller, self.draws = caller, draws
+        self.when = _validate.choice("again", when, ("early", "late", "both", "never"))
+        self.seen: Tensor | None = None
+        self.block = _Batch(0, lambda: draws.y)
+        self.looked = False
+
+    def first(self, batch: _Batch, outputs: Tensor) -> None:
+        """Remembers the first outputs that come."""
+        if self.seen is None and self.when != "never":
+            self.seen = outputs
+            self.block = _Batch(len(outputs), lambda: batch.draw()[: len(outputs)], batch.source)
+
+    def early(self) -> None:
+        """After the first batch."""
+        if not self.looked and self.when in ("early", "both"):
+            self._look(0)
+        self.looked = True
+
+    def late(self) -> None:
+        """At the end."""
+        if self.when in ("late", "both") and not self.caller.random:
+            self._look(1)
+
+    def _look(self, half: int) -> None:
+        seen, block = self.seen, self.block
+        if seen is None:
+            return
+        rows = torch.arange(len(seen)) if self.caller.random else halves(len(seen))[half]
+        part = _Batch(len(rows), lambda: block.draw()[rows], block.source)
+
+        def evaluate() -> Tensor:
+            return torch.cat(list(self.caller(part)))
+
+        unit = max(torch.finfo(self.draws.y.dtype).eps, self.caller.unit)
+        first = seen[rows.to(seen.device)]
+        compare(first, evaluate(), unit, evaluate, same=self.caller.random, called=self.caller.called)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice. Only CUDA's own has a type of its own, which is a RuntimeError, too."""
+    said = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in said)
 
 
 def _in_blocks(parts: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -269,6 +381,8 @@ def _checked(outputs: Any, b: int, shape: tuple[int, ...] | None, called: str) -
         raise ValueError(f"f returned shape {tuple(outputs.shape)}: must have at least one output")
     if outputs.is_complex():
         raise TypeError(f"{called} returned dtype {outputs.dtype}: must be real")
+    if not has_float64(outputs.device):
+        outputs = outputs.detach().cpu()
     if outputs.dtype in (torch.float32, torch.float64):
         # Copied: f may hand out the same buffer every time, and the accumulators keep what they are given.
         outputs = outputs.detach().clone()

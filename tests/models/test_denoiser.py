@@ -30,7 +30,7 @@ class _Unet(torch.nn.Module):
 
 
 def _predictor(kind: str) -> NoisePredictor:
-    return NoisePredictor(_Unet(kind), SimpleNamespace(config={"prediction_type": kind}, alphas_cumprod=ALPHAS))
+    return NoisePredictor(_Unet(kind).eval(), SimpleNamespace(config={"prediction_type": kind}, alphas_cumprod=ALPHAS))
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])

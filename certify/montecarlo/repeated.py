@@ -1,0 +1,121 @@
+"""Whether f is a function: a few inputs are evaluated again, in a batch of other rows, and must come out as they did.
+
+A certificate is about a function of one input (or, with a `generator`, a random one whose randomness is the generator's). What
+depends on earlier calls, on the global random state or on the other rows of its batch (BatchNorm in training mode) is
+none, and no theorem speaks of it. Half of a block's rows are evaluated again after the first batch of a run and the other half
+at its end, each in an order and in company of their own: one block more in all. A random f gets one whole block again, with the
+same state of its generator.
+
+*What may differ.* Rounding: the same row gives values some ulp apart in batches of different sizes. A value differs where it
+is off by more than 1 000 ulp (16 in half precision) of its own size and the mean size of all; the ulp are the coarsest
+of input and output. And a discontinuous f (a label, a sign) may flip a value that rounding leaves undecided. So f is refused
+only if one of its outputs differs in three rows or more, or a thousandth of all values do. Where the same batch gives the same
+values twice and another batch does not, f is run once more to see what it computes in: with half precision (or TF32) inside,
+these ulp count, and an eighth of the rows may flip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from certify._random import keyed
+
+__all__ = ["compare", "halves"]
+
+_COARSE = 1e-5
+"""Unit roundoffs above this are of half precision, bfloat16 and TF32."""
+_TF32 = 2.0**-10
+
+
+def halves(rows: int) -> tuple[Tensor, Tensor]:
+    """Which rows of a block are evaluated again first, and which at last, each in an order of its own."""
+    order = torch.randperm(rows, generator=keyed("rows that are evaluated again"))
+    half = (rows + 1) // 2
+    return order[:half], order[half:] if rows > 1 else order
+
+
+def compare(
+    first: Tensor,
+    again: Tensor,
+    unit: float,
+    evaluate: Callable[[], Tensor],
+    *,
+    same: bool = False,
+    called: str = "f",
+) -> None:
+    """Refuses f if the same inputs did not come out alike.
+
+    Args:
+        first, again: outputs (rows, *output) of the same inputs.
+        unit: the coarsest unit roundoff of inputs and outputs.
+        evaluate: makes `again` once more.
+        same: whether both were made in the same batch.
+        called: what the caller calls f.
+
+    Raises:
+        ValueError: f is no function.
+    """
+    if not _unlike(first, again, unit):
+        return
+    if not same and not _unlike(again, evaluate(), unit):
+        inside = _coarsest(evaluate, unit)
+        if inside > max(unit, _COARSE) and not _unlike(first, again, inside):
+            return
+        how = "in a batch of other rows"
+    else:
+        how = "with the same generator" if same else "in the same batch"
+    differ = _differing(first, again, unit)
+    rows = int(differ.any(dim=1).sum())
+    most = float((first.cpu().double() - again.cpu().double()).abs().max())
+    raise ValueError(
+        f"{called} is no function of its input: {rows} of {len(first)} inputs came out otherwise when they were evaluated "
+        f"again {how}, by up to {most:.3g}; an output may depend on its own row alone: not on other rows, earlier calls or the "
+        "global random state (BatchNorm and Dropout need .eval(); what is random draws from an argument named generator)"
+    )
+
+
+def _differing(first: Tensor, again: Tensor, unit: float) -> Tensor:
+    """Which values differ by more than rounding, (rows, outputs)."""
+    a, b = (outputs.detach().cpu().double().reshape(len(outputs), -1) for outputs in (first, again))
+    size = (a.abs() / a.numel()).sum()
+    return (a - b).abs() > (16 if unit > _COARSE else 1000) * unit * (size + a.abs())
+
+
+def _unlike(first: Tensor, again: Tensor, unit: float) -> bool:
+    differ = _differing(first, again, unit)
+    rows = len(differ)
+    few = max(3, rows // 8 + 1) if unit > _COARSE else 3
+    most, total = int(differ.sum(dim=0).max()), int(differ.sum())
+    return most >= min(few, rows) or (total >= 3 and rows * differ.shape[1] >= 1000 and total > differ.numel() / 1000)
+
+
+def _coarsest(evaluate: Callable[[], Tensor], unit: float) -> float:
+    """The coarsest unit roundoff of all that f computes, as far as torch knows."""
+    with _Roundoffs() as seen:
+        evaluate()
+    tf32 = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
+    return max(unit, seen.coarsest, _TF32 if seen.on_cuda and tf32 else 0.0)
+
+
+class _Roundoffs(TorchDispatchMode):
+    """Sees the results of all operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.coarsest, self.on_cuda = 0.0, False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Iterable[Any], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                self.coarsest = max(self.coarsest, torch.finfo(tensor.dtype).eps)
+                self.on_cuda |= tensor.is_cuda
+        return made
