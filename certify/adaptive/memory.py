@@ -47,6 +47,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from certify import _files, _validate
+from certify._digests import json_digest
 from certify._records import Record, Shown
 from certify.noise import GaussianNoise
 
@@ -193,7 +194,7 @@ class CovarianceMemory:
         if not isinstance(noise, GaussianNoise):
             raise TypeError(f"noise is a {type(noise).__name__}: must be a GaussianNoise")
         noise.sigma_for(y.shape)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        _files.make_folder(self.folder)
         with _locked(self.folder / _LOCK):
             inside = self.find(y, context)
             if inside is not None:
@@ -237,7 +238,7 @@ class CovarianceMemory:
         self._refresh()
 
     def _list(self, entries: list[dict[str, Any]]) -> None:
-        content = {"format": _FORMAT, "schema_version": _SCHEMA, "regions": entries}
+        content = {"format": _FORMAT, "schema_version": _SCHEMA, "regions": entries, "sha256": json_digest(entries)}
         text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
         _files.write(self.folder / _INDEX, text)
 
@@ -275,8 +276,12 @@ class CovarianceMemory:
         if (content.get("format"), content.get("schema_version")) != (_FORMAT, _SCHEMA):
             raise ValueError(f"memory {str(self.folder)!r}: {_INDEX} must have format {_FORMAT!r}, version {_SCHEMA}")
         entries = content.get("regions")
-        if set(content) != {"format", "schema_version", "regions"} or not isinstance(entries, list):
+        known = {"format", "schema_version", "regions"}
+        # An index of an earlier version has no digest; the next region gives it one.
+        if set(content) - {"sha256"} != known or not isinstance(entries, list):
             raise ValueError(f"memory {str(self.folder)!r}: {_INDEX} has the fields {sorted(content)}")
+        if "sha256" in content and content["sha256"] != json_digest(entries):
+            raise ValueError(f"memory {str(self.folder)!r}: {_INDEX} is not what was written: its SHA-256 differs")
         for entry in entries:
             if not isinstance(entry, dict) or set(entry) != _FIELDS or not isinstance(entry["id"], str):
                 raise ValueError(f"memory {str(self.folder)!r}: a region is {entry!r}, must have {sorted(_FIELDS)}")

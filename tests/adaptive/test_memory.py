@@ -56,6 +56,13 @@ def gap(v: Tensor, a: Tensor, b: Tensor) -> float:
 axes = st.lists(st.sampled_from([0.0, 0.05, 0.3, 1.0, 4.0]), min_size=3, max_size=3)
 
 
+def _undigested(index: Path) -> dict[str, Any]:
+    """An index as earlier versions wrote it, to be changed by hand."""
+    content: dict[str, Any] = json.loads(index.read_text())
+    content.pop("sha256", None)
+    return content
+
+
 class TestDisjoint:
     """The one-dimensional criterion."""
 
@@ -222,7 +229,7 @@ class TestFolder:
         """Two memories whose folders were merged by hand."""
         for name in ("a", "b"):
             CovarianceMemory(tmp_path / name).store(point(0.0), GaussianNoise(1.0), 1.0, CONTEXT)
-        index = json.loads((tmp_path / "a" / "memory.json").read_text())
+        index = _undigested(tmp_path / "a" / "memory.json")
         index["regions"] += json.loads((tmp_path / "b" / "memory.json").read_text())["regions"]
         (tmp_path / "a" / "memory.json").write_text(json.dumps(index))
         for file in (tmp_path / "b").glob("region-*"):
@@ -237,8 +244,8 @@ class TestFolder:
     def test_a_region_that_is_gone_is_no_empty_memory(self, tmp_path: Path) -> None:
         memory = CovarianceMemory(tmp_path)
         memory.store(point(0.0), GaussianNoise(1.0), 1.0, CONTEXT)
-        content = (tmp_path / "memory.json").read_text()
-        (tmp_path / "memory.json").write_text(json.dumps({**json.loads(content), "regions": []}))
+        emptied = _undigested(tmp_path / "memory.json")
+        (tmp_path / "memory.json").write_text(json.dumps({**emptied, "regions": []}))
         with pytest.raises(ValueError, match=r"are gone; their claims no longer hold"):
             memory.find(point(0.0), CONTEXT)
         (tmp_path / "memory.json").unlink()
@@ -267,7 +274,7 @@ class TestFolder:
     def test_damage_is_refused(self, tmp_path: Path, damage: Callable[[Any], Any], message: str) -> None:
         CovarianceMemory(tmp_path).store(point(0.0), GaussianNoise(1.0), 1.0, CONTEXT)
         index = tmp_path / "memory.json"
-        damaged = damage(json.loads(index.read_text()))
+        damaged = damage(_undigested(index))
         index.write_text(damaged if isinstance(damaged, str) else json.dumps(damaged))
         with pytest.raises(ValueError, match=message):
             CovarianceMemory(tmp_path)
@@ -284,11 +291,21 @@ class TestFolder:
             ({"center": point(0.0), "sigma": point(1.0, 2.0)}, r"sigma has shape \(2,\)"),
         ):
             save_file(tensors, file)
-            content = json.loads((tmp_path / "memory.json").read_text())
+            content = _undigested(tmp_path / "memory.json")
             content["regions"][0]["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
             (tmp_path / "memory.json").write_text(json.dumps(content))
             with pytest.raises(ValueError, match=message):
                 CovarianceMemory(tmp_path)
+
+    def test_an_index_that_changed_is_refused(self, tmp_path: Path) -> None:
+        """A radius with another digit was taken for the region's own."""
+        CovarianceMemory(tmp_path).store(point(0.0), GaussianNoise(1.0), 1.0, CONTEXT)
+        index = tmp_path / "memory.json"
+        whole = index.read_text()
+        index.write_text(whole.replace('"rho": 1.0', '"rho": 9.0'))
+        assert index.read_text() != whole
+        with pytest.raises(ValueError, match="is not what was written: its SHA-256 differs"):
+            CovarianceMemory(tmp_path)
 
     def test_bad_calls(self, tmp_path: Path) -> None:
         memory, noise = CovarianceMemory(tmp_path), GaussianNoise(1.0)
