@@ -20,6 +20,7 @@ __all__ = [
     "choice",
     "count",
     "evaluating",
+    "failure",
     "finite",
     "finite_tensor",
     "flag",
@@ -65,6 +66,14 @@ def probability(name: str, value: Any) -> float:
     number = _real(name, value)
     if not 0 < number < 1:
         raise ValueError(f"{name} = {value!r}: must be strictly between 0 and 1")
+    return number
+
+
+def failure(name: str, value: Any) -> float:
+    """`value` as a probability of failure: below 1, and large enough that its shares are numbers, too."""
+    number = probability(name, value)
+    if number < 1e-300:
+        raise ValueError(f"{name} = {value!r}: must be strictly between 0 and 1, and at least 1e-300")
     return number
 
 

@@ -24,8 +24,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from scipy.special import betainccinv, betaincinv
 from scipy.stats import binom
-from statsmodels.stats.proportion import proportion_confint
 
 from certify import _validate
 from certify._records import Shown
@@ -87,8 +87,12 @@ def clopper_pearson(successes: int, n: int, alpha: float, side: str = "upper") -
     if successes > n:
         raise ValueError(f"successes = {successes}: must be at most n = {n}")
     side = _validate.choice("side", side, ("upper", "lower"))
-    low, high = proportion_confint(successes, n, alpha=2 * _validate.probability("alpha", alpha), method="beta")
-    return min(1.0, float(high) * (1 + _SAFE)) if side == "upper" else max(0.0, float(low) * (1 - _SAFE))
+    alpha = _validate.probability("alpha", alpha)
+    if side == "upper":  # the percentile of a beta law with α beyond it: counted from the end that has the digits
+        if successes == n:
+            return 1.0
+        return min(1.0, float(betainccinv(successes + 1, n - successes, alpha)) * (1 + _SAFE))
+    return 0.0 if successes == 0 else float(betaincinv(successes, n - successes + 1, alpha)) * (1 - _SAFE)
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,7 @@ def plan(
     >>> round(plan(n=10_000, outputs=59_136, alpha=1e-3).rho, 2)
     2.9
     """
-    alpha, p = _validate.probability("alpha", alpha), _validate.probability("p", p)
+    alpha, p = _validate.failure("alpha", alpha), _validate.probability("p", p)
     outputs, replicas = _validate.count("outputs", outputs), _validate.count("replicas", replicas)
     if (rho is None) == (n is None):
         raise ValueError(
@@ -192,7 +196,10 @@ def plan(
         return extreme_rank(draws, min(noise.tails(p, radius, replicas)), share) > 0
 
     if not reaches(0.0):
-        least = smallest_draws(min(noise.tails(p, 0.0, replicas)), share)
+        tail = min(noise.tails(p, 0.0, replicas))
+        if tail * _MOST_DRAWS < -math.log(share):
+            raise ValueError(f"p = {p!r}: so near its end that a finite bound needs more than {_MOST_DRAWS:.0e} draws")
+        least = smallest_draws(tail, share)
         raise ValueError(f"n = {draws}: too few draws for any radius; at least {least} are needed at this α and m")
     return Plan(draws, _furthest(reaches), outputs, alpha, p, replicas, None)
 

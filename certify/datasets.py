@@ -118,7 +118,7 @@ class RowOptions:
         if self.tolerance is not None:
             _validate.positive("tolerance", self.tolerance)
         _validate.count("n", self.n)
-        _validate.probability("alpha", self.alpha)
+        _validate.failure("alpha", self.alpha)
         _validate.seed_value(self.seed)
         _validate.count("statistics", self.statistics, minimum=0)
         _validate.count("images", self.images, minimum=0)

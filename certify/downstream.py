@@ -433,7 +433,7 @@ def undefended_rate(
         ValueError, TypeError: an argument out of range; the checkpoint is another run's.
     """
     n, seed = _validate.count("n", n), _validate.seed_value(seed)
-    alpha = _validate.probability("alpha", alpha)
+    alpha = _validate.failure("alpha", alpha)
     fires = load_detector(detector)
     make, batch = _maker(pipe, steps, guidance, unconditional, batch), _validate.count("batch", batch)
     embeds = (

@@ -151,7 +151,7 @@ class Asked:
         self.noises = [_gaussian(i, noise) for i, noise in enumerate(noises)]
         self.copies = [_validate.count(f"replicas[{i}]", k) for i, k in enumerate(copies)]
         self.rhos, self.n = _validate.increasing("rhos", rhos), _validate.count("n", n)
-        self.alpha, self.seed = _validate.probability("alpha", alpha), _validate.seed_value(seed)
+        self.alpha, self.seed = _validate.failure("alpha", alpha), _validate.seed_value(seed)
         self.two_sided = _validate.flag("two_sided", two_sided)
         sigmas = [noise.sigma_for(y.shape) for y, noise in zip(self.ys, self.noises, strict=True)]
         self.unperturbed = sum(not bool((sigma > 0).any()) for sigma in sigmas)

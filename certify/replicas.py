@@ -225,7 +225,7 @@ class Asked:
         self.statistic = _validate.function(name, statistic, "(b, replicas, *input)")
         self.y = _validate.own_tensor("y", y)
         self.noise = as_noise(noise, self.y)
-        self.rho, self.alpha = _validate.not_negative("rho", rho), _validate.probability("alpha", alpha)
+        self.rho, self.alpha = _validate.not_negative("rho", rho), _validate.failure("alpha", alpha)
         self.n, self.replicas = _validate.count("n", n), _validate.count("replicas", replicas)
         recorded(policy, function)
         self.seed, self.policy, self.function = _validate.seed_value(seed), policy, function

@@ -449,7 +449,7 @@ def decide_mse(
         raise ValueError(f"level = {level!r}: must be in (½, 1)")
     if level is not None and method == "coordinatewise":
         raise ValueError(f"level = {level!r}: only 'dimension-free' has one")
-    alpha, n, seed = _validate.probability("alpha", alpha), _validate.count("n", n), _validate.seed_value(seed)
+    alpha, n, seed = _validate.failure("alpha", alpha), _validate.count("n", n), _validate.seed_value(seed)
     y = _validate.own_tensor("y", y)
     noise = as_noise(noise, y)
     f = _validate.function("f", f)

@@ -69,7 +69,7 @@ class Percentile:
     def __post_init__(self) -> None:
         object.__setattr__(self, "rho", _validate.positive("rho", self.rho))
         object.__setattr__(self, "p", _validate.probability("p", self.p))
-        object.__setattr__(self, "alpha", _validate.probability("alpha", self.alpha))
+        object.__setattr__(self, "alpha", _validate.failure("alpha", self.alpha))
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class MSE:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rho", _validate.positive("rho", self.rho))
-        object.__setattr__(self, "alpha", _validate.probability("alpha", self.alpha))
+        object.__setattr__(self, "alpha", _validate.failure("alpha", self.alpha))
         _check_method(self.smoother, self.method)
 
 
@@ -98,7 +98,7 @@ class Radius:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tolerance", _validate.positive("tolerance", self.tolerance))
-        object.__setattr__(self, "alpha", _validate.probability("alpha", self.alpha))
+        object.__setattr__(self, "alpha", _validate.failure("alpha", self.alpha))
         _check_method(self.smoother, self.method)
 
 
@@ -115,7 +115,7 @@ class Curve:
     def __post_init__(self) -> None:
         object.__setattr__(self, "rhos", _validate.increasing("rhos", self.rhos))
         object.__setattr__(self, "simultaneous", _validate.flag("simultaneous", self.simultaneous))
-        object.__setattr__(self, "alpha", _validate.probability("alpha", self.alpha))
+        object.__setattr__(self, "alpha", _validate.failure("alpha", self.alpha))
         _check_method(self.smoother, self.method)
 
     @property
@@ -138,7 +138,7 @@ class Deployed:
     def __post_init__(self) -> None:
         object.__setattr__(self, "rho", _validate.positive("rho", self.rho))
         object.__setattr__(self, "q", _validate.probability("q", self.q))
-        object.__setattr__(self, "alpha", _validate.probability("alpha", self.alpha))
+        object.__setattr__(self, "alpha", _validate.failure("alpha", self.alpha))
         object.__setattr__(self, "replicas", _validate.count("replicas", self.replicas))
         _check_method(self.smoother, self.method, ROUTES)
         if self.replicas > LARGEST_GROUP and not any(self.feasible(*route) for route in ROUTES):
@@ -230,6 +230,7 @@ def ask(
     noise = as_noise(noise, y)
     f = _validate.function("f", f)
     n, seed = _validate.count("n", n), _validate.seed_value(seed)
+    allowed = DEFAULT_MEMORY if memory is None else _validate.count("memory", memory)
     recorded(policy, function)
     if reference is not None:
         _validate.choice("reference", reference, ("center", "population"))
@@ -262,7 +263,6 @@ def ask(
         kind = reference or ("center" if smoother == "median" else "population")
         settings[smoother] = Setting(noise, n, shape, c, kind, known, trial)
 
-    allowed = DEFAULT_MEMORY if memory is None else _validate.count("memory", memory)
     plans = [_Plan(s, settings[getattr(s, "smoother", "median")], run, allowed) for s in statements]
 
     def take(asking: Sequence[_Plan]) -> list[Answer | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import pytest
@@ -15,8 +16,12 @@ from certify import (
     Support,
     bound_curve,
     certified_radius,
+    decide_event,
+    decide_mse,
+    decide_statistic,
     deployed_bound,
     event_bound,
+    event_rate_over,
     layer_norm_support,
     mse_bound,
     percentile_bounds,
@@ -24,6 +29,7 @@ from certify import (
     statistic_bound,
 )
 from certify.confidence import clopper_pearson
+from certify.statements import ask
 
 Y = torch.zeros(2)
 NAN, INF = math.nan, math.inf
@@ -351,3 +357,89 @@ def test_arguments_are_refused_before_anything_is_drawn():
     ):
         with pytest.raises((ValueError, TypeError)):
             deployed(f=lambda z: pytest.fail("drew"), **options)()
+
+
+def never(z):
+    pytest.fail("drew")
+
+
+ASKED = {
+    "percentile_bounds": lambda **o: percentile_bounds(never, **{"y": Y, "noise": 1.0, "rho": 1.0, **o}),
+    "mse_bound": lambda **o: mse_bound(never, **{"y": Y, "noise": 1.0, "rho": 1.0, **o}),
+    "certified_radius": lambda **o: certified_radius(never, **{"y": Y, "noise": 1.0, "tolerance": 1.0, **o}),
+    "bound_curve": lambda **o: bound_curve(never, **{"y": Y, "noise": 1.0, "rhos": [1.0], **o}),
+    "deployed_bound": lambda **o: deployed_bound(never, **{"y": Y, "noise": 1.0, "rho": 0.1, **o}),
+    "statistic_bound": lambda **o: statistic_bound(never, **{"y": Y, "noise": 1.0, "rho": 0.1, **o}),
+    "event_bound": lambda **o: event_bound(never, **{"y": Y, "noise": 1.0, "rho": 0.1, **o}),
+    "decide_event": lambda **o: decide_event(never, **{"y": Y, "noise": 1.0, "rho": 0.1, "target": 0.5, **o}),
+    "decide_statistic": lambda **o: decide_statistic(
+        never, **{"y": Y, "noise": 1.0, "rho": 0.1, "threshold": 1.0, **o}
+    ),
+    "decide_mse": lambda **o: decide_mse(never, **{"y": Y, "noise": 1.0, "rho": 0.1, "tolerance": 1.0, **o}),
+}
+"""Every question, with a function that must not be reached."""
+
+REAL, TEXT, OBJECT = (NAN, INF, -INF), ("1", "x"), (None, object(), [], {}, 1j)
+WRONG = {
+    "y": (NAN, INF, "x", None, object(), {}, [[1.0], [1.0, 2.0]], torch.tensor([1, 2]), [True], 1j),
+    "noise": (-1.0, NAN, INF, "x", None, {}, True, torch.ones(3), torch.tensor([1, 2]), [1.0, -1.0]),
+    "rho": (-1.0, *REAL, *TEXT, *OBJECT, True, torch.ones(2)),
+    "alpha": (0.0, 1.0, -0.1, 2, 5e-324, *REAL, *TEXT, *OBJECT, True),
+    "q": (0.0, 1.0, -0.1, 2, *REAL, *TEXT, *OBJECT, True),
+    "p": (0.0, 1.0, -0.1, 2, *REAL, *TEXT, *OBJECT, True),
+    "target": (0.0, 1.0, -0.1, 2, *REAL, *TEXT, *OBJECT, True),
+    "threshold": (*REAL, *TEXT, *OBJECT),
+    "tolerance": (0.0, -1.0, *REAL, *TEXT, *OBJECT),
+    "level": (0.5, 1.0, 0.0, -1.0, *REAL, *TEXT),
+    "rhos": ([], [0.0], [-1.0], [NAN], [INF], [1.0, 1.0], [2.0, 1.0], ["x"], 1.0, None, torch.ones(1, 1)),
+    "n": (0, -1, 1.5, 1e3, *REAL, *TEXT, *OBJECT, True),
+    "replicas": (0, -1, 1.5, *REAL, *TEXT, *OBJECT, True),
+    "seed": (-1, 1.5, *REAL, *TEXT, *OBJECT, True),
+    "batch_size": (0, -1, 1.5, *REAL, *TEXT, object(), True),
+    "pilot": (0, -1, 1.5, *REAL, *TEXT, object(), True),
+    "memory": (0, -1, 1.5, *REAL, *TEXT, object(), True),
+    "center": (NAN, [NAN, 0.0], "x", object(), torch.tensor([1, 2])),
+    "support": (1.0, "x", (1,), (1.0, -1.0), (NAN, 1.0), ("a", "b"), object()),
+    "reference": ("mean", "", 1, []),
+    "method": ("magic", "", None, 1, []),
+    "smoother": ("mode", "", None, 1, []),
+    "side": ("both", "", None, 1, []),
+    "simultaneous": ("no", 1, None, []),
+    "two_sided": ("no", 1, None, []),
+    "policy": ("typo", "", None, 1),
+    "function": (None, 1, []),
+    "checkpoint": (1, object(), []),
+    "progress": ("yes", 1, []),
+}
+SPELT = {"noise": "sigma|noise"}
+"""What a message calls an argument, where it is not its name: a number for noise is its σ."""
+
+
+def _takes(name, argument):
+    function = globals()[name]
+    own = inspect.signature(function).parameters
+    return argument in own or ("options" in own and argument in inspect.signature(ask).parameters)
+
+
+@pytest.mark.parametrize("name", ASKED)
+@pytest.mark.parametrize("argument", WRONG)
+def test_every_argument_of_every_question(name, argument):
+    """The message names the argument, and nothing is drawn."""
+    if not _takes(name, argument):
+        return
+    for value in WRONG[argument]:
+        with pytest.raises(
+            (ValueError, TypeError), match=rf"(?:{SPELT.get(argument, argument)})\b.*(?:must|needs|is one from)"
+        ):
+            ASKED[name](**{argument: value})
+
+
+def test_every_argument_of_a_rate_over_inputs():
+    good = {"events": [never], "ys": [Y], "noises": 1.0, "rhos": [0.1], "n": 64}
+    for argument in ("alpha", "n", "seed", "rhos", "two_sided", "checkpoint", "progress"):
+        for value in (v for v in WRONG[argument] if not (v is None and argument in ("checkpoint", "progress"))):
+            with pytest.raises((ValueError, TypeError), match=rf"{argument}\b.*must"):
+                event_rate_over(**{**good, argument: value})
+    for argument, value in (("ys", ["x"]), ("ys", [[NAN]]), ("noises", ["x"]), ("noises", [-1.0]), ("replicas", [0])):
+        with pytest.raises((ValueError, TypeError), match=r"(?:ys|noises|sigma|replicas)\b.*must"):
+            event_rate_over(**{**good, argument: value})

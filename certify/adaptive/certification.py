@@ -471,7 +471,8 @@ def check_options(options: CertifyOptions) -> None:
     _validate.options("certify", options, CertifyOptions.__annotations__)
     checks: dict[str, Callable[[str, Any], Any]] = {
         **dict.fromkeys(("rho", "rho_deployed", "guidance"), _validate.positive),
-        **dict.fromkeys(("q", "alpha"), _validate.probability),
+        **dict.fromkeys(("q",), _validate.probability),
+        "alpha": _validate.failure,
         **dict.fromkeys(("n", "points", "steps"), _validate.count),
         **dict.fromkeys(("seed", "statistics", "images"), functools.partial(_validate.count, minimum=0)),
         "rhos": _optional(lambda name, value: [_validate.positive(f"{name}[{i}]", v) for i, v in enumerate(value)]),

@@ -209,7 +209,8 @@ class LikelihoodRatio:
         beyond_it = weights.sum() - np.cumsum(weights) + self._first[0]
         # E v² for 2μ at each value in turn: it falls, and where it passes λ all up to there are not clipped.
         k = int((inside / steps**2 + beyond_it > second).sum())
-        mu = math.sqrt(inside[k - 1] / max(second - beyond_it[k - 1], 1e-300)) / 2 if k else 0.0
+        mu = math.sqrt(inside[k - 1]) / math.sqrt(max(second - beyond_it[k - 1], 1e-300)) / 2 if k else 0.0
+        mu = min(mu, 1e150)
         return min(mu * second + self._mean(distance, mu, theta), self._mean(distance, 0.0, theta))
 
     def _mean(self, distance: np.ndarray, mu: float, theta: float) -> float:

@@ -226,5 +226,5 @@ def _bytes(name: str, text: str) -> int:
 def check_numbers(*, n: int, alpha: float, rho: float = 1.0) -> None:
     """Refuses what no statement can be made of, before a model is loaded."""
     _validate.positive("rho", rho)
-    _validate.probability("alpha", alpha)
+    _validate.failure("alpha", alpha)
     _validate.count("n", n)
