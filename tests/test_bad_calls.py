@@ -246,8 +246,16 @@ BAD = [
         mse(support=(torch.zeros(3), 9.0)),
         r"support\[0\] has shape \(3,\): must broadcast to",
     ),
-    ("support violated below", mse(support=(-0.1, 90.0)), r"support = \[-0\.1, 90\] at output \(0,\): a draw reached"),
-    ("support violated above", box(support=(-90.0, 0.1)), r"support = \[-90, 0\.1\] at output \(0,\): a draw reached"),
+    (
+        "support violated below",
+        mse(support=(-0.1, 90.0)),
+        r"support = \[-0\.1, 90\.0\] at output \(0,\): a draw reached",
+    ),
+    (
+        "support violated above",
+        box(support=(-90.0, 0.1)),
+        r"support = \[-90\.0, 0\.1\] at output \(0,\): a draw reached",
+    ),
     (
         "support text inside",
         lambda: Support("0", torch.ones(1)),
