@@ -5,7 +5,7 @@ the element-wise median over n noisy encodings (Han et al. 2025, section 3.4):
 
     σ_j = min( σ₀ exp(k · sim_j), σ_max ),        h = median( T(y + G_1), …, T(y + G_n) ),   G_i ~ N(0, diag σ²).
 
-Tokens that carry the concept drown; the others keep their meaning. n is 13 in the paper. With `aggregate="mean"` it is the
+Tokens that carry the concept are suppressed; the others keep their meaning. n is 13 in the paper. With `aggregate="mean"` it is the
 mean, for which the spectral bound (T11) is tighter.
 
 What may be claimed depends on where Σ comes from (THEORY T7, `certify.adaptive.policies`). Under "frozen", the paper's smoother
@@ -134,7 +134,7 @@ class AdaptiveMedianSmoother:
         sigma_max: cap on σ, absolute; `math.inf` for none.
         sigma_max_relative: the cap in spreads. At most one of the two; neither: 2·√(2·width) spreads. Two random tokens
             are √(2·width) spreads apart, so at the cap replacing one token by another typically costs ρ = ½. Beyond it
-            a drowned token is no more drowned, and k = 9 turns a relevance of .72 into 650 σ₀.
+            a suppressed token is no more suppressed, and k = 9 turns a relevance of .72 into 650 σ₀.
         smooth_unconditional: whether `encode_unconditional` smooths the branch without a prompt, with σ₀ everywhere but
             at begin. Off: the paper's smoothing is about the prompt, and the unconditional branch does not depend on it.
         batch_size: sequences in one call of the text encoder.
@@ -363,7 +363,7 @@ class AdaptiveMedianSmoother:
     def _context(self, tokenized: TokenizedPrompt) -> dict[str, int | str]:
         """What a prompt must share with a stored region: side information, text encoder, aggregate.
 
-        And the concepts: a region's Σ drowns those that it was made for, and must not be given to a smoother of others.
+        And the concepts: a region's Σ suppresses those that it was made for, and must not be given to a smoother of others.
         """
         return {
             "length": tokenized.length,
@@ -442,7 +442,7 @@ class AdaptiveMedianSmoother:
         """The branch without the prompt, as the pipeline's `negative_prompt_embeds`: (1, tokens, width).
 
         Plain, unless `smooth_unconditional`: then with σ₀ at every position but the begin token. A negative prompt gets
-        no relevance: what it names is what the user wants to avoid, and drowning it would undo that. `seed` is as in `encode`.
+        no relevance: what it names is what the user wants to avoid, and suppressing it would undo that. `seed` is as in `encode`.
         """
         tokenized = self.encoder.tokenize(negative_prompt)
         if not self.smooth_unconditional:

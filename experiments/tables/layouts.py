@@ -51,7 +51,7 @@ __all__ = [
 CONCEPTS = {"first": "star", "second": "cross", "object": "triangle", "style": "striped"}
 """Concepts of the embedded world in the places of nudity, violence, gun and Van Gogh. The first is the shape that prompts
 without a shape give least often: on the tune split a UCE model draws 10 % stars where a prompt's noun is left out (cross 22 %,
-circle, square, triangle, heart 17–22 %), and what smoothing drowns is like a noun left out."""
+circle, square, triangle, heart 17–22 %), and what smoothing suppresses is like a noun left out."""
 
 RHO = 0.25
 """The radius at which tables state certified rates."""

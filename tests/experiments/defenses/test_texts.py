@@ -195,7 +195,7 @@ def test_published_settings_are_the_papers():
     assert (s.sigma0, s.k, s.n, s.aggregate, s.policy, s.use_global) == (0.006, 9.0, 13, "median", "frozen", False)
 
 
-def test_noise_drowns_the_concept_and_leaves_others(world_pipe):
+def test_noise_suppresses_the_concept_and_leaves_others(world_pipe):
     """Relative change of the encodings: large where a circle is asked for, small elsewhere."""
 
     def moved(prompt: str) -> float:
