@@ -5,7 +5,7 @@ the element-wise median over n noisy encodings (Han et al. 2025, section 3.4):
 
     σ_j = min( σ₀ exp(k · sim_j), σ_max ),        h = median( T(y + G_1), …, T(y + G_n) ),   G_i ~ N(0, diag σ²).
 
-Tokens that carry the concept are suppressed; the others keep their meaning. n is 13 in the paper. With `aggregate="mean"` it is the
+Tokens of the concept are suppressed; the others keep their meaning. n is 13 in the paper. With `aggregate="mean"` it is the
 mean, for which the spectral bound (T11) is tighter.
 
 What may be claimed depends on where Σ comes from (THEORY T7, `certify.adaptive.policies`). Under "frozen", the paper's smoother
@@ -442,7 +442,7 @@ class AdaptiveMedianSmoother:
         """The branch without the prompt, as the pipeline's `negative_prompt_embeds`: (1, tokens, width).
 
         Plain, unless `smooth_unconditional`: then with σ₀ at every position but the begin token. A negative prompt gets
-        no relevance: what it names is what the user wants to avoid, and suppressing it would undo that. `seed` is as in `encode`.
+        no relevance: what it names is what the user wants to avoid, and suppressing it undoes that. `seed` is as in `encode`.
         """
         tokenized = self.encoder.tokenize(negative_prompt)
         if not self.smooth_unconditional:

@@ -13,8 +13,8 @@ with x_0 an image that shows the concept, and P* = k free words before the promp
     choice       the candidate of least L over the same draws of (ε, t), each smoothed as deployed: with *its own* Σ.
 
 The last line is how the attack knows Σ(y). Relevance is rounded and has no gradient, but a word that would be suppressed is
-seen to be, and one with the same effect and less relevance is found. Every so often the prompt is tried with fresh noise, several
-images from the row's seed, and the one found most often is kept.
+seen to be, and one with the same effect and less relevance is found. Every so often the prompt is tried with fresh noise,
+several images from the row's seed, and the one found most often is kept.
 
 `inside` is the same objective for an adversary who moves the embeddings by ‖δ‖_Σ ≤ ρ, what certificates speak of (T7), by
 the ascent of `experiments.soundness`: the strongest attack to set beside a certified bound.
