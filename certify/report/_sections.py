@@ -20,7 +20,9 @@ def not_covered(policy: str, *, of_prompt: bool, images: bool, deployed: bool) -
     """What no claim on the page says: as `certify.words.not_covered`, in a section."""
     items = words.not_covered(policy, of_prompt=of_prompt, images=images, deployed=deployed)
     return section(
-        "What is not covered", f"<ul>{''.join(f'<li>{escaped(i[:1].upper() + i[1:])}.</li>' for i in items)}</ul>", "warn"
+        "What is not covered",
+        f"<ul>{''.join(f'<li>{escaped(i[:1].upper() + i[1:].removesuffix('.'))}.</li>' for i in items)}</ul>",
+        "warn",
     )
 
 
