@@ -19,11 +19,8 @@ COPY = (
 def not_covered(policy: str, *, of_prompt: bool, images: bool, deployed: bool) -> str:
     """What no claim on the page says: as `certify.words.not_covered`, in a section."""
     items = words.not_covered(policy, of_prompt=of_prompt, images=images, deployed=deployed)
-    return section(
-        "What is not covered",
-        f"<ul>{''.join(f'<li>{escaped(i[:1].upper() + i[1:].removesuffix('.'))}.</li>' for i in items)}</ul>",
-        "warn",
-    )
+    said = [escaped(f"{item[:1].upper()}{item[1:].removesuffix('.')}.") for item in items]
+    return section("What is not covered", f"<ul>{''.join(f'<li>{item}</li>' for item in said)}</ul>", "warn")
 
 
 def smoother_facts(smoother: Mapping[str, Any] | None) -> list[tuple[str, str]]:
