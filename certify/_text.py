@@ -41,7 +41,7 @@ def shown(value: float | Decimal, way: str, digits: int = 6, sign: bool = False)
     """
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    exact = value if isinstance(value, Decimal) else Decimal(repr(value))
+    exact = value if isinstance(value, Decimal) else Decimal(repr(float(value)))  # numpy's have another repr
     if exact == 0:
         return "0"
     if way == "exact":
@@ -63,7 +63,7 @@ def shown(value: float | Decimal, way: str, digits: int = 6, sign: bool = False)
 
 def percent(value: float, way: str) -> str:
     """A probability or share in percent, with three digits, from ten percent on four."""
-    hundredfold = Decimal(repr(value)) * 100
+    hundredfold = Decimal(repr(float(value))) * 100
     return f"{shown(hundredfold, way, 4 if hundredfold >= 10 else 3)}\u00a0%"
 
 

@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable
 from decimal import ROUND_HALF_EVEN
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -282,6 +283,7 @@ def test_directions(value, digits):
     up, down, exact = (read(_text.shown(value, way, digits)) for way in ("up", "down", "exact"))
     assert down <= value <= up
     assert exact == value
+    assert _text.shown(np.float64(value), "up", digits) == _text.shown(value, "up", digits)
     assert math.isclose(up, value, rel_tol=10.0 ** (1 - digits) * 1.001)
 
 

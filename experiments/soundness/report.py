@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from certify import GaussianNoise, _validate
+from certify._text import shown
 from certify.bounds.deployed import event_at
 from certify.confidence import clopper_pearson
 from certify.plots import plot_event_rates
@@ -125,14 +126,15 @@ def encoding_table(plan: suite.Plan, rows: Sequence[suite.Row]) -> str:
     broken = sum(row.violated for row in rows)
     lines = [
         f"{made} attempts over {plan.prompts} prompts, {verdicts} verdicts on finite bounds, **{broken} violations**. Bounds: "
-        f"n = {plan.n:,}, α = {plan.alpha:g}; verdicts: {plan.verify:,} draws, family-wise level {plan.level:g}; "
-        f"K = {plan.replicas}, q = {plan.q:g} for the deployed smoother.",
+        f"n = {plan.n:,}, α = {shown(plan.alpha, 'exact')}; verdicts: {plan.verify:,} draws, "
+        f"family-wise level {shown(plan.level, 'exact')}; K = {plan.replicas}, "
+        f"q = {shown(plan.q, 'exact')} for the deployed smoother.",
         "",
         "| bound | ρ | prompts certified | bound ÷ strongest attack: median | smallest | bound ÷ lower limit |",
         "|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {s.claim} | {s.rho:g} | {s.certified} of {s.asked} | {_number(s.typical)} | {_number(s.least)} | "
+        f"| {s.claim} | {shown(s.rho, 'exact')} | {s.certified} of {s.asked} | {_number(s.typical)} | {_number(s.least)} | "
         f"{_number(s.power)} |"
         for s in suite.summary(rows)
     ]
@@ -144,8 +146,8 @@ def image_table(plan: images.ImagePlan, rows: Sequence[images.ImageRow]) -> str:
     broken = sum(row.violated for row in rows)
     lines = [
         f"{len(rows)} attempts on {plan.concept!r}, {'the erased model' if plan.unet else 'the model as it is'}, **{broken} "
-        f"violations**. Bounds: n = {plan.n:,} images, α = {plan.alpha:g}; verdicts: {plan.verify:,} images, family-wise level "
-        f"{plan.level:g}; {plan.steps} steps, guidance {plan.guidance:g}.",
+        f"violations**. Bounds: n = {plan.n:,} images, α = {shown(plan.alpha, 'exact')}; verdicts: {plan.verify:,} images, "
+        f"family-wise level {shown(plan.level, 'exact')}; {plan.steps} steps, guidance {shown(plan.guidance, 'exact')}.",
         "",
         "| prompt | K | ρ | undefended | deployed | strongest attack | its lower limit | certified |",
         "|---|---|---|---|---|---|---|---|",
@@ -153,8 +155,8 @@ def image_table(plan: images.ImagePlan, rows: Sequence[images.ImageRow]) -> str:
     for key in dict.fromkeys((row.prompt, row.replicas, row.rho) for row in rows):
         best = max((row for row in rows if (row.prompt, row.replicas, row.rho) == key), key=lambda row: row.attacked)
         lines.append(
-            f"| {best.prompt} | {best.replicas} | {best.rho:g} | {best.plain:.3f} | {best.clean:.3f} | "
-            f"{best.attacked:.3f} | {best.limit:.3f} | {best.bound:.3f} |"
+            f"| {best.prompt} | {best.replicas} | {shown(best.rho, 'exact')} | {best.plain:.3f} | {best.clean:.3f} | "
+            f"{best.attacked:.3f} | {shown(best.limit, 'down', 3)} | {shown(best.bound, 'up', 3)} |"
         )
     return "\n".join(lines)
 
