@@ -9,7 +9,7 @@ CONCEPT ?= circle
 
 READY := $(VENV)/.ready
 
-.PHONY: help certify test test-slow trust lint docs notebooks benchmarks tables world-gates clean
+.PHONY: help certify test test-slow trust lint circles docs notebooks benchmarks tables world-gates clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -28,10 +28,14 @@ trust: $(READY) ## every law on 300 examples, every statistical test 2 000 times
 	HYPOTHESIS_PROFILE=thorough OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto tests/laws
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto -p tests.statistical.trust -m statistical --trust-page docs/trust.md tests
 
-lint: $(READY) ## style and types
+lint: $(READY) ## style, types, and who imports whom
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache --no-logo
+
+circles: $(READY) ## modules that import each other, lazily or not
+	$(VENV)/bin/python -m tests.circles
 
 docs: $(READY) ## build the documentation site into site/; a broken link or label is an error (ten seconds)
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict

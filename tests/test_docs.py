@@ -370,6 +370,9 @@ def test_links_to_the_root_lead_to_pages_of_the_site():
         ("index.md", "../CONTRIBUTING.md", "contributing.md"),
         ("guide/a.md", "../../CHANGELOG.md#010", "../changelog.md#010"),
         ("guide/a.md", "policies.md", "policies.md"),
+        ("contributing.md", "docs/glossary.md", "glossary.md"),
+        ("security.md", "CHANGELOG.md", "changelog.md"),
+        ("glossary.md", "docs/glossary.md", "docs/glossary.md"),
     ):
         page = SimpleNamespace(file=SimpleNamespace(src_uri=source), is_homepage=source == "index.md", meta={})
         assert site_module("hooks").on_page_markdown(f"[a]({link})", page) == f"[a]({expected})"

@@ -13,7 +13,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
-OUTSIDE = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+OUTSIDE = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "SECURITY.md": "security.md"}
 """File in the repository's root → page of the site."""
 
 LOG = logging.getLogger("mkdocs.hooks")
@@ -88,7 +88,7 @@ def _notebook_output(output: dict[str, Any]) -> str:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links to files in the root become links to their pages; the start page has the whole width.
+    """Links to files in the root, and from there, become links between pages; the start page has the whole width.
 
     A page that begins with a heading of the second level (a table, which programs write to be put under others) gets it as
     its title.
@@ -96,6 +96,10 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     up = "../" * page.file.src_uri.count("/")
     for source, target in OUTSIDE.items():
         markdown = markdown.replace(f"](../{up}{source}", f"]({up}{target}")
+    if page.file.src_uri in OUTSIDE.values():
+        markdown = markdown.replace("](docs/", "](")
+        for source, target in OUTSIDE.items():
+            markdown = markdown.replace(f"]({source}", f"]({target}")
     if markdown.startswith("## "):
         markdown = markdown.removeprefix("#")
     if page.is_homepage:
