@@ -381,6 +381,8 @@ def low_rank(unet: Any, rank: int, source: torch.Generator) -> dict[str, nn.Para
     for name, module in maps.items():
         addition = LowRank(module.weight, rank, source)
         parametrize.register_parametrization(module, "weight", addition)
+        # What torch adds begins in training mode, and a U-Net that generates images must not be in it.
+        module.train(module.training)
         found[f"unet.{name}.lora_A.weight"], found[f"unet.{name}.lora_B.weight"] = addition.a, addition.b
     return found
 

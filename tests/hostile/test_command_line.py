@@ -351,22 +351,32 @@ def test_a_run_of_somebody_else_is_neither_gone_on_from_nor_written_over(refused
     assert "is a file; must be a folder" in refused(*few, "few.csv")
 
 
-def test_a_folder_called_checkpoint_that_is_not_ours(refused, here):
+def test_a_folder_called_checkpoint_that_is_not_ours(run, here):
     """It was begun in, and removed with all that was in it when the run was over."""
-    (here / "new" / "checkpoint" / "photos").mkdir(parents=True)
-    (here / "new" / "checkpoint" / "photos" / "mine.png").write_bytes(b"mine")
-    line = refused("prompt", PROMPT, *TEXT, "--out", "new")
-    assert "holds 'photos', which is not of a run; choose another folder" in line
+    mine = here / "new" / "checkpoint" / "photos" / "mine.png"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    code, _, err = run("prompt", PROMPT, *TEXT, "--out", "new")
+    assert code == 0, err
+    assert mine.read_bytes() == b"mine"
+    assert [entry.name for entry in (here / "new" / "checkpoint").iterdir()] == ["photos"]
 
 
-def test_results_are_not_written_through_links(run, here):
+def test_results_are_not_written_through_links(run, refused, here):
     """Where a folder has links under the names of results, what they lead to stays as it is."""
-    precious = here / "precious"
+    precious, few = here / "precious", ("prompts", "few.csv", "--n", "64", "--out", "new")
     precious.write_text("mine")
     (here / "new").mkdir()
-    for name in ("summary.json", "fraction.png"):
-        (here / "new" / name).symlink_to(precious)
-    code, _, err = run("prompts", "few.csv", "--n", "64", "--out", "new")
+    links = [here / "new" / name for name in ("summary.json", "fraction.png")]
+    links[0].symlink_to(precious)
+    assert "holds summary.json without settings.json; choose another folder" in refused(*few)
+    links[0].unlink()
+    # Links that come while a run is under way do not stop it.
+    assert run(*few, "--limit", "1")[0] == 0
+    for link in links:
+        link.unlink(missing_ok=True)
+        link.symlink_to(precious)
+    code, _, err = run(*few)
     assert code == 0, err
     assert precious.read_text() == "mine"
     assert json.loads((here / "new" / "summary.json").read_text())["prompts"] == 2

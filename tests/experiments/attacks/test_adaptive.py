@@ -100,9 +100,9 @@ def test_the_gradient_is_that_of_the_smoothed_loss(folder: str, request: pytest.
 
     for i in range(2):
         direction = slope[i] / slope[i].norm()
-        size = 0.02
+        size = 0.0025  # at 0.02 the curvature is up to a seventh of the difference
         difference = (value(i, size * direction) - value(i, -size * direction)) / (2 * size)
-        assert difference == pytest.approx(float(slope[i].norm()), rel=0.03)
+        assert difference == pytest.approx(float(slope[i].norm()), rel=0.005)
 
 
 def test_candidates_are_judged_as_deployed_each_with_its_own_noise(pipeline_folder: Path):
@@ -184,7 +184,8 @@ def test_rows_and_resume(tmp_path: Path):
 
 def test_inside_stays_inside_and_beats_random_directions(pipeline_folder: Path):
     victim, target = _small(pipeline_folder), targets(["a red circle"])[0]
-    ascent = Ascent(steps=10, draws=12, judging=16)
+    # With 12 draws a gradient is mostly noise, and whether the end is lower than any random direction is luck.
+    ascent = Ascent(steps=10, draws=48, judging=16)
     found = adaptive.inside(victim, target, 2.0, QUICK, Dice(0), ascent=ascent, restarts=2)
     noise = victim.smoother.noise(target.prompt)
     assert 1.9 < noise.norm(found.delta) <= 2.0
