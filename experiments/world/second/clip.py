@@ -41,7 +41,8 @@ class ReadOut(nn.Module):
     def loss(self, h: Tensor, shown: Tensor) -> Tensor:
         """Sum over the heads of the mean cross-entropy: h (b, positions, width), shown (b, columns of a scene).
 
-        The decor's colour counts only where there is a decor.
+        The decor's colour counts only where there is a decor. Labels are smoothed: without that, the empty text is surer that
+        there is no hat than any other text, and every word, however unrelated, points from it towards the hat.
         """
         total = h.new_zeros(())
         for i, (name, head) in enumerate(zip(scenes.VALUES, self.heads, strict=True)):
@@ -49,7 +50,7 @@ class ReadOut(nn.Module):
             if name == "decor":
                 target[shown[:, i - 1] == 0] = -100
             each = target[:, None].expand(h.shape[:2])
-            total = total + F.cross_entropy(head(h).flatten(0, 1), each.flatten())
+            total = total + F.cross_entropy(head(h).flatten(0, 1), each.flatten(), label_smoothing=0.05)
         return total
 
 
