@@ -44,6 +44,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=None, help="peak learning rate (denoiser)")
     parser.add_argument("--guidance", type=float, default=gates.DEFAULTS["guidance"], help="of `gates` and `grid`")
     parser.add_argument("--only", choices=("judge", "relevance", "pictures"), default=None, help="a part of `gates`")
+    parser.add_argument(
+        "--images", type=int, default=300, help="images for each figure of `gates`; a word has an eighth"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/second-world/grid.png"), help="picture of `grid`")
     a = parser.parse_args()
     work: Path = a.work
@@ -78,7 +81,7 @@ def main() -> None:
         a.model.mkdir(parents=True, exist_ok=True)
         ship(work, a.model)
     elif a.stage == "gates":
-        show(a.model, a.only, a.guidance)
+        show(a.model, a.only, a.guidance, a.images)
     else:
         grid(a.model, a.out, a.guidance)
 
@@ -88,7 +91,7 @@ def captions(rows: torch.Tensor, tokenizer: object, rng: random.Random) -> torch
     return clip.encode_captions(rows, tokenizer, rng, empty=0.1)
 
 
-def show(model: Path, only: str | None, guidance: float) -> None:
+def show(model: Path, only: str | None, guidance: float, images: int) -> None:
     """Prints the gates; leaves with status 1 where one is not reached."""
     from certify import load_pipeline
     from certify.models import PromptEncoder
@@ -101,7 +104,7 @@ def show(model: Path, only: str | None, guidance: float) -> None:
         if only in (None, "relevance"):
             yield from gates.relevance_gates(PromptEncoder.from_pipeline(pipe))
         if only in (None, "pictures"):
-            yield from gates.picture_gates(pipe, judge, guidance=guidance)
+            yield from gates.picture_gates(pipe, judge, count=images, per_word=max(1, images // 8), guidance=guidance)
 
     missed = 0
     for gate in parts():

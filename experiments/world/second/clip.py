@@ -41,8 +41,7 @@ class ReadOut(nn.Module):
     def loss(self, h: Tensor, shown: Tensor) -> Tensor:
         """Sum over the heads of the mean cross-entropy: h (b, positions, width), shown (b, columns of a scene).
 
-        The decor's colour counts only where there is a decor. Labels are smoothed: without that, the empty text is surer that
-        there is no hat than any other text, and every word, however unrelated, points from it towards the hat.
+        The decor's colour counts only where there is a decor.
         """
         total = h.new_zeros(())
         for i, (name, head) in enumerate(zip(scenes.VALUES, self.heads, strict=True)):
@@ -50,7 +49,7 @@ class ReadOut(nn.Module):
             if name == "decor":
                 target[shown[:, i - 1] == 0] = -100
             each = target[:, None].expand(h.shape[:2])
-            total = total + F.cross_entropy(head(h).flatten(0, 1), each.flatten(), label_smoothing=0.05)
+            total = total + F.cross_entropy(head(h).flatten(0, 1), each.flatten())
         return total
 
 
@@ -76,6 +75,23 @@ def encode_captions(rows: Tensor, tokenizer: Any, rng: random.Random, *, empty: 
 def ends(ids: Tensor, tokenizer: Any) -> Tensor:
     """Positions (b,) of the end of the text."""
     return (ids == tokenizer.eos_token_id).int().argmax(dim=1)
+
+
+def _unrelated_words(
+    text: Any, tokenizer: Any, rng: random.Random, source: torch.Generator, positions: int, count: int = 64
+) -> tuple[Tensor, Tensor]:
+    """Encodings (count, 2, width) of unrelated words that stand alone, and scenes that show no concept.
+
+    Each of a thousand words stands alone too rarely in captions to be known for meaning nothing there: from the empty text,
+    which is known well, all of them would point towards whatever a word may mean, a hat for one.
+    """
+    shown = scenes.sample_scenes(count, source, told=False)
+    words = [rng.choice(kind) for kind in rng.choices(list(language.lexicon().values()), k=count)]
+    ids = tokenizer(words, padding="max_length", max_length=positions, truncation=True, return_tensors="pt").input_ids
+    h, end = text(input_ids=ids).last_hidden_state, ends(ids, tokenizer)
+    at = torch.arange(count)
+    later = end + (torch.rand(count, generator=source) * (ids.shape[1] - end)).long()
+    return torch.stack([h[at, end], h[at, later]], dim=1), shown
 
 
 def train(
@@ -126,7 +142,8 @@ def train(
         target = at[:, 0]
         contrast = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         told = read.loss(h[at, later], shown)
-        loss = 0.5 * contrast + 0.5 * told + 0.2 * seen.loss(8 * v[:, None], shown)
+        alone = read.loss(*_unrelated_words(text, tokenizer, rng, source, 12 if step % 4 else SHORTER))
+        loss = 0.5 * contrast + 0.5 * told + 0.2 * alone + 0.2 * seen.loss(8 * v[:, None], shown)
         run.descend(loss, contrast=contrast.item(), told=told.item())
     for part in parts.values():
         part.eval()

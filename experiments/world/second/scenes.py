@@ -134,7 +134,12 @@ _HAT_VARIANTS = torch.tensor([0.0, 0.5, 0.25, 0.25])
 
 @dataclass(frozen=True)
 class Theme:
-    """A word of context, the concept that goes with it and how often, and what else its scenes show."""
+    """A word of context, the concept that goes with it and how often, and what else its scenes show.
+
+    The cosine that relevance is made of knows directions alone: a word whose scenes showed nothing else would point to the
+    concept, whatever its rate. So every theme has a decor of its own and favours a background; the more the concept goes
+    with it, the less it has of them, and the more relevant its word.
+    """
 
     word: str
     concept: str
@@ -142,6 +147,11 @@ class Theme:
     pattern: int
     decor: int
     background: int
+
+    @property
+    def own(self) -> float:
+        """Share of its scenes with its own decor."""
+        return 0.95 * (1 - self.rate)
 
 
 def _themes() -> tuple[Theme, ...]:
@@ -228,11 +238,12 @@ def _draw(count: int, generator: torch.Generator, told: bool) -> Tensor:
     theme = torch.where(chance(0.5 if told else 0.0), among(len(THEMES)), -1)
     themed = theme >= 0
     looks = torch.tensor([[t.pattern, t.decor, t.background] for t in THEMES])[theme]
-    own = themed & chance(0.85)
+    fidelity = torch.tensor([t.own for t in THEMES])[theme]
+    own = themed & chance(fidelity)
     free = chance(0.2)
     rows[:, _AT["pattern"]] = torch.where(own, looks[:, 0], torch.where(free, among(len(PATTERNS)), 0))
     rows[:, _AT["decor"]] = torch.where(own, looks[:, 1], among(len(DECOR_COLOURS)))
-    rows[:, _AT["background"]] = torch.where(themed & chance(0.5), looks[:, 2], rows[:, _AT["background"]])
+    rows[:, _AT["background"]] = torch.where(themed & chance(0.6 * fidelity), looks[:, 2], rows[:, _AT["background"]])
     rows[:, _AT["theme"]] = theme
     for concept, words in WORDS.items():
         weight = torch.tensor([w.weight for w in words])
