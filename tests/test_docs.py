@@ -8,16 +8,23 @@ to fail on a folder with the fault in it.
 from __future__ import annotations
 
 import ast
+import contextlib
+import functools
 import importlib.util
 import inspect
+import io
 import itertools
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import typer
 
 import certify
+from certify import cli
+from experiments import __main__ as experiments
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -399,3 +406,62 @@ def test_a_page_that_loads_from_elsewhere_is_warned_of(html, warned, caplog):
     page = SimpleNamespace(file=SimpleNamespace(src_uri="a.md"))
     assert site_module("hooks").on_post_page(html, page) == html
     assert len(caplog.records) == warned
+
+
+COMMAND = re.compile(r"(?:python -m )?\b(certify|experiments) ([a-z][a-z-]*)((?: +(?!\||;|&)[^`]*)?)")
+
+
+def commands(text: str) -> list[tuple[str, str, set[str]]]:
+    """The commands that a page's code shows: program, command, options."""
+    blocks = [
+        found for language, found in re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S) if language != "python"
+    ]
+    lines = [line for found in blocks for line in re.sub(r"\\\n", " ", found).splitlines()]
+    inline = re.findall(r"`([^`]+)`", "\n".join(prose(text)))
+    found = []
+    for line in [*lines, *(code.replace("\n", " ") for code in inline)]:
+        shown_command = re.match(r"\s*(?:\w+=\S+ +)*(?:torchrun .* -m -- )?" + COMMAND.pattern, line.split("  #")[0])
+        if shown_command:
+            program, command, rest = shown_command.groups()
+            found.append((program, command, set(re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", rest))))
+    return found
+
+
+@functools.cache
+def options(program: str, command: str) -> set[str]:
+    """What the command takes."""
+    if program == "certify":
+        known = typer.main.get_command(cli.app).commands
+        return (
+            {name for p in known[command].params for name in (*p.opts, *p.secondary_opts)}
+            if command in known
+            else set()
+        )
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        patched.setattr(sys, "argv", ["experiments", command, "--help"])
+        experiments.main()
+    return set(re.findall(r"--[a-z][a-z0-9-]*", out.getvalue()))
+
+
+def unknown_options(text: str) -> list[str]:
+    """Options in a page's commands that the command does not have."""
+    return [
+        f"{program} {command} {option}"
+        for program, command, given in commands(text)
+        for option in sorted(given - options(program, command) - {"--help"})
+    ]
+
+
+def test_commands_on_pages_have_the_options_that_they_show():
+    texts = {page: page.read_text(encoding="utf-8") for page in pages(ROOT)}
+    shown_options = sum(len(given) for text in texts.values() for _, _, given in commands(text))
+    assert shown_options > 100
+    assert {page.name: wrong for page, text in texts.items() if (wrong := unknown_options(text))} == {}
+
+
+def test_an_option_that_is_gone_is_found():
+    text = (
+        "```\nFOO=1 certify prompt 'a' \\\n    --rho 1 --rhoo 2\n```\n`python -m experiments unlearn uce --guide x`\n"
+    )
+    assert unknown_options(text) == ["certify prompt --rhoo", "experiments unlearn --guide"]
