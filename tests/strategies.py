@@ -201,7 +201,7 @@ class Function:
 
 def _layer_norm(width: int, dtype: torch.dtype) -> torch.nn.LayerNorm:
     """With gains 1, −2, 3, … (the last 0) and offsets 0.5, 0.5, …"""
-    norm = torch.nn.LayerNorm(width, dtype=dtype).requires_grad_(False)
+    norm = torch.nn.LayerNorm(width, dtype=dtype).requires_grad_(False).eval()
     norm.weight.copy_(torch.arange(1, width + 1) * (-1.0) ** torch.arange(width))
     norm.weight[2:] *= torch.arange(2, width) < width - 1
     norm.bias.fill_(0.5)

@@ -8,6 +8,8 @@ both percentiles of f(y + δ + G) have a closed form (THEORY, Notation):
 and `supremum(ρ)`, where it is known, is sup over ‖δ‖_Σ ≤ ρ of ‖E_½(y + δ) − E_½(y)‖², attained at `worst(ρ)`.
 
 All in float64, written with numpy and scipy, without anything from the package under test.
+
+And `outputs_of`: the draws that a bound was made of, for tests that make it of them once more.
 """
 
 from __future__ import annotations
@@ -20,6 +22,10 @@ import torch
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 from torch import Tensor
+
+from certify import GaussianNoise
+from certify.montecarlo import draw_all
+from certify.noise import Noise
 
 Percentiles = Callable[[float, np.ndarray], np.ndarray]
 
@@ -53,6 +59,19 @@ class Subject:
             u = rng.standard_normal(sigma.shape) * (sigma > 0)
             found.append(sigma * u / np.linalg.norm(u))
         return found
+
+
+def outputs_of(
+    f: Callable, y: Tensor, noise: Noise | float, *, n: int, seed: int = 0, stream: str = "bounding"
+) -> Tensor:
+    """The n outputs that a call with this seed is made of, each once and in order, drawn anew.
+
+    What a function that takes notes of its calls has seen is more than that: pilot draws, and a block that is evaluated
+    again. A block's noise depends on seed, stream and number alone (`tests/montecarlo/test_streams.py`), and that f is given
+    these inputs and no other `tests/test_statements.py` tests.
+    """
+    noise = GaussianNoise(noise) if isinstance(noise, float) else noise
+    return draw_all(f, y, noise, n=n, seed=seed, stream=stream, again="never")
 
 
 def linear(name: str, A: np.ndarray, sigma: np.ndarray, y: np.ndarray, b: np.ndarray | float = 0.0) -> Subject:

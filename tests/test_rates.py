@@ -17,7 +17,7 @@ from torch import Tensor
 from certify import GaussianNoise, event_rate_over
 from certify.bounds.rates import RateOver
 from certify.confidence import clopper_pearson
-from certify.montecarlo.checkpoint import Checkpoint, CheckpointError
+from certify.montecarlo.checkpoint import Checkpoint
 from certify.plots import plot_event_rates
 from certify.rates import Asked
 
@@ -235,11 +235,29 @@ def test_an_interrupted_run_goes_on(tmp_path: Any) -> None:
         e.seen = 0
     assert over(events, n=900, checkpoint=tmp_path) == base
     assert sum(e.seen for e in events) == 0
-    with pytest.raises(CheckpointError, match="seed differ"):
-        over(events, n=900, checkpoint=tmp_path, seed=1)
-    with pytest.raises(CheckpointError, match="input differ"):
-        over(events[:2], n=900, checkpoint=tmp_path)
-    assert over(events, n=900, checkpoint=Checkpoint(tmp_path, function="other")) == base
+    # Other runs have files of their own: they draw everything themselves, and leave this one as it is.
+    others = [
+        lambda **more: over(events, n=900, seed=1, **more),
+        lambda **more: over(events[:2], n=900, **more),
+        lambda **more: over(events, n=901, **more),
+    ]
+    for number, other in enumerate(others, start=2):
+        for e in events:
+            e.seen = 0
+        result = other(checkpoint=tmp_path)
+        assert sum(e.seen for e in events) == result.n + 64
+        assert result == other()
+        assert len(list(tmp_path.iterdir())) == number
+    named = Checkpoint(tmp_path, function="other")
+    for drawn in (900 + 64, 0):
+        for e in events:
+            e.seen = 0
+        assert over(events, n=900, checkpoint=named) == base
+        assert sum(e.seen for e in events) == drawn
+    for e in events:
+        e.seen = 0
+    assert over(events, n=900, checkpoint=tmp_path) == base
+    assert sum(e.seen for e in events) == 0
 
 
 def test_prompts_without_noise_are_counted_apart() -> None:

@@ -11,6 +11,7 @@ import torch
 from certify import GaussianNoise, bound_curve, certified_radius, deployed_bound, mse_bound, percentile_bounds
 from certify.montecarlo import AllDraws, draw, median
 from certify.statements import MSE, Curve, Deployed, Percentile, Radius, ask
+from tests.subjects import outputs_of
 
 Y = torch.tensor([0.2, -0.4, 1.0], dtype=torch.float64)
 NOISE = GaussianNoise(0.5)
@@ -139,6 +140,8 @@ def test_no_bounding_draw_enters_the_center():
     assert torch.equal(first.center, second.center)
     inputs = torch.cat(seen)
     assert inputs.shape[0] == 600 + 64  # a block is evaluated again
+    drawn = [outputs_of(lambda z: z, Y, NOISE, n=k, stream=s) for k, s in ((100, "pilot"), (500, "bounding"))]
+    assert torch.equal(inputs.unique(dim=0), torch.cat(drawn).unique(dim=0))
     assert len(inputs[:, 0].unique()) == 600
 
 

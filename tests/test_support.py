@@ -72,7 +72,7 @@ def test_rows_and_their_medians_stay_in_the_ellipsoid(width, dtype, gain, offset
 def test_the_median_cap_cannot_be_much_smaller():
     """Rows at ±sqrt(w/2) on two coordinates each: medians reach norm² above w, so the cap of a single row would fail."""
     width = 6
-    module = nn.LayerNorm(width).requires_grad_(False)
+    module = nn.LayerNorm(width).requires_grad_(False).eval()
     rows = torch.eye(width)  # each is sqrt(w−1) at its spike, −1/sqrt(w−1) elsewhere
     inverted = module(-rows)  # each −sqrt(w−1) at its spike and +1/sqrt(w−1) elsewhere
     assert float(median(inverted).square().sum()) == pytest.approx(width / (width - 1), rel=1e-4)
@@ -89,7 +89,7 @@ def test_a_layer_norm_without_gain_and_offset():
 
 def test_the_known_gap_is_loud():
     """A row whose mean dwarfs its spread leaves the support in float32: a draw that does so ends the run."""
-    module = nn.LayerNorm(4).requires_grad_(False)
+    module = nn.LayerNorm(4).requires_grad_(False).eval()
     y = torch.full((4,), 1e6)
     with pytest.raises(ValueError, match="the support must hold every value of f"):
         mse_bound(module, y, GaussianNoise(1.0), rho=1.0, n=1000, support=layer_norm_support(module))
@@ -114,7 +114,7 @@ def test_a_support_looser_than_the_draws_changes_nothing():
 
 def test_the_median_cap_replaces_a_worse_sum():
     """A LayerNorm of width 64 with too few draws: the box alone would give Σ (w − 1) = 64 · 63, the cap 2 · 64."""
-    module = nn.LayerNorm(64).requires_grad_(False)
+    module = nn.LayerNorm(64).requires_grad_(False).eval()
     y = torch.zeros(64)
     c = mse_bound(
         module, y, GaussianNoise(1.0), rho=8.0, n=100, center=torch.zeros(64), support=layer_norm_support(module)

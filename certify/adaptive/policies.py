@@ -119,10 +119,9 @@ def adapted(
         )
     if not bool((sigma >= 0).all()):
         raise ValueError("sigma_of returned a negative standard deviation or NaN: every entry must be >= 0")
-    least = torch.as_tensor(sigma_min).to(where).double()
-    # σ sqrt(1 − (σ_min/σ)²) = sqrt(σ² − σ_min²), without squares that overflow.
-    ratio = least / torch.where(sigma > 0, sigma, 1.0)
-    extra = torch.where(sigma > least, sigma * (1 - ratio.square()).clamp_min(0).sqrt(), 0.0)
+    least = torch.as_tensor(sigma_min, dtype=torch.float64).to(where)
+    # sqrt(σ² − σ_min²), without squares that overflow, and to all digits where σ is hardly above σ_min.
+    extra = (sigma - least).clamp_min(0).sqrt() * (sigma + least).sqrt()
     extra = extra.unflatten(0, read.shape[:2]).expand(-1, base.shape[1], *([-1] * (extra.ndim - 1)))
     made = torch.empty(base.shape, dtype=z.dtype, device=z.device)
     together = max(1, _TOGETHER // max(1, made[:1].numel()))

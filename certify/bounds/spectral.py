@@ -253,7 +253,9 @@ def swing(noise: Noise, rho: float, second: float, radius: float, theta: float =
     chi2 = noise.chi2(rho)
     plain = math.sqrt(second * (chi2 + (1 - theta) ** 2))
     clipped = _ratio(cast(Hashable, noise), rho).clipped(second, theta) if rho > 0 and chi2 > 0 else math.inf
-    return radius * min(plain, clipped)
+    # E_Q v ≤ R and −E_P v ≤ √λ whatever ρ is: what the others tend to, without their rounding, which is another at every ρ.
+    far = up(1 + theta * math.sqrt(second), 1e-14)
+    return radius * min(plain, clipped, far)
 
 
 @functools.lru_cache(maxsize=16)

@@ -10,20 +10,9 @@ import torch
 
 from certify import GaussianNoise, percentile_bounds, plan
 from certify.confidence import extreme_rank
-from tests.subjects import LINEAR, SUBJECTS, Subject
+from tests.subjects import LINEAR, SUBJECTS, Subject, outputs_of
 
 ALPHA = 1e-6  # the false-alarm rate of every test that compares one run with the truth
-
-
-def recorded(f):
-    """f, and the list of all inputs that it was given."""
-    seen = []
-
-    def g(z):
-        seen.append(z.clone())
-        return f(z)
-
-    return g, seen
 
 
 @pytest.mark.parametrize("p", [0.2, 0.5, 0.8])
@@ -74,18 +63,21 @@ def test_the_box_tends_to_the_supremum():
 def test_the_box_is_made_of_the_stated_order_statistics():
     """Sorted by hand: the t-th smallest and t-th largest, with t from the joint share α/(2m)."""
     rho, p, n, alpha, m = 0.8, 0.3, 1000, 0.01, 3
-    f, seen = recorded(lambda z: z**3)
     y = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)
     noise = GaussianNoise(torch.tensor([1.0, 0.1, 2.0]))
+
+    def f(z):
+        return z**3
+
     b = percentile_bounds(f, y, noise, rho=rho, p=p, n=n, alpha=alpha, pilot=64)
-    draws = torch.cat(seen)[64:].pow(3).sort(dim=0).values
+    draws = outputs_of(f, y, noise, n=n).sort(dim=0).values
     assert draws.shape == (n, m)
     tails = noise.tails(p, rho)
     low, high = extreme_rank(n, tails.lower, alpha / (2 * m)), extreme_rank(n, tails.upper, alpha / (2 * m))
     assert (b.lower_rank, b.upper_rank) == (low, high)
     assert torch.equal(b.lower, draws[low - 1])
     assert torch.equal(b.upper, draws[n - high])
-    center = torch.cat(seen)[:64].pow(3).sort(dim=0).values[int(0.3 * 64)]
+    center = outputs_of(f, y, noise, n=64, stream="pilot").sort(dim=0).values[int(0.3 * 64)]
     assert torch.equal(b.center, center)
 
 

@@ -15,7 +15,7 @@ from certify import GaussianNoise, deployed_bound, layer_norm_support, percentil
 from certify.bounds import EVIDENCE, ROUTES
 from certify.bounds.routes import BallEvidence, RankedBoxEvidence, least_level
 from certify.statements import Deployed
-from tests.subjects import SUBJECTS
+from tests.subjects import SUBJECTS, outputs_of
 
 Y1, ONE = torch.zeros(1, dtype=torch.float64), GaussianNoise(1.0)
 MEDIAN_ROUTES = ["replicas", "order statistics", "dimension-free"]
@@ -246,21 +246,15 @@ def test_least_level_is_the_least():
 @pytest.mark.parametrize(("replicas", "n"), [(1, 500), (4, 1999), (5, 2000), (13, 5000)])
 def test_t5_uses_whole_groups_of_consecutive_draws(replicas, n, smoother):
     """n // K values of the deployed smoother; what is left over is not used, and no draw twice."""
-    kept = []
-
-    def f(z):
-        kept.append(torch.sin(z))
-        return kept[-1]
-
     y, q, rho, alpha = torch.zeros(3, dtype=torch.float64), 0.6, 0.1, 0.01
     center = torch.full((3,), 0.1, dtype=torch.float64)
     b = deployed_bound(
-        f, y, ONE, rho=rho, q=q, replicas=replicas, n=n, alpha=alpha, center=center, smoother=smoother,
+        torch.sin, y, ONE, rho=rho, q=q, replicas=replicas, n=n, alpha=alpha, center=center, smoother=smoother,
         method="replicas", pilot=64,
     )  # fmt: skip
     groups = [  # a group lies within one shard of 4 096 draws
         shard[: len(shard) // replicas * replicas].reshape(-1, replicas, 3)
-        for shard in torch.cat(kept)[64:].split(4096)
+        for shard in outputs_of(torch.sin, y, ONE, n=n).split(4096)
     ]
     draws = torch.cat(groups).numpy()
     values = len(draws)
@@ -317,7 +311,7 @@ def test_few_draws_fall_back_on_the_support(key, n):
 def test_rows_of_a_layer_norm_bound_what_is_deployed(key):
     """The far δ makes one input of the row huge: no output is further from the center than the value, by any route."""
     smoother, method = key
-    module = torch.nn.LayerNorm(16).requires_grad_(False)
+    module = torch.nn.LayerNorm(16).requires_grad_(False).eval()
     y = torch.zeros(2, 16)
     b = deployed_bound(
         module, y, ONE, rho=30.0, replicas=5, n=100, smoother=smoother, method=method, center=torch.zeros(2, 16),

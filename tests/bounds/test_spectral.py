@@ -161,7 +161,7 @@ def test_chernoff_limit_at_the_ends():
 
 def layer_norm(width: int, seed: int) -> nn.LayerNorm:
     source = torch.Generator().manual_seed(seed)
-    module = nn.LayerNorm(width).requires_grad_(False)
+    module = nn.LayerNorm(width).requires_grad_(False).eval()
     module.weight.copy_(torch.randn(width, generator=source).abs() + 0.1)
     module.bias.copy_(torch.randn(width, generator=source))
     return module

@@ -35,6 +35,7 @@ from tests.strategies import (
     radii,
     seeds,
 )
+from tests.subjects import outputs_of
 
 powers = st.sampled_from([-4.0, -1.0, 0.25, 2.0**-20, 1024.0])
 quarters = st.sampled_from([0.25, 0.5, 0.75])
@@ -295,15 +296,9 @@ def test_isotropic_noise_is_lemma_3_1(problem, radius, alpha, n, seed):
     from scipy.stats import binom
 
     f, y, noise = problem
-    sigma, kept = float(noise.sigma), []
-
-    def recording(z):
-        out = f(z)
-        kept.append(out)
-        return out
-
-    b = percentile_bounds(recording, y, sigma, rho=radius / sigma, n=n, alpha=alpha, seed=seed, pilot=8)
-    X = torch.cat(kept)[8:].sort(dim=0).values
+    sigma = float(noise.sigma)
+    b = percentile_bounds(f, y, sigma, rho=radius / sigma, n=n, alpha=alpha, seed=seed, pilot=8)
+    X = outputs_of(f, y, sigma, n=n, seed=seed).sort(dim=0).values
     level = 0.5 * math.erfc(-radius / sigma / math.sqrt(2))
     m = X[0].numel()
     k = next((k for k in range(1, n + 1) if binom.cdf(k - 1, n, level) >= 1 - alpha / (2 * m)), None)

@@ -21,6 +21,7 @@ from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from certify import GaussianNoise, MedianSmoother, event_bound, percentile_bounds
+from certify._random import normals
 from certify.adaptive.policies import adapted, copies, noise_then_adapt
 
 Y, RHO, SIGMA = -0.05, 1.0, 0.3
@@ -217,18 +218,28 @@ def test_inputs_have_the_noise_that_sigma_says(sharing: str, replicas: int, b: i
     z = torch.randn(b, copies(replicas, sharing), 3, 2, generator=rng, dtype=torch.float64)
 
     def sigma_of(z: Tensor) -> Tensor:
-        return z.square().sum(dim=2, keepdim=True)
+        return z.abs().amax(dim=2, keepdim=True)  # the same to the last digit in every batch
 
     x = adapted(z, sigma_of, least, torch.Generator().manual_seed(seed), replicas=replicas, sharing=sharing)
     source = torch.Generator().manual_seed(seed)
     assert x.shape == (b, replicas, 3, 2)
-    eta = torch.randn(b, replicas, 3, 2, generator=source, dtype=torch.float64)
+    eta = normals((b, replicas, 3, 2), source)
     for i in range(b):
         for k in range(replicas):
             base = z[i, {"none": k, "sigma": k + 1, "input": 0}[sharing]]
             read = z[i, k if sharing == "none" else 0]
-            extra = (sigma_of(read[None])[0].square() - least**2).clamp_min(0).sqrt()
+            sigma = sigma_of(read[None])[0]
+            extra = ((sigma - least).clamp_min(0) * (sigma + least)).sqrt()
             torch.testing.assert_close(x[i, k], base + extra * eta[i, k], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("excess", [2.0**-45, 2.0**-20, 1.0])
+def test_a_sigma_hardly_above_the_least_adds_what_it_says(excess: float) -> None:
+    """σ² − σ_min² = (σ − σ_min)(σ + σ_min), to twelve digits, where the squares themselves have none in common any more."""
+    z, least = torch.zeros(1, 1, 100, dtype=torch.float64), 1.5
+    x = adapted(z, lambda z: torch.full_like(z, least + excess), least, torch.Generator().manual_seed(3))
+    eta = normals(z.shape, torch.Generator().manual_seed(3))
+    torch.testing.assert_close(x, math.sqrt(excess * (2 * least + excess)) * eta, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize(
