@@ -9,7 +9,7 @@ CONCEPT ?= circle
 
 READY := $(VENV)/.ready
 
-.PHONY: help certify test test-slow trust lint circles docs notebooks benchmarks tables world-gates clean
+.PHONY: help certify test test-slow trust lint circles golden docs notebooks benchmarks tables world-gates clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -36,6 +36,9 @@ lint: $(READY) ## style, types, and who imports whom
 
 circles: $(READY) ## modules that import each other, lazily or not
 	$(VENV)/bin/python -m tests.circles
+
+golden: $(READY) ## write tests/golden/ anew where results differ; read the diff before you commit it
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.golden
 
 docs: $(READY) ## build the documentation site into site/; a broken link or label is an error (ten seconds)
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
