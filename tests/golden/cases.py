@@ -20,13 +20,16 @@ from certify import Certificate, GaussianNoise, UniformNoise
 from certify.adaptive import noise_then_adapt
 from certify.adaptive.memory import CovarianceMemory
 from certify.bounds import METHODS, ROUTES
+from certify.datasets import Results, RowOptions, certify_rows, run_settings
 from certify.detectors import load_detector
+from certify.downstream import attack_rate_over
 from certify.montecarlo import RunFolder
 from certify.montecarlo.checkpoint import Checkpoint
+from certify.prompt_files import PromptSet
 from certify.statements import MSE, Curve, Deployed, Percentile, Radius, ask
 from tests.golden.compare import as_data, of_certificate, of_result
 
-__all__ = ["CASES", "MODEL", "RESUMED"]
+__all__ = ["CASES", "MODEL", "RESUMED", "private_certificate", "resumed"]
 
 Y = torch.tensor([[0.25, -0.5], [1.0, 0.0]], dtype=torch.float64)
 NOISE = GaussianNoise(torch.tensor([[0.5, 0.25], [1.0, 0.0]], dtype=torch.float64))  # an entry without noise
@@ -319,10 +322,14 @@ def _smoother(**options: Any) -> certify.AdaptiveMedianSmoother:
     )
 
 
+def private_certificate(**options: Any) -> Certificate:
+    return _smoother(n=5).certify(PROMPT, statistics=0, tolerance=1.0, private=True, **SMALL, **options)
+
+
 def prompt_text(folder: Path) -> Any:
     smoother = _smoother(n=5)
     made = smoother.certify(PROMPT, statistics=200, prompts=["a photo of a red wheel", "a dog"], **SMALL)
-    private = smoother.certify(PROMPT, statistics=0, tolerance=1.0, private=True, **SMALL)
+    private = private_certificate()
     kept = {"certificate": of_certificate(made, folder / "a"), "private": of_certificate(private, folder / "b")}
     return {**kept, "deployed": as_data(smoother.encode(PROMPT, seed=3)[0])}
 
@@ -354,10 +361,32 @@ def prompt_images(folder: Path) -> Any:
     return of_certificate(made, folder)
 
 
+def prompt_rates(folder: Path) -> Any:
+    smoother, detector = _smoother(n=3), load_detector("judge:circle")
+    deployments = [smoother.deployment(prompt) for prompt in (PROMPT, "a blue square")]
+    asked: dict[str, Any] = {"rhos": [0.125, 0.25], "n": 32, "alpha": 0.1, "seed": 11, "steps": 4, "guidance": 2.0}
+    return of_result(attack_rate_over(deployments, _pipe(), detector, **asked))
+
+
+def prompt_set(folder: Path) -> Any:
+    """Stopped after two of three prompts, one of them refused, and gone on with."""
+    (folder / "prompts.csv").write_text(f'prompt\n{PROMPT}\n""\na large blue square\n', encoding="utf-8")
+    data, options = PromptSet.load(folder / "prompts.csv"), RowOptions(rho=0.5, n=400, alpha=0.1, seed=11)
+    for limit in (2, None):
+        smoother = _smoother(n=3)
+        with Results(folder / "run", run_settings(smoother, data, options), data) as results:
+            assert len(results.done) == (0 if limit else 2)
+            records = certify_rows(smoother, results, options, limit=limit)
+    left_out = ("seconds", "reason", "run", "sha256")
+    return [{name: value for name, value in record.items() if name not in left_out} for record in records]
+
+
 MODEL: dict[str, Callable[[Path], Any]] = {
     "prompt-text": prompt_text,
     "prompt-policies": prompt_policies,
     "prompt-images": prompt_images,
+    "prompt-rate": prompt_rates,
+    "prompt-set": prompt_set,
 }
 """Cases of the embedded model, whose tolerance is that of float32."""
 

@@ -16,10 +16,10 @@ import certify.bounds.percentile
 from certify import Certificate, GaussianNoise
 from certify.adaptive import POLICIES
 from certify.bounds import EVIDENCE, METHODS, ROUTES
-from certify.montecarlo import streams
-from tests.golden.__main__ import BEGINS, CHECKPOINTS, FILES, compared, goes_on, made, main
-from tests.golden.cases import CASES, MODEL, RESUMED, Y, random
-from tests.golden.compare import as_data, differences
+from certify.montecarlo import RunFolder, streams
+from tests.golden.__main__ import BEGINS, CHECKPOINTS, FILES, compared, goes_on, made, main, tolerance
+from tests.golden.cases import CASES, MODEL, RESUMED, Y, private_certificate, random
+from tests.golden.compare import as_data, differences, of_certificate, text
 
 CERTIFICATE = Path(__file__).parent / "certificate"
 TOO_LARGE = 300_000  # bytes of committed files
@@ -40,6 +40,25 @@ def test_a_killed_run_goes_on_to_the_golden_claim(kind: str) -> None:
     data, began = goes_on(kind)
     assert began >= BEGINS  # it did not begin anew
     assert compared(f"resumed-{kind}", data) == []
+
+
+def test_a_killed_prompt_goes_on_to_the_golden_certificate(tmp_path: Path) -> None:
+    """Made and killed here: the names of its checkpoints are digests of σ, whose last digits are the processor's."""
+
+    def told(done: int, total: int) -> None:
+        if done > 350:
+            raise KeyboardInterrupt
+
+    runs = RunFolder(tmp_path / "runs", interval=0)
+    with pytest.raises(KeyboardInterrupt):
+        private_certificate(checkpoint=runs, progress=told, batch_size=64)
+    heard: list[int] = []
+    runs = RunFolder(tmp_path / "runs", interval=0)
+    made = private_certificate(checkpoint=runs, progress=lambda done, total: heard.append(done), batch_size=64)
+    assert runs.resumed
+    assert heard[0] > 350
+    data = json.loads(text(of_certificate(made, tmp_path / "made")))
+    assert list(differences(golden("prompt-text")["private"], data, tolerance("prompt-text"))) == []
 
 
 def test_a_golden_certificate_is_read_checked_and_written_as_it_was(tmp_path: Path) -> None:
