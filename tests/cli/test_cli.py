@@ -26,7 +26,13 @@ def certified(tmp_path_factory):
         [sys.executable, "-m", "certify", "prompt", PROMPT, *SMALL, "--out", str(folder)],
         capture_output=True,
         text=True,
-        env={"COLUMNS": "80", "PATH": "", "HOME": str(folder.parent), "PYTHONWARNINGS": "error"},
+        env={
+            "COLUMNS": "80",
+            "PATH": "",
+            "HOME": str(folder.parent),
+            "PYTHONWARNINGS": "error",
+            "OMP_NUM_THREADS": "1",
+        },
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -72,10 +72,9 @@ def test_two_processes_write_the_certificate_of_one(tmp_path: Path):
         sys.executable,
         "-m",
         "torch.distributed.run",
+        "--standalone",  # at a port that is free
         "--nproc-per-node",
         "2",
-        "--master-port",
-        "29613",
         "-m",
         "--",
     ]

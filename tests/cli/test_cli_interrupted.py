@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
@@ -11,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,57 +17,11 @@ import pytest
 from certify import cli
 from certify.cli import terminal
 from certify.cli.settings import Settings
+from tests.cli.stopped import SAVE, stopped
 
 PROMPT = "a photo of a red circle"
 TEXT = ("prompt", PROMPT, "--text-only", "--n", "12000")
 WHOLE = ("prompt", PROMPT, "--n", "300", "--statistics", "80", "--images", "128", "--steps", "2", "--replicas", "3")
-
-
-def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80", "CERTIFY_SAVE_EVERY": "0.02"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "certify", *arguments],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**environment, "PYTHONWARNINGS": "error"},
-        # A suite that was started in the background ignores Ctrl-C, and so would what it starts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def stopped(process: subprocess.Popen[str], how: int, moment) -> tuple[int, str, str]:
-    """Sends a signal when the moment has come, and returns how the process ended, its output and its errors."""
-    while process.poll() is None:
-        if moment():
-            process.send_signal(how)
-            break
-        time.sleep(0.003)
-    out, err = process.communicate()
-    return process.returncode, out, err
-
-
-def after(folder: Path, wanted: int, wait: float = 0.0):
-    """The moment after so many saves in a folder were seen, and a while."""
-    seen: dict[Path, int] = {}
-    count = 0
-
-    def moment() -> bool:
-        nonlocal count
-        for file in folder.rglob("*.safetensors"):
-            with contextlib.suppress(FileNotFoundError):
-                now = file.stat().st_mtime_ns
-                if seen.get(file) != now:
-                    count += 1
-                    seen[file] = now
-        if count < wanted:
-            return False
-        time.sleep(wait)
-        return True
-
-    seen |= {file: file.stat().st_mtime_ns for file in folder.rglob("*.safetensors")}
-    return moment
 
 
 def content(folder: Path) -> tuple[dict, bytes]:
@@ -109,12 +61,13 @@ def undisturbed(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("name", "command", "saves"), [("text", TEXT, (2, 1)), ("whole", WHOLE, (5,))])
+@pytest.mark.parametrize(("name", "command", "saves"), [("text", TEXT, (12, 12)), ("whole", WHOLE, (15,))])
 def test_killed_at_random_moments_it_goes_on_to_the_identical_certificate(undisturbed, tmp_path, name, command, saves):
     chance, folder = random.Random(7), tmp_path / "a" / "checkpoint"
     for most in saves:
-        process = start(*command, "--out", "a", cwd=tmp_path)
-        code, _, err = stopped(process, signal.SIGKILL, after(folder, chance.randint(1, most), chance.uniform(0, 0.05)))
+        # After a save, or at one of the four operations on files of which it consists.
+        moment, files = {SAVE: chance.randint(2, most)}, chance.randint(0, 4)
+        code, _, err = stopped(signal.SIGKILL, moment, *command, "--out", "a", cwd=tmp_path, files=files)
         assert code == -signal.SIGKILL, err
         assert folder.is_dir()
         assert not (tmp_path / "a" / "rate.png").exists()
@@ -134,7 +87,7 @@ def interrupted(tmp_path_factory):
     """A folder in which `certify prompt` was stopped by Ctrl-C while it drew, and what it printed."""
     cwd = tmp_path_factory.mktemp("interrupted")
     folder = cwd / "runs" / "a-photo-of-a-red-circle"
-    code, out, err = stopped(start(*TEXT, cwd=cwd), signal.SIGINT, after(folder / "checkpoint", 2))
+    code, out, err = stopped(signal.SIGINT, {SAVE: 8}, *TEXT, cwd=cwd)
     assert (code, err) == (130, "")
     return cwd, folder, out
 
@@ -243,7 +196,7 @@ def test_sigterm_is_alike_and_radius_and_curve_go_on(again, tmp_path):
     (folder,) = Path("runs").iterdir()
     shutil.rmtree(folder)
     folder = Path("runs/radius-a-photo-of-a-red-circle/checkpoint")
-    code, out, err = stopped(start(*command, cwd=Path.cwd()), signal.SIGTERM, after(folder.absolute(), 2))
+    code, out, err = stopped(signal.SIGTERM, {SAVE: 2}, *command, cwd=Path.cwd())
     assert (code, err) == (143, "")
     assert ("Stopped. What was drawn is kept in" in out, "‖δ‖_Σ ≤" in out) == (True, False)
     kept = run_in(folder.parent)

@@ -24,7 +24,7 @@ from certify.montecarlo.checkpoint import Checkpoint, CheckpointError
 ROOT = Path(__file__).resolve().parents[2]
 
 
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 
 
 def run(*arguments: str, launcher: tuple[str, ...] = (sys.executable, "-m")) -> tuple[list[str], list[str]]:
