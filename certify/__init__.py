@@ -9,17 +9,17 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from certify._records import summaries_from
+from certify._version import __version__ as __version__
 from certify.certificate import Certificate, Claim
 from certify.confidence import plan
-from certify.ellipsoid import Ellipsoid
-from certify.noise import GaussianNoise
+from certify.noise import Ellipsoid, GaussianNoise, UniformNoise
 from certify.rates import event_rate_over
 from certify.replicas import deployed_distance, event_bound, statistic_bound
 from certify.sequential import Decision, decide_event, decide_mse, decide_statistic
 from certify.smoothers import MeanSmoother, MedianSmoother
 from certify.statements import ask, bound_curve, certified_radius, deployed_bound, mse_bound, percentile_bounds
 from certify.support import Support, layer_norm_support
-from certify.uniform import UniformNoise
 
 if TYPE_CHECKING:
     from certify import adaptive as adaptive
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from certify import world as world
     from certify.adaptive import AdaptiveMedianSmoother
     from certify.models import load_pipeline
-
-__version__ = "0.1.0"
 
 _LAZY = {"AdaptiveMedianSmoother": "certify.adaptive", "load_pipeline": "certify.models"}
 _MODULES = ("adaptive", "datasets", "detectors", "downstream", "generate", "models", "plots", "report", "world")
@@ -68,6 +66,9 @@ __all__ = [
     "plan",
     "statistic_bound",
 ]
+
+
+summaries_from(lambda: importlib.import_module("certify.summaries"))
 
 
 def __getattr__(name: str) -> Any:

@@ -1,20 +1,20 @@
 """How records look: one line in a terminal, a sentence and a table where there is room for them.
 
 `repr` of a record is its dataclass's, but for tensors, functions and long lists, of which it says what they are. A record of
-the kind `Shown` says its claim first, in `str`, and as a summary in a notebook; what stands there is in `certify.summaries`,
-which loads when one is first asked for.
+the kind `Shown` says its claim first, in `str`, and as a summary in a notebook. What stands there is said by
+`certify.summaries`, which the package names here (`summaries_from`) and which loads when a summary is first asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["Record", "Shown", "brief"]
+__all__ = ["Record", "Shown", "brief", "summaries_from"]
 
 _ENTRIES, _LETTERS = 6, 160  # of a list, of a text
 
@@ -41,15 +41,21 @@ class Record:
 class Shown(Record):
     """A record that is a summary in a notebook, and the same in words as `str`."""
 
-    def __str__(self) -> str:
-        from certify import summaries
+    summaries: ClassVar[Callable[[], Any]]
+    """Loads the module that has `as_text` and `as_html`."""
 
-        return summaries.as_text(self)
+    def __str__(self) -> str:
+        text: str = Shown.summaries().as_text(self)
+        return text
 
     def _repr_html_(self) -> str:
-        from certify import summaries
+        html: str = Shown.summaries().as_html(self)
+        return html
 
-        return summaries.as_html(self)
+
+def summaries_from(load: Callable[[], Any]) -> None:
+    """Names what loads the module of summaries: records stand below everything, and import nothing that shows them."""
+    Shown.summaries = staticmethod(load)
 
 
 def brief(value: Any) -> str:

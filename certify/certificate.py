@@ -46,10 +46,9 @@ from certify.bounds import (
 from certify.bounds.base import POINT
 from certify.bounds.deployed import event_at, event_interval, event_radius
 from certify.bounds.percentile import BoxEvidence
-from certify.ellipsoid import Ellipsoid
 from certify.montecarlo import Function, Progress, draw
 from certify.montecarlo.streams import VERSION
-from certify.noise import GaussianNoise, Noise
+from certify.noise import Ellipsoid, GaussianNoise, Noise
 from certify.progress import as_progress
 from certify.sequential import Decision, stopped_event
 from certify.words import NOT_COVERED

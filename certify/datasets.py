@@ -279,7 +279,7 @@ def run_settings(
     adaptive: AdaptiveMedianSmoother, data: PromptSet, options: RowOptions, *, pipe: Any = None
 ) -> dict[str, Any]:
     """Everything that decides a run's results, as JSON values. How many rows are done, and in what batches, does not."""
-    from certify import __version__
+    from certify._version import __version__
     from certify.models import fingerprint
 
     smoother = adaptive.settings()

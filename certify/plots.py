@@ -28,8 +28,7 @@ from certify.bounds import BoundCurve, CertifiedRadius
 from certify.bounds.deployed import event_interval
 from certify.certificate import Certificate, ClaimedCurve
 from certify.colours import BLUE, GREY, ORANGE, SKY, over_white, series, shares
-from certify.ellipsoid import Ellipsoid
-from certify.noise import GaussianNoise
+from certify.noise import Ellipsoid, GaussianNoise
 from certify.style import ONE_COLUMN, RADIUS, TWO_COLUMNS, Picture, panels, plain, styled, text_width, wrapped
 
 if TYPE_CHECKING:

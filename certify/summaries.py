@@ -41,11 +41,9 @@ from certify.certificate import Certificate, CheckReport, Claim, ClaimedCurve, C
 from certify.colours import opacity, shares
 from certify.confidence import Plan
 from certify.downstream import MeasuredRate
-from certify.ellipsoid import Ellipsoid
-from certify.noise import GaussianNoise
+from certify.noise import CrossPolytope, Ellipsoid, GaussianNoise
 from certify.sequential import Decision
 from certify.support import Support
-from certify.uniform import CrossPolytope
 from certify.words import NOT_COVERED
 
 __all__ = ["Summary", "Table", "as_html", "as_text", "summary"]

@@ -111,8 +111,8 @@ def test_every_relative_link_leads_somewhere():
         ("[a](#there)\n# Here", ["#there"]),
         ("![a](picture.png)", ["picture.png"]),
         ("[a](../outside.md)", ["../outside.md"]),
-        ("[a](docs/other.md#certify.noise.GaussianNoise)", []),
-        ("[a](docs/other.md#certify.noise.NoSuchNoise)", ["docs/other.md#certify.noise.NoSuchNoise"]),
+        ("[a](docs/other.md#certify.noise.gaussian.GaussianNoise)", []),
+        ("[a](docs/other.md#certify.noise.gaussian.NoSuchNoise)", ["docs/other.md#certify.noise.gaussian.NoSuchNoise"]),
         ("`[a](b)`\n```\n[a](docs/missing.md)\n```", []),
     ],
 )
@@ -120,7 +120,7 @@ def test_a_broken_link_is_found(tmp_path, text, broken):
     root = tmp_path / "root"
     (root / "docs").mkdir(parents=True)
     (tmp_path / "outside.md").touch()
-    (root / "docs/other.md").write_text("# Other\n## Known gaps, and one more\n::: certify.noise\n", encoding="utf-8")
+    (root / "docs/other.md").write_text("# Other\n## Known gaps, and one more\n::: certify.noise.gaussian\n", encoding="utf-8")
     (root / "README.md").write_text(text, encoding="utf-8")
     assert broken_links(root) == [f"README.md: {link}" for link in broken]
 

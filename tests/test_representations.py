@@ -28,8 +28,8 @@ from certify.bounds import Evidence
 from certify.bounds.rates import RateOver
 from certify.certificate import CheckReport, Verdict
 from certify.downstream import MeasuredRate
+from certify.noise.uniform import CrossPolytope
 from certify.support import Support
-from certify.uniform import CrossPolytope
 
 HOSTILE = "<script>alert('x')</script>\x1b[31m\u202e“&amp;"
 NOISE, Y = certify.GaussianNoise(torch.tensor([0.5, 0.5, 0.0])), torch.zeros(3)
@@ -122,13 +122,13 @@ EXAMPLES: dict[str, list[Any]] = {
     "certify.sequential.Decision": [decided, lambda: decided(target=1e-4), lambda: decided(n=4)],
     "certify.confidence.Plan": [lambda: certify.plan(rho=2.0, outputs=1000), lambda: certify.plan(n=400, target=0.1)],
     "certify.downstream.MeasuredRate": [lambda: MeasuredRate(0.5, 0.4, 0.6, 50, 100, 1e-3)],
-    "certify.ellipsoid.Ellipsoid": [
+    "certify.noise.gaussian.Ellipsoid": [
         lambda: certify.Ellipsoid(NOISE.sigma, 0.5),
         lambda: certify.Ellipsoid(NOISE.sigma, 0.0),
         lambda: certify.Ellipsoid(NOISE.sigma, math.inf),
         lambda: certify.Ellipsoid(torch.zeros(3), 1.0),
     ],
-    "certify.uniform.CrossPolytope": [
+    "certify.noise.uniform.CrossPolytope": [
         lambda: CrossPolytope(NOISE.sigma, 0.5),
         lambda: CrossPolytope(NOISE.sigma, math.inf),
     ],

@@ -42,8 +42,8 @@ class CertifiedRadius(Boxed, Shown):
             0 in an abstention; +∞ where the a-priori support alone is within the tolerance.
         tolerance: squared ℓ2 distance, a sum over outputs.
         value: the bound at `rho`, at most the tolerance.
-        ellipsoid: the certified set, {δ : noise.norm(δ) ≤ rho}: `certify.ellipsoid.Ellipsoid` for Gaussian noise, for uniform
-            noise `certify.uniform.CrossPolytope`.
+        ellipsoid: the certified set, {δ : noise.norm(δ) ≤ rho}: `certify.Ellipsoid` for Gaussian noise, for uniform noise
+            `certify.noise.CrossPolytope`.
         method, theorem, smoother, alpha, n, center, reference, status, reason: as in `MSEBound`.
         evidence: as in `MSEBound`, at `rho`.
         considered: with method "best", the radius that each method was guessed to reach; the largest was taken.

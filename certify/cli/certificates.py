@@ -38,7 +38,8 @@ def check(
 ) -> None:
     """Draw afresh and look for evidence against a certificate. Exits with 1 if it is refuted."""
     from certify import Certificate
-    from certify.adaptive.certification import EMBEDDING, certified_functions, rebuilt
+    from certify.adaptive.certification import EMBEDDING
+    from certify.adaptive.checking import certified_functions, rebuilt
     from certify.models import load_pipeline, load_text_encoder
 
     certificate = Certificate.load(folder)

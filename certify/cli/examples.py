@@ -71,7 +71,7 @@ def _made(certificate: Certificate, images: int, wanted: Mapping[str, Any], devi
         ValueError: the model is another one.
     """
     from certify import world
-    from certify.adaptive.certification import rebuilt
+    from certify.adaptive.checking import rebuilt
     from certify.generate import pair
     from certify.models import load_pipeline
     from certify.report import Pictures

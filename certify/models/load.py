@@ -29,6 +29,9 @@ from certify.models.unet import overlay_unet
 __all__ = ["load_pipeline", "load_text_encoder"]
 
 _INDEX = "model_index.json"
+_EMBEDDED = Path(__file__).resolve().parents[1] / "world" / "pipeline"
+"""The embedded pipeline: `certify.world.path()`, which stands above the models."""
+
 _PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -227,9 +230,7 @@ def _resolve(
 ) -> Path | None:
     """The local folder that `source` names; None for a hub id, whose index has been read and is of a known family."""
     if source is None:
-        from certify import world
-
-        return Path(world.path())
+        return _EMBEDDED
     if not isinstance(source, (str, Path)):
         raise TypeError(f"source is a {type(source).__name__}: must be None, a folder or a hub id")
     folder = _files.user_path("source", source)

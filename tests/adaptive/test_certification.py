@@ -14,7 +14,8 @@ import torch
 import certify
 from certify import Certificate
 from certify.adaptive import AdaptiveMedianSmoother
-from certify.adaptive.certification import certified_functions, certify_prompt, yardstick
+from certify.adaptive.certification import certify_prompt, yardstick
+from certify.adaptive.checking import certified_functions
 from certify.adaptive.policies import SHARING
 from certify.certificate import tensor_digest
 from certify.downstream import attack_succeeds

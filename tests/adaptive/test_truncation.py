@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from certify import datasets
 from certify.adaptive import AdaptiveMedianSmoother, Concept, FrozenSmoother
-from certify.adaptive.certification import certified_functions, rebuilt, yardstick
+from certify.adaptive.certification import yardstick
+from certify.adaptive.checking import certified_functions, rebuilt
 from certify.adaptive.coverage import covered_prompts, covered_substitutions
 from certify.certificate import Certificate
 from certify.prompt_files import PromptRow

@@ -30,10 +30,9 @@ from certify import (
     statistic_bound,
 )
 from certify.bounds.spectral import silent
-from certify.bounds.uniform import shifted, variation
 from certify.confidence import extreme_rank
 from certify.noise import GaussianNoise
-from certify.uniform import CrossPolytope
+from certify.noise.uniform import CrossPolytope, shifted, variation
 from tests.subjects import outputs_of
 
 FALSE_ALARM = 1e-6
@@ -248,7 +247,7 @@ def test_draws_stay_inside_and_are_rounded_once():
         return torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64).reshape(shape)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("certify.uniform.uniforms", ends)
+        patch.setattr("certify.noise.uniform.uniforms", ends)
         z = UniformNoise(1.0).draw(torch.zeros(1, dtype=torch.float64), 2, torch.Generator())
     assert float(z[0]) == -float(z[1]) == -(1 - 2.0**-53)  # symmetric, and inside the open interval
 

@@ -10,8 +10,8 @@ from hypothesis import Phase, assume, example, given, settings
 from hypothesis import strategies as st
 
 from certify import UniformNoise, certified_radius, event_bound, mse_bound, percentile_bounds
-from certify.bounds.uniform import shifted, variation
 from certify.confidence import extreme_rank
+from certify.noise.uniform import shifted, variation
 
 SHAPES = {
     "sine": torch.sin,

@@ -118,8 +118,10 @@ def test_global_random_state_is_untouched(pipeline_folder: Path) -> None:
 
 def test_the_embedded_model_is_the_default(monkeypatch: pytest.MonkeyPatch, pipeline_folder: Path) -> None:
     from certify import world
+    from certify.models import load
 
-    monkeypatch.setattr(world, "path", lambda: pipeline_folder, raising=False)
+    assert world.path() == load._EMBEDDED
+    monkeypatch.setattr(load, "_EMBEDDED", pipeline_folder)
     assert load_text_encoder().context_length == 16
 
 

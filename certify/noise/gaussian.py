@@ -1,26 +1,29 @@
-"""Noise: what is added to the input, and how it turns a perturbation into a shift of probabilities.
+"""Gaussian noise G ~ N(0, Σ) with a diagonal Σ, and the ellipsoid that it certifies.
 
-A smoothing certificate rests on one fact about its noise: how far can the probability of *any* event move when the
-noise is shifted by a perturbation of size ρ? For Gaussian noise G ~ N(0, Σ) with a diagonal Σ the answer is
+For every event A and every perturbation with ‖δ‖_Σ ≤ ρ, ‖δ‖_Σ² = Σ_j δ_j²/σ_j²,
 
-    p⁻ = Φ(Φ⁻¹(p) − ρ)  ≤  P[y + δ + G ∈ A]  ≤  Φ(Φ⁻¹(p) + ρ) = p⁺        for ‖δ‖_Σ ≤ ρ,  p = P[y + G ∈ A],
+    p⁻ = Φ(Φ⁻¹(p) − ρ)  ≤  P[y + δ + G ∈ A]  ≤  Φ(Φ⁻¹(p) + ρ) = p⁺,        p = P[y + G ∈ A].
 
-with ‖δ‖_Σ² = Σ_j δ_j²/σ_j². Every bound of the toolkit reaches the noise through what `Noise` lists and nothing else, so
-another noise is one more class, in a file of its own (`certify.uniform`); CONTRIBUTING.md says how.
+The certified set is the ellipsoid with semi-axes ρσ_j. Coordinates without noise (σ_j = 0) have no extent, and all its sizes
+are taken over the d₊ coordinates that have noise.
+
+Reference: THEORY T1 and T8; the proxy radius is that of ANCER (Eiras et al. 2022).
 
 >>> noise = GaussianNoise(0.5)
 >>> noise.norm(torch.tensor([1.5, 2.0]))
 5.0
 >>> GaussianNoise(torch.tensor([1.0, 0.0])).norm(torch.tensor([3.0, 0.1]))
 inf
+>>> e = Ellipsoid(torch.tensor([3.0, 4.0]), rho=0.5)
+>>> e.l2_ball, e.linf_ball, round(e.proxy_radius, 6)
+(1.5, 1.2, 1.732051)
 """
 
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -30,103 +33,14 @@ from torch import Tensor
 from certify import _validate
 from certify._floats import length, up
 from certify._random import normals
+from certify._records import Shown
 from certify._text import shown
+from certify.noise.protocol import Noise, Tails, spread_of
 
-if TYPE_CHECKING:
-    from certify.ellipsoid import Ellipsoid
-
-__all__ = ["GaussianNoise", "Noise", "Region", "Tails", "as_noise", "spread_of"]
+__all__ = ["Ellipsoid", "GaussianNoise", "as_noise"]
 
 # ndtr and ndtri are accurate to a few ulp; tails shrink by this much more than that, which can only widen a bound.
 _SAFE = 1e-12
-
-
-class Tails(NamedTuple):
-    """What is left outside a shifted percentile: `lower` = p⁻ and `upper` = 1 − p⁺, both rounded down.
-
-    The second is kept as a complement because near 1 a float64 has no digits left, and a rank needs them.
-    """
-
-    lower: float
-    upper: float
-
-
-class Region(Protocol):
-    """A certified set {δ : norm(δ) ≤ ρ}, and its sizes over the coordinates that have noise."""
-
-    rho: float
-
-    @property
-    def dimensions(self) -> int:
-        """d₊, the number of coordinates that carry noise."""
-
-    @property
-    def semi_axes(self) -> Tensor:
-        """How far the set reaches along every axis, shape (*input)."""
-
-    @property
-    def l1_ball(self) -> float:
-        """Radius of the largest inscribed ℓ1 ball."""
-
-    @property
-    def l2_ball(self) -> float:
-        """Radius of the largest inscribed ℓ2 ball."""
-
-    @property
-    def linf_ball(self) -> float:
-        """Radius of the largest inscribed ℓ∞ ball."""
-
-    @property
-    def log_volume(self) -> float:
-        """Natural logarithm of the volume."""
-
-    @property
-    def proxy_radius(self) -> float:
-        """The radius of the ℓ2 ball of equal volume."""
-
-    def contains(self, delta: Tensor) -> bool:
-        """Whether δ, of shape (*input), lies in the set."""
-
-
-@runtime_checkable
-class Noise(Protocol):
-    """What a bound needs to know of a noise.
-
-    Attributes:
-        theorem: label of the page that proves `tails`.
-        size: what `norm` measures, as sentences say it: "‖δ‖_Σ".
-    """
-
-    @property
-    def theorem(self) -> str: ...
-    @property
-    def size(self) -> str: ...
-
-    def draw(self, y: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        """`count` perturbed inputs y + G, shape (count, *y.shape), in y's dtype and on y's device.
-
-        The generator, which is the only source of randomness, is on y's device, or on the CPU where that has no float64;
-        `certify._random` has normals and uniforms for both.
-        """
-
-    def norm(self, delta: Tensor) -> float:
-        """The size ρ of a perturbation, of the input's shape. Raises ValueError where the noise does not fit that shape."""
-
-    def tails(self, p: float, rho: float, replicas: int = 1) -> Tails:
-        """The worst percentiles that stand for `p` within `rho`, when the same shift hits `replicas` noisy copies.
-
-        For every event A and every shift within `rho`: P[A] < p⁻ before it implies P[A] < p after it, and P[A] > p⁺ before
-        implies P[A] > p after; and P[A] = p before leaves P[A] between p⁻ and p⁺ after. (Both readings agree for noise that
-        is symmetric about 0.) Neither tail may grow with `rho`.
-        """
-
-    def chi2(self, rho: float) -> float:
-        """The largest χ²-divergence between the shifted noise and the noise, over perturbations of size `rho`; +∞ where a shift
-        gives probability to what had none. The spectral bounds (T11, T12) abstain if it is infinite for every ρ > 0.
-        """
-
-    def region(self, shape: Sequence[int], rho: float) -> Region:
-        """The set of all perturbations of size `rho` at most, for inputs of `shape`."""
 
 
 def as_noise(noise: Noise | float, y: Tensor | None = None) -> Noise:
@@ -148,22 +62,6 @@ def as_noise(noise: Noise | float, y: Tensor | None = None) -> Noise:
     if y is not None:
         noise.norm(torch.zeros_like(y))
     return noise
-
-
-def spread_of(name: str, value: float | Tensor) -> Tensor:
-    """The width of a noise, in a tensor of its own: finite and ≥ 0.
-
-    Raises:
-        ValueError, TypeError: it is not; `name` says which argument it was.
-    """
-    if isinstance(value, bool) or not isinstance(value, (numbers.Real, Tensor, np.ndarray, np.generic, list, tuple)):
-        raise TypeError(f"{name} = {value!r}: must be a number or a torch tensor, or an array or list of numbers")
-    spread = _validate.tensor(name, value)
-    bad = ~torch.isfinite(spread) | (spread < 0)
-    if bool(bad.any()):
-        where = spread[bad].flatten()[0].item()
-        raise ValueError(f"{name} holds {where!r}: every entry must be finite and >= 0")
-    return spread.detach().clone()
 
 
 class GaussianNoise:
@@ -247,6 +145,75 @@ class GaussianNoise:
 
     def region(self, shape: Sequence[int], rho: float) -> Ellipsoid:
         """{δ : ‖δ‖_Σ ≤ ρ} for inputs of `shape` (T8)."""
-        from certify.ellipsoid import Ellipsoid  # which measures with this class
-
         return Ellipsoid(self.sigma_for(shape), rho)
+
+
+class Ellipsoid(Shown):
+    """{δ : ‖δ‖_Σ ≤ ρ} for Σ = diag(σ²).
+
+    Args:
+        sigma: σ of every input coordinate, shape (*input), ≥ 0.
+        rho: radius ≥ 0 in units of ‖·‖_Σ; +∞ is the whole space of noised coordinates.
+    """
+
+    def __init__(self, sigma: Tensor, rho: float) -> None:
+        if math.isnan(rho) or rho < 0:
+            raise ValueError(f"rho = {rho!r}: must be >= 0")
+        self.noise = GaussianNoise(sigma)
+        self.sigma = self.noise.sigma.to(torch.float64)
+        self.rho = float(rho)
+
+    def __repr__(self) -> str:
+        return (
+            f"Ellipsoid(ρ = {shown(self.rho, 'down')}, {self.dimensions} of {self.sigma.numel()} coordinates, "
+            f"inscribed ℓ2 ball {shown(self.l2_ball, 'down', 4)}, "
+            f"longest semi-axis {shown(float(self.semi_axes.max()), 'down', 4)})"
+        )
+
+    @cached_property
+    def _noised(self) -> Tensor:
+        return self.sigma[self.sigma > 0]
+
+    @property
+    def dimensions(self) -> int:
+        """d₊, the number of coordinates that carry noise."""
+        return int(self._noised.numel())
+
+    @cached_property
+    def semi_axes(self) -> Tensor:
+        """ρσ_j, shape (*input); 0 where there is no noise, even at ρ = ∞."""
+        return torch.where(self.sigma > 0, self.rho * self.sigma, 0.0)
+
+    @cached_property
+    def l2_ball(self) -> float:
+        """Radius of the largest inscribed ℓ2 ball, ρ min σ (also of the largest ℓ1 ball), over noised coordinates."""
+        return self.rho * float(self._noised.min()) if self.dimensions else 0.0
+
+    @property
+    def l1_ball(self) -> float:
+        """Radius of the largest inscribed ℓ1 ball: its corners lie on the axes, so the same ρ min σ."""
+        return self.l2_ball
+
+    @cached_property
+    def linf_ball(self) -> float:
+        """Radius of the largest inscribed ℓ∞ ball, ρ / sqrt(Σ_j σ_j⁻²)."""
+        return self.rho / float(length(self._noised.reciprocal())) if self.dimensions else 0.0
+
+    @cached_property
+    def log_volume(self) -> float:
+        """Natural logarithm of the d₊-dimensional volume, log(π^{d/2}/Γ(d/2 + 1)) + Σ_j log(ρσ_j); −∞ at ρ = 0."""
+        d = self.dimensions
+        if d == 0 or self.rho == 0:
+            return -math.inf
+        ball = d / 2 * math.log(math.pi) - math.lgamma(d / 2 + 1)
+        return ball + d * math.log(self.rho) + float(self._noised.log().sum())
+
+    @cached_property
+    def proxy_radius(self) -> float:
+        """ρ (Π_j σ_j)^{1/d₊}: the radius of the ℓ2 ball of equal volume."""
+        return self.rho * math.exp(float(self._noised.log().mean())) if self.dimensions and self.rho else 0.0
+
+    def contains(self, delta: Tensor) -> bool:
+        """Whether the perturbation δ, of shape (*input), lies in the (closed) set; never outside the noised coordinates."""
+        size = self.noise.norm(delta)
+        return size <= self.rho and math.isfinite(size)
