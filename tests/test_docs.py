@@ -120,7 +120,9 @@ def test_a_broken_link_is_found(tmp_path, text, broken):
     root = tmp_path / "root"
     (root / "docs").mkdir(parents=True)
     (tmp_path / "outside.md").touch()
-    (root / "docs/other.md").write_text("# Other\n## Known gaps, and one more\n::: certify.noise.gaussian\n", encoding="utf-8")
+    (root / "docs/other.md").write_text(
+        "# Other\n## Known gaps, and one more\n::: certify.noise.gaussian\n", encoding="utf-8"
+    )
     (root / "README.md").write_text(text, encoding="utf-8")
     assert broken_links(root) == [f"README.md: {link}" for link in broken]
 
