@@ -544,7 +544,8 @@ def browser(folder, *arguments):
         "--hide-scrollbars",
         f"--user-data-dir={folder / 'profile'}",
     )
-    done = subprocess.run([CHROMIUM, *fixed, *arguments], capture_output=True, timeout=240, check=True)
+    # A browser that hangs, not a slow machine, is what the limit is for.
+    done = subprocess.run([CHROMIUM, *fixed, *arguments], capture_output=True, timeout=1800, check=True)
     return done.stdout.decode()
 
 

@@ -36,7 +36,7 @@ def run(*arguments: str, launcher: tuple[str, ...] = (sys.executable, "-m")) -> 
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         check=False,
-        timeout=300,
+        timeout=1800,  # against processes that wait for each other, not against slow machines
     )
     lines = done.stdout.splitlines()
     ended = [line.split()[1] for line in lines if line.startswith("ended")]
