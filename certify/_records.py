@@ -11,9 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
 __all__ = ["Record", "Shown", "brief", "summaries_from"]
 
 _ENTRIES, _LETTERS = 6, 160  # of a list, of a text
@@ -61,10 +58,13 @@ def summaries_from(load: Callable[[], Any]) -> None:
 def brief(value: Any) -> str:
     """`repr` of a value, cut short.
 
+    >>> import torch
     >>> brief(torch.zeros(77, 768)), brief(range(3)), brief(list(range(1000)))
     ('tensor(77 × 768, float32)', 'range(0, 3)', '[0, 1, 2, 3, 4, 5, … 1,000 in all]')
     """
-    if isinstance(value, Tensor):
+    import torch  # which takes seconds: `import certify` comes without
+
+    if isinstance(value, torch.Tensor):
         shape = " × ".join(map(str, value.shape)) or "scalar"
         return f"tensor({shape}, {str(value.dtype).removeprefix('torch.')})"
     if isinstance(value, torch.nn.Module):

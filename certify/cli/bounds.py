@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,24 +12,29 @@ from rich.text import Text
 
 from certify import _validate, words
 from certify._text import shown
-from certify.cli import terminal
-from certify.cli.folders import DRAWINGS, agreed, certificate_folder, new_file, resumable, saved, slug
+from certify.cli import checks, terminal
+from certify.cli.checks import checked
+from certify.cli.endings import DONE, NO, NO_ANSWER
+from certify.cli.folders import agreed, certificate_folder, resumable, saved, slug, writable
 from certify.cli.processes import one_process, rank
 from certify.cli.settings import (
     Alpha,
+    Detector,
     Drawing,
     Draws,
     Fresh,
     Guidance,
     Kept,
+    Long,
     Prompt,
+    Radius,
     Settings,
     Steps,
+    Tolerance,
     UNet,
-    check_numbers,
     with_settings,
 )
-from certify.cli.work import work_ahead
+from certify.cli.work import show_work, work_ahead
 
 if TYPE_CHECKING:
     from certify.adaptive import AdaptiveMedianSmoother
@@ -38,28 +44,24 @@ if TYPE_CHECKING:
 def radius(
     settings: Settings,
     text: Prompt,
-    tolerance: Annotated[
-        float | None, typer.Option(help="Squared distance to keep. [default: that of the prompt without the concept]")
-    ] = None,
+    tolerance: Tolerance = None,
     n: Draws = 10_000,
     alpha: Alpha = 1e-3,
     picture: Drawing = None,
     out_dir: Kept = None,
     fresh: Fresh = False,
+    long: Long = False,
 ) -> None:
     """The largest perturbation under which a prompt's smoothed encoding provably stays within a tolerance."""
     from certify import certified_radius
     from certify.adaptive.certification import yardstick
     from certify.certificate import claim_of
 
-    check_numbers(alpha=alpha, n=n)
-    if picture is not None:
-        new_file("picture", picture, DRAWINGS)
     folder = _folder(settings, "radius", text, out_dir)
     adaptive = settings.text_only()
     problem, stick = adaptive.problem(text), yardstick(adaptive, text)
     terminal.show_truncation(adaptive.encoder.tokenize(text).truncated)
-    terminal.out.print(f"[dim]{work_ahead(adaptive, None, text, n, 0, 0, 0)}[/]")
+    show_work(*work_ahead(adaptive, None, text, n), long=long)
     within = _validate.positive("tolerance", stick.distance if tolerance is None else tolerance)
     decides = {"command": "radius", "tolerance": within, "n": n, "alpha": alpha, "seed": settings.seed}
     with resumable(folder, adaptive, text, decides, fresh) as checkpoint:
@@ -79,7 +81,7 @@ def radius(
             _save(settings, adaptive, text, r, folder)
     if r.status == "abstained":
         terminal.out.print(words.sentence(claim_of(r), terminal.MARKUP))
-        return
+        raise typer.Exit(NO_ANSWER)
     terminal.out.print(words.with_confidence(claim_of(r), terminal.MARKUP))
     if tolerance is None:
         terminal.out.print(words.removed(asdict(stick), terminal.MARKUP))
@@ -113,31 +115,27 @@ def radius(
 def curve(
     settings: Settings,
     text: Prompt,
-    rhos: Annotated[str, typer.Option(help="Radii, separated by commas.")] = "0.05,0.1,0.25,0.5,0.75,1,1.5,2",
+    rhos: Annotated[
+        str, typer.Option(help="Radii, separated by commas.", callback=checked(checks.increasing))
+    ] = "0.05,0.1,0.25,0.5,0.75,1,1.5,2",
     pointwise: Annotated[bool, typer.Option("--pointwise", help="Each point by itself, not all at once.")] = False,
     n: Draws = 10_000,
     alpha: Alpha = 1e-3,
     picture: Drawing = None,
     out_dir: Kept = None,
     fresh: Fresh = False,
+    long: Long = False,
 ) -> None:
     """The bound of a prompt at several radii, from one set of draws."""
     from certify import bound_curve, plots
     from certify.adaptive.certification import yardstick
 
-    check_numbers(alpha=alpha, n=n)
-    if picture is not None:
-        new_file("picture", picture, DRAWINGS)
-    try:
-        radii = [float(r) for r in rhos.split(",")]
-    except ValueError:
-        raise ValueError(f"rhos = {rhos!r}: must be numbers separated by commas") from None
-    _validate.increasing("rhos", radii)
+    radii = list(checks.increasing("--rhos", rhos))
     folder = _folder(settings, "curve", text, out_dir)
     adaptive = settings.text_only()
     problem, stick = adaptive.problem(text), yardstick(adaptive, text)
     terminal.show_truncation(adaptive.encoder.tokenize(text).truncated)
-    terminal.out.print(f"[dim]{work_ahead(adaptive, None, text, n, 0, 0, 0)}[/]")
+    show_work(*work_ahead(adaptive, None, text, n), long=long)
     decides = {"command": "curve", "rhos": radii, "pointwise": pointwise, "n": n, "alpha": alpha, "seed": settings.seed}
     with resumable(folder, adaptive, text, decides, fresh) as checkpoint:
         with terminal.bar("drawing") as tick:
@@ -165,6 +163,8 @@ def curve(
         )
         drawn.savefig(picture)
         terminal.out.print(f"written: {picture}", soft_wrap=True)
+    if not any(map(math.isfinite, k_.values)):
+        raise typer.Exit(NO_ANSWER)
 
 
 @with_settings
@@ -172,34 +172,50 @@ def decide(
     settings: Settings,
     text: Prompt,
     unet: UNet = None,
-    rho: Annotated[float, typer.Option(help="Radius, in units of the noise.")] = 1.0,
-    tolerance: Annotated[
-        float | None, typer.Option(help="Squared distance to keep. [default: that of the prompt without the concept]")
-    ] = None,
+    rho: Radius = 1.0,
+    tolerance: Tolerance = None,
     rate: Annotated[
-        float | None, typer.Option(help="Ask about the attack success rate instead: is it at most this?")
+        float | None,
+        typer.Option(
+            help="Ask about the attack success rate instead: is it at most this?",
+            callback=checked(_validate.probability),
+        ),
     ] = None,
-    detector: Annotated[str | None, typer.Option(help="With --rate: what an attack wants to see.")] = None,
+    detector: Detector = None,
     steps: Steps = None,
     guidance: Guidance = None,
-    n: Annotated[int, typer.Option("--n", help="The most draws.")] = 100_000,
-    alpha: Annotated[float, typer.Option(help="Probability of a wrong yes or no, however often is looked.")] = 1e-3,
+    n: Annotated[int, typer.Option("--n", help="The most draws.", callback=checked(checks.count()))] = 100_000,
+    alpha: Annotated[
+        float,
+        typer.Option(
+            help="Probability of a wrong yes or no, however often is looked.", callback=checked(_validate.failure)
+        ),
+    ] = 1e-3,
+    long: Long = False,
 ) -> None:
-    """Answer yes or no with as few draws as it takes: is the bound at ρ within a target?"""
+    """Answer yes or no with as few draws as it takes: is the bound at ρ within a target?
+
+    Exits with 0 for yes, 1 for no, and 3 where n draws do not decide it.
+    """
     from certify import decide_event, decide_mse
     from certify.adaptive.certification import event_name, yardstick
     from certify.downstream import attack_succeeds
 
     one_process("certify decide")
-    check_numbers(rho=rho, alpha=alpha, n=n)
     if rate is not None and tolerance is not None:
-        raise ValueError(f"rate = {rate!r} and tolerance = {tolerance!r}: must be one of them")
+        raise ValueError(f"--rate = {rate!r} and --tolerance = {tolerance!r}: must be one of them")
+    if rate is None and detector is not None:
+        raise ValueError(f"--detector = {detector!r}: must be given with --rate, the question about images")
+    detector = detector or settings.own_detector()
+    if rate is not None and detector is None:
+        raise ValueError("--detector = None: must be given with --rate for this model and concept")
     shared: dict[str, Any] = {"rho": rho, "n": n, "alpha": alpha, "seed": settings.seed}
     if rate is None:
         adaptive = settings.text_only(unet)
         problem, stick = adaptive.problem(text), yardstick(adaptive, text)
         terminal.show_truncation(adaptive.encoder.tokenize(text).truncated)
         within = stick.distance if tolerance is None else tolerance
+        show_work(*work_ahead(adaptive, None, text, n), long=long, at_most=True)
         with terminal.bar("drawing") as tick:
             decision = decide_mse(
                 problem.f,
@@ -214,13 +230,12 @@ def decide(
                 **shared,
             )
     else:
-        adaptive, pipe = settings.whole(unet)
-        detector = detector or settings.own_detector()
-        if detector is None:
-            raise ValueError("detector = None: must be given with --rate for this model and concept")
+        sampler = settings.sampler(steps, guidance)
+        adaptive, pipe = settings.whole(unet, sampler["steps"])
         deployment = adaptive.deployment(text)
         terminal.show_truncation(adaptive.encoder.tokenize(text).truncated)
-        event = attack_succeeds(deployment, pipe, detector, **settings.sampler(steps, guidance))
+        event = attack_succeeds(deployment, pipe, str(detector), **sampler)
+        show_work(*work_ahead(adaptive, pipe, text, 0, sampler["steps"], 0, n), long=long, at_most=True)
         with terminal.bar("drawing") as tick:
             decision = decide_event(
                 event,
@@ -230,22 +245,35 @@ def decide(
                 replicas=deployment.copies,
                 batch_size=settings.batch_size or 64,
                 policy=adaptive.policy,
-                function=event_name(detector),
+                function=event_name(str(detector)),
                 progress=tick,
                 **shared,
             )
     terminal.show_decision(decision)
     terminal.show_not_covered(decision.run.policy, images=rate is not None, deployed=rate is not None)
+    raise typer.Exit({"yes": DONE, "no": NO}.get(decision.decided, NO_ANSWER))
 
 
 def plan(
-    rho: Annotated[float | None, typer.Option(help="Radius; solves for n.")] = None,
-    n: Annotated[int | None, typer.Option("--n", help="Draws; solves for ρ.")] = None,
-    outputs: Annotated[int, typer.Option(help="Outputs that must hold at once; 59136 for SD v1.4's encoding.")] = 1,
+    rho: Annotated[
+        float | None, typer.Option(help="Radius; solves for n.", callback=checked(_validate.positive))
+    ] = None,
+    n: Annotated[int | None, typer.Option("--n", help="Draws; solves for ρ.", callback=checked(checks.count()))] = None,
+    outputs: Annotated[
+        int,
+        typer.Option(
+            help="Outputs that must hold at once; 59136 for SD v1.4's encoding.", callback=checked(checks.count())
+        ),
+    ] = 1,
     alpha: Alpha = 1e-3,
-    p: Annotated[float, typer.Option("--p", help="Percentile.")] = 0.5,
-    replicas: Annotated[int, typer.Option(help="Noisy copies seen by one statistic.")] = 1,
-    target: Annotated[float | None, typer.Option(help="For an event: the probability to certify.")] = None,
+    p: Annotated[float, typer.Option("--p", help="Percentile.", callback=checked(_validate.probability))] = 0.5,
+    replicas: Annotated[
+        int, typer.Option(help="Noisy copies seen by one statistic.", callback=checked(checks.count()))
+    ] = 1,
+    target: Annotated[
+        float | None,
+        typer.Option(help="For an event: the probability to certify.", callback=checked(_validate.probability)),
+    ] = None,
 ) -> None:
     """How many draws a statement needs, or how far a number of draws reaches."""
     import certify
@@ -258,9 +286,12 @@ def plan(
 def _folder(settings: Settings, command: str, text: str, out_dir: Path | None) -> Path:
     """Where the certificate goes, if one is wanted, and until then the draws."""
     if out_dir is None:
+        writable("--out", Path("runs"))
         return Path("runs") / f"{command}-{slug(text)}"
     if settings.policy == "memory":
-        raise ValueError("out: must be left out with --policy memory; certify prompt stores the region that it claims")
+        raise ValueError(
+            f"--out = {str(out_dir)!r}: must be left out with --policy memory; certify prompt stores the region that it claims"
+        )
     return agreed(lambda: certificate_folder(out_dir, text, False))
 
 

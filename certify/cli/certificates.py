@@ -10,21 +10,52 @@ import typer
 from rich.text import Text
 
 from certify import _files, _validate, words
-from certify.cli import terminal
+from certify.cli import checks, terminal
+from certify.cli.checks import checked
+from certify.cli.endings import NO, NO_ANSWER
 from certify.cli.examples import examples_for
-from certify.cli.folders import DRAWINGS, new_file
+from certify.cli.folders import DRAWINGS, new_file, there
 from certify.cli.models import compare_weights, device_of, named
 from certify.cli.processes import one_process
-from certify.cli.settings import Batch, Concepts, Device, Model, TextEncoder, TrustNames, UNet, Variant
+from certify.cli.settings import Batch, Concepts, Device, Long, Model, TextEncoder, TrustNames, UNet, Variant
+
+_PAGES = (".html", ".htm")
+
+
+def _kinds() -> tuple[str, ...]:
+    from certify import plots
+
+    return (*plots.CERTIFICATE, "fraction")
+
+
+def _a_page(name: str, path: Path) -> None:
+    new_file(name, path, _PAGES, force=True)  # whether it may be written over is known with all options
+
+
+def _a_picture(name: str, path: Path) -> None:
+    new_file(name, path, DRAWINGS, force=True)
 
 
 def check(
-    folder: Annotated[Path, typer.Argument(help="Folder of a certificate.")],
-    n: Annotated[int | None, typer.Option("--n", help="Fresh draws. [default: as many as the claims used]")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the fresh draws.")] = 1,
-    level: Annotated[float, typer.Option(help="Probability of refuting a true certificate.")] = 1e-6,
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of a certificate.", show_default=False, callback=checked(there))
+    ],
+    n: Annotated[
+        int | None,
+        typer.Option(
+            "--n", help="Fresh draws.", show_default="as many as the claims used", callback=checked(checks.count())
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the fresh draws.", callback=checked(checks.count(0)))] = 1,
+    level: Annotated[
+        float,
+        typer.Option(help="Probability of refuting a true certificate.", callback=checked(_validate.probability)),
+    ] = 1e-6,
     text: Annotated[
-        str | None, typer.Option("--prompt", help="The prompt, for a certificate that leaves it out.")
+        str | None,
+        typer.Option(
+            "--prompt", help="The prompt, for a certificate that leaves it out.", callback=checked(checks.text)
+        ),
     ] = None,
     text_only: Annotated[bool, typer.Option("--text-only", help="Only claims about the text encoding.")] = False,
     model: Model = None,
@@ -35,8 +66,12 @@ def check(
     trust_names: TrustNames = False,
     device: Device = None,
     batch_size: Batch = None,
+    long: Long = False,
 ) -> None:
-    """Draw afresh and look for evidence against a certificate. Exits with 1 if it is refuted."""
+    """Draw afresh and look for evidence against a certificate.
+
+    Exits with 0 if it is not refuted, 1 if it is, and 3 if none of its claims could be checked.
+    """
     from certify import Certificate
     from certify.adaptive.certification import EMBEDDING
     from certify.adaptive.checking import certified_functions, rebuilt
@@ -89,19 +124,31 @@ def check(
     if report.refuted:
         if certificate.provenance.get("input_sha256", "") is None:
             terminal.out.print("Its prompt is left out: another prompt than its own is refuted, too.")
-        raise typer.Exit(1)
+        raise typer.Exit(NO)
+    if all(verdict.outcome != "not refuted" for verdict in report.verdicts):
+        raise typer.Exit(NO_ANSWER)
 
 
 def report(
     folder: Annotated[
-        Path, typer.Argument(help="Folder of `certify prompt` or of `certify prompts`.", show_default=False)
+        Path,
+        typer.Argument(
+            help="Folder of `certify prompt` or of `certify prompts`.", show_default=False, callback=checked(there)
+        ),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="HTML file to write. [default: report.html in the folder]")
+        Path | None,
+        typer.Option(
+            "--out", help="HTML file to write.", show_default="report.html in the folder", callback=checked(_a_page)
+        ),
     ] = None,
     images: Annotated[
         int | None,
-        typer.Option(help="Pairs of images with and without the defence. [default: 4; without the model: 0]"),
+        typer.Option(
+            help="Pairs of images with and without the defence.",
+            show_default="4; without the model: 0",
+            callback=checked(checks.count(0, checks.MOST_PICTURES)),
+        ),
     ] = None,
     model: Model = None,
     unet: UNet = None,
@@ -117,11 +164,7 @@ def report(
     from certify import report as pages
 
     one_process("certify report")
-    if images is not None:
-        _validate.count("images", images, minimum=0)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"folder = {str(folder)!r}: no such folder")
-    path = new_file("out", folder / "report.html" if out is None else out, (".html", ".htm"), force=force)
+    path = new_file("out", folder / "report.html" if out is None else out, _PAGES, force=force)
     if (folder / "certificate.json").exists():
         certificate = Certificate.load(folder)
         over = {"unet": unet, "text_encoder": text_encoder, "variant": variant, "concepts": concept}
@@ -144,17 +187,27 @@ def report(
 
 def plot(
     folder: Annotated[
-        Path, typer.Argument(help="Folder of `certify prompt` or of `certify prompts`.", show_default=False)
+        Path,
+        typer.Argument(
+            help="Folder of `certify prompt` or of `certify prompts`.", show_default=False, callback=checked(there)
+        ),
     ],
     what: Annotated[
         str,
         typer.Argument(
             help="curve, rate, noise, ellipsoid, relevance (of a certificate) or fraction (of a data set).",
             show_default=False,
+            callback=checked(checks.choice(_kinds)),
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="File to write: .png, .svg or .pdf. [default: in the folder, as .png]")
+        Path | None,
+        typer.Option(
+            "--out",
+            help="File to write: .png, .svg or .pdf.",
+            show_default="in the folder, as .png",
+            callback=checked(_a_picture),
+        ),
     ] = None,
     narrow: Annotated[bool, typer.Option("--narrow", help="As wide as one of two columns.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Write over a picture that is there.")] = False,
@@ -164,11 +217,6 @@ def plot(
     from certify.report import RunRecord
 
     one_process("certify plot")
-    kinds = (*plots.CERTIFICATE, "fraction")
-    if what not in kinds:
-        raise ValueError(f"what = {what!r}: must be one of {', '.join(kinds)}")
-    if not folder.is_dir():
-        raise FileNotFoundError(f"folder = {str(folder)!r}: no such folder")
     path = new_file("out", folder / f"{what}.png" if out is None else out, DRAWINGS, force=force)
     width = style.ONE_COLUMN if narrow else style.TWO_COLUMNS
     if what == "fraction":

@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 import threading
+import traceback
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -14,6 +16,7 @@ from certify import _files
 from certify.cli import terminal
 from certify.cli.bounds import curve, decide, plan, radius
 from certify.cli.certificates import check, plot, report
+from certify.cli.endings import CODES, FAULT, INTERRUPTED, MISUSE, TERMINATED, Command, Misuse
 from certify.cli.generation import concepts, generate
 from certify.cli.processes import together
 from certify.cli.prompts import prompt, prompts
@@ -26,14 +29,33 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="What a smoothed text-to-image model is proven to withstand.",
+    epilog=CODES,
 )
 for command in (prompt, prompts, radius, curve, decide, plan, check, report, plot, generate, concepts):
-    app.command()(command)
+    app.command(cls=Command)(command)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from certify import __version__
+
+        typer.echo(f"certify {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _app(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
-    """Runs the command line.
+    """Runs the command line. `certify.cli.endings` says how it may end.
 
     Misuse prints one line and exits with 2. Ctrl-C exits with 130 and SIGTERM with 143; what was drawn until then is kept,
     and nothing is claimed.
@@ -50,16 +72,19 @@ def main() -> None:
     try:
         with together():
             app()
-    except SystemExit:
-        if terminated:
-            sys.exit(128 + signal.SIGTERM)
-        raise
-    except (ValueError, TypeError, OSError, MemoryError) as error:
+    except SystemExit as end:
+        sys.exit(TERMINATED if terminated else end.code)
+    except KeyboardInterrupt:
+        sys.exit(TERMINATED if terminated else INTERRUPTED)
+    except (Misuse, ValueError, TypeError, OSError, MemoryError) as error:
         if os.environ.get("CERTIFY_TRACEBACK"):
             raise
         said = _files.printable(str(error)) or "there is not enough memory"
         terminal.err.print(f"[bold red]error:[/] {escape(said)}", soft_wrap=True)
-        sys.exit(2)
+        sys.exit(MISUSE)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(FAULT)
     finally:
         if here:
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

@@ -55,7 +55,10 @@ def examples_for(
     if why:
         if not asked:
             return None
-        raise ValueError(f"images = {images}: must be 0, since the certificate {why}")
+        given_ = "" if images is None else f"images = {images}: "
+        raise ValueError(
+            f"{given_}no images can be made, since the certificate {why}; must be 0, or left out with --model"
+        )
     try:
         return _made(certificate, 4 if images is None else images, named(certificate, given, trust), device)
     except ValueError as error:

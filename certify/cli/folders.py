@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,7 @@ def certificate_folder(folder: Path | None, text: str, private: bool) -> Path:
     """
     if folder is None:
         first = Path("runs") / ("private" if private else slug(text))
+        writable("--out", first)
         return next(path for path in numbered(first) if not path.exists() or (path / "checkpoint").is_dir())
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"out = {str(folder)!r}: is a file; must be a folder")
@@ -42,6 +44,35 @@ def certificate_folder(folder: Path | None, text: str, private: bool) -> Path:
     if any((folder / name).exists() for name in FILES):
         raise FileExistsError(f"out = {str(folder)!r}: holds a certificate already; choose another folder")
     return folder
+
+
+def a_folder(name: str, path: Path) -> None:
+    """Refuses the path of a folder to write into that is a file, or where nothing can be written."""
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"{name} = {str(path)!r}: is a file; must be a folder")
+    writable(name, path)
+
+
+def there(name: str, path: Path) -> None:
+    """Refuses the path of a folder to read that is not there."""
+    if not path.is_dir():
+        raise FileNotFoundError(f"{name} = {str(path)!r}: must be a folder that is there, no such folder")
+
+
+def a_drawing(name: str, path: Path) -> None:
+    """Refuses the path of a picture that cannot be written, or has another ending than pictures have."""
+    new_file(name, path, DRAWINGS)
+
+
+def writable(name: str, path: Path) -> None:
+    """Refuses a folder, which need not be there yet, in which nothing can be written: tries to."""
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    try:
+        with tempfile.TemporaryDirectory(prefix=".certify-", dir=there):
+            pass
+    except OSError as error:
+        said = error.strerror or str(error)
+        raise PermissionError(f"{name} = {str(path)!r}: must be where files can be written ({said})") from error
 
 
 def agreed(choose: Callable[[], Path]) -> Path:
@@ -148,9 +179,14 @@ def new_file(name: str, path: Path, suffixes: tuple[str, ...], *, force: bool | 
         raise ValueError(f"{name} = {str(path)!r}: must end in {' or '.join(suffixes)}")
     if path.is_dir() or (path.exists() and not force):
         or_force = "" if force is None else " or give --force"
-        raise FileExistsError(f"{name} = {str(path)!r}: exists already; choose another name{or_force}")
+        raise FileExistsError(
+            f"{name} = {str(path)!r}: must be a new file; it exists already, choose another name{or_force}"
+        )
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"{name} = {str(path)!r}: the folder {str(path.parent)!r} does not exist")
+        raise FileNotFoundError(
+            f"{name} = {str(path)!r}: must be in a folder that is there; {str(path.parent)!r} does not exist"
+        )
+    writable(name, path.parent)
     return path
 
 

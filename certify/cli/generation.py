@@ -8,10 +8,15 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from certify import _files, _validate
-from certify.cli import terminal
-from certify.cli.folders import new_file, slug, unused
+from certify import _files
+from certify.cli import checks, terminal
+from certify.cli.checks import checked
+from certify.cli.folders import new_file, slug, unused, writable
 from certify.cli.settings import Guidance, Prompt, Settings, Steps, UNet, with_settings
+
+
+def _a_sheet(name: str, path: Path) -> None:
+    new_file(name, path, (".png", ".jpg"))
 
 
 @with_settings
@@ -21,26 +26,43 @@ def generate(
     unet: UNet = None,
     steps: Steps = None,
     guidance: Guidance = None,
-    images: Annotated[int, typer.Option(help="Pairs of images.")] = 4,
-    seed: Annotated[int | None, typer.Option(help="Repeat the run with this seed; default: fresh noise.")] = None,
-    out_dir: Annotated[Path | None, typer.Option("--out", help="Picture to write. [default: runs/…]")] = None,
+    images: Annotated[
+        int, typer.Option(help="Pairs of images.", callback=checked(checks.count(1, checks.MOST_PICTURES)))
+    ] = 4,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Repeat the run with this seed.", show_default="fresh noise", callback=checked(checks.count(0))
+        ),
+    ] = None,
+    out_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Picture to write: .png or .jpg.", show_default="runs/…", callback=checked(_a_sheet)
+        ),
+    ] = None,
 ) -> None:
     """Generate undefended and defended images side by side, from the same initial noise."""
     from certify.generate import side_by_side
 
-    path = unused(Path("runs") / f"{slug(text)}.png") if out_dir is None else new_file("out", out_dir, (".png", ".jpg"))
-    adaptive, pipe = settings.whole(unet)
+    if out_dir is None:
+        writable("--out", Path("runs"))
+    path = out_dir or unused(Path("runs") / f"{slug(text)}.png")
+    sampler = settings.sampler(steps, guidance)
+    adaptive, pipe = settings.whole(unet, sampler["steps"])
     terminal.show_tokens(text, adaptive)
     with terminal.out.status("generating"):
-        picture = side_by_side(pipe, adaptive, text, images=images, seed=seed, **settings.sampler(steps, guidance))
+        picture = side_by_side(pipe, adaptive, text, images=images, seed=seed, **sampler)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
     terminal.out.print(f"above: undefended; below: defended, same initial noise\nwritten: {path}", soft_wrap=True)
 
 
 def concepts(
-    name: Annotated[str | None, typer.Argument(help="Show the prompt pairs of this one.")] = None,
-    pairs: Annotated[int, typer.Option(help="How many pairs to show.")] = 5,
+    name: Annotated[
+        str | None, typer.Argument(help="Show the prompt pairs of this one.", callback=checked(checks.concepts))
+    ] = None,
+    pairs: Annotated[int, typer.Option(help="How many pairs to show.", callback=checked(checks.count()))] = 5,
 ) -> None:
     """The concepts that come with the toolkit. A file of your own goes wherever a name does."""
     from certify.adaptive import Concept, available_concepts
@@ -55,7 +77,7 @@ def concepts(
             "[dim]Context: tokens of a prompt, begin and end among them, that a text encoder has room for.[/]"
         )
         return
-    loaded, pairs = Concept.load(name), _validate.count("pairs", pairs)
+    loaded = Concept.load(name)
     table = terminal.table("positive", "negative")
     for positive, negative in list(loaded.pairs)[:pairs]:
         table.add_row(*(escape(_files.printable(text)) for text in (positive, negative)))

@@ -11,23 +11,38 @@ from rich.text import Text
 
 from certify import _files, _validate, words
 from certify._text import failure, percent, shown
-from certify.cli import terminal
-from certify.cli.folders import FILES, agreed, certificate_folder, kept, numbered, saved, slug, unused
+from certify.cli import checks, terminal
+from certify.cli.checks import checked
+from certify.cli.endings import NO_ANSWER
+from certify.cli.folders import (
+    FILES,
+    a_folder,
+    agreed,
+    certificate_folder,
+    kept,
+    numbered,
+    saved,
+    slug,
+    unused,
+    writable,
+)
 from certify.cli.processes import one_process, rank
 from certify.cli.settings import (
     Alpha,
     Column,
+    Detector,
     Draws,
     Fresh,
     Guidance,
+    Long,
     Prompt,
     Settings,
     Steps,
+    Tolerance,
     UNet,
-    check_numbers,
     with_settings,
 )
-from certify.cli.work import work_ahead
+from certify.cli.work import show_work, work_ahead
 from certify.prompt_files import PromptSet
 
 if TYPE_CHECKING:
@@ -40,34 +55,61 @@ def prompt(
     settings: Settings,
     text: Prompt,
     unet: UNet = None,
-    rho: Annotated[float, typer.Option(help="Radius for ideal smoothed values, in units of the noise.")] = 1.0,
+    rho: Annotated[
+        float,
+        typer.Option(
+            help="Radius for ideal smoothed values, in units of the noise.", callback=checked(_validate.positive)
+        ),
+    ] = 1.0,
     rho_deployed: Annotated[
-        float, typer.Option(help="Radius for what is deployed; T5 multiplies it by the root of the noisy copies.")
+        float,
+        typer.Option(
+            help="Radius for what is deployed; T5 multiplies it by the root of the noisy copies.",
+            callback=checked(_validate.positive),
+        ),
     ] = 0.25,
-    q: Annotated[float, typer.Option("--q", help="Probability over the noise of what is deployed.")] = 0.9,
-    n: Annotated[int | None, typer.Option("--n", help="Draws of the encoding. [default: 10000]")] = None,
-    statistics: Annotated[
-        int | None, typer.Option(help="Draws of statistics of the deployed encoding. [default: 1000]")
+    q: Annotated[
+        float,
+        typer.Option(
+            "--q", help="Probability over the noise of what is deployed.", callback=checked(_validate.probability)
+        ),
+    ] = 0.9,
+    n: Annotated[
+        int | None,
+        typer.Option("--n", help="Draws of the encoding.", show_default="10000", callback=checked(checks.count())),
     ] = None,
-    images: Annotated[int | None, typer.Option(help="Images for the attack success rate. [default: 400]")] = None,
+    statistics: Annotated[
+        int | None,
+        typer.Option(
+            help="Draws of statistics of the deployed encoding.",
+            show_default="1000",
+            callback=checked(checks.count(0)),
+        ),
+    ] = None,
+    images: Annotated[
+        int | None,
+        typer.Option(help="Images for the attack success rate.", show_default="400", callback=checked(checks.count(0))),
+    ] = None,
     thorough: Annotated[bool, typer.Option("--thorough", help="Ten times as many draws of everything.")] = False,
     text_only: Annotated[bool, typer.Option("--text-only", help="Only statements about the text encoding.")] = False,
-    detector: Annotated[
-        str | None,
-        typer.Option(help="What an attack wants to see: judge:LABEL, nudenet. [default: embedded model: the concept]"),
-    ] = None,
+    detector: Detector = None,
     attacks: Annotated[
         Path | None,
         typer.Option(
-            help="File of attack prompts (.csv, .tsv, .json, .jsonl, .txt): which of them does the radius cover?"
+            help="File of attack prompts (.csv, .tsv, .json, .jsonl, .txt): which of them does the radius cover?",
+            callback=checked(checks.a_file),
         ),
     ] = None,
     column: Column = None,
     steps: Steps = None,
     guidance: Guidance = None,
     alpha: Alpha = 1e-3,
-    out_dir: Annotated[Path | None, typer.Option("--out", help="Folder for the results.", show_default=False)] = None,
+    out_dir: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for the results.", show_default="runs/…", callback=checked(a_folder)),
+    ] = None,
     fresh: Fresh = False,
+    long: Long = False,
     private: Annotated[bool, typer.Option("--private", help="Leave the prompt's text out of every file.")] = False,
 ) -> None:
     """Certify a prompt: how far can its encoding, the noise prediction and the image move inside the ellipsoid?
@@ -81,27 +123,26 @@ def prompt(
     )
     from certify.adaptive.certification import refuse_private_memory
 
-    check_numbers(rho=rho, alpha=alpha, n=n)
     given, memory = None, settings.bytes
     if attacks is not None:
         given = PromptSet.load(attacks, column, purpose="adversarial", argument="attacks")
     elif column is not None:
-        raise ValueError(f"column = {column!r}: must be given with --attacks, the file that it is about")
+        raise ValueError(f"--column = {column!r}: must be given with --attacks, the file that it is about")
     prompts = [] if given is None else [row.prompt for row in given.rows if row.prompt.strip()]
     about = {} if given is None else {"attacks": _about(given, len(prompts), private)}
     if settings.policy == "memory":
         one_process("policy memory")
         refuse_private_memory(private)
     folder = agreed(lambda: certificate_folder(out_dir, text, private))
+    sampler = settings.sampler(steps, guidance)
     if text_only:
         adaptive, pipe, detector = settings.text_only(unet), None, None
     else:
-        adaptive, pipe = settings.whole(unet)
+        adaptive, pipe = settings.whole(unet, sampler["steps"])
         detector = detector or settings.own_detector()
     terminal.show_tokens(text, adaptive, private)
-    sampler = settings.sampler(steps, guidance)
     counts: dict[str, Any] = {"statistics": 0 if text_only else statistics, "images": 0 if detector is None else images}
-    terminal.out.print(f"[dim]{work_ahead(adaptive, pipe, text, n, sampler['steps'], **counts)}[/]")
+    show_work(*work_ahead(adaptive, pipe, text, n, sampler["steps"], **counts), long=long)
     with kept(folder, fresh) as draws:
         with terminal.bar("drawing") as tick:
             certificate = adaptive.certify(
@@ -138,6 +179,8 @@ def prompt(
     terminal.out.print(
         Text(f"check it again: certify check {folder}{' --prompt …' if private else ''}"), soft_wrap=True
     )
+    if all(claim.status == "abstained" for claim in certificate.claims):
+        raise typer.Exit(NO_ANSWER)
 
 
 @with_settings
@@ -146,45 +189,69 @@ def prompts(
     file: Annotated[
         Path,
         typer.Argument(
-            help="Prompts: .csv, .tsv, .json or .jsonl with a column “prompt”, or .txt.", show_default=False
+            help="Prompts: .csv, .tsv, .json or .jsonl with a column “prompt”, or .txt.",
+            show_default=False,
+            callback=checked(checks.a_file),
         ),
     ],
     column: Column = None,
     unet: UNet = None,
-    rho: Annotated[float, typer.Option(help="Radius of the reported bound, in units of the noise.")] = 1.0,
-    tolerance: Annotated[
-        float | None,
-        typer.Option(help="Squared distance to keep. [default: each prompt's squared concept-removal distance]"),
-    ] = None,
+    rho: Annotated[
+        float,
+        typer.Option(help="Radius of the reported bound, in units of the noise.", callback=checked(_validate.positive)),
+    ] = 1.0,
+    tolerance: Tolerance = None,
     n: Draws = 10_000,
-    alpha: Annotated[float, typer.Option(help="Failure probability of each prompt's certificate.")] = 1e-3,
-    statistics: Annotated[int, typer.Option(help="Draws of statistics of the deployed encoding, a prompt.")] = 0,
-    images: Annotated[int, typer.Option(help="Images for the attack success rate, a prompt.")] = 0,
-    detector: Annotated[str | None, typer.Option(help="What an attack wants to see, as in `certify prompt`.")] = None,
+    alpha: Annotated[
+        float,
+        typer.Option(help="Failure probability of each prompt's certificate.", callback=checked(_validate.failure)),
+    ] = 1e-3,
+    statistics: Annotated[
+        int,
+        typer.Option(help="Draws of statistics of the deployed encoding, a prompt.", callback=checked(checks.count(0))),
+    ] = 0,
+    images: Annotated[
+        int, typer.Option(help="Images for the attack success rate, a prompt.", callback=checked(checks.count(0)))
+    ] = 0,
+    detector: Detector = None,
     steps: Steps = None,
     guidance: Guidance = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first rows.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first rows.", callback=checked(checks.count()))] = None,
     save_certificates: Annotated[
         bool, typer.Option("--save-certificates", help="Keep every row's certificate in a folder.")
     ] = False,
     out_dir: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder for the results; a run that is there goes on. [default: runs/…]"),
+        typer.Option(
+            "--out",
+            help="Folder for the results; a run that is there goes on.",
+            show_default="runs/…",
+            callback=checked(a_folder),
+        ),
     ] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Begin anew, in another folder where there are results already.")
     ] = False,
     private: Annotated[bool, typer.Option("--private", help="Leave prompts and columns out of every file.")] = False,
+    long: Long = False,
 ) -> None:
     """Certify every prompt of a file, and report the certified fraction against the radius. A stopped run goes on."""
     one_process("certify prompts")
 
     from certify import datasets, plots
 
+    if out_dir is None:
+        writable("--out", Path("runs"))
+    detector = (detector or settings.own_detector()) if images else None
+    if images and detector is None:
+        raise ValueError(
+            f"--images = {images}: must be 0 without a --detector, which this model and concept have none of"
+        )
     data = datasets.PromptSet.load(file, column)
     if not private:
         terminal.out.print(Text(str(data), style="dim"))
-    asked = len(data.rows) if limit is None else min(_validate.count("limit", limit), len(data.rows))
+    asked = len(data.rows) if limit is None else min(limit, len(data.rows))
+    sampler = settings.sampler(steps, guidance)
     options = datasets.RowOptions(
         rho=rho,
         tolerance=tolerance,
@@ -193,12 +260,14 @@ def prompts(
         seed=settings.seed,
         statistics=statistics,
         images=images,
-        detector=(detector or settings.own_detector()) if images else None,
+        detector=detector,
         private=private,
         save_certificates=save_certificates,
-        **settings.sampler(steps, guidance),
+        **sampler,
     )
-    adaptive, pipe = settings.whole(unet) if statistics or images else (settings.text_only(unet), None)
+    adaptive, pipe = (
+        settings.whole(unet, sampler["steps"]) if statistics or images else (settings.text_only(unet), None)
+    )
     name = "private" if private else file.name
     first = Path("runs") / ("prompts-private" if private else f"prompts-{slug(file.stem)}")
     how: dict[str, Any] = {"pipe": pipe, "batch_size": settings.batch_size}
@@ -212,9 +281,7 @@ def prompts(
         if there < asked:
             with terminal.out.status("timing a small certificate"):
                 seconds = datasets.estimated_seconds(adaptive, data.rows[there:asked], options, **how)
-            terminal.out.print(
-                f"[dim]{asked - there:,} prompts, {n:,} draws each: about {terminal.duration(seconds)}[/]"
-            )
+            show_work(f"{asked - there:,} prompts, {n:,} draws each", seconds, long=long)
         try:
             with terminal.bar("certifying") as tick:
                 source = settings.source(None if pipe is None else unet)
@@ -261,6 +328,8 @@ def prompts(
     plots.plot_certified_fraction(radii, tolerance=within, title=title).savefig(folder / "fraction.png")
     written = "results.jsonl, summary.json, fraction.png" + (", certificates/" if save_certificates else "")
     terminal.out.print(Text(f"written: {folder}/ ({written})"), soft_wrap=True)
+    if not total["certified"]:
+        raise typer.Exit(NO_ANSWER)
 
 
 def _about(given: PromptSet, taken: int, private: bool) -> dict[str, Any]:

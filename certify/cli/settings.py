@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from certify import _validate
-from certify.cli import terminal
+from certify.cli import checks, terminal
+from certify.cli.checks import checked
+from certify.cli.folders import a_drawing, a_folder
 from certify.cli.models import device_of
 
 if TYPE_CHECKING:
@@ -21,33 +22,91 @@ if TYPE_CHECKING:
 
 
 DEFAULT_CONCEPT = "circle"
-Prompt = Annotated[str, typer.Argument(help="The prompt.", show_default=False)]
-Model = Annotated[str | None, typer.Option(help="Hub id or folder of a Stable Diffusion 1.x/2.x pipeline.")]
+Prompt = Annotated[str, typer.Argument(help="The prompt.", show_default=False, callback=checked(checks.text))]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Hub id or folder of a Stable Diffusion 1.x/2.x pipeline.",
+        show_default="the embedded model",
+        callback=checked(checks.model),
+    ),
+]
 UNet = Annotated[
-    str | None, typer.Option(help="State dict, folder or LoRA of an unlearned U-Net, put on top of --model.")
+    str | None,
+    typer.Option(
+        "--unet",
+        help="State dict, folder or LoRA of an unlearned U-Net, put on top of --model.",
+        callback=checked(checks.overlay),
+    ),
 ]
 TextEncoder = Annotated[
-    str | None, typer.Option(help="State dict, folder or LoRA of an unlearned text encoder, put on top of --model.")
+    str | None,
+    typer.Option(
+        help="State dict, folder or LoRA of an unlearned text encoder, put on top of --model.",
+        callback=checked(checks.overlay),
+    ),
 ]
 Variant = Annotated[
     str | None,
-    typer.Option(help="Of the weight files: fp16 for *.fp16.safetensors. A folder's only one needs no name."),
+    typer.Option(
+        help="Of the weight files: fp16 for *.fp16.safetensors. A folder's only one needs no name.",
+        callback=checked(checks.text),
+    ),
 ]
-Draws = Annotated[int, typer.Option("--n", help="Monte Carlo draws.")]
-Alpha = Annotated[float, typer.Option(help="Failure probability of the certificate as a whole.")]
+Draws = Annotated[int, typer.Option("--n", help="Monte Carlo draws.", callback=checked(checks.count()))]
+Alpha = Annotated[
+    float,
+    typer.Option(help="Failure probability of the certificate as a whole.", callback=checked(_validate.failure)),
+]
 Column = Annotated[
     str | None,
     typer.Option(
-        help="The file's column of prompts: its name, or its index from 0 where there is no header. [default: by its name]"
+        help="The file's column of prompts: its name, or its index from 0 where there is no header.",
+        show_default="by its name",
+        callback=checked(checks.text),
     ),
 ]
-Steps = Annotated[int | None, typer.Option(help="Sampler steps. [default: 50; embedded model: 8]")]
-Guidance = Annotated[float | None, typer.Option(help="Guidance scale. [default: 7.5; embedded model: 2]")]
-Seed = Annotated[int, typer.Option(help="Seed of all draws.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, …; default: cuda where there is one.")]
-Drawing = Annotated[Path | None, typer.Option(help="Write a picture here (.png, .svg or .pdf).")]
+Detector = Annotated[
+    str | None,
+    typer.Option(
+        help="What an attack wants to see: judge:LABEL, nudenet or nudenet:SCORE.",
+        show_default="the concept, with the embedded model",
+        callback=checked(checks.detector),
+    ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(help="Sampler steps.", show_default="50; embedded model: 8", callback=checked(checks.count())),
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(help="Guidance scale.", show_default="7.5; embedded model: 2", callback=checked(_validate.positive)),
+]
+Radius = Annotated[float, typer.Option(help="Radius, in units of the noise.", callback=checked(_validate.positive))]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(
+        help="Squared distance to keep.",
+        show_default="that of the prompt without the concept",
+        callback=checked(_validate.positive),
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Seed of all draws.", callback=checked(checks.count(0)))]
+Device = Annotated[
+    str | None,
+    typer.Option(help="cpu, cuda, …", show_default="cuda where there is one", callback=checked(checks.device)),
+]
+Drawing = Annotated[
+    Path | None, typer.Option(help="Write a picture here (.png, .svg or .pdf).", callback=checked(a_drawing))
+]
 Concepts = Annotated[
-    list[str] | None, typer.Option("--concept", "-c", help="Concepts of the certificate, where they are files.")
+    list[str] | None,
+    typer.Option(
+        "--concept",
+        "-c",
+        help="Concepts of the certificate, where they are files.",
+        callback=checked(checks.concepts),
+    ),
 ]
 TrustNames = Annotated[
     bool,
@@ -56,9 +115,29 @@ TrustNames = Annotated[
 Fresh = Annotated[bool, typer.Option("--fresh", help="Begin anew, whatever an earlier start has drawn.")]
 Kept = Annotated[
     Path | None,
-    typer.Option("--out", help="Folder for the certificate, and until then for what is drawn.", show_default=False),
+    typer.Option(
+        "--out",
+        help="Folder for the certificate, and until then for what is drawn.",
+        show_default=False,
+        callback=checked(a_folder),
+    ),
 ]
-Batch = Annotated[int | None, typer.Option("--batch-size", help="Encodings in one call of the text encoder.")]
+Batch = Annotated[
+    int | None,
+    typer.Option("--batch-size", help="Encodings in one call of the text encoder.", callback=checked(checks.count())),
+]
+Long = Annotated[bool, typer.Option("--long", help="Run even where the estimate is over 24 hours.")]
+
+
+def _known(name: str) -> tuple[str, ...]:
+    """Words that the library knows, by the name of their list."""
+    from certify.adaptive import concepts, policies
+
+    return tuple(getattr(concepts if name == "SIMILARITIES" else policies, name))
+
+
+def _dtypes() -> tuple[str, ...]:
+    return ("float32", "float16", "bfloat16", "float64")
 
 
 @dataclass
@@ -67,44 +146,115 @@ class Settings:
 
     concept: Annotated[
         list[str] | None,
-        typer.Option("--concept", "-c", help="What to suppress: a name or a file of pairs. Repeat for several."),
+        typer.Option(
+            "--concept",
+            "-c",
+            help="What to suppress: a name or a file of pairs. Repeat for several.",
+            show_default=DEFAULT_CONCEPT,
+            callback=checked(checks.concepts),
+        ),
     ] = None
     model: Model = None
     text_encoder: TextEncoder = None
     variant: Variant = None
-    sigma0: Annotated[float | None, typer.Option(help="Base noise, absolute, as in the paper.")] = None
-    sigma0_relative: Annotated[float | None, typer.Option(help="Base noise in spreads of the token embeddings.")] = None
-    k: Annotated[float | None, typer.Option("--k", help="How fast noise grows with relevance.")] = None
+    sigma0: Annotated[
+        float | None,
+        typer.Option(help="Base noise, absolute, as in the paper.", callback=checked(_validate.positive)),
+    ] = None
+    sigma0_relative: Annotated[
+        float | None,
+        typer.Option(
+            help="Base noise in standard deviations of the token embeddings.", callback=checked(_validate.positive)
+        ),
+    ] = None
+    k: Annotated[
+        float | None,
+        typer.Option("--k", help="How fast noise grows with relevance.", callback=checked(_validate.not_negative)),
+    ] = None
     use_global: Annotated[bool, typer.Option("--global", help="Use global relevance, too (Algorithm 1's flag).")] = (
         False
     )
     policy: Annotated[
-        str, typer.Option(help="How Σ comes about: frozen, noise-then-adapt or memory (what may be claimed: T7).")
+        str,
+        typer.Option(
+            help="How Σ comes about: frozen, noise-then-adapt or memory (what may be claimed: T7).",
+            callback=checked(checks.choice(functools.partial(_known, "POLICIES"))),
+        ),
     ] = "frozen"
     sigma_min: Annotated[
-        float | None, typer.Option(help="First noise of noise-then-adapt, absolute. [default: σ₀]", show_default=False)
+        float | None,
+        typer.Option(
+            help="First noise of noise-then-adapt, absolute.", show_default="σ₀", callback=checked(_validate.positive)
+        ),
     ] = None
-    sharing: Annotated[str, typer.Option(help="What its draws share: none, sigma or input.")] = "none"
-    regions: Annotated[Path | None, typer.Option(help="Folder of the regions of policy memory.")] = None
-    aggregate: Annotated[str, typer.Option(help="median or mean of the noisy encodings.")] = "median"
-    replicas: Annotated[int, typer.Option(help="Noisy encodings K of the deployed smoother.")] = 13
+    sharing: Annotated[
+        str,
+        typer.Option(
+            help="What the draws of noise-then-adapt share: none, sigma or input.",
+            callback=checked(checks.choice(functools.partial(_known, "SHARING"))),
+        ),
+    ] = "none"
+    regions: Annotated[
+        Path | None, typer.Option(help="Folder of the regions of policy memory.", callback=checked(a_folder))
+    ] = None
+    aggregate: Annotated[
+        str,
+        typer.Option(
+            help="median or mean of the noisy encodings.",
+            callback=checked(checks.choice(functools.partial(_known, "AGGREGATES"))),
+        ),
+    ] = "median"
+    replicas: Annotated[
+        int, typer.Option(help="Noisy encodings K of the deployed smoother.", callback=checked(checks.count()))
+    ] = 13
     truncate: Annotated[
         bool,
         typer.Option("--truncate", help="Cut prompts that do not fit into the context, as the plain pipeline does."),
     ] = False
-    similarity: Annotated[str | None, typer.Option(help="Cosine over the encoding: flattened or end-of-text.")] = None
+    similarity: Annotated[
+        str | None,
+        typer.Option(
+            help="Cosine over the encoding: flattened or end-of-text.",
+            callback=checked(checks.choice(functools.partial(_known, "SIMILARITIES"))),
+        ),
+    ] = None
     seed: Seed = 0
     device: Device = None
-    dtype: Annotated[str | None, typer.Option(help="float32, float16, bfloat16.")] = None
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="float32, float16, bfloat16 or float64.",
+            show_default="float32",
+            callback=checked(checks.choice(_dtypes)),
+        ),
+    ] = None
     batch_size: Batch = None
     memory: Annotated[
-        str | None, typer.Option(help="What kept draws may take, as in 4GB; then they go to disk. [default: 1GiB]")
+        str | None,
+        typer.Option(
+            help="What kept draws may take, as in 4GB; then they go to disk.",
+            show_default="1GiB",
+            callback=checked(checks.size),
+        ),
     ] = None
 
     @property
     def bytes(self) -> int | None:
         """`memory` in bytes."""
-        return None if self.memory is None else _bytes("memory", self.memory)
+        return None if self.memory is None else checks.size("--memory", self.memory)
+
+    def check(self) -> None:
+        """Refuses options that are fine by themselves and not together."""
+        if self.sigma0 is not None and self.sigma0_relative is not None:
+            raise ValueError(
+                f"--sigma0 = {self.sigma0!r} and --sigma0-relative = {self.sigma0_relative!r}: must be only one of the two"
+            )
+        if (self.policy == "memory") is (self.regions is None):
+            given = None if self.regions is None else str(self.regions)
+            raise ValueError(f"--regions = {given!r}: must be given with --policy memory, and with no other")
+        for name, value, default in (("--sigma-min", self.sigma_min, None), ("--sharing", self.sharing, "none")):
+            if self.policy != "noise-then-adapt" and value != default:
+                raise ValueError(f"{name} = {value!r}: must be left out but with --policy noise-then-adapt")
 
     @property
     def concepts(self) -> list[str]:
@@ -170,13 +320,16 @@ class Settings:
             terminal.out.print("[dim]--unet is not used: the text encoding does not depend on it.[/]")
         return smoother
 
-    def whole(self, unet: str | None) -> tuple[AdaptiveMedianSmoother, Any]:
-        """The smoother and the pipeline it is built on."""
+    def whole(self, unet: str | None, steps: int | None = None) -> tuple[AdaptiveMedianSmoother, Any]:
+        """The smoother and the pipeline it is built on, whose sampler can take so many steps."""
         from certify.adaptive import AdaptiveMedianSmoother
         from certify.models import load_pipeline
 
         with terminal.out.status("loading the pipeline"):
             pipe = load_pipeline(self.model, unet=unet, **self._loading())
+            most = int(pipe.scheduler.config.num_train_timesteps)
+            if steps is not None and steps > most:
+                raise ValueError(f"--steps = {steps}: must be at most {most}, which this model was trained with")
             smoother = AdaptiveMedianSmoother.from_pipeline(pipe, self.concepts, **self.smoothing())
         terminal.show_overlays(pipe)
         return smoother, pipe
@@ -203,28 +356,9 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**given: Any) -> None:
         settings = Settings(**{option.name: given.pop(option.name) for option in shared})
-        _ = settings.bytes  # refused before any work is done
+        settings.check()
         command(settings=settings, **given)
 
     run.__signature__ = own.replace(parameters=[*mine, *shared])  # type: ignore[attr-defined]
     run.__annotations__ = {q.name: q.annotation for q in (*mine, *shared)} | {"return": None}
     return run
-
-
-def _bytes(name: str, text: str) -> int:
-    """A number of bytes in words: 4GB, 512 MiB, 1000000."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?)b?|b)?\s*", text, re.IGNORECASE)
-    size = 0
-    if found:
-        number, letter, binary = found.groups()
-        size = int(float(number) * (1024 if binary else 1000) ** ("kmgt".index(letter.lower()) + 1 if letter else 0))
-    if size < 1:
-        raise ValueError(f"{name} = {text!r}: must be a number of bytes such as 4GB, 512MiB or 1000000")
-    return size
-
-
-def check_numbers(*, n: int, alpha: float, rho: float = 1.0) -> None:
-    """Refuses what no statement can be made of, before a model is loaded."""
-    _validate.positive("rho", rho)
-    _validate.failure("alpha", alpha)
-    _validate.count("n", n)

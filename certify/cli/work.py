@@ -13,10 +13,35 @@ if TYPE_CHECKING:
     from certify.adaptive import AdaptiveMedianSmoother
 
 
+MOST_HOURS = 24
+"""What a run may take without being asked for with --long."""
+
+
+def show_work(said: str, seconds: float, *, long: bool, at_most: bool = False) -> None:
+    """Says what is going to be drawn and how long that takes; refuses it where it is too long not to be a slip.
+
+    Raises:
+        ValueError: the estimate is over `MOST_HOURS`, and `long` is false.
+    """
+    about = "at most " if at_most else ""
+    terminal.out.print(f"[dim]{said}: {about}about {terminal.duration(seconds)}[/]")
+    if seconds > 3600 * MOST_HOURS and not long:
+        raise ValueError(
+            f"this takes {about}about {seconds / 3600:,.0f} hours: must be at most {MOST_HOURS}; ask for less "
+            "(--n, --statistics, --images), or give --long to run it all the same"
+        )
+
+
 def work_ahead(
-    adaptive: AdaptiveMedianSmoother, pipe: Any, text: str, n: int, steps: int, statistics: int, images: int
-) -> str:
-    """What is going to be drawn, and about how long it takes: one batch is timed first."""
+    adaptive: AdaptiveMedianSmoother,
+    pipe: Any,
+    text: str,
+    n: int,
+    steps: int = 0,
+    statistics: int = 0,
+    images: int = 0,
+) -> tuple[str, float]:
+    """What is going to be drawn, and about how many seconds it takes: one batch is timed first."""
     import torch
 
     from certify.montecarlo.streams import row_generator
@@ -33,11 +58,12 @@ def work_ahead(
 
     each = timed(lambda: deployment(z, source)) / 4  # one deployed encoding
     seconds = each * (n * 1.2 / deployment.replicas + (2 if pipe is not None else 1) * statistics + images)
-    said = f"{n:,} draws of {math.prod(deployment.y.shape):,} inputs"
+    said = [f"{n:,} draws of {math.prod(deployment.y.shape):,} inputs"] if n else []
     if pipe is not None and adaptive.denoiser is not None:
         denoiser = adaptive.denoiser
         x, h = torch.zeros(16, *denoiser.latent_shape, device=z.device), adaptive.encoder.plain([text] * 16)
         one = timed(lambda: denoiser(x, 1, h)) / 16
         seconds += one * (8 * statistics + 1.5 * images * (2 * steps + 4))
-        said += f", {statistics:,} statistics" + (f", {images:,} images" if images else "")
-    return f"{said}: about {terminal.duration(seconds)}"
+        said += [f"{statistics:,} statistics"] if n else []
+        said += [f"{images:,} images"] if images else []
+    return ", ".join(said), seconds

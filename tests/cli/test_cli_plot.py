@@ -46,7 +46,10 @@ def test_a_runs_fraction(run, folders, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("one", "picture"), "what = 'picture': must be one of curve, rate, noise, ellipsoid, relevance, fraction"),
+        (
+            ("one", "picture"),
+            "what = 'picture': must be one of 'curve', 'rate', 'noise', 'ellipsoid', 'relevance', 'fraction'",
+        ),
         (("one", "curve", "--out", "a.jpg"), "out = 'a.jpg': must end in .png or .svg or .pdf"),
         (("one", "curve", "--out", "no/a.png"), "does not exist"),
         (("one", "rate", "--out", "a.png"), "holds no certified event"),
