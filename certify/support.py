@@ -210,7 +210,8 @@ def as_support(value: Any) -> Support | None:
 class Inside:
     """Takes draws as an accumulator does, keeps nothing of them, and refuses the first that is outside a support.
 
-    One such draw is proof that the support is false, and everything that rests on it void.
+    One such draw is proof that the support is false, and everything that rests on it void. Whoever takes a support draws with
+    one of these: what the bounds cut down to a support they do not check again.
     """
 
     key = "inside the support"

@@ -41,7 +41,10 @@ def mixed(images: Tensor) -> Tensor:
 
 
 WRONG: dict[str, tuple[Callable[[Tensor], Any], str]] = {
-    "bytes as floats": (lambda x: (255 * x).round(), r"\[0\] has values from .* to 25\d: must be in \[0, 1\]; divide"),
+    "bytes as floats": (
+        lambda x: (255 * x).round(),
+        r"\[0\] has values from \d\.0 to 25\d\.0: must be in \[0, 1\]; divide",
+    ),
     "bytes": (lambda x: (255 * x).byte(), r"has dtype torch.uint8: must be floating-point .*; divide bytes by 255"),
     "[-1, 1]": (lambda x: 2 * x - 1, r"\[0\] has values from -.*: must be in \[0, 1\]; .* take \(images \+ 1\) / 2"),
     "mixed": (mixed, r"\[5\] has values from .* to 25\d.*: must be in \[0, 1\].*\(1 of 6 images\)"),

@@ -30,7 +30,6 @@ from certify import (
     plan,
     statistic_bound,
 )
-from certify.montecarlo.checkpoint import CheckpointError
 from certify.noise import Noise, as_noise
 
 NOISES = [
@@ -185,16 +184,18 @@ def test_every_statement_takes_it(kind, widths):
 
 @every
 def test_draws_of_one_noise_are_not_taken_for_those_of_another(kind, widths, tmp_path):
-    """A checkpoint names the noise by all digits of it: a run around another one is refused."""
+    """A checkpoint names the noise by all digits of it: a run around another one has another, and its own draws."""
     options = {"rho": 0.05, "n": 200, "checkpoint": tmp_path / "draws"}
     first = percentile_bounds(f, Y, kind(widths), **options)
     assert torch.equal(percentile_bounds(f, Y, kind(widths), **options).upper, first.upper)
-    with pytest.raises(CheckpointError, match="noise"):
-        percentile_bounds(f, Y, kind(widths * (1 + 1e-12)), **options)
-    others = [other for other, _ in NOISES if other is not kind]
-    for other in others:
-        with pytest.raises(CheckpointError, match="noise"):
-            percentile_bounds(f, Y, other(widths), **options)
+    kept = {file: file.read_bytes() for file in options["checkpoint"].iterdir()}
+    others = [kind(widths * (1 + 1e-12)), *(other(widths) for other, _ in NOISES if other is not kind)]
+    for number, other in enumerate(others, start=2):
+        fresh = percentile_bounds(f, Y, other, **{**options, "checkpoint": None})
+        assert not torch.equal(fresh.upper, first.upper)
+        assert torch.equal(percentile_bounds(f, Y, other, **options).upper, fresh.upper)
+        assert len(list(options["checkpoint"].glob("bounding-*.safetensors"))) == number
+    assert {file: file.read_bytes() for file in kept} == kept
 
 
 class Incomplete:

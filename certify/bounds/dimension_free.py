@@ -29,7 +29,6 @@ import torch
 from torch import Tensor
 
 from certify._floats import TOO_LARGE, grown, in_units, length, square, unit_of, up
-from certify._text import shown
 from certify.bounds.base import Evaluation, Evidence, Method, Setting, pilot_rank
 from certify.bounds.percentile import beyond, box_reach, draws_needed
 from certify.confidence import clopper_pearson, extreme_rank
@@ -83,23 +82,6 @@ def a_priori_reach(support: Support | None, center: Tensor) -> Tensor:
     if support is None:
         return torch.full((rows,), math.inf, dtype=torch.float64)
     return support.reach(center)
-
-
-def check_reach(distances: Tensor, reach: Tensor) -> None:
-    """Refuses a support that draws leave: what rests on it would be void.
-
-    Args:
-        distances: (n, rows).
-        reach: (rows,), what the support allows.
-    """
-    furthest = distances.max(dim=0).values
-    outside = furthest > reach * (1 + 1e-6)
-    if bool(outside.any()):
-        row = int(outside.nonzero()[0])
-        raise ValueError(
-            f"support: a draw is {shown(float(furthest[row]), 'up')} from the center in row {row}, where the support allows "
-            f"{shown(float(reach[row]), 'down')}; the support must hold every value of f"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,7 +279,6 @@ class DimensionFreeMSE(Method):
     def at(self, rho: float, seen: Mapping[str, Accumulator]) -> Evaluation:
         setting, plan = self.setting, self.plan
         distances = cast(Distances, seen[f"distances {id(plan.origin)}"]).rows()
-        check_reach(distances, plan.reach)
         ordered = _joined(distances, plan.apart).sort(dim=0).values
         radii = self._limits(ordered, rho, plan)
         if setting.reference == "population":

@@ -244,9 +244,6 @@ def percentile_box(
         shape: output shape.
         support: a-priori support; the box is cut down to it.
         p_high: the percentile that the upper end is about, if it is another one than `p`.
-
-    Raises:
-        ValueError: a draw lies outside the support, so the support is wrong and anything that rests on it void.
     """
     tails = Tails(noise.tails(p, rho).lower, noise.tails(p if p_high is None else p_high, rho).upper)
     low_rank, high_rank = ranks(seen.count, tails, alpha)
@@ -258,7 +255,6 @@ def percentile_box(
         upper = seen.largest(high_rank).to("cpu", torch.float64, copy=True)
     if support is not None:
         floor, ceiling = support.over(shape)
-        _check_support(seen, floor, ceiling)
         lower, upper = torch.maximum(lower, floor), torch.minimum(upper, ceiling)
     return Box(lower, upper, low_rank, high_rank)
 
@@ -310,16 +306,3 @@ def guessed_reach(setting: Setting, ordered: Tensor, low_rank: int, high_rank: i
         floor, ceiling = setting.support.over(shape)
         lower, upper = torch.maximum(lower, floor), torch.minimum(upper, ceiling)
     return box_reach(lower, upper, setting.center)
-
-
-def _check_support(seen: ExtremeRanks, floor: Tensor, ceiling: Tensor) -> None:
-    if seen.low < 1 or seen.high < 1:
-        return
-    least, most = seen.smallest(1).to("cpu", torch.float64), seen.largest(1).to("cpu", torch.float64)
-    outside = (least < floor) | (most > ceiling)
-    if bool(outside.any()):
-        where = tuple(int(i) for i in outside.nonzero()[0])
-        raise ValueError(
-            f"support = [{floor[where].item()}, {ceiling[where].item()}] at output {where}: a draw reached "
-            f"[{least[where].item()}, {most[where].item()}]; the support must hold every value of f"
-        )

@@ -35,7 +35,7 @@ from certify._records import Shown
 from certify._text import shown
 from certify.bounds.base import Evaluation, Evidence, Method, Run, Setting, pilot_rank
 from certify.bounds.deployed import LimitEvidence, limit_verdict, statistic_limits
-from certify.bounds.dimension_free import DistanceExceedances, a_priori_reach, check_reach
+from certify.bounds.dimension_free import DistanceExceedances, a_priori_reach
 from certify.bounds.percentile import (
     BoxEvidence,
     beyond,
@@ -165,8 +165,6 @@ class ReplicasRoute(DeployedMethod):
     def at(self, rho: float, seen: Mapping[str, Accumulator]) -> Evaluation:
         values = cast(Groups, seen[self._groups().key]).values().sort().values
         rank, cap = self._rank(rho, len(values)), self._cap()
-        if len(values):
-            check_reach(values[:, None], torch.tensor([cap], dtype=torch.float64))
         value = min(up(float(values[len(values) - rank]), 1e-10) if rank else math.inf, cap)
         if math.isinf(value):
             tail = self.setting.noise.tails(self.q, rho, self.replicas).upper
@@ -385,7 +383,6 @@ class DimensionFreeRoute(DeployedMethod):
     def at(self, rho: float, seen: Mapping[str, Accumulator]) -> Evaluation:
         setting = self.setting
         distances = cast(Distances, seen[f"distances {id(setting.center)}"]).rows()
-        check_reach(distances, self._reach)
         ordered = length(distances, dim=1).sort().values
         rank = extreme_rank(setting.n, self._tail(rho), self.alpha)
         radius = min(up(float(ordered[len(ordered) - rank]), 1e-10) if rank else math.inf, self.reach)

@@ -305,8 +305,8 @@ def test_without_an_a_priori_range_it_abstains(support):
 
 
 def test_a_support_that_a_draw_leaves_is_refused():
-    with pytest.raises(ValueError, match=r"support: a draw is .* the support must hold every value of f"):
-        bound(lambda z: z, torch.zeros(2), rho=1.0, n=500, support=(-1.0, 1.0), pilot=0, center=torch.zeros(2))
+    with pytest.raises(ValueError, match=r"support = \[-1.0, 1.0\] at output \(\d,\): a draw reached .* must hold"):
+        mse_bound(lambda z: z, torch.zeros(2), 1.0, smoother="mean", rho=1.0, n=500, support=(-1.0, 1.0))
 
 
 def test_a_constant_function_does_not_move():

@@ -174,6 +174,7 @@ spectra = st.fixed_dictionaries(
 
 
 @given(spectra, st.floats(1, 3), st.floats(1, 3), st.floats(1, 3), st.floats(0, 3))
+@example({"second": 7.0, "outside": 0.0, "drift": 0.125}, 1.0, 1.0, 2.0, 1.0)  # past the distance of the origin, 0.141
 def test_t11_grows_with_each_limit_it_rests_on(numbers, a, b, c, rho):
     """λ, p̄ and m: a larger one is never a smaller bound (up to the search for the best θ)."""
     zero = torch.zeros(2, dtype=torch.float64)

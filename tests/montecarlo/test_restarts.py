@@ -184,7 +184,7 @@ def test_a_full_disk_leaves_the_last_save_and_says_so(tmp_path):
     acc = AllDraws()
     how = {"n": 4000, "seed": 0, "stream": "pilot", "checkpoint": Checkpoint(tmp_path, interval=0)}
     draw(f, Y, GaussianNoise(1.0), accumulators=[acc], **how)
-    assert count == 4000 - kept
+    assert count == 4000 - kept + 64  # a block is evaluated again
     assert len(list(tmp_path.iterdir())) == 1
 
 
