@@ -307,7 +307,7 @@ def resumed(kind: str, folder: Path, told: Told | None = None) -> Any:
 
 # --- the embedded model -------------------------------------------------------------------------------------------------
 
-PROMPT = "a photo of a red circle"
+PROMPT, SHORT = "a photo of a red circle", "red circle"
 SMALL: dict[str, Any] = {"n": 400, "alpha": 0.1, "seed": 11, "rhos": [0.25, 0.5], "rho": 0.5, "rho_deployed": 0.125}
 
 
@@ -341,9 +341,9 @@ def prompt_policies(folder: Path) -> Any:
         "noise-then-adapt": adapting,
         "memory": _smoother(n=3, policy="memory", memory=folder / "memory"),
     }
-    smoothers["memory"].remember(PROMPT, 0.5)
+    smoothers["memory"].remember(SHORT, 0.5)
     asked = {**SMALL, "rhos": None}
-    made = {name: smoother.certify(PROMPT, statistics=64, **asked) for name, smoother in smoothers.items()}
+    made = {name: smoother.certify(SHORT, statistics=64, **asked) for name, smoother in smoothers.items()}
     return {name: of_certificate(certificate, folder / name) for name, certificate in made.items()}
 
 

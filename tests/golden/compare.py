@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ ASKED = ("alpha", "share", "p", "q")
 DIGESTS = ("memory_sha256", "tensors_sha256")
 """Digests of numbers that are compared one by one, or of the last digits of σ."""
 
+_SHORT = re.compile(r"\[\n\s*([^\[\]{}]*?)\n\s*\]")  # a list without lists in it; strings hold no line's end
 _WHOLE = 12  # entries of a tensor that is written down whole
 
 PUBLIC = (
@@ -80,8 +82,9 @@ def as_data(value: Any) -> Any:
 
 
 def text(data: Any) -> str:
-    """As it is committed: a diff of it can be read."""
-    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    """As it is committed: a diff of it can be read. A list of numbers is a line."""
+    lines = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
+    return _SHORT.sub(lambda found: "[" + re.sub(r"\n\s*", " ", found[1]) + "]", lines) + "\n"
 
 
 def differences(old: Any, new: Any, tolerance: float = RELATIVE, where: str = "") -> Iterator[str]:
