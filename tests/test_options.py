@@ -36,6 +36,7 @@ FOREIGN = {
     ("certify/style.py", "drawn"),
     ("certify/style.py", "savefig"),
     ("certify/_records.py", "__init_subclass__"),
+    ("certify/cli/endings.py", "make_context"),
     ("certify/cli/settings.py", "run"),
 }
 # Names of what is put on record, and fields of a dataclass, which refuses others itself.
