@@ -18,6 +18,7 @@ from certify.cli.folders import DRAWINGS, new_file, there
 from certify.cli.models import compare_weights, device_of, named
 from certify.cli.processes import one_process
 from certify.cli.settings import Batch, Concepts, Device, Long, Model, TextEncoder, TrustNames, UNet, Variant
+from certify.cli.work import show_work, work_ahead
 
 _PAGES = (".html", ".htm")
 
@@ -111,10 +112,15 @@ def check(
             if text_only:
                 functions = {name: f for name, f in functions.items() if name == EMBEDDING}
             y = adaptive.problem(text).y
+            asked = {c.function: n or c.n for c in certificate.claims if c.function in functions}
+            draws = asked.pop(EMBEDDING, 0)
+            ahead = work_ahead(adaptive, pipe, text, draws, statistics=sum(asked.values()))
         else:  # bounds of `problem(…).f`, put together by hand
             tokenized = encoder.tokenize(text)
             functions, y = {names.pop(): lambda z: encoder.encode(z, tokenized)}, encoder.embed(tokenized)
     terminal.show_overlays(encoder if pipe is None else pipe)
+    if of_prompt:
+        show_work(*ahead, long=long)
     started = time.perf_counter()
     with terminal.bar("drawing afresh") as tick:
         report = certificate.check(functions, y, seed=seed, n=n, level=level, batch_size=batch_size, progress=tick)

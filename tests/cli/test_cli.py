@@ -191,6 +191,9 @@ def test_private_writes_no_word_of_the_prompt(run, tmp_path):
             assert word not in file.read_bytes()
     code, _, err = run("check", str(folder))
     assert (code, "--prompt" in err) == (2, True)
+    code, _, err = run("check", str(folder), "--prompt", "a drawing of a teal pinwheel", "--n", "1000000000000")
+    assert code == 2
+    assert "hours: must be at most 24" in err
     code, out, _ = run("check", str(folder), "--prompt", "a drawing of a teal pinwheel", "--n", "500")
     assert (code, "Not refuted" in out) == (0, True)
     for other in ("a drawing of a red pinwheel", "a drawing of a pinwheel"):
