@@ -427,7 +427,7 @@ class Results:
                 "command goes on from there",
             ) from error
         self.done.append(kept)
-        if len(self.done) == len(self.data.rows):
+        if self.settings.get("private") and len(self.done) == len(self.data.rows):
             (self.folder / _DATA).unlink(missing_ok=True)
 
     def certificate_folder(self, number: int) -> Path:

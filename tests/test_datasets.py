@@ -62,6 +62,18 @@ def test_text_is_a_prompt_a_line(tmp_path):
     assert [(r.number, r.line, r.prompt) for r in rows] == [(1, 1, "a circle"), (2, 3, "a, b")]
 
 
+def test_a_file_named_as_the_key_of_a_private_run_stays(tmp_path, data):
+    for private in (False, True):
+        folder = tmp_path / str(private)
+        with Results(folder, {**SETTINGS, "private": private}, data) as results:
+            assert (folder / "private.json").exists() is private
+            if not private:
+                (folder / "private.json").write_text("mine")
+            for number in (1, 2, 3):
+                results.append(record(number))
+        assert (folder / "private.json").exists() is not private
+
+
 def test_the_digest_is_of_the_content(tmp_path):
     digest = load(tmp_path, "a.csv", "prompt,kind\na circle,x\n").sha256
     assert load(tmp_path, "b.csv", "\ufeffprompt,kind\r\n\r\na circle,x\r\n").sha256 == digest

@@ -162,9 +162,9 @@ def resumable(
 
 
 def _tidy(folder: Path) -> None:
-    """Removes a folder of ours, and runs/, if nothing is in them."""
+    """Removes a folder of ours, and runs/, if nothing is in them. A link is somebody's, wherever it leads."""
     for path in (folder, Path("runs")):
-        if path.is_dir() and not any(path.iterdir()):
+        if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
             path.rmdir()
 
 

@@ -15,6 +15,7 @@ draws in it would make necessary in any case: who has the model can test guesses
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import hmac
 import json
 import os
@@ -31,7 +32,8 @@ from certify.montecarlo.checkpoint import AGAIN, Checkpoint, CheckpointError
 __all__ = ["RunFolder", "as_run_folder"]
 
 _FORMAT = "certify run 3"
-_RUN, _LOCK, _WRITTEN, _KEY = "run.json", "lock", "written.jsonl", "private.key"
+_RUN, _LOCK, _WRITTEN, _KEY = "run.json", "lock", "written.jsonl", "certify-private.key"
+_KEY_FORMAT = "certify private key 1"
 _SECONDS = 10.0
 
 
@@ -128,13 +130,14 @@ class RunFolder:
         if self.path is None or not self.path.is_dir():
             return
         self._clear()
-        for name in (_WRITTEN, _LOCK, _RUN):
-            _unlinked(self.path / name)
+        _unlinked(self.path / _WRITTEN)
+        if (self.path / _LOCK).is_file() and not (self.path / _LOCK).stat().st_size:  # ours is empty
+            _unlinked(self.path / _LOCK)
+        _unlinked(self.path / _RUN)
         with contextlib.suppress(OSError):
             self.path.rmdir()
         with contextlib.suppress(OSError):
-            if [entry.name for entry in self.folder.iterdir()] == [_KEY]:
-                _unlinked(self.folder / _KEY)
+            self._remove_key()
             self.folder.rmdir()
 
     @property
@@ -146,13 +149,24 @@ class RunFolder:
     def _key(self) -> bytes:
         """The key of private runs, made where there is none."""
         path = self.folder / _KEY
-        if not path.exists():
+        if not path.exists() and not path.is_symlink():
             _files.make_folder(self.folder)
-            _files.write(path, secrets.token_hex(32) + "\n", owner_only=True)
-        text = path.read_text(encoding="ascii", errors="replace").strip()
-        if not re.fullmatch("[0-9a-f]{64}", text):
-            raise CheckpointError(f"checkpoint {str(self.folder)!r}: {_KEY} is damaged; {AGAIN}")
-        return bytes.fromhex(text)
+            _files.write(path, _key_text(secrets.token_hex(32)), owner_only=True)
+        text = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+        key = text.decode("ascii", "replace").splitlines()[1:2]
+        if not key or text != _key_text(key[0]).encode():
+            raise ValueError(
+                f"checkpoint = {str(self.folder)!r}: holds a {_KEY} that is damaged or not of a private run; "
+                "choose another folder"
+            )
+        return bytes.fromhex(key[0])
+
+    def _remove_key(self) -> None:
+        """Removes the key that this run is named with, if no other run can be."""
+        path = self.folder / _KEY
+        others = any(re.fullmatch(r"[0-9a-f]{16}(\.damaged-\d+)?", entry.name) for entry in self.folder.iterdir())
+        if self._salt and not others and path.read_bytes() == _key_text(self._salt.hex()).encode():
+            _unlinked(path)
 
     def _digest_of(self, settings: Mapping[str, Any], secret: str | None) -> str:
         digest = json_digest(dict(settings))
@@ -248,6 +262,11 @@ class RunFolder:
 def as_run_folder(value: RunFolder | str | Path) -> RunFolder:
     """`value` as a run folder: one, or its path."""
     return value if isinstance(value, RunFolder) else RunFolder(value)
+
+
+def _key_text(key: str) -> str:
+    """A key's file: sealed, since what is not ours is neither used nor removed, whatever its name."""
+    return f"{_KEY_FORMAT}\n{key}\n{hashlib.sha256(f'{_KEY_FORMAT} {key}'.encode()).hexdigest()}\n"
 
 
 def _unlinked(path: Path) -> None:

@@ -140,7 +140,7 @@ def test_a_private_run_tells_nothing_while_it_runs(adaptive: AdaptiveMedianSmoot
             assert word not in texts
         if private:
             assert stat.S_IMODE(kept.path.stat().st_mode) == 0o700
-            assert stat.S_IMODE((kept.folder / "private.key").stat().st_mode) == 0o600
+            assert stat.S_IMODE((kept.folder / "certify-private.key").stat().st_mode) == 0o600
             assert {stat.S_IMODE(path.stat().st_mode) for path in files if path.suffix == ".safetensors"} == {0o600}
     # The key alone tells the folder's name, another prompt has another one, and the same goes on.
     again, other = stopped(tmp_path / "True", True), stopped(tmp_path / "True", True, "a circle")

@@ -16,6 +16,7 @@ import pytest
 
 from certify import cli
 from certify.cli import terminal
+from certify.cli.folders import kept
 from certify.cli.settings import Settings
 from tests.cli.stopped import SAVE, stopped
 
@@ -273,3 +274,13 @@ def test_sizes(text, size):
 def test_no_sizes(text):
     with pytest.raises(ValueError, match="must be a number of bytes such as 4GB"):
         _ = Settings(memory=text).bytes
+
+
+def test_a_link_to_an_empty_folder_is_not_removed(tmp_path, monkeypatch):
+    """runs/ may be a link to a larger disk; its removal was tried, and failed."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "runs").symlink_to(tmp_path / "disk")
+    with pytest.raises(ValueError, match="refused"), kept(tmp_path / "runs"):
+        raise ValueError("refused")
+    assert (tmp_path / "runs").is_symlink()

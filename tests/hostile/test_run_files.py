@@ -6,6 +6,7 @@ is that nothing in it makes a reader fail in another way than by saying so, or h
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -231,6 +232,53 @@ def test_a_run_that_is_over_leaves_nothing(tmp_path):
         spilling(kept)
         kept.remove()
     assert not (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("name", ["private.key", "certify-private.key", "lock"])
+@pytest.mark.parametrize("text", ["mine", "0" * 64 + "\n", "certify private key 1\n" + "0" * 64 + "\n", ""])
+def test_a_key_that_is_not_the_runs_own_is_not_removed(tmp_path, name, text):
+    """A folder called checkpoint may hold a key of somebody else; it went with the runs, private or not."""
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / name).write_text(text)
+    before = tree(tmp_path)
+    refused = pytest.raises(
+        ValueError, match=r"a certify-private\.key that is damaged or not .*; choose another folder$"
+    )
+    for secret in (None, "a prompt"):
+        run = RunFolder(tmp_path / "checkpoint", interval=0)
+        with refused if secret and name == "certify-private.key" else contextlib.nullcontext():
+            run.open(RUN, secret=secret)
+            spilling(run)
+            run.remove()
+        run.__exit__(None)
+        assert tree(tmp_path) == before
+
+
+def test_a_private_run_removes_the_key_that_it_made(tmp_path):
+    folder, names = tmp_path / "checkpoint", []
+    for again in (False, True):
+        with RunFolder(folder, interval=0).open(RUN, secret="a prompt") as kept:
+            spilling(kept)
+            names.append(kept.path.name)
+            assert kept.resumed is again
+    with RunFolder(folder).open(RUN) as public:
+        public.remove()
+    assert (folder / "certify-private.key").exists()
+    with RunFolder(folder, interval=0).open(RUN, secret="a prompt") as kept:
+        assert [kept.path.name, *names] == [kept.path.name] * 3
+        kept.remove()
+    assert not folder.exists()
+
+
+def test_a_lock_that_is_not_the_runs_own_is_not_removed(tmp_path):
+    with RunFolder(tmp_path).open(RUN) as kept:
+        place = kept.path
+        kept.remove()
+    place.mkdir(parents=True)
+    (place / "lock").write_text("mine")
+    with RunFolder(tmp_path).open(RUN) as kept:
+        kept.remove()
+    assert (place / "lock").read_text() == "mine"
 
 
 def test_another_run_has_another_folder(tmp_path):
