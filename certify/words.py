@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["NOT_COVERED", "PAGE", "PLAIN", "SUPPRESSED", "Style", "sentence"]
 
-SUPPRESSED = 1.0
-"""A fully covered token is suppressed where 2√C is at most so many concept-removal distances: √C at most half of one."""
+SUPPRESSED = 0.5
+"""A fully covered token is suppressed where 2√C is at most so many concept-removal distances: well below one."""
 
 NOT_COVERED = {
     "frozen": (
