@@ -46,7 +46,6 @@ from certify.cli.work import show_work, work_ahead
 from certify.prompt_files import PromptSet
 
 if TYPE_CHECKING:
-    from certify import datasets
     from certify.certificate import Certificate
 
 
@@ -273,15 +272,22 @@ def prompts(
     how: dict[str, Any] = {"pipe": pipe, "batch_size": settings.batch_size}
     memory = settings.bytes
     decides = datasets.run_settings(adaptive, data, options, pipe=pipe)
-    with _results(out_dir, first, decides, data, fresh) as results:
-        folder = results.folder
+    folder = _folder(out_dir, first, decides, fresh)
+    begun = datasets.settings_of(folder) is not None
+
+    def estimate(there: int) -> None:
+        with terminal.out.status("timing a small certificate"):
+            seconds = datasets.estimated_seconds(adaptive, data.rows[there:asked], options, **how)
+        show_work(f"{asked - there:,} prompts, {n:,} draws each", seconds, long=long)
+
+    if not begun:  # a run that is refused leaves nothing
+        estimate(0)
+    with datasets.Results(folder, decides, data) as results:
         there = min(len(results.done), asked)
         if there:
             terminal.out.print(f"{there:,} of {asked:,} prompts are done already; going on.")
-        if there < asked:
-            with terminal.out.status("timing a small certificate"):
-                seconds = datasets.estimated_seconds(adaptive, data.rows[there:asked], options, **how)
-            show_work(f"{asked - there:,} prompts, {n:,} draws each", seconds, long=long)
+        if begun and there < asked:
+            estimate(there)
         try:
             with terminal.bar("certifying") as tick:
                 source = settings.source(None if pipe is None else unet)
@@ -346,19 +352,16 @@ def _passed_over(given: PromptSet, taken: int) -> str:
     return f"; {empty:,} empty {'one' if empty == 1 else 'ones'} passed over" if empty else ""
 
 
-def _results(
-    out_dir: Path | None, first: Path, decides: dict[str, Any], data: datasets.PromptSet, fresh: bool
-) -> datasets.Results:
-    """The results of a run: in the folder given; else in the first of ours that is free, or that is this run's."""
+def _folder(out_dir: Path | None, first: Path, decides: dict[str, Any], fresh: bool) -> Path:
+    """Where the results of a run go: to the folder given; else to the first of ours that is free, or that is this run's."""
     from certify import datasets
 
-    if out_dir is not None:
-        return datasets.Results(unused(out_dir) if fresh else out_dir, decides, data)
     if fresh:
-        return datasets.Results(unused(first), decides, data)
+        return unused(first if out_dir is None else out_dir)
+    if out_dir is not None:
+        return out_dir
     wanted = json.loads(json.dumps(decides))
-    folder = next(f for f in numbered(first) if not f.exists() or datasets.settings_of(f) == wanted)
-    return datasets.Results(folder, decides, data)
+    return next(f for f in numbered(first) if not f.exists() or datasets.settings_of(f) == wanted)
 
 
 def _draw_pictures(certificate: Certificate, folder: Path) -> None:
