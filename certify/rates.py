@@ -31,7 +31,7 @@ from certify.montecarlo import BLOCK, Counts, Function, Progress, generator
 from certify.montecarlo.checkpoint import Checkpoint, as_checkpoint
 from certify.montecarlo.engine import accepts_generator
 from certify.montecarlo.processes import Kept, Processes
-from certify.montecarlo.repeated import compare
+from certify.montecarlo.repeated import compare, few_together
 from certify.noise import GaussianNoise, Noise
 from certify.progress import as_progress
 
@@ -114,14 +114,14 @@ class Block(Record):
         count: how many.
         groups: (prompt, which of these draws are at it, their noisy copies (rows, K, *input)), for each prompt that was drawn.
         source: for whatever else is random.
-        again: whether it is evaluated for the second time, to see whether the events are functions.
+        again: "early" or "late" where it is evaluated once more, to see whether the events are functions.
     """
 
     first: int
     count: int
     groups: tuple[tuple[int, Tensor, Tensor], ...]
     source: torch.Generator
-    again: bool = False
+    again: str = ""
 
 
 class Asked:
@@ -181,13 +181,15 @@ class Asked:
             about = torch.tensor(list(self._about), dtype=torch.uint8)
             keep.open(about, None, n=self.n, seed=self.seed, stream="choosing", kept=kept)
             keep.resume(kept, ())
-        blocks, looked = -(-self.n // BLOCK), False
+        blocks, remembered = -(-self.n // BLOCK), None
         with torch.no_grad():
             for first in range(-(-seen.count // BLOCK), blocks, together):
                 found = verdicts([self._block(i) for i in range(first, min(first + together, blocks))])
-                if not looked:
-                    self._look(found[:BLOCK], first, verdicts)
-                    looked = True
+                if remembered is None:
+                    remembered = found[:BLOCK], first
+                    self._look(*remembered, verdicts, "early")
+                if first + together >= blocks:  # before it is kept: a run that has all its draws looks at none
+                    self._look(*remembered, verdicts, "late")
                 seen.update(found)
                 if keep is not None:
                     keep.save(0, 0, kept, (), always=True)
@@ -205,11 +207,11 @@ class Asked:
             seed=self.seed,
         )
 
-    def _look(self, found: Tensor, number: int, verdicts: Callable[[Sequence[Block]], Tensor]) -> None:
+    def _look(self, found: Tensor, number: int, verdicts: Callable[[Sequence[Block]], Tensor], again: str) -> None:
         """Evaluates a block again, by itself and with the same generators: see `certify.montecarlo.repeated`."""
 
         def evaluate() -> Tensor:
-            return verdicts([replace(self._block(number), again=True)])
+            return verdicts([replace(self._block(number), again=again)])
 
         compare(found, evaluate(), torch.finfo(self.ys[0].dtype).eps, evaluate, called="events")
 
@@ -233,13 +235,12 @@ def _of_events(events: Sequence[Function], block: Block) -> Tensor:
     seen = torch.zeros(block.count, dtype=torch.float64)
     groups: list[tuple[int, Tensor, Tensor]] = []
     for i, rows, z in block.groups:
-        # The second time rows are in other company, but for a random event, whose generator gives them their parts in order.
-        halves = (
-            [slice(0, None, 2), slice(1, None, 2)]
-            if block.again and not accepts_generator(events[i])
-            else [slice(None)]
-        )
-        groups += [(i, rows[half], z[half]) for half in halves if len(rows[half])]
+        # Afterwards rows are in other company, but for a random event, whose generator gives them their parts in order.
+        places = torch.arange(len(rows))
+        together = [places]
+        if block.again and not accepts_generator(events[i]):
+            together = few_together(places) if block.again == "late" else [places[0::2], places[1::2]]
+        groups += [(i, rows[part], z[part]) for part in together if len(part)]
     for i, rows, z in groups:
         made = events[i](z, generator=block.source) if accepts_generator(events[i]) else events[i](z)
         if not isinstance(made, Tensor) or tuple(made.shape) != (len(rows),):

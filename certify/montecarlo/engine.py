@@ -20,6 +20,7 @@ import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from certify._random import has_float64
 from certify.montecarlo.accumulators import Accumulator, AllDraws
 from certify.montecarlo.checkpoint import Checkpoint
 from certify.montecarlo.processes import Kept, Processes
-from certify.montecarlo.repeated import compare, halves
+from certify.montecarlo.repeated import compare, few_together, halves
 from certify.montecarlo.streams import BLOCK, SHARD, generator
 from certify.noise import Noise
 
@@ -83,7 +84,7 @@ def draw(
             Not with several processes, nor with a checkpoint.
         called: what the caller calls `f`, for messages.
         again: when inputs are evaluated again, to see whether `f` is a function (`certify.montecarlo.repeated`): "early",
-            "late", "both", or "never". A random `f` is looked at early, or not at all.
+            "late", "both", or "never".
 
     Returns:
         The output's shape.
@@ -319,7 +320,7 @@ class _Look:
 
     def late(self) -> None:
         """At the end."""
-        if self.when in ("late", "both") and not self.caller.random:
+        if self.when in ("late", "both"):
             self._look(1)
 
     def _look(self, half: int) -> None:
@@ -327,10 +328,12 @@ class _Look:
         if seen is None:
             return
         rows = torch.arange(len(seen)) if self.caller.random else halves(len(seen))[half]
-        part = _Batch(len(rows), lambda: block.draw()[rows], block.source)
+        together = few_together(rows) if half and not self.caller.random else [rows]
 
         def evaluate() -> Tensor:
-            return torch.cat(list(self.caller(part)))
+            z = block.draw()
+            parts = (_Batch(len(part), partial(z.__getitem__, part), block.source) for part in together)
+            return torch.cat([outputs for part in parts for outputs in self.caller(part)])
 
         unit = max(torch.finfo(self.draws.y.dtype).eps, self.caller.unit)
         first = seen[rows.to(seen.device)]

@@ -2,9 +2,9 @@
 
 A certificate is about a function of one input (or, with a `generator`, a random one whose randomness is the generator's). What
 depends on earlier calls, on the global random state or on the other rows of its batch (BatchNorm in training mode) is
-none, and no theorem speaks of it. Half of a block's rows are evaluated again after the first batch of a run and the other half
-at its end, each in an order and in company of their own: one block more in all. A random f gets one whole block again, with the
-same state of its generator.
+none, and no theorem speaks of it. Half of a block's rows are evaluated again after the first batch of a run, together, and the
+other half at its end, in batches of 1 to 8, where many rows are the first or the last: one block more in all. A random f gets
+the whole block again both times, with the same state of its generator.
 
 *What may differ.* Rounding: the same row gives values some ulp apart in batches of different sizes. A value differs where it
 is off by more than 1 000 ulp (16 in half precision) of its own size and the mean size of all; the ulp are the coarsest
@@ -26,11 +26,13 @@ from torch.utils._pytree import tree_leaves
 
 from certify._random import keyed
 
-__all__ = ["compare", "halves"]
+__all__ = ["compare", "few_together", "halves"]
 
 _COARSE = 1e-5
 """Unit roundoffs above this are of half precision, bfloat16 and TF32."""
 _TF32 = 2.0**-10
+_FEW = (2, 1, 3, 2, 8, 2, 1, 4, 2, 3, 2, 2)
+"""Sizes of small batches, 32 rows in all: ten of them are the last of several, more than may differ in half precision."""
 
 
 def halves(rows: int) -> tuple[Tensor, Tensor]:
@@ -38,6 +40,12 @@ def halves(rows: int) -> tuple[Tensor, Tensor]:
     order = torch.randperm(rows, generator=keyed("rows that are evaluated again"))
     half = (rows + 1) // 2
     return order[:half], order[half:] if rows > 1 else order
+
+
+def few_together(rows: Tensor) -> list[Tensor]:
+    """The rows in small batches: whatever f does at the end of a batch, or to the rows after the first, many of them show."""
+    sizes = [size for _ in range(0, len(rows), sum(_FEW)) for size in _FEW]
+    return [part for part in rows.tensor_split(torch.tensor(sizes).cumsum(0)) if len(part)]
 
 
 def compare(

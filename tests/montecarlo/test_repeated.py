@@ -101,7 +101,48 @@ def buffered() -> Any:
     return f
 
 
+def last_lost(z: torch.Tensor) -> torch.Tensor:
+    """Its loop ends one row too early."""
+    out = torch.zeros_like(z)
+    for i in range(len(z) - 1):
+        out[i] = z[i]
+    return out
+
+
+def last_is(place: int) -> Any:
+    """Of the last row it gives what is of another."""
+
+    def f(z: torch.Tensor) -> torch.Tensor:
+        out = z.clone()
+        out[-1] = z[max(place, -len(z))]
+        return out
+
+    return f
+
+
+def chunked(z: torch.Tensor) -> torch.Tensor:
+    """Eight rows at a time; what is left of a batch is forgotten."""
+    out = torch.zeros_like(z)
+    for i in range(0, len(z) - 7, 8):
+        out[i : i + 8] = z[i : i + 8]
+    return out
+
+
+class Steps(Counting):
+    """A random function whose scheduler is not reset: after some calls it gives something else."""
+
+    def __call__(self, z: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        self.calls += 1
+        return (1.0 if self.calls <= 3 else 0.01) * (z + torch.randn(z.shape, generator=generator))
+
+
 NO_FUNCTIONS: dict[str, Any] = {
+    "loses the last row": lambda: last_lost,
+    "its last row is the first": lambda: last_is(0),
+    "its last row is the one before": lambda: last_is(-2),
+    "in half precision, the last row": lambda: lambda z: last_lost(z).bfloat16(),
+    "forgets what is left of a batch": lambda: chunked,
+    "a random one that counts its calls": Steps,
     "counts its calls": Counting,
     "drifts later": Drifting,
     "keeps a running mean": RunningMean,
@@ -137,7 +178,7 @@ def test_every_statement_refuses_it(name: str) -> None:
     with refused:
         decide_mse(made(), Y, NOISE, tolerance=1.0, rho=0.1, **few)
     cert = Certificate.of(percentile_bounds(lambda z: z, Y, NOISE, rho=0.1, **few))
-    if made()(Y.expand(8, 4).clone()).shape == (8, 4):
+    if made is not Steps and made()(Y.expand(8, 4).clone()).shape == (8, 4):
         with refused:
             cert.check(made(), Y)
 
@@ -145,6 +186,15 @@ def test_every_statement_refuses_it(name: str) -> None:
 def test_events_and_statistics_are_looked_at_too() -> None:
     def happens(z: torch.Tensor) -> torch.Tensor:
         return torch.rand(len(z)) < 0.3
+
+    def lost(z: torch.Tensor) -> torch.Tensor:
+        """Always true, but of the last row: it passed at every batch, as rows of the middle are what they are."""
+        return torch.arange(len(z)) < len(z) - 1
+
+    class Turning(Counting):
+        def __call__(self, z: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return torch.full((len(z),), self.calls > 4)
 
     for ask in (
         lambda: event_bound(happens, Y, NOISE, rho=0.1, n=300, replicas=2),
@@ -154,6 +204,11 @@ def test_events_and_statistics_are_looked_at_too() -> None:
         lambda: event_rate_over(
             [lambda z: z.mean(dim=(1, 2)) > z.mean()] * 2, [Y, Y + 1], NOISE, rhos=[0.1], n=300, replicas=2
         ),
+        lambda: event_bound(lost, Y, NOISE, rho=0.1, n=300, replicas=2),
+        lambda: event_bound(lost, Y, NOISE, rho=0.1, n=10_000, replicas=2),
+        lambda: event_rate_over([lost], [Y], NOISE, rhos=[0.1], n=300, replicas=2),
+        lambda: event_rate_over([lost] * 2, [Y, Y + 1], NOISE, rhos=[0.1], n=1000, replicas=2),
+        lambda: event_rate_over([Turning()], [Y], NOISE, rhos=[0.1], n=1000, replicas=2),
     ):
         with pytest.raises(ValueError, match="is no function of its input"):
             ask()
@@ -202,6 +257,7 @@ FUNCTIONS: dict[str, Any] = {
     "bfloat16 inside": half(torch.bfloat16),
     "bfloat16 outside": lambda z: half(torch.bfloat16)(z).to(torch.bfloat16),
     "labels": flips,
+    "labels in bfloat16": lambda z: half(torch.bfloat16)(z).argmax(dim=1),
     "constant": lambda z: torch.zeros(len(z)),
     "far apart": lambda z: z * torch.tensor([1e-30, 1e30, 1.0, 0.0]),
     "whole numbers": lambda z: (10 * z).round().long(),
@@ -244,7 +300,7 @@ def test_it_costs_one_block_at_most() -> None:
         return z + torch.randn(z.shape, generator=generator)
 
     mse_bound(noisy, Y, NOISE, rho=0.1, n=1000, pilot=200)
-    assert sum(calls) == 1200 + 64
+    assert sum(calls) == 1200 + 2 * 64  # rows of a random function cannot be told apart from their block
 
 
 # Modules in training mode
