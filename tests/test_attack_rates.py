@@ -133,7 +133,10 @@ def test_an_interrupted_run_goes_on(pipe: Any, drawn: Any, tmp_path: Any) -> Non
     with pytest.raises(KeyboardInterrupt):
         attack_rate_over(given, pipe, positive, rhos=RHOS, n=300, checkpoint=tmp_path, progress=stop)
     assert attack_rate_over(given, pipe, positive, rhos=RHOS, n=300, checkpoint=tmp_path) == base
-    assert [len(sources) for _, sources in drawn] == [64] * 6 + [44, 64]  # each part looks at a block again, and the last one twice
+    assert [len(sources) for _, sources in drawn] == [64] * 6 + [
+        44,
+        64,
+    ]  # each part looks at a block again, and the last one twice
     # Images of more steps are another run, with a file of its own; this one stays as it is.
     drawn.clear()
     attack_rate_over(given, pipe, positive, rhos=RHOS, n=300, checkpoint=tmp_path, steps=7)
