@@ -51,6 +51,7 @@ from certify.montecarlo.streams import VERSION
 from certify.noise import Ellipsoid, GaussianNoise, Noise
 from certify.progress import as_progress
 from certify.sequential import Decision, stopped_event
+from certify.statements import AskOptions
 from certify.words import NOT_COVERED
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ _OWN = (
     "model",
 )
 """What `Certificate.of` puts on record itself."""
+_ELSEWHERE_SAID = ("quantity", "smoother")
+"""Names of a claim's own that are a record's, too: what a prompt's certificate is about, and the smoother's settings."""
 
 
 def not_named(concept: str, relevance: float, threshold: float) -> str:
@@ -108,7 +111,8 @@ def checked_provenance(given: Any, taken: Iterable[str] = ()) -> dict[str, Any]:
 
     Args:
         given: a mapping of names to JSON values; None: nothing.
-        taken: names that say what was run, and which a caller has no say in, beside those of every certificate.
+        taken: names that say what was run, and which a caller has no say in, beside those of every certificate, of a claim, and
+            of what can be asked.
 
     Raises:
         TypeError, ValueError: it is no mapping, it holds something else than JSON values, or one of these names.
@@ -117,7 +121,7 @@ def checked_provenance(given: Any, taken: Iterable[str] = ()) -> dict[str, Any]:
         return {}
     if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
         raise TypeError(f"provenance = {given!r}: must be a mapping of names to JSON values")
-    reserved = {*_OWN, *taken}
+    reserved = {*_OWN, *taken, *(_said_by_claims() - set(_ELSEWHERE_SAID))}
     for name in given:
         if name in reserved:
             raise ValueError(f"provenance names {name!r}: must be another name, that one says what was really run")
@@ -126,6 +130,13 @@ def checked_provenance(given: Any, taken: Iterable[str] = ()) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise type(error)(f"provenance = {given!r}: must be JSON values ({error})") from error
     return dict(given)
+
+
+def _said_by_claims() -> set[str]:
+    """Names of what a claim says, or an option decides, by whatever name it goes."""
+    alike = {name for name, here in _validate.ELSEWHERE.items() for name in (name, *here)}
+    own = {"certify", "claims", "guidance", "model_sha256", "schema_version", "steps", "tensors"}
+    return {*(field.name for field in fields(Claim)), *AskOptions.__annotations__, *alike, *own}
 
 
 @dataclass(frozen=True)

@@ -148,8 +148,14 @@ def test_what_ran_is_what_is_on_record(adaptive: AdaptiveMedianSmoother) -> None
             with pytest.raises(ValueError, match=f"provenance names '{name}'"):
                 adaptive.certify(PROMPT, n=64, statistics=0, provenance={name: 1})
     bound = certify.mse_bound(torch.sin, Y, 0.5, rho=1.0, n=64)
-    with pytest.raises(ValueError, match="provenance names 'seed'"):
-        certify.Certificate.of(bound, provenance={"seed": 5})
+    for name in (
+        *("seed", "n", "rho", "alpha", "draws", "batch_size", "policy", "function", "claims", "sigma", "steps", "guidance"),
+        *("model_sha256", "certify", "value", "confidence", "num_samples", "theorem", "schema_version", "pilot", "replicas"),
+    ):
+        with pytest.raises(ValueError, match=f"provenance names '{name}': must be another name"):
+            certify.Certificate.of(bound, provenance={name: 5})
+    free = {"note": "mine", "source": "a file", "n_of_layers": 3}
+    assert free.items() <= certify.Certificate.of(bound, provenance=free).provenance.items()
     with pytest.raises(TypeError, match="unexpected keyword argument 'modle'"):
         certify.Certificate.of(bound, modle=None)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="must be a mapping of names to JSON values"):

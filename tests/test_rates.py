@@ -249,7 +249,7 @@ def test_an_interrupted_run_goes_on(tmp_path: Any) -> None:
         assert result == other()
         assert len(list(tmp_path.iterdir())) == number
     named = Checkpoint(tmp_path, function="other")
-    for drawn in (900 + 64, 0):
+    for drawn in (900 + 2 * 64, 0):
         for e in events:
             e.seen = 0
         assert over(events, n=900, checkpoint=named) == base
