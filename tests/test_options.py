@@ -149,8 +149,31 @@ def test_what_ran_is_what_is_on_record(adaptive: AdaptiveMedianSmoother) -> None
                 adaptive.certify(PROMPT, n=64, statistics=0, provenance={name: 1})
     bound = certify.mse_bound(torch.sin, Y, 0.5, rho=1.0, n=64)
     for name in (
-        *("seed", "n", "rho", "alpha", "draws", "batch_size", "policy", "function", "claims", "sigma", "steps", "guidance"),
-        *("model_sha256", "certify", "value", "confidence", "num_samples", "theorem", "schema_version", "pilot", "replicas"),
+        *(
+            "seed",
+            "n",
+            "rho",
+            "alpha",
+            "draws",
+            "batch_size",
+            "policy",
+            "function",
+            "claims",
+            "sigma",
+            "steps",
+            "guidance",
+        ),
+        *(
+            "model_sha256",
+            "certify",
+            "value",
+            "confidence",
+            "num_samples",
+            "theorem",
+            "schema_version",
+            "pilot",
+            "replicas",
+        ),
     ):
         with pytest.raises(ValueError, match=f"provenance names '{name}': must be another name"):
             certify.Certificate.of(bound, provenance={name: 5})
