@@ -21,7 +21,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +35,7 @@ __all__ = [
     "json_object",
     "json_value",
     "lines",
+    "log",
     "make_folder",
     "printable",
     "read_bytes",
@@ -241,6 +242,11 @@ def replacing(path: Path, *, owner_only: bool = False, durable: bool = True) -> 
         if isinstance(error, OSError) and error.errno is not None and error.filename in (None, str(temporary)):
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         raise
+
+
+def log(path: Path, *, owner_only: bool = False) -> BinaryIO:
+    """A file to append to and to read, made where there is none; `owner_only`: whether nobody else may read it then."""
+    return open(path, "a+b", opener=lambda name, flags: os.open(name, flags, 0o600 if owner_only else 0o666))
 
 
 def temporaries(path: Path) -> list[Path]:

@@ -41,8 +41,16 @@ class Pair:
     tensors: str
     older: tuple[int, ...] = ()
 
-    def write(self, folder: Path, record: Mapping[str, Any], tensors: Mapping[str, Tensor], *, overwrite: bool) -> None:
-        """Writes both into a folder, which is made if need be.
+    def write(
+        self,
+        folder: Path,
+        record: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        *,
+        overwrite: bool,
+        owner_only: bool = False,
+    ) -> None:
+        """Writes both into a folder, which is made if need be; `owner_only`: whether nobody else may read them.
 
         Raises:
             FileExistsError: there is a record already and `overwrite` is not set, or there are tensors without a record.
@@ -60,9 +68,9 @@ class Pair:
         text = json.dumps({**record, DIGEST: digest}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         _files.make_folder(folder)
         aside = folder / self._aside(digest)
-        _files.write(aside, blob)
+        _files.write(aside, blob, owner_only=owner_only)
         try:
-            _files.write(folder / self.record, text)
+            _files.write(folder / self.record, text, owner_only=owner_only)
         except OSError:
             with contextlib.suppress(OSError):  # the name may be there, and only its way to the disk have failed
                 if digest.encode() not in (folder / self.record).read_bytes():

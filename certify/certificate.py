@@ -97,6 +97,13 @@ _ELSEWHERE_SAID = ("quantity", "smoother")
 """Names of a claim's own that are a record's, too: what a prompt's certificate is about, and the smoother's settings."""
 
 
+PRIVATE = (
+    "The prompt is left out, and is no secret: σ and relevance identify its words for whoever has the model, a table of the "
+    "vocabulary being enough. It is hidden from readers without the model, and from those who do not try."
+)
+"""The notice of a certificate that leaves its prompt out."""
+
+
 def not_named(concept: str, relevance: float, threshold: float) -> str:
     """The notice that a prompt does not name the concept that its certificate is about (`certify.adaptive.mention`)."""
     near, names = shown(relevance, "near", 2), shown(threshold, "near", 2)
@@ -439,9 +446,15 @@ class Certificate(Shown):
         return min(1.0, math.fsum(claim.alpha for claim in self.claims))
 
     @property
+    def private(self) -> bool:
+        """Whether it is of a prompt, and leaves it out."""
+        return "token_noise" in self.provenance and self.provenance.get("prompt") is None
+
+    @property
     def notices(self) -> tuple[str, ...]:
         """What a reader must know beside the claims, in words: they say little, though they hold."""
         found = [f"But {POINT}."] if not bool((self.tensors["sigma"] > 0).any()) else []
+        found += [PRIVATE] if self.private else []
         mention = self.provenance.get("concept_in_prompt")
         try:
             if mention is not None and not mention["named"]:
@@ -498,7 +511,8 @@ class Certificate(Shown):
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Writes `certificate.json` and `tensors.safetensors` into a folder, which is made if need be.
 
-        At every moment the folder holds a certificate that can be loaded, the old one or this one, whatever fails.
+        At every moment the folder holds a certificate that can be loaded, the old one or this one, whatever fails. Only the
+        owner may read the files of one that leaves its prompt out.
 
         Raises:
             FileExistsError: the folder holds a certificate already and `overwrite` is not set, or tensors of no certificate.
@@ -511,7 +525,7 @@ class Certificate(Shown):
             "claims": [_encode(asdict(claim)) for claim in self.claims],
             "provenance": dict(self.provenance),
         }
-        _FILES.write(path, record, self.tensors, overwrite=overwrite)
+        _FILES.write(path, record, self.tensors, overwrite=overwrite, owner_only=self.private)
         return path
 
     @classmethod

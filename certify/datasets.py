@@ -93,7 +93,8 @@ class RowOptions:
         seed: from which each row's seed is derived.
         statistics, images, detector, steps, guidance: as in `certify.adaptive.certification.certify_prompt`; 0 statistics and
             0 images need the text encoder alone.
-        private: leave prompts, their words and the other columns out of what is written.
+        private: leave prompts, their words and the other columns out of what is written, which only the owner may read: σ and
+            relevance in it identify the words for whoever has the model.
         save_certificates: keep each row's certificate in a folder.
 
     Raises:
@@ -386,9 +387,10 @@ class Results:
         self.done: list[dict[str, Any]] = []
         if self.folder.exists() and not self.folder.is_dir():
             raise FileExistsError(f"out = {str(folder)!r}: is a file; must be a folder")
-        _files.make_folder(self.folder)
+        self._private = bool(self.settings.get("private"))
+        _files.make_folder(self.folder, owner_only=self._private)
         self._compare()
-        file: BinaryIO = (self.folder / "results.jsonl").open("a+b")
+        file: BinaryIO = _files.log(self.folder / "results.jsonl", owner_only=self._private)
         try:
             self._lock(file)
             whole = self._read(file)
@@ -427,7 +429,7 @@ class Results:
                 "command goes on from there",
             ) from error
         self.done.append(kept)
-        if self.settings.get("private") and len(self.done) == len(self.data.rows):
+        if self._private and len(self.done) == len(self.data.rows):
             (self.folder / _DATA).unlink(missing_ok=True)
 
     def certificate_folder(self, number: int) -> Path:
@@ -444,7 +446,8 @@ class Results:
                     f"out = {str(self.folder)!r}: holds {foreign[0]} without settings.json; choose another folder"
                 )
             kept = {"digest": json_digest(self.settings), "settings": self.settings}
-            _files.write(self.folder / "settings.json", json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
+            text = json.dumps(kept, indent=2, ensure_ascii=False) + "\n"
+            _files.write(self.folder / "settings.json", text, owner_only=self._private)
             return
         names = [name for name in {**self.settings, **settings} if settings.get(name) != self.settings.get(name)]
         if names:
@@ -456,7 +459,7 @@ class Results:
     def _same_data(self) -> None:
         """Refuses to go on with other data than those that a private run is about."""
         path = self.folder / _DATA
-        if not self.settings.get("private") or len(self.done) == len(self.data.rows):
+        if not self._private or len(self.done) == len(self.data.rows):
             return
         if not path.exists() and not self.done:
             key = secrets.token_hex(32)

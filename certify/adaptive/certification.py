@@ -224,9 +224,8 @@ def certify_prompt(
         prompts: attack prompts, of which the certificate records whether `rho` covers them (T9).
         private: leave out the prompt, its tokens, its embeddings and their digest; attack prompts are counted. A checkpoint is
             then the owner's alone to read, and its names tell nothing. Not under policy "memory": regions hold embeddings.
-            Relevance, σ, the trajectory, the reference and the boxes stay, and are those of the words: they tell how many
-            tokens there are and which are relevant, and who has the model can test guesses of a prompt against them. Private
-            is not secret.
+            Relevance, σ, the trajectory, the reference and the boxes stay. σ and relevance identify the words for whoever has
+            the model: the prompt is hidden from readers without it, or who do not try. Only the owner may read the files.
         batch_size, memory, progress: as in `certify.statements.ask`; progress counts encodings.
         checkpoint: a folder to keep in what every pass has drawn. The same call goes on from there to the identical
             certificate; batch size and memory may be others; another call has a place of its own in it. With a

@@ -120,8 +120,8 @@ class FrozenSmoother:
 
         Args:
             folder: made if it is not there.
-            private: leave out the prompt, its tokens and everything that names them. σ stays: how many tokens the
-                prompt has and which of them are relevant can be read from it, and guesses of its words tested.
+            private: leave out the prompt, its tokens and everything that names them. σ and relevance stay, and
+                identify the words for whoever has the model: for that reason only the owner may read the files.
         """
         folder = Path(folder)
         record = asdict(self.token_noise)
@@ -144,7 +144,7 @@ class FrozenSmoother:
             "text_encoder_sha256": self.encoder.fingerprint(),
             **({"truncate": True} if self.encoder.truncate else {}),
         }
-        _PAIR.write(folder, content, tensors, overwrite=True)
+        _PAIR.write(folder, content, tensors, overwrite=True, owner_only=content["prompt"] is None)
         return folder
 
     @classmethod

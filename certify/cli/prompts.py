@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -47,6 +48,10 @@ from certify.prompt_files import PromptSet
 
 if TYPE_CHECKING:
     from certify.certificate import Certificate
+    from certify.style import Picture
+
+
+_PRIVATE = "Leave {} out of every file. σ and relevance stay, and identify the words for whoever has the model."
 
 
 @with_settings
@@ -109,7 +114,7 @@ def prompt(
     ] = None,
     fresh: Fresh = False,
     long: Long = False,
-    private: Annotated[bool, typer.Option("--private", help="Leave the prompt's text out of every file.")] = False,
+    private: Annotated[bool, typer.Option("--private", help=_PRIVATE.format("the prompt"))] = False,
 ) -> None:
     """Certify a prompt: how far can its encoding, the noise prediction and the image move inside the ellipsoid?
 
@@ -231,7 +236,7 @@ def prompts(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Begin anew, in another folder where there are results already.")
     ] = False,
-    private: Annotated[bool, typer.Option("--private", help="Leave prompts and columns out of every file.")] = False,
+    private: Annotated[bool, typer.Option("--private", help=_PRIVATE.format("prompts and columns"))] = False,
     long: Long = False,
 ) -> None:
     """Certify every prompt of a file, and report the certified fraction against the radius. A stopped run goes on."""
@@ -301,7 +306,7 @@ def prompts(
             raise typer.Exit(130) from None
         total = datasets.summary(records, options)
         text = json.dumps({"run": results.run, **total}, indent=2, ensure_ascii=False, allow_nan=False)
-        _files.write(folder / "summary.json", text + "\n")
+        _files.write(folder / "summary.json", text + "\n", owner_only=private)
     rows = terminal.table("ρ", "certified fraction", "")
     for at, fraction in total["certified_fraction"]:
         rows.add_row(shown(at, "exact"), percent(fraction, "down"), f"[cyan]{'█' * int(30 * fraction)}[/]")
@@ -331,7 +336,7 @@ def prompts(
     terminal.show_not_covered(adaptive.policy, deployed=False)
     radii = [float(record["radius"]) for record in records]
     title = f"{name}: α = {failure(alpha)} a prompt, n = {n:,}"
-    plots.plot_certified_fraction(radii, tolerance=within, title=title).savefig(folder / "fraction.png")
+    _write(plots.plot_certified_fraction(radii, tolerance=within, title=title), folder / "fraction.png", private)
     written = "results.jsonl, summary.json, fraction.png" + (", certificates/" if save_certificates else "")
     terminal.out.print(Text(f"written: {folder}/ ({written})"), soft_wrap=True)
     if not total["certified"]:
@@ -370,4 +375,10 @@ def _draw_pictures(certificate: Certificate, folder: Path) -> None:
     made = {(claim.quantity, claim.status) for claim in certificate.claims}
     there = {"noise": True, "curve": certificate.curve is not None, "rate": ("event", "certified") in made}
     for what in (name for name, drawn in there.items() if drawn):
-        plots.picture(certificate, what).savefig(folder / f"{what}.png")
+        _write(plots.picture(certificate, what), folder / f"{what}.png", certificate.private)
+
+
+def _write(picture: Picture, path: Path, private: bool) -> None:
+    buffer = io.BytesIO()
+    picture.savefig(buffer, format="png")
+    _files.write(path, buffer.getvalue(), owner_only=private)

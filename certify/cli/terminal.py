@@ -146,6 +146,10 @@ def show_certificate(certificate: Certificate) -> None:
     out.print()
     out.rule("[bold]certificate[/]", align="left", style="dim")
     show_truncation(certificate.provenance)
+    if certificate.private:
+        from certify.certificate import PRIVATE
+
+        out.print(f"[bold yellow]Notice.[/] {PRIVATE}")
     _show_encoding(certificate)
     _show_deployed(certificate)
     _show_predictions(certificate)

@@ -208,8 +208,8 @@ class RunFolder:
         """Enters a file in the list before it is written."""
         name = str(path.absolute().relative_to(self._place.absolute()))
         if name not in self._listed:
-            with (self._place / _WRITTEN).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(name) + "\n")
+            with _files.log(self._place / _WRITTEN, owner_only=bool(self._salt)) as file:
+                file.write(json.dumps(name).encode() + b"\n")
             self._listed.add(name)
 
     def _written(self) -> set[str]:
@@ -243,7 +243,7 @@ class RunFolder:
         self._listed = set()
 
     def _alone(self) -> None:
-        self._lock = (self._place / _LOCK).open("ab")
+        self._lock = _files.log(self._place / _LOCK, owner_only=bool(self._salt))
         try:
             import fcntl
         except ImportError:  # no such locks on this system

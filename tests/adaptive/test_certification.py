@@ -104,7 +104,11 @@ def test_private_leaves_the_prompt_out_of_every_file(adaptive: AdaptiveMedianSmo
         text = b"".join(file.read_bytes() for file in folder.iterdir())
         assert (b"wheel" in text) is not private
         assert (b"photo" in text) is not private
-        assert ("input" in Certificate.load(folder).tensors) is not private
+        again = Certificate.load(folder)
+        assert ("input" in again.tensors) is not private
+        assert any("identify its words for whoever has the model" in notice for notice in again.notices) is private
+        if private:  # the words can be read off σ
+            assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
 
 
 def _digests(adaptive: AdaptiveMedianSmoother) -> set[bytes]:
@@ -141,7 +145,7 @@ def test_a_private_run_tells_nothing_while_it_runs(adaptive: AdaptiveMedianSmoot
         if private:
             assert stat.S_IMODE(kept.path.stat().st_mode) == 0o700
             assert stat.S_IMODE((kept.folder / "certify-private.key").stat().st_mode) == 0o600
-            assert {stat.S_IMODE(path.stat().st_mode) for path in files if path.suffix == ".safetensors"} == {0o600}
+            assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
     # The key alone tells the folder's name, another prompt has another one, and the same goes on.
     again, other = stopped(tmp_path / "True", True), stopped(tmp_path / "True", True, "a circle")
     assert (again.resumed, again.path == kept.path, other.path == kept.path) == (True, True, False)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -288,6 +289,7 @@ class TestFrozen:
     ) -> None:
         frozen = adaptive.freeze(PROMPTS[0])
         frozen.save(tmp_path, private=True)
+        assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir() if file.is_file()} == {0o600}
         text = (tmp_path / "smoother.json").read_text() + (tmp_path / "smoother.safetensors").read_bytes().decode(
             "latin-1"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -186,6 +187,8 @@ def test_private_writes_no_word_of_the_prompt(run, tmp_path):
         assert word not in out
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name == "private"
+    assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
+    assert "identify its words for whoever has the model" in " ".join(out.split())
     for file in folder.iterdir():
         for word in (b"drawing", b"teal", b"pinwheel"):
             assert word not in file.read_bytes()

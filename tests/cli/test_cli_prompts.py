@@ -175,7 +175,8 @@ def test_private_goes_on_and_tells_nothing_of_its_data(run, file, tmp_path):
     folder = tmp_path / "runs" / "prompts-private"
     assert len(records(folder)) == 2
     key = folder / "private.json"
-    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*") if path.is_file()} == {0o600}
     texts = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert not any(digest.encode() in text or b"pink-circles" in text for text in texts.values())
     assert "pink" not in str(list((tmp_path / "runs").rglob("*")))
