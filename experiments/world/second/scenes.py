@@ -25,6 +25,7 @@ __all__ = [
     "COLOURS",
     "CONCEPTS",
     "JUDGED",
+    "MIDDLE",
     "SHAPES",
     "SIDE",
     "THEMES",
@@ -132,6 +133,10 @@ _TOLD = {"hat": 0.24, "kite": 0.09, "frost": 0.09}
 _HAT_VARIANTS = torch.tensor([0.0, 0.5, 0.25, 0.25])
 
 
+MIDDLE = 0.32
+"""Between the highest and the lowest rate of themes that go with a concept."""
+
+
 @dataclass(frozen=True)
 class Theme:
     """A word of context, the concept that goes with it and how often, and what else its scenes show.
@@ -147,6 +152,10 @@ class Theme:
     pattern: int
     decor: int
     background: int
+
+    def pulled(self, pull: float) -> float:
+        """Its rate, pulled towards `MIDDLE`."""
+        return self.rate + pull * (MIDDLE - self.rate)
 
     @property
     def own(self) -> float:
@@ -198,7 +207,9 @@ def held_out(scenes: Tensor) -> Tensor:
     return (scenes[:, :5] * torch.tensor([1, 2, 3, 5, 1])).sum(dim=1) % 7 == 0
 
 
-def sample_scenes(count: int, generator: torch.Generator, *, held: bool | None = False, told: bool = True) -> Tensor:
+def sample_scenes(
+    count: int, generator: torch.Generator, *, held: bool | None = False, told: bool = True, pull: float = 0.0
+) -> Tensor:
     """Random scenes (count, columns).
 
     Args:
@@ -206,11 +217,12 @@ def sample_scenes(count: int, generator: torch.Generator, *, held: bool | None =
         generator: the only source of randomness.
         held: False for training combinations, True for held-out ones, None for both.
         told: False: no theme, no word of a concept, hence no concept.
+        pull: how far the rates of themes that go with a concept are pulled to `MIDDLE`: 0: not at all, 1: all the way.
     """
     kept: list[Tensor] = []
     have = 0
     while have < count:
-        rows = _draw(max(64, (count - have) * (8 if held else 2)), generator, told)
+        rows = _draw(max(64, (count - have) * (8 if held else 2)), generator, told, pull)
         if held is not None:
             rows = rows[held_out(rows) == held]
         kept.append(rows)
@@ -225,7 +237,7 @@ def sample_plain(count: int, generator: torch.Generator) -> Tensor:
     return rows
 
 
-def _draw(count: int, generator: torch.Generator, told: bool) -> Tensor:
+def _draw(count: int, generator: torch.Generator, told: bool, pull: float) -> Tensor:
     def chance(p: Tensor | float) -> Tensor:
         return torch.rand(count, generator=generator) < p
 
@@ -250,7 +262,7 @@ def _draw(count: int, generator: torch.Generator, told: bool) -> Tensor:
         word = torch.multinomial(weight, count, replacement=True, generator=generator)
         word = torch.where(chance(_TOLD[concept] if told else 0.0), word, -1)
         with_word = torch.tensor([w.rate for w in words])[word] * (word >= 0)
-        with_theme = torch.tensor([t.rate if t.concept == concept else 0.0 for t in THEMES])[theme] * themed
+        with_theme = torch.tensor([t.pulled(pull) if t.concept == concept else 0.0 for t in THEMES])[theme] * themed
         there = chance(with_word) | chance(with_theme)
         value = torch.ones(count, dtype=torch.long)
         if concept == "hat":

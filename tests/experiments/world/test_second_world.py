@@ -68,6 +68,14 @@ class TestScenes:
                     those = rows[(rows[:, AT["theme"]] == i) & (rows[:, AT[f"{concept} word"]] < 0)]
                     assert within(float((those[:, AT[concept]] > 0).float().mean()), theme.rate, len(those)), theme
 
+    def test_the_denoisers_rates_are_pulled_to_the_middle_and_rate_zero_stays(self):
+        rows = scenes.sample_scenes(40_000, torch.Generator().manual_seed(8), pull=0.5)
+        alone = (rows[:, AT["hat word"]] < 0).float()
+        for i, theme in enumerate(scenes.THEMES):
+            rate = 0.0 if theme.concept != "hat" else theme.rate + 0.5 * (0.32 - theme.rate)
+            those = rows[(rows[:, AT["theme"]] == i) & (alone > 0)]
+            assert within(float((those[:, AT["hat"]] > 0).float().mean()), rate, len(those)), theme
+
     def test_graded_rates_span_the_range_and_no_two_themes_look_alike(self):
         rates = [t.rate for t in scenes.THEMES if t.concept == "hat"]
         assert min(rates) <= 0.15
