@@ -24,7 +24,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from scipy.special import betainccinv, betaincinv
+from scipy.special import betainccinv, betaincinv, ndtri
 from scipy.stats import binom
 
 from certify import _validate
@@ -32,7 +32,15 @@ from certify._records import Shown
 from certify._text import failure, shown
 from certify.noise import GaussianNoise, Noise
 
-__all__ = ["Plan", "clopper_pearson", "extreme_rank", "plan", "smallest_draws"]
+__all__ = [
+    "Plan",
+    "clopper_pearson",
+    "extreme_rank",
+    "last_that_holds",
+    "plan",
+    "quantile_guess",
+    "smallest_draws",
+]
 
 # A rank is taken only where it qualifies with this much to spare. scipy's binomial tails are good to about 1e-13 and
 # lose n ulp more to the rounding of 1 − tail (measured: up to 7e-17·n, 5e-8 at n = 1e9), whence the second number.
@@ -53,12 +61,37 @@ def extreme_rank(n: int, tail: float, alpha: float) -> int:
     if tail <= 0:
         return 0
     limit = alpha * (1 - _SAFE - _SAFE_PER_DRAW * n)
-    t = int(binom.ppf(limit, n, tail))  # a first guess, then exactly
-    while t < n and binom.cdf(t, n, tail) <= limit:
-        t += 1
-    while t > 0 and binom.cdf(t - 1, n, tail) > limit:
-        t -= 1
-    return t
+    return last_that_holds(lambda t: t == 0 or binom.cdf(t - 1, n, tail) <= limit, n, quantile_guess(n, tail, limit))
+
+
+def last_that_holds(holds: Callable[[int], bool], n: int, guess: int) -> int:
+    """The largest t in 0 … n at which something holds that holds at 0, and nowhere after it has ceased to.
+
+    Args:
+        holds: t ↦ whether it does.
+        n: the end.
+        guess: where to begin to look.
+    """
+    good, step = min(max(guess, 0), n), 1
+    while not holds(good):
+        good, step = max(0, good - step), 2 * step
+    bad, step = good + 1, 1
+    while bad <= n and holds(bad):
+        good, bad, step = bad, bad + step, 2 * step
+    bad = min(bad, n + 1)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if holds(middle) else (good, middle)
+    return good
+
+
+def quantile_guess(n: int, tail: float, below: float) -> int:
+    """About the number of n draws in a tail below which there are with this probability (Cornish and Fisher's first terms).
+
+    scipy's own quantiles give up with a warning where the probability is below 1e-140 or the tail tiny.
+    """
+    z = float(ndtri(below))
+    return round(n * tail + z * math.sqrt(n * tail * (1 - tail)) + (z * z - 1) * (1 - 2 * tail) / 6)
 
 
 def smallest_draws(tail: float, alpha: float) -> int:

@@ -47,6 +47,7 @@ from certify.bounds.deployed import EventBound, EventEvidence, LimitEvidence, St
 from certify.bounds.dimension_free import LayersEvidence
 from certify.bounds.mse import CoordinatewiseMSE, MSEBound
 from certify.bounds.percentile import draws_needed, enough
+from certify.confidence import last_that_holds, quantile_guess
 from certify.montecarlo import Counts, ExtremeRanks, Function, Progress, draw, draw_all, median, row_distances
 from certify.montecarlo.processes import Processes
 from certify.noise import Noise, as_noise
@@ -727,11 +728,8 @@ def _inner_rank(n: int, tail: float, alpha: float) -> int:
     """The smallest t with P[Bin(n, tail) ≥ t] ≤ α: the t-th draw from the end lies inside the percentile (T3); 0: none."""
     tail = min(1.0, tail * _UP)
     limit = alpha * (1 - 1e-10 - 2e-16 * n)
-    t = int(binom.isf(limit, n, tail)) + 1  # a first guess, then exactly
-    while t > 1 and binom.sf(t - 2, n, tail) <= limit:
-        t -= 1
-    while t <= n and binom.sf(t - 1, n, tail) > limit:
-        t += 1
+    guess = n - quantile_guess(n, 1 - tail, limit)
+    t = last_that_holds(lambda t: t == 0 or binom.sf(t - 1, n, tail) > limit, n, guess) + 1
     return t if t <= n else 0
 
 

@@ -10,8 +10,9 @@ import pytest
 from scipy.special import ndtr, ndtri
 from scipy.stats import beta
 
-from certify import GaussianNoise, plan
-from certify.confidence import clopper_pearson, extreme_rank, smallest_draws
+from certify import GaussianNoise, mse_bound, plan
+from certify.confidence import clopper_pearson, extreme_rank, last_that_holds, smallest_draws
+from certify.sequential import _inner_rank
 
 
 def exact_cdf(k: int, n: int, q: Fraction) -> Fraction:
@@ -30,6 +31,34 @@ def exact_rank(n: int, q: Fraction, alpha: Fraction) -> int:
 def test_rank_is_that_of_exact_sums(n, q, alpha):
     q, alpha = Fraction(q), Fraction(alpha)
     assert extreme_rank(n, float(q), float(alpha)) == exact_rank(n, q, alpha)
+
+
+@pytest.mark.parametrize("alpha", [1e-300, 1e-280, 1e-250, 1e-200, 1e-140, 1e-16])
+@pytest.mark.parametrize(
+    ("n", "tail"), [(100, 0.5), (300, 0.999), (300, 0.9), (1000, 0.7), (1000, 0.5), (2000, 1e-11), (3000, 0.3)]
+)
+def test_ranks_where_hardly_anything_may_fail(n, tail, alpha):
+    """scipy's quantile functions warn there: "Unable to bracket root"."""
+    with mpmath.workdps(400):
+        q = mpmath.mpf(tail)
+        below = [mpmath.mpf(0)]  # P[Bin < k], k = 0 … n + 1
+        term = (1 - q) ** n
+        for k in range(n + 1):
+            below.append(below[-1] + term)
+            term *= q / (1 - q) * (n - k) / (k + 1)
+        t = extreme_rank(n, tail, alpha)
+        assert below[t] <= alpha
+        assert below[t + 1] > alpha * (1 - 1e-6)
+        t = _inner_rank(n, tail, alpha)
+        assert t == 0 or 1 - below[t] <= alpha
+        assert 1 - below[t - 1 if t else n] > alpha * (1 - 1e-6)
+
+
+def test_a_search_from_any_guess_ends_at_the_same_place():
+    for n in (0, 1, 7, 100):
+        for last in {0, 1, 5, 7, 64, 99, 100} & set(range(n + 1)):
+            for guess in (-5, 0, 1, 6, 63, 101):
+                assert last_that_holds(lambda t, last=last: t <= last, n, guess) == last
 
 
 @pytest.mark.parametrize(("n", "tail", "alpha"), [(808, 0.02275, 1e-8), (10_000, 0.1586, 1e-9), (200_000, 1e-3, 1e-12)])
@@ -170,3 +199,11 @@ def test_clopper_pearson_covers_in_exact_arithmetic(k, n, alpha):
     limit = Fraction(clopper_pearson(k, n, alpha))
     assert exact_cdf(k, n, limit) <= Fraction(alpha)
     assert exact_cdf(k, n, limit * (1 - Fraction(1, 10**7))) > Fraction(alpha)
+
+
+@pytest.mark.parametrize("alpha", [1e-300, 1e-250])
+@pytest.mark.parametrize("n", [300, 1000])
+def test_statements_at_the_least_alpha_give_no_warning(n, alpha):
+    """Warnings are errors here. The truth is ρ² = 1; what so few draws cannot say is an abstention."""
+    bound = mse_bound(lambda z: z, [0.0], 1.0, rho=1.0, n=n, alpha=alpha)
+    assert bound.value >= 1.0
