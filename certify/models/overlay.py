@@ -144,7 +144,14 @@ class Part:
         counts = (len(new), changed, len(target))
         report = Overlay(self.name, given.label, kind, *counts, fingerprint(own), pruned, others)
         _overlays[module] = report
-        if report.partial:
+        if kind == "weights" and _torn(new, target):
+            _log.warning(
+                "%s = %s: %s, as by one of several files of a model; the others stay the base's: give the folder with all",
+                self.name,
+                given.label,
+                report.counted,
+            )
+        elif report.partial:
             _log.info("%s = %s: partial, %s", self.name, given.label, report.counted)
         if report.unused:
             _log.info("%s = %s: not used, %s", self.name, given.label, report.unused)
@@ -270,6 +277,18 @@ class Part:
         if differing:
             what = "; ".join(f"{key} {new!r}, base {old!r}" for key, (new, old) in differing.items())
             raise ValueError(f"{self.name} = {given.label!r}: its configuration must be the base's, but {what}")
+
+
+def _torn(new: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> bool:
+    """Whether the tensors look like one file of several: of most roles (`attn2.to_k.weight`) some came and some did not.
+
+    What was fine-tuned in part is chosen by role, as ESD-x and UCE choose cross-attention, or is of few roles.
+    """
+    roles: dict[str, set[bool]] = {}
+    for name in base:
+        role = ".".join(part for part in name.split(".")[1:] if not part.isdigit())
+        roles.setdefault(role, set()).add(name in new)
+    return 2 * sum(len(came) == 2 for came in roles.values()) > len(roles)
 
 
 def _masks(own: Mapping[str, Tensor], given: weight_files.Weights, part: str) -> dict[str, Tensor] | None:

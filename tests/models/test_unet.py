@@ -81,6 +81,18 @@ def test_sharded_folders(base: Any, erased: State, tmp_path: Path) -> None:
     assert fingerprint(base) == fingerprint(erased)
 
 
+@pytest.mark.parametrize(("number", "of"), [(0, 2), (1, 2), (1, 3)])
+def test_one_file_of_several_is_warned_of(
+    base: Any, erased: State, tmp_path: Path, caplog: pytest.LogCaptureFixture, number: int, of: int
+) -> None:
+    """A shard under another name: Python users heard nothing of it."""
+    names = list(erased)[number * len(erased) // of : (number + 1) * len(erased) // of]
+    save_file({name: erased[name].contiguous() for name in names}, tmp_path / "esd.safetensors")
+    overlay_unet(base, tmp_path / "esd.safetensors")
+    (warned,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert f"{len(names)} of {len(erased)} tensors replaced, as by one of several files" in warned
+
+
 def test_cross_attention_alone_is_partial_and_says_so(
     base: Any, erased: State, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -90,6 +102,7 @@ def test_cross_attention_alone_is_partial_and_says_so(
         report = overlay_unet(base, part)
     assert report.partial
     assert f"partial, {len(part)} of {len(erased)} tensors replaced" in caplog.text
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
     for name, tensor in base.state_dict().items():
         assert torch.equal(tensor, part.get(name, before[name]))
 
