@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import functools
+import inspect
 import math
 import numbers
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -33,8 +34,11 @@ __all__ = [
     "probability",
     "seed_or_fresh",
     "seed_value",
+    "suggests",
     "tensor",
 ]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def positive(name: str, value: Any) -> float:
@@ -123,6 +127,33 @@ def options(function: str, given: Mapping[str, Any], allowed: Iterable[str]) -> 
             meant = [n for n in ELSEWHERE.get(name, ()) if n in known] or difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {meant[0]!r}?" if meant else f"its options are {', '.join(known)}"
             raise TypeError(f"{function}() has no option {name!r}: {hint}")
+
+
+def suggests(*options_of: type) -> Callable[[_F], _F]:
+    """A decorator: of a keyword that the function does not have, `options` says which was probably meant.
+
+    Args:
+        *options_of: the `TypedDict`s of its `**options`.
+    """
+
+    def decorated(function: _F) -> _F:
+        name = function.__name__
+        named = inspect.signature(function).parameters.values()
+        own = [
+            p.name
+            for p in named
+            if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in ("self", "cls")
+        ]
+        known = [*(option for kind in options_of for option in kind.__annotations__), *own]
+
+        @functools.wraps(function)
+        def checked(*args: Any, **given: Any) -> Any:
+            options(type(args[0]).__name__ if name == "__init__" else name, given, known)
+            return function(*args, **given)
+
+        return cast(_F, checked)
+
+    return decorated
 
 
 def seed_or_fresh(value: Any) -> int:

@@ -379,6 +379,7 @@ class Certificate(Shown):
         )
 
     @classmethod
+    @_validate.suggests()
     def of(
         cls,
         *results: Any,

@@ -164,6 +164,7 @@ class Plan(Shown):
         )
 
 
+@_validate.suggests()
 def plan(
     *,
     rho: float | None = None,

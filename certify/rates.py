@@ -40,6 +40,7 @@ __all__ = ["Asked", "Block", "event_rate_over"]
 DEFAULT_BATCH = 256
 
 
+@_validate.suggests()
 def event_rate_over(
     events: Sequence[Function],
     ys: Sequence[Tensor],

@@ -32,6 +32,7 @@ __all__ = ["SIDES", "Asked", "deployed_distance", "event_bound", "statistic_boun
 SIDES = ("upper", "lower", "two-sided")
 
 
+@_validate.suggests()
 def statistic_bound(
     statistic: Function,
     y: Tensor,
@@ -107,6 +108,7 @@ def statistic_bound(
     )
 
 
+@_validate.suggests()
 def event_bound(
     event: Function,
     y: Tensor,

@@ -227,6 +227,7 @@ def looks(first: int, maximum: int, alpha: float) -> list[tuple[int, float]]:
     return [(count, alpha / len(counts)) for count in counts]
 
 
+@_validate.suggests()
 def decide_event(
     event: Function,
     y: Tensor,
@@ -284,6 +285,7 @@ def decide_event(
     )
 
 
+@_validate.suggests()
 def decide_statistic(
     statistic: Function,
     y: Tensor,
@@ -396,6 +398,7 @@ def _of_counts(
     )
 
 
+@_validate.suggests()
 def decide_mse(
     f: Function,
     y: Tensor,

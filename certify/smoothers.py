@@ -24,6 +24,7 @@ __all__ = ["MeanSmoother", "MedianSmoother"]
 
 
 class _Smoother(ABC):
+    @_validate.suggests()
     def __init__(self, f: Function, noise: Noise | float, n: int = 13, batch_size: int | None = None) -> None:
         self.noise, self.f = as_noise(noise), _validate.function("f", f)
         self.n, self.batch_size = _validate.count("n", n), batch_size
@@ -31,6 +32,7 @@ class _Smoother(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(n={self.n}, noise={self.noise!r})"
 
+    @_validate.suggests()
     def __call__(self, y: Tensor, seed: int | None = None) -> Tensor:
         drawn = draw_all(
             self.f,

@@ -173,6 +173,7 @@ class AskOptions(TypedDict, total=False):
     progress: Progress | bool | None
 
 
+@_validate.suggests()
 def ask(
     f: Function,
     y: Tensor,
@@ -294,6 +295,7 @@ def ask(
     return answers
 
 
+@_validate.suggests(AskOptions)
 def percentile_bounds(
     f: Function,
     y: Tensor,
@@ -325,10 +327,10 @@ def percentile_bounds(
     Raises:
         ValueError, TypeError: as `ask`.
     """
-    _validate.options("percentile_bounds", options, AskOptions.__annotations__)
     return cast(PercentileBounds, ask(f, y, noise, [Percentile(rho, p, alpha)], **options)[0])
 
 
+@_validate.suggests(AskOptions)
 def mse_bound(
     f: Function,
     y: Tensor,
@@ -363,10 +365,10 @@ def mse_bound(
     Raises:
         ValueError, TypeError: as `ask`.
     """
-    _validate.options("mse_bound", options, AskOptions.__annotations__)
     return cast(MSEBound, ask(f, y, noise, [MSE(rho, alpha, method, smoother)], **options)[0])
 
 
+@_validate.suggests(AskOptions)
 def certified_radius(
     f: Function,
     y: Tensor,
@@ -395,10 +397,10 @@ def certified_radius(
     Raises:
         ValueError, TypeError: as `ask`.
     """
-    _validate.options("certified_radius", options, AskOptions.__annotations__)
     return cast(CertifiedRadius, ask(f, y, noise, [Radius(tolerance, alpha, method, smoother)], **options)[0])
 
 
+@_validate.suggests(AskOptions)
 def bound_curve(
     f: Function,
     y: Tensor,
@@ -427,11 +429,11 @@ def bound_curve(
     Raises:
         ValueError, TypeError: as `ask`.
     """
-    _validate.options("bound_curve", options, AskOptions.__annotations__)
     statement = Curve(rhos, alpha, simultaneous, method, smoother)
     return cast(BoundCurve, ask(f, y, noise, [statement], **options)[0])
 
 
+@_validate.suggests(AskOptions)
 def deployed_bound(
     f: Function,
     y: Tensor,
@@ -466,7 +468,6 @@ def deployed_bound(
     Raises:
         ValueError, TypeError: as `ask`.
     """
-    _validate.options("deployed_bound", options, AskOptions.__annotations__)
     if options.get("reference") not in (None, "center"):
         raise ValueError(f"reference = {options['reference']!r}: a deployed output's distance is one from the center")
     statement = Deployed(rho, q, alpha, replicas, method, smoother)

@@ -202,6 +202,7 @@ class AdaptiveMedianSmoother:
         )
 
     @classmethod
+    @_validate.suggests(AdaptiveOptions)
     def from_pipeline(
         cls,
         pipe: Any,
@@ -214,13 +215,13 @@ class AdaptiveMedianSmoother:
             pipe: the pipeline. Its `.unet` and `.scheduler`, if it has them, serve statements about noise predictions.
             concepts, options: as above.
         """
-        _validate.options("from_pipeline", options, AdaptiveOptions.__annotations__)
         encoder = PromptEncoder.from_pipeline(pipe)
         unet, scheduler = getattr(pipe, "unet", None), getattr(pipe, "scheduler", None)
         denoiser = None if unet is None or scheduler is None else NoisePredictor(unet, scheduler)
         return cls(encoder, concepts, denoiser=denoiser, **options)
 
     @classmethod
+    @_validate.suggests(AdaptiveOptions)
     def from_encoder(
         cls,
         encoder: PromptEncoder,
@@ -228,7 +229,6 @@ class AdaptiveMedianSmoother:
         **options: Unpack[AdaptiveOptions],
     ) -> AdaptiveMedianSmoother:
         """The smoother for a text encoder alone (`load_text_encoder`): all that statements about encodings need."""
-        _validate.options("from_encoder", options, AdaptiveOptions.__annotations__)
         return cls(encoder, concepts, **options)
 
     def __repr__(self) -> str:
@@ -407,6 +407,7 @@ class AdaptiveMedianSmoother:
 
     # Prompt → prompt_embeds
 
+    @_validate.suggests()
     def encode(self, prompts: str | Sequence[str], seed: int | None = None) -> Tensor:
         """Smoothed encodings, as the pipeline's `prompt_embeds`.
 
@@ -462,6 +463,7 @@ class AdaptiveMedianSmoother:
 
     # Prompt → what a certificate is about
 
+    @_validate.suggests()
     def problem(
         self, prompt: str, quantity: str = "embedding", *, x_t: Tensor | None = None, t: int | None = None
     ) -> Problem:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from certify import _files
+from certify import _files, _validate
 from certify.models import weight_files
 from certify.models.quiet import quiet_libraries
 from certify.models.text import PromptEncoder
@@ -67,6 +67,7 @@ _NOT_YET = {
 }
 
 
+@_validate.suggests()
 def load_pipeline(
     source: str | Path | None = None,
     *,
