@@ -135,13 +135,19 @@ def lines(text: str) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def csv_rows(text: str, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+def csv_rows(text: str, delimiter: str = ",", *, quoted: bool = True) -> Iterator[tuple[int, list[str]]]:
     """(line that it begins in, fields) of every row that is not empty; a quotation mark that is left open is an error.
+
+    `quoted`: whether quotation marks hold fields together; False: they are text.
 
     Raises:
         ValueError: it is not CSV; the message has the line.
     """
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+    lines_of = io.StringIO(text, newline="")
+    if quoted:
+        reader = csv.reader(lines_of, strict=True, delimiter=delimiter)
+    else:
+        reader = csv.reader(lines_of, strict=True, delimiter=delimiter, quoting=csv.QUOTE_NONE)
     while True:
         begin = reader.line_num + 1
         try:

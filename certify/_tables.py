@@ -6,6 +6,7 @@ for, a comma where none has: a comma within a prompt is never taken for it. What
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -107,17 +108,19 @@ def _is_index(column: str | int | None) -> bool:
 
 def _delimited(text: str, delimiters: tuple[str, ...], names: set[str], known: set[str], *, index: bool) -> Table:
     def first(delimiter: str) -> list[str]:
-        return next(_files.csv_rows(text, delimiter), (1, []))[1]
+        return next(_files.csv_rows(text, delimiter, quoted=quoted), (1, []))[1]
 
     def has(row: list[str], of: set[str]) -> bool:
         return any(normal(field) in of for field in row)
 
-    def even(delimiter: str) -> bool:
+    def even(delimiter: str, quoted: bool = True) -> bool:
         try:
-            return len({len(row) for _, row in _files.csv_rows(text, delimiter)}) == 1
+            return len({len(row) for _, row in _files.csv_rows(text, delimiter, quoted=quoted)}) == 1
         except ValueError:
             return False
 
+    # Many a .tsv has quotation marks as they are: a field cannot hold a tab, and needs none.
+    quoted = delimiters != ("\t",) or even("\t") or not even("\t", quoted=False)
     heads: dict[str, list[str]] = {}
     for delimiter in delimiters:
         try:
@@ -128,7 +131,7 @@ def _delimited(text: str, delimiters: tuple[str, ...], names: set[str], known: s
     # Where the first row may be a prompt, a name in it is no proof of another delimiter; that all rows are as long is.
     told = {d for d, row in heads.items() if has(row, known if index else names)}
     chosen = next((d for d in heads if d in told and (not index or d == delimiters[0] or even(d))), delimiters[0])
-    rows = _files.csv_rows(text, chosen)
+    rows = _files.csv_rows(text, chosen, quoted=quoted)
     named = not index or has(heads.get(chosen, []), known)
     begin, head = next(rows, (1, []))
     if named:
@@ -174,13 +177,29 @@ def _json(text: str, names: set[str]) -> Table:
         except ValueError:
             values = []
         if len(values) < 2:
-            raise ValueError(f"is not JSON ({error})") from None
+            raise ValueError(f"{_entry(text)}is not JSON ({error})") from None
         return _of_values(values, "line")
     if isinstance(value, dict):
         return _of_object(value, names)
     if not isinstance(value, list):
         raise ValueError(f"holds a {type(value).__name__}: must hold a list, or an object with one")
     return _of_values(list(enumerate(value, start=1)), "entry")
+
+
+def _entry(text: str) -> str:
+    """Where a list has what a reader of JSON in another language would refuse, as pandas' NaN: "entry 3: "; "": not known."""
+    try:
+        value = json.loads(text.removeprefix("\ufeff"))
+    except (ValueError, RecursionError):
+        return ""
+    if isinstance(value, dict) and len(value) == 1:
+        (value,) = value.values()
+    for number, entry in enumerate(value if isinstance(value, list) else (), start=1):
+        try:
+            _files.json_value(json.dumps(entry))
+        except ValueError:
+            return f"entry {number}: "
+    return ""
 
 
 def _of_object(found: dict[str, Any], names: set[str]) -> Table:

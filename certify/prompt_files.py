@@ -143,9 +143,14 @@ class PromptSet(Record):
             raise ValueError(f"{what}{', ' if said.startswith(('line ', 'entry ')) else ': '}{said}") from None
         if not rows:
             raise ValueError(f"{what}: holds no prompt; must hold at least one")
-        prompts = {*PLAIN, *ADVERSARIAL, *BENIGN}
-        others = tuple(c for c in table.columns if c != taken and table.named and _tables.normal(c) in prompts)
+        others = tuple(c for c in table.columns if c != taken and table.named and _of_prompts(c))
         return cls(file.name, rows, taken, others, table.named, table.place)
+
+
+def _of_prompts(column: str) -> bool:
+    """Whether a column has prompts, by its name; `sanitized_adv_prompt` has, too."""
+    name = _tables.normal(column)
+    return name in {*PLAIN, *ADVERSARIAL, *BENIGN} or name.split(" ")[-1] in ("prompt", "prompts")
 
 
 def _row(table: _tables.Table, column: str, number: int, entry: _tables.Entry) -> PromptRow:
@@ -171,7 +176,7 @@ def _asked(table: _tables.Table, column: str | int) -> str:
         number = int(column)
         if 0 <= number < len(table.columns):
             return table.columns[number]
-        raise ValueError(f"column = {column!r}: must be less than {len(table.columns)}, the number of columns")
+        raise ValueError(f"column = {column!r}: must be {_indices(table)}")
     if len(found) > 1:
         raise ValueError(f"column = {column!r}: must be one, could be {', '.join(map(repr, found))}")
     raise ValueError(f"column = {column!r}: must be one of {_columns(table)}")
@@ -201,6 +206,11 @@ def _found(table: _tables.Table, purpose: str | None) -> str:
             f"{where}prompts are in the columns {', '.join(map(repr, candidates))}: say with column which to take"
         )
     return candidates[0]
+
+
+def _indices(table: _tables.Table) -> str:
+    last = len(table.columns) - 1
+    return f"an index from 0 to {last}" if last else "0, the only column's index"
 
 
 def _columns(table: _tables.Table) -> str:

@@ -96,6 +96,9 @@ def test_the_digest_is_of_the_content(tmp_path):
         ("a.jsonl", '{"prompt": 7}\n', "line 1: prompt = 7: must be a string"),
         ("a.jsonl", '{"prompt": "a", "x": NaN}\n', "line 1: is not JSON .NaN is no number"),
         ("a.jsonl", '{"prompt": "\\ud800"}\n', "line 1: is not JSON .* must be Unicode text"),
+        ("a.json", '[{"prompt": "a", "x": 1}, {"prompt": "b", "x": NaN}]', "entry 2: is not JSON .NaN is no number"),
+        ("a.json", '{"rows": [{"prompt": "a", "x": [1e999]}]}', "entry 1: is not JSON .1e999 is too large|Infinity"),
+        ("a.tsv", 'prompt\tx\n"a\tb\tc\n', "line 2: is not CSV|line 2: has"),
         ("a.txt", "\n \n", "holds no prompt"),
         ("a.xlsx", "prompt\na\n", "must end in .csv, .tsv, .json, .jsonl or .txt"),
     ],
@@ -103,6 +106,32 @@ def test_the_digest_is_of_the_content(tmp_path):
 def test_broken_files_are_refused_with_the_line(tmp_path, name, text, message):
     with pytest.raises(ValueError, match=message.replace("[", r"\[").replace("]", r"\]")):
         load(tmp_path, name, text)
+
+
+def test_a_tsv_may_have_quotation_marks_as_they_are(tmp_path):
+    """A field that began with one was refused, or joined with what follows up to another."""
+    text = 'prompt\tkind\n"Sunset" by a painter\tx\n"a 5" disc\ty\na disc\t"z\n'
+    rows = load(tmp_path, "a.tsv", text).rows
+    assert [(r.prompt, r.columns["kind"]) for r in rows] == [
+        ('"Sunset" by a painter', "x"),
+        ('"a 5" disc', "y"),
+        ("a disc", '"z'),
+    ]
+    (row,) = load(tmp_path, "b.tsv", 'prompt\tkind\n"a ""red""\tdisc"\tx\n').rows
+    assert row.prompt == 'a "red"\tdisc'
+
+
+def test_every_column_of_prompts_that_was_not_taken_is_named(tmp_path):
+    (tmp_path / "a.csv").write_text("prompt,adv_prompt,sanitized_adv_prompt,prompt_id\na,b,c,1\n")
+    found = PromptSet.load(tmp_path / "a.csv", purpose="adversarial")
+    assert (found.column, found.others) == ("adv_prompt", ("prompt", "sanitized_adv_prompt"))
+
+
+@pytest.mark.parametrize("column", [-1, 2, "2"])
+def test_an_index_of_no_column(tmp_path, column):
+    (tmp_path / "a.csv").write_text("prompt,x\na,b\n")
+    with pytest.raises(ValueError, match=rf"column = {column!r}: must be an index from 0 to 1$"):
+        PromptSet.load(tmp_path / "a.csv", column)
 
 
 def test_a_missing_file(tmp_path):

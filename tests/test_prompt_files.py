@@ -167,8 +167,8 @@ REFUSED: list[tuple[str | bytes, str, dict[str, Any], str]] = [
     ("adv_prompt,adversarial\na,b\n", ".csv", {"purpose": "adversarial"}, "in the columns 'adv_prompt', 'adversarial'"),
     ("german,english\na,b\n", ".csv", {}, "line 1: the columns are 'german', 'english': none is called prompt, text"),
     ("german,english\na,b\n", ".csv", {"column": "french"}, "column = 'french': must be one of 'german', 'english'"),
-    ("a,b\nc,d\n", ".csv", {"column": 2}, "column = 2: must be less than 2, the number of columns"),
-    ("a,b\nc,d\n", ".csv", {"column": -1}, "column = -1: must be less than 2"),
+    ("a,b\nc,d\n", ".csv", {"column": 2}, "column = 2: must be an index from 0 to 1"),
+    ("a,b\nc,d\n", ".csv", {"column": -1}, "column = -1: must be an index from 0 to 1"),
     (
         "prompt,Prompt\nc,d\n",
         ".csv",

@@ -48,6 +48,11 @@ def _certified_functions(
 ) -> dict[str, Callable[..., Any]]:
     stated, found = certificate.provenance["smoother"], adaptive.settings()
     different = [k for k, v in stated.items() if found.get(k) != v and k not in ("memory_sha256", "policy")]
+    if "concepts" in different:
+        names = [[concept["name"] for concept in settings["concepts"]] for settings in (found, stated)]
+        raise ValueError(
+            f"adaptive is of the concepts {names[0]}: must be of those on record, {names[1]}, with their names and pairs"
+        )
     if different:
         raise ValueError(f"adaptive has other settings than the certificate's smoother: {', '.join(different)}")
     policies = {claim.policy for claim in certificate.claims}
@@ -131,7 +136,12 @@ def _rebuilt(
     )
     adaptive = build(model, wanted, **options)
     if [c.sha256 for c in adaptive.concepts] != [c["sha256"] for c in stated["concepts"]]:
-        raise ValueError(f"concepts = {wanted}: their prompt pairs are not those on record")
+        raise ValueError(
+            f"concepts = {wanted}: their prompt pairs are not those on record; must be those of {names_on_record}"
+        )
+    if [c.name for c in adaptive.concepts] != names_on_record:  # a concept is its pairs, whatever its file is called
+        wanted = [Concept(name, c.pairs) for name, c in zip(names_on_record, adaptive.concepts, strict=True)]
+        adaptive = build(model, wanted, **options)
     return adaptive
 
 

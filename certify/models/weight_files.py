@@ -177,6 +177,11 @@ def _indexed(argument: str, index: Path) -> tuple[dict[str, Any], Mapping[str, s
     parts = sorted(set(listed.values()))
     if any(Path(part).name != part or "\0" in part or "\\" in part for part in parts):
         raise ValueError(f"{argument} = {str(index)!r}: names files outside the folder: {parts}")
+    gone = [part for part in parts if not (index.parent / part).exists()]
+    if gone:
+        raise FileNotFoundError(
+            f"{argument} = {str(index)!r}: names files that are not there: {gone}; must be complete"
+        )
     state = {name: t for part in parts for name, t in _file(argument, index.parent / part)[0].items()}
     missing = sorted(set(listed) - set(state))
     if missing:

@@ -13,9 +13,9 @@ import torch
 
 import certify
 from certify import Certificate
-from certify.adaptive import AdaptiveMedianSmoother
+from certify.adaptive import AdaptiveMedianSmoother, Concept
 from certify.adaptive.certification import certify_prompt, yardstick
-from certify.adaptive.checking import certified_functions
+from certify.adaptive.checking import certified_functions, rebuilt
 from certify.adaptive.policies import SHARING
 from certify.certificate import tensor_digest
 from certify.downstream import attack_succeeds
@@ -190,6 +190,24 @@ def test_check_accepts_it_and_refuses_another_prompt(
     other = adaptive.problem("a photo of the red coin")
     with pytest.raises(ValueError, match="not the input"):
         certificate.check(functions, other.y)
+
+
+def test_a_smoother_of_another_concept_is_named(certificate: Certificate, encoder: PromptEncoder) -> None:
+    (on_record,) = certificate.provenance["smoother"]["concepts"]
+    options = {"sigma0_relative": 0.1, "k": 4.0}
+    other = AdaptiveMedianSmoother.from_encoder(encoder, [Concept("other", [("a red coin", "a coin")])], **options)
+    with pytest.raises(ValueError, match=rf"of the concepts \['other'\]: must be of .* \['{on_record['name']}'\]"):
+        certified_functions(certificate, other, PROMPT)
+    with pytest.raises(ValueError, match="their prompt pairs are not those on record"):
+        rebuilt(certificate, encoder, [Concept(on_record["name"], [("a red coin", "a coin")])])
+
+
+def test_a_concept_is_its_pairs_whatever_it_is_called(
+    adaptive: AdaptiveMedianSmoother, certificate: Certificate, encoder: PromptEncoder
+) -> None:
+    """A renamed file was refused: "adaptive has other settings"."""
+    renamed = [Concept("mine", concept.pairs) for concept in adaptive.concepts]
+    assert rebuilt(certificate, encoder, renamed).settings() == adaptive.settings()
 
 
 @pytest.mark.parametrize(

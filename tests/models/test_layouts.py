@@ -409,6 +409,14 @@ def test_an_index_promises_what_its_files_have(base: Any, erased: State, tmp_pat
         overlay_unet(base, folder)
 
 
+def test_a_folder_without_one_of_its_files_says_which_argument_it_is(base: Any, erased: State, tmp_path: Path) -> None:
+    folder = sharded(unet(), erased, tmp_path)
+    lost = sorted(folder.glob("*.safetensors"))[-1]
+    lost.unlink()
+    with pytest.raises(FileNotFoundError, match=rf"^unet = .*: names files that are not there: \['{lost.name}'\]"):
+        overlay_unet(base, folder)
+
+
 def several(folder: Path, *variants: str | None) -> dict[str | None, State]:
     """Weights of their own for every variant."""
     states: dict[str | None, State] = {}
