@@ -44,6 +44,8 @@ def read(said: str) -> float:
 def is_implied(said: float, exact: float, way: str) -> bool:
     """Whether a number on record implies the one that is said, and is near it. 1 − α is known to the last digit of a float."""
     slack = 2e-14 * abs(exact)
+    if way == "confidence":  # it has the digits of α
+        return math.isclose(100 - said, 100 - exact, rel_tol=0.011, abs_tol=1e-13) and said <= exact + slack
     near = math.isclose(said, exact, rel_tol=0.011)
     return near and (said >= exact - slack if way == "up" else said <= exact + slack)
 
@@ -69,7 +71,7 @@ class Record:
             (rf"squared distance (?:at most )?{NUMBER}", "up", squared),
             (rf"(?<!squared )distance (?:at most )?{NUMBER}", "up", [c.value for c in of["deployed"]]),
             (rf"with probability at least {NUMBER}", "down", [c.q for c in claims if c.q is not None]),
-            (rf"confidence {NUMBER}\s%", "down", [100 * (1 - a) for a in self.alphas]),
+            (rf"confidence {NUMBER}\s%", "confidence", [100 * (1 - a) for a in self.alphas]),
             (rf"α\s=\s{NUMBER}", "up", self.alphas),
             (rf"another part of α, {NUMBER} a point", "up", self.alphas),
             (rf"a point in place of {NUMBER}", "up", self.alphas),
