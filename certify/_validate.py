@@ -38,6 +38,8 @@ __all__ = [
     "tensor",
 ]
 
+_LONGEST = 1024
+"""Bits of a whole number."""
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -85,9 +87,13 @@ def count(name: str, value: Any, minimum: int = 1) -> int:
     """`value` as a whole number >= `minimum`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} = {value!r}: must be a whole number >= {minimum}")
-    if value < minimum:
+    number = int(value)
+    if number.bit_length() > _LONGEST:  # Python refuses to write longer ones
+        sign = "-" if number < 0 else ""
+        raise ValueError(f"{name} = {sign}2**{number.bit_length() - 1}…: must be a whole number below 2**{_LONGEST}")
+    if number < minimum:
         raise ValueError(f"{name} = {value!r}: must be a whole number >= {minimum}")
-    return int(value)
+    return number
 
 
 def seed_value(value: Any) -> int:
@@ -240,13 +246,17 @@ def evaluating(name: str, value: Any) -> None:
         if part.training:
             where = f" (its part {path!r})" if path else ""
             raise ValueError(
-                f"{name} = {type(module).__name__}{where}: is in training mode, must be in evaluation mode; call .eval()"
+                f"{name} = {type(module).__name__}{where}: is in training mode, must be in evaluation mode; call .eval() "
+                "(again where parts were put in later, by quantization say: they begin in training mode)"
             )
 
 
 def own_tensor(name: str, value: Any) -> Tensor:
     """`value` as `finite_tensor`, in memory of its own: what a caller or a function does to theirs does not change it."""
-    return finite_tensor(name, value).detach().clone()
+    found = finite_tensor(name, value)
+    if found.numel() == 0:
+        raise ValueError(f"{name} has shape {tuple(found.shape)}: must hold at least one number")
+    return found.detach().clone()
 
 
 def broadcastable(name: str, value: Tensor, shape: Sequence[int], what: str) -> None:

@@ -12,7 +12,7 @@ pass. Each has its own α, and by the union bound all answers hold at once with 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, cast
@@ -227,6 +227,7 @@ def ask(
     Raises:
         ValueError, TypeError: an argument out of range, or f not a finite function on batches.
     """
+    statements = _statements(statements)
     y = _validate.own_tensor("y", y)
     noise = as_noise(noise, y)
     f = _validate.function("f", f)
@@ -472,6 +473,19 @@ def deployed_bound(
         raise ValueError(f"reference = {options['reference']!r}: a deployed output's distance is one from the center")
     statement = Deployed(rho, q, alpha, replicas, method, smoother)
     return cast(DeployedBound, ask(f, y, noise, [statement], **options)[0])
+
+
+def _statements(given: Any) -> list[Statement]:
+    kinds = "Percentile, MSE, Radius, Curve or Deployed"
+    if isinstance(given, Statement) or not isinstance(given, Iterable):
+        raise TypeError(f"statements = {given!r}: must be a list of statements ({kinds})")
+    listed = list(given)
+    for i, statement in enumerate(listed):
+        if not isinstance(statement, Statement):
+            raise TypeError(f"statements[{i}] = {statement!r}: must be a statement ({kinds})")
+    if not listed:
+        raise ValueError(f"statements is empty: must hold at least one statement ({kinds})")
+    return listed
 
 
 class _Plan:

@@ -38,7 +38,7 @@ from certify._records import Shown
 from certify.adaptive.coverage import PositionCoverage, covered_prompts, covered_substitutions
 from certify.adaptive.deployment import Deployment
 from certify.certificate import Certificate, ModelRecord, checked_provenance, tensor_digest
-from certify.detectors import Detector
+from certify.detectors import Detector, load_detector
 from certify.downstream import (
     attack_succeeds,
     concept_score,
@@ -473,6 +473,8 @@ def check_options(options: CertifyOptions) -> None:
         "tolerance": _optional(_validate.not_negative),
         "batch_size": _optional(_validate.count),
         "memory": _optional(_validate.count),
+        "private": _validate.flag,
+        "detector": _optional(lambda _, value: load_detector(value)),
         "prompts": _texts,
         "provenance": lambda _, value: checked_provenance(value, _spoken_for()),
     }

@@ -22,7 +22,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -432,7 +432,10 @@ class AdaptiveMedianSmoother:
         Raises:
             ValueError: a prompt is empty or does not fit into the context, or there is none.
         """
-        tokenized = [self._tokenize(p) for p in ([prompts] if isinstance(prompts, str) else prompts)]
+        given: list[Any] = [prompts] if isinstance(prompts, str) or not isinstance(prompts, Iterable) else list(prompts)
+        if not all(isinstance(prompt, str) for prompt in given):
+            raise TypeError(f"prompts = {prompts!r}: must be a prompt or a list of prompts")
+        tokenized = [self._tokenize(prompt) for prompt in given]
         if not tokenized:
             raise ValueError("prompts is empty: must hold at least one prompt")
         records = self._records(tokenized)

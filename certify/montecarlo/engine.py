@@ -222,8 +222,12 @@ class _Caller:
             try:
                 outputs = self._checked(self.f(chunk), count)
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error) or count == 1:
+                if not _out_of_memory(error):
                     raise
+                if count == 1:
+                    if str(error):
+                        raise
+                    raise MemoryError(f"{self.called} ran out of memory on a batch of one input") from error
             if outputs is None:
                 # Drawn anew: f may have worked in place before its memory ran out.
                 on_cuda, self.size = z.is_cuda, count // 2
@@ -342,7 +346,7 @@ class _Look:
 
 def _out_of_memory(error: BaseException) -> bool:
     """Whether memory did not suffice. Only CUDA's own has a type of its own, which is a RuntimeError, too."""
-    said = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    said = ("DefaultCPUAllocator", "out of memory", "_STATUS_ALLOC_FAILED", "std::bad_alloc", "RESOURCE_EXHAUSTED")
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in said)
 
 
