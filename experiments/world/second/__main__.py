@@ -8,6 +8,7 @@
     denoiser     the U-Net, on what `clip` and `autoencoder` made
     ship         everything as fp16 safetensors into the model's folder
     gates        prints what the model reaches; `--only relevance`, `judge` or `pictures` for a part
+    tune         prints what settings of the smoother do on the tune split; `--concept`
     grid         a picture of generated images
 
 Stages work in a folder (`--work`). One that was stopped goes on from its last state when it is called again; `--steps` counts
@@ -17,6 +18,7 @@ those of earlier calls. What stands in the model's folder is what `load_pipeline
 from __future__ import annotations
 
 import argparse
+import csv
 import random
 import sys
 from collections.abc import Iterator
@@ -32,7 +34,7 @@ from experiments.world.language import build_tokenizer
 from experiments.world.second import clip, gates, language, prompts, scenes
 
 MODEL = Path(__file__).resolve().parent / "model"
-STAGES = ("prompts", "tokenizer", "clip", "autoencoder", "judge", "denoiser", "ship", "gates", "grid")
+STAGES = ("prompts", "tokenizer", "clip", "autoencoder", "judge", "denoiser", "ship", "gates", "tune", "grid")
 
 
 def main() -> None:
@@ -46,6 +48,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=None, help="peak learning rate (denoiser)")
     parser.add_argument("--guidance", type=float, default=gates.DEFAULTS["guidance"], help="of `gates` and `grid`")
     parser.add_argument("--only", choices=("judge", "relevance", "pictures"), default=None, help="a part of `gates`")
+    parser.add_argument("--concept", choices=scenes.CONCEPTS, default="hat", help="of `tune`")
     parser.add_argument(
         "--images", type=int, default=300, help="images for each figure of `gates`; a word has an eighth"
     )
@@ -84,6 +87,8 @@ def main() -> None:
         ship(work, a.model)
     elif a.stage == "gates":
         show(a.model, a.only, a.guidance, a.images)
+    elif a.stage == "tune":
+        tune(a.model, a.concept)
     else:
         grid(a.model, a.out, a.guidance)
 
@@ -119,6 +124,17 @@ def show(model: Path, only: str | None, guidance: float, images: int) -> None:
         missed += not gate.reached and (gate.low, gate.high) != (None, None)
     print(f"{missed} not reached" if missed else "all reached")
     sys.exit(missed > 0)
+
+
+def tune(model: Path, concept: str) -> None:
+    """Prints what settings of the smoother do to a concept on the tune split."""
+    from certify import load_pipeline
+    from certify.adaptive import Concept
+
+    with (model / "prompts" / "tune.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    judge = gates.load_judge(model / "judge.safetensors")
+    gates.tune(load_pipeline(model / "pipeline"), judge, rows, Concept.load(model / "concepts" / f"{concept}.jsonl"))
 
 
 def grid(model: Path, file: Path, guidance: float, columns: int = 12) -> None:

@@ -11,7 +11,7 @@ relevance    words of context are relevant to a part, and so are the tokens that
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from certify.adaptive import Concept
 from certify.world.judge import Judge
 from experiments.world import judging
 from experiments.world.second import clip, language, prompts, scenes
@@ -101,7 +102,7 @@ def _mean(values: Iterable[float | bool]) -> float:
 
 
 class Painter:
-    """Prompts to images of a pipeline, a stretch of seeds of its own for each list."""
+    """Prompts, or encodings, to images of a pipeline, a stretch of seeds of its own for each list."""
 
     def __init__(self, pipe: Any, **options: Any) -> None:
         from certify.models import PromptEncoder
@@ -109,11 +110,11 @@ class Painter:
         self.pipe, self.options, self.seed = pipe, DEFAULTS | options, 100
         self.encoder = PromptEncoder.from_pipeline(pipe)
 
-    def __call__(self, texts: Sequence[str]) -> Tensor:
+    def __call__(self, prompts: Sequence[str] | Tensor) -> Tensor:
         from certify import generate
 
         self.seed += 1
-        embeds = self.encoder.plain(list(texts))
+        embeds = prompts if isinstance(prompts, Tensor) else self.encoder.plain(list(prompts))
         return generate.images(
             self.pipe, embeds, negative=self.encoder.plain([""]), seed=self.seed, **self.options
         ).cpu()
@@ -209,7 +210,7 @@ def relevance_gates(encoder: Any, *, searched: int = 24) -> Iterator[Gate]:
         encoder: a prompt encoder.
         searched: prompts for `search`.
     """
-    from certify.adaptive import AdaptiveMedianSmoother, Concept
+    from certify.adaptive import AdaptiveMedianSmoother
 
     concept = Concept("hat", [(p["positive"], p["negative"]) for p in prompts.concept_pairs("hat")])
     rng = random.Random(3)
@@ -284,3 +285,40 @@ def search(
             words = each[int((ends([" ".join([*w, text]) for w in each]) @ goal).argmax())]
         made.append((" ".join([*words, text]), tokens))
     return made
+
+
+def tune(pipe: Any, judge: Judge, rows: Sequence[Mapping[str, str]], concept: Concept) -> None:
+    """Prints what settings of the smoother do: how often each kind of prompt still shows the concept, and others are right.
+
+    Args:
+        pipe: the pipeline.
+        judge: of the second world.
+        rows: prompts, of the tune split.
+        concept: one of the world's, with its pairs.
+    """
+    from certify.adaptive import AdaptiveMedianSmoother
+
+    kinds = ("name", "misspelling", "synonym", "context")
+    mine = [row for row in rows if row["concept"] == concept.name]
+    other = [row for row in rows if row["kind"] == "neutral"]
+    paint = Painter(pipe)
+
+    def line(name: str, encode: Callable[[list[str]], Tensor]) -> None:
+        paint.seed = 100
+        labels = judge.judge(paint(encode([row["prompt"] for row in (*mine, *other)]))).labels
+        seen = [label != "none" for label in labels[concept.name]]
+        shown = ", ".join(
+            f"{k} {_mean(s for s, r in zip(seen, mine, strict=False) if r['kind'] == k):.2f}" for k in kinds
+        )
+        right = _mean(
+            labels[what][len(mine) + i] == row[what] for i, row in enumerate(other) for what in tuple(scenes.VALUES)[:5]
+        )
+        print(f"{name:<36} {concept.name}: {shown}; others right {right:.3f}", flush=True)
+
+    line("undefended", paint.encoder.plain)
+    for similarity in ("flattened", "end-of-text"):
+        for sigma0, k in ((0.02, 9), (0.05, 6), (0.05, 9), (0.1, 4), (0.1, 6), (0.1, 9), (0.2, 4), (0.2, 6), (0.4, 6)):
+            adaptive = AdaptiveMedianSmoother.from_pipeline(
+                pipe, [concept], sigma0_relative=sigma0, k=k, similarity=similarity
+            )
+            line(f"{similarity}, σ₀ = {sigma0:g}, k = {k}", adaptive.encode)
