@@ -61,7 +61,7 @@ def main() -> None:
     elif a.stage == "tokenizer":
         build_tokenizer(work / "tokenizer", language.corpus(), language.MERGES, language.CONTEXT)
     elif a.stage == "clip":
-        clip.train(work / "clip", work / "tokenizer", steps=a.steps or 800, seed=a.seed)
+        clip.train(work / "clip", work / "tokenizer", steps=a.steps or 980, seed=a.seed)
     elif a.stage == "autoencoder":
         from experiments.world import autoencoder
 
@@ -79,7 +79,7 @@ def main() -> None:
 
         parts = (work / "clip", work / "tokenizer", work / "vae")
         denoiser.train(
-            work / "unet", *parts, steps=a.steps or 4000, seed=a.seed, rate=a.rate or 1.2e-3, world=PULLED,
+            work / "unet", *parts, steps=a.steps or 4100, seed=a.seed, rate=a.rate or 1.2e-3, batch=32, world=PULLED,
             captions=captions,
         )  # fmt: skip
     elif a.stage == "ship":
