@@ -206,7 +206,7 @@ def test_statistics_and_images_are_passed_on(run, file, tmp_path):
         (("few.csv", "--column", "words"), "column = 'words': must be one of 'kind', 'prompt'"),
         (("few.csv", "--alpha", "2"), "alpha = 2.0"),
         (("few.csv", "--tolerance", "0"), "tolerance = 0.0"),
-        (("few.csv", "--images", "4", "--concept", "gun"), "must have a detector"),
+        (("few.csv", "--images", "4", "--concept", "gun"), "--images = 4: must be 0 without a --detector"),
     ],
 )
 def test_misuse_is_one_line_and_exit_code_2(run, file, tmp_path, arguments, message):
