@@ -495,7 +495,11 @@ BAD_CALLS: dict[str, tuple[Call, type[Exception], str]] = {
     "empty prompt to certify": (lambda e, a, d: a.problem(""), ValueError, r"prompt = '': must not be empty"),
     "empty prompt to freeze": (lambda e, a, d: a.freeze(""), ValueError, r"prompt = '': must not be empty"),
     "no prompts": (lambda e, a, d: a.encode([]), ValueError, r"prompts is empty: must hold at least one prompt"),
-    "not a prompt": (lambda e, a, d: a.encode([7]), TypeError, r"prompt = 7: must be a string"),
+    "not a prompt": (
+        lambda e, a, d: a.encode([7]),
+        TypeError,
+        r"prompts = \[7\]: must be a prompt or a list of prompts",
+    ),
     "too long": (
         lambda e, a, d: a.encode("red " * 20),
         ValueError,
