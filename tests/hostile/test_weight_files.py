@@ -317,8 +317,12 @@ FOLDERS = [
     ),
     ("diffusion_pytorch_model.safetensors.index", b'{"weight_map": {"x": "/etc/passwd"}}', "files outside the folder"),
     ("diffusion_pytorch_model.safetensors.index", b'{"weight_map": {"x": "a\\u0000b"}}', "files outside the folder"),
-    ("diffusion_pytorch_model.safetensors.index", b'{"weight_map": {"x": "b.safetensors"}}', "No such file"),
-    ("diffusion_pytorch_model.safetensors.index", b'{"weight_map": {"x": "config.json"}}', "must end in .safetensors"),
+    ("diffusion_pytorch_model.safetensors.index", b'{"weight_map": {"x": "b.safetensors"}}', "are not there"),
+    (
+        "diffusion_pytorch_model.safetensors.index",
+        b'{"weight_map": {"x": "diffusion_pytorch_model.safetensors.index.json"}}',
+        "must end in .safetensors",
+    ),
 ]
 
 
