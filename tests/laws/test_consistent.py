@@ -308,7 +308,7 @@ def test_a_distance_is_decided_by_the_bound_where_drawing_ended(problem, toleran
         assert found.n == n
     assert (found.decided == "yes") == (found.value <= tolerance)
     if math.isfinite(found.value):
-        share = _shares(problem, rho, alpha, n)[found.n]
+        share = _shares(problem, rho, alpha / 2, n)[found.n]  # the other half is that of "no"
         fixed = mse_bound(
             f, y, noise, rho=rho, n=found.n, alpha=share, seed=seed, center=center, method="coordinatewise"
         )
@@ -336,7 +336,8 @@ def test_an_event_is_decided_by_the_count_where_drawing_ended(problem, target, r
     assert found.successes == fixed.successes
     assert found.n <= found.drawn <= found.maximum == n
     assert (found.decided == "yes") <= (found.value <= target)
-    assert found.value <= stopped_event(found.successes, found.n, noise, rho=rho, replicas=k, alpha=alpha)
+    half = alpha / 2  # the other half is that of "no"
+    assert found.value <= stopped_event(found.successes, found.n, noise, rho=rho, replicas=k, alpha=half)
     # Whatever is read at any time costs something: a bound for that number of draws alone is closer.
     assert found.decided == "yes" or fixed.value <= found.value * (1 + 1e-9)
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from scipy.special import ndtr
 
 from certify import Ellipsoid, GaussianNoise
+from certify._random import normals
 from tests.strategies import INPUTS, deltas, noises, percentiles, radii, seeds
 
 UNIT = GaussianNoise(1.0)
@@ -160,7 +161,7 @@ def test_every_noise_is_its_sigma_times_the_same_normals(shape, data, seed):
     noise = data.draw(noises(shape))
     y = torch.linspace(-1, 1, math.prod(shape), dtype=torch.float64).reshape(shape)
     z = noise.draw(y, 5, torch.Generator().manual_seed(seed))
-    g = torch.randn((5, *shape), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    g = normals((5, *shape), torch.Generator().manual_seed(seed))
     sigma = noise.sigma_for(shape)
     assert torch.equal(z, y + g * sigma)
     assert torch.equal(z[:, sigma == 0], y[sigma == 0].expand(5, -1))

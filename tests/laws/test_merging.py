@@ -203,7 +203,7 @@ def test_a_spectrum_merges_within_its_own_limits(x, sketch, data, random):
     whole.update(x)
     for shard in shards:
         merged.merge(shard)
-    truth = top(whole.clipped(x))
+    truth = 16.0 * top(whole.clipped(x))  # which is in units of R = 4
     for seen in (merged, whole):
         assert seen.least <= truth * (1 + 1e-12) + 1e-300
         assert truth <= seen.largest

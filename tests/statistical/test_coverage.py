@@ -18,6 +18,7 @@ from certify.bounds import mse as mse_module
 from certify.bounds import percentile as percentile_module
 from certify.confidence import extreme_rank
 from tests.statistical.trials import Trials, not_exactly, too_many
+from tests.subjects import outputs_of
 
 pytestmark = pytest.mark.statistical
 
@@ -187,17 +188,12 @@ def test_control_a_reference_from_the_same_draws_is_caught(trials: Trials):
     runs, alpha, tolerance, n = trials.runs(150), 0.05, 25.0, 300
     failures = {"fixed": 0, "from the draws": 0}
     for seed in range(runs):
-        draws = []
-
-        def f(z, draws=draws):
-            draws.append(z)
-            return z
-
         options = {"tolerance": tolerance, "n": n, "alpha": alpha, "seed": seed, "method": T2}
         start = torch.full((1,), -4.0, dtype=torch.float64)
-        fixed = certified_radius(f, ORIGIN, 1.0, center=start, **options)
+        fixed = certified_radius(lambda z: z, ORIGIN, 1.0, center=start, **options)
         failures["fixed"] += fixed.rho > 5.0 - 4.0
-        center = adversarial_center(torch.cat(draws).numpy()[:, 0], alpha, tolerance)
+        draws = outputs_of(lambda z: z, ORIGIN, 1.0, n=n, seed=seed)
+        center = adversarial_center(draws.numpy()[:, 0], alpha, tolerance)
         chosen = certified_radius(lambda z: z, ORIGIN, 1.0, center=ORIGIN + center, **options)
         failures["from the draws"] += chosen.rho > math.sqrt(tolerance) - abs(center) + 1e-9
     trials.covers("T3 radius", failures["fixed"], runs, alpha, "identity, reference fixed beforehand")
