@@ -207,6 +207,6 @@ def test_coverage_with_a_coarse_sketch(monkeypatch, trials: Trials):
 def test_control_a_sketch_without_its_error_is_caught(monkeypatch, trials: Trials):
     """Mistake: the eigenvalue of the sketch itself, without what the sketch has forgotten (and no slack to hide it)."""
     monkeypatch.setattr(spectral_module, "Spectrum", lambda center, radius: Spectrum(center, radius, rows=2))
-    monkeypatch.setattr(Spectrum, "largest", property(lambda self: self.least))
+    monkeypatch.setattr(Spectrum, "_error", 0.0)
     monkeypatch.setattr(spectral_module, "chernoff_limit", lambda mean, n, alpha: mean)
     trials.caught("T11 distance", "the sketch's error forgotten", sketched_failures(100), 100, 0.1)
