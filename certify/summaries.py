@@ -552,7 +552,7 @@ def _of_certificate(certificate: Any) -> Summary:
     stick = record.get("yardstick")
     notes = [
         *certificate.notices,
-        *([words.removed(stick)] if stick else []),
+        *([words.removed(stick, mention=record.get("concept_in_prompt"))] if stick else []),
         *([beside] if beside else []),
         *reasons[:_REASONS],
     ]

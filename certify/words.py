@@ -292,13 +292,20 @@ def removal(stick: Mapping[str, Any] | None) -> float | None:
     return max(_real(stick["distance"]), 0.0) if stick else None
 
 
-def removed(stick: Mapping[str, Any], style: Style = PLAIN) -> str:
-    """What a bound is to be compared with."""
+def removed(stick: Mapping[str, Any], style: Style = PLAIN, mention: Any = None) -> str:
+    """What a bound is to be compared with, and of what it is the distance if `mention` says that no concept is named."""
     distance = _real(stick["distance"])
+    otherwise = ""
+    if isinstance(mention, Mapping) and not mention.get("named", True):
+        concept = style.name(mention.get("concept"))
+        otherwise = (
+            f" Since “{concept}” does not seem to be named, that is the distance without the prompt’s most relevant word, not "
+            "without the concept."
+        )
     return (
         f"Concept-removal distance: without {_word(stick, style)} the plain encoding is "
         f"{style.number(math.sqrt(max(distance, 0.0)), 'near')} away, squared {style.number(distance, 'near')}. A bound above "
-        "it is vacuous: true, and saying little."
+        f"it is vacuous: true, and saying little.{otherwise}"
     )
 
 
@@ -506,13 +513,17 @@ def capital(text: str) -> str:
 # Checks, and runs over many prompts
 
 
-def outcome(report: CheckReport, style: Style = PLAIN) -> str:
-    """What a check found."""
+def outcome(report: CheckReport, style: Style = PLAIN, different: int = 0) -> str:
+    """What a check found; `different`: statements on record that are not the model's."""
     refuted = sum(v.outcome == "refuted" for v in report.verdicts)
     tested = sum(v.outcome in ("refuted", "not refuted") for v in report.verdicts)
-    found = style.strong("Refuted", "bad") if refuted else style.strong("Not refuted")
+    found = style.strong("Refuted", "bad") if refuted or different else style.strong("Not refuted")
+    if different:
+        many = "statement on record is" if different == 1 else "statements on record are"
+        found += f": {count(different)} {many} not the model’s"
     return (
-        f"{found}: {report.n:,} fresh draws refute {refuted or 'none'} of the {tested} claims that were tested, at level "
+        f"{found}{'; ' if different else ': '}{report.n:,} fresh draws refute {refuted or 'none'} of the {tested} claims that "
+        "were tested, at level "
         f"{style.number(report.level, 'exact')} over all of them together. Not refuted is no proof."
     )
 

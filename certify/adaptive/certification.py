@@ -334,7 +334,7 @@ def certify_prompt(
                 )
                 keep = {f"trajectory.{name}": tensor for name, tensor in trajectory.tensors().items()}
                 record["trajectory"] = trajectory.record()
-                record["noise_prediction_yardstick"] = _prediction_yardstick(adaptive, prompt, trajectory)
+                record["noise_prediction_yardstick"] = prediction_yardstick(adaptive, prompt, trajectory)
             functions = functions_of(adaptive, prompt, deployment, reference, trajectory, pipe, None, steps, guidance)
             if asked(NOISE_PREDICTION):
                 answers += ask(
@@ -369,7 +369,7 @@ def certify_prompt(
                         **settings,
                     )
                 )
-            record["concept_score_plain"] = _plain_score(adaptive, prompt)
+            record["concept_score_plain"] = plain_score(adaptive, prompt)
         if work.images and detector is not None:
             name = event_name(detector)
             functions = functions_of(adaptive, prompt, deployment, reference, None, pipe, detector, steps, guidance)
@@ -652,7 +652,7 @@ class _Work:
         return report
 
 
-def _prediction_yardstick(adaptive: AdaptiveMedianSmoother, prompt: str, trajectory: Trajectory) -> float:
+def prediction_yardstick(adaptive: AdaptiveMedianSmoother, prompt: str, trajectory: Trajectory) -> float:
     """Σ_j w_j ‖ε(x_j, T(prompt), t_j) − ε(x_j, T(prompt without its most relevant word), t_j)‖²."""
     denoiser = cast(NoisePredictor, adaptive.denoiser)
     predicted = denoiser.along(trajectory, _with_and_without(adaptive, prompt)[0]).double()
@@ -668,7 +668,7 @@ def _direction(adaptive: AdaptiveMedianSmoother, prompt: str) -> Tensor:
     return adaptive.scorer.directions[names.index(str(record.concept[best]))]
 
 
-def _plain_score(adaptive: AdaptiveMedianSmoother, prompt: str) -> float:
+def plain_score(adaptive: AdaptiveMedianSmoother, prompt: str) -> float:
     """The concept score of the prompt's plain encoding."""
     v, tokenized = _direction(adaptive, prompt), adaptive.encoder.tokenize(prompt)
     h = adaptive.encoder.plain([tokenized])[0].double().cpu()

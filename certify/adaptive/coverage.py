@@ -170,7 +170,19 @@ def covered_substitutions(
     """
     rho, chunk = _validate.positive("rho", rho), _validate.count("chunk", chunk)
     nearest = _validate.count("nearest", nearest, minimum=0)
-    encoder, deployment = adaptive.encoder, adaptive.deployment(prompt)
+    return substitutions_within(adaptive, prompt, adaptive.deployment(prompt), rho, nearest, chunk)
+
+
+def substitutions_within(
+    adaptive: AdaptiveMedianSmoother,
+    prompt: str,
+    deployment: Deployment,
+    rho: float,
+    nearest: int = DEFAULT_NEAREST,
+    chunk: int = 2048,
+) -> list[PositionCoverage]:
+    """`covered_substitutions` under the noise of `deployment`, which may be one on record."""
+    encoder = adaptive.encoder
     tokenized = encoder.tokenize(prompt)
     positions = [i for i, kind in enumerate(tokenized.kinds) if kind == "word"]
     spelling, plain, closed, special = _vocabulary(encoder)
@@ -234,8 +246,14 @@ def covered_prompts(
     rho = _validate.positive("rho", rho)
     if isinstance(prompts, str):
         raise TypeError(f"prompts = {prompts!r}: must be a list of prompts")
-    encoder, deployment = adaptive.encoder, adaptive.deployment(prompt)
-    anchor = encoder.tokenize(prompt)
+    return prompts_within(adaptive, prompt, adaptive.deployment(prompt), prompts, rho)
+
+
+def prompts_within(
+    adaptive: AdaptiveMedianSmoother, prompt: str, deployment: Deployment, prompts: Sequence[str], rho: float
+) -> list[PromptCoverage]:
+    """`covered_prompts` under the noise of `deployment`, which may be one on record."""
+    anchor = adaptive.encoder.tokenize(prompt)
     return [_compared(adaptive, deployment, anchor, other, rho) for other in prompts]
 
 

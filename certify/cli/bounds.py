@@ -84,7 +84,7 @@ def radius(
         raise typer.Exit(NO_ANSWER)
     terminal.out.print(words.with_confidence(claim_of(r), terminal.MARKUP))
     if tolerance is None:
-        terminal.out.print(words.removed(asdict(stick), terminal.MARKUP))
+        terminal.out.print(words.removed(asdict(stick), terminal.MARKUP, adaptive.mention(text).to_dict()))
     table = terminal.table("certified set", "")
     for name, value in (
         ("coordinates with noise", f"{r.ellipsoid.dimensions:,} of {r.ellipsoid.semi_axes.numel():,}"),
@@ -155,7 +155,7 @@ def curve(
             _save(settings, adaptive, text, k_, folder)
     terminal.show_curve(k_.rhos, k_.values, stick.distance)
     terminal.out.print(words.together(k_.simultaneous, k_.alpha, k_.n, len(k_.rhos), terminal.MARKUP))
-    terminal.out.print(words.removed(asdict(stick), terminal.MARKUP))
+    terminal.out.print(words.removed(asdict(stick), terminal.MARKUP, adaptive.mention(text).to_dict()))
     terminal.show_not_covered(adaptive.policy, deployed=False)
     if picture is not None:
         drawn = plots.plot_curve(

@@ -69,21 +69,26 @@ def check(
     batch_size: Batch = None,
     long: Long = False,
 ) -> None:
-    """Draw afresh and look for evidence against a certificate.
+    """Draw afresh and look for evidence against a certificate; compare what it has on record with the model.
 
     Exits with 0 if it is not refuted, 1 if it is, and 3 if none of its claims could be checked.
     """
     from certify import Certificate
     from certify.adaptive.certification import EMBEDDING
-    from certify.adaptive.checking import certified_functions, rebuilt
+    from certify.adaptive.checking import certified_functions, compared, rebuilt
     from certify.models import load_pipeline, load_text_encoder
 
     certificate = Certificate.load(folder)
+    of_prompt = "smoother" in certificate.provenance
     text = text or certificate.provenance.get("prompt")
     if text is None:
+        if not of_prompt:
+            raise ValueError(
+                "the certificate is of a function, not of a prompt: check it from Python, with "
+                f"certify.Certificate.load({str(folder)!r}).check(f, y)"
+            )
         raise ValueError("the certificate leaves its prompt out: give it with --prompt")
     names = {claim.function for claim in certificate.claims}
-    of_prompt = "smoother" in certificate.provenance
     # What a statistic or an event looks at is known only to who certified it.
     if not of_prompt and (len(names) > 1 or any(claim.copies is not None for claim in certificate.claims)):
         raise ValueError("the certificate is not one of a prompt: check it from Python, with Certificate.check")
@@ -125,9 +130,12 @@ def check(
     with terminal.bar("drawing afresh") as tick:
         report = certificate.check(functions, y, seed=seed, n=n, level=level, batch_size=batch_size, progress=tick)
     terminal.show_checks(report)
+    statements = compared(certificate, adaptive, text, pipe) if of_prompt else []
+    terminal.show_compared(statements)
+    different = sum(one.outcome == "differs" for one in statements)
     seconds = time.perf_counter() - started
-    terminal.out.print(f"{words.outcome(report, terminal.MARKUP)} ({terminal.duration(seconds)})")
-    if report.refuted:
+    terminal.out.print(f"{words.outcome(report, terminal.MARKUP, different)} ({terminal.duration(seconds)})")
+    if report.refuted or different:
         if certificate.provenance.get("input_sha256", "") is None:
             terminal.out.print("Its prompt is left out: another prompt than its own is refuted, too.")
         raise typer.Exit(NO)

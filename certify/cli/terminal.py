@@ -18,6 +18,7 @@ from certify.progress import Bar
 
 if TYPE_CHECKING:
     from certify.adaptive import AdaptiveMedianSmoother, TokenNoise
+    from certify.adaptive.checking import OnRecord
     from certify.certificate import Certificate, CheckReport, Claim
     from certify.sequential import Decision
 
@@ -30,6 +31,7 @@ __all__ = [
     "plain_token",
     "show_certificate",
     "show_checks",
+    "show_compared",
     "show_curve",
     "show_decision",
     "show_not_covered",
@@ -216,6 +218,16 @@ def show_checks(report: CheckReport) -> None:
             out.print(f"[red]{words.named(verdict.claim, MARKUP)}: {MARKUP.name(verdict.detail)}[/]")
 
 
+def show_compared(statements: Sequence[OnRecord]) -> None:
+    """What of a record was compared with the model, and what was not."""
+    for one in (one for one in statements if one.outcome == "differs"):
+        out.print(f"[red]refuted: {one.name}: {MARKUP.name(one.detail)}[/]")
+    for outcome, title in (("same", "As on record, computed again"), ("not checked", "On record and not checked")):
+        found = [f"{one.name} ({MARKUP.name(one.detail)})" for one in statements if one.outcome == outcome]
+        if found:
+            out.print(f"[dim]{title}: {'; '.join(found)}.[/]")
+
+
 def _show_encoding(certificate: Certificate) -> None:
     stick = certificate.provenance["yardstick"]
     single = next(claim for claim in certificate.claims if claim.scope == "single" and claim.quantity == "mse")
@@ -223,7 +235,11 @@ def _show_encoding(certificate: Certificate) -> None:
     for claim in certificate.claims:
         if claim.quantity == "radius":
             _print_claim(certificate, claim)
-    out.print(words.removed(stick, MARKUP).replace("distance:", "distance D:", 1))
+    out.print(
+        words.removed(stick, MARKUP, certificate.provenance.get("concept_in_prompt")).replace(
+            "distance:", "distance D:", 1
+        )
+    )
     curve = certificate.curve
     if curve is not None:
         out.print()
@@ -250,9 +266,10 @@ def _show_predictions(certificate: Certificate) -> None:
             out.print(f"The bound is {words.against(float(claim.value or 0.0), stick, MARKUP)} of noise predictions.")
     if (stick := record.get("noise_prediction_yardstick")) is not None:
         over = f" (mean over {points} points of the sampler's trajectory)" if points else ""
-        out.print(
-            f"Without the concept's word the prediction changes by {MARKUP.number(stick, 'near', 4)}, squared{over}."
-        )
+        named = (record.get("concept_in_prompt") or {}).get("named", True)
+        word = "the concept's word" if named else "the prompt's most relevant word"
+        change = MARKUP.number(stick, "near", 4)
+        out.print(f"Without {word} the prediction changes by {change}, squared{over}.")
     if (plain := record.get("concept_score_plain")) is not None:
         out.print(f"The prompt's plain encoding has the concept score {MARKUP.number(plain, 'near', 3)}.")
 

@@ -103,8 +103,9 @@ def _short_list(certificate: Certificate, main: Claim) -> str:
     """The other claims that are no point of a curve, each in a sentence, and what they are compared with."""
     others = [c for c in certificate.claims if c is not main and c.scope not in ("pointwise", "simultaneous")]
     items = [f"<li>{words.sentence(c, PAGE)} {words.compared(certificate, c, PAGE)}</li>" for c in others]
-    stick = certificate.provenance.get("yardstick")
-    note = f'<p class="note">{words.removed(stick, PAGE)}</p>' if stick else ""
+    record = certificate.provenance
+    stick = record.get("yardstick")
+    note = f'<p class="note">{words.removed(stick, PAGE, record.get("concept_in_prompt"))}</p>' if stick else ""
     return section("Also claimed", f"<ul>{''.join(items)}</ul>{note}") if items else note
 
 
@@ -276,11 +277,20 @@ def _check_certificate(certificate: Certificate, folder: str) -> str:
         hidden = "" if record.get("prompt") else " --prompt …"
         command = f"certify check {shlex.quote(folder)}{hidden}"
         how = "With the files that this page was made from, and the model:"
+    compared = ""
+    if "smoother" in record:
+        compared = (
+            "It computes again, and compares, what this page says of tokens and their noise, of the concept in the prompt, of "
+            "the concept-removal distances, and of covered tokens and covered attack prompts. It does not compare rates "
+            "measured on images, attack prompts left out of the record, or when, where and with which seed the certificate "
+            "was made. "
+        )
     return section(
         "How to check it again",
         f"<p>{how}</p><pre><code>{escaped(command, isolate=False)}</code></pre>"
         "<p>It compares the model’s SHA-256 with the one below, tests whether every value follows from the evidence on file, "
-        f"and draws afresh to test the evidence. A true certificate is refuted with probability at most 10⁻⁶. {COPY}</p>",
+        f"and draws afresh to test the evidence. A true certificate is refuted with probability at most 10⁻⁶. {compared}"
+        f"{COPY}</p>",
     )
 
 

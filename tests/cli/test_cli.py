@@ -85,7 +85,7 @@ def test_prompt_prints_its_claim_within_80_columns(certified):
 def test_check_accepts_and_refutes(certified, run, tmp_path):
     folder, _ = certified
     code, out, _ = run("check", str(folder))
-    assert (code, "Not refuted" in out, "not checked" in out) == (0, True, False)
+    assert (code, "Not refuted" in out, "not checked" in out.partition("As on record")[0]) == (0, True, False)
     code, out, _ = run("check", str(folder), "--text-only")
     assert (code, "Not refuted" in out, "not checked" in out) == (0, True, True)
     record = json.loads((folder / "certificate.json").read_text())
@@ -96,6 +96,58 @@ def test_check_accepts_and_refutes(certified, run, tmp_path):
     (other / "tensors.safetensors").write_bytes((folder / "tensors.safetensors").read_bytes())
     code, out, _ = run("check", str(other), "--text-only")
     assert (code, "Refuted" in out) == (1, True)
+
+
+def test_what_the_record_says_beside_its_claims_is_checked_too(certified, run, tmp_path):
+    """Every statement about covered tokens could be changed, and the check said "Not refuted"."""
+    folder, _ = certified
+    record = json.loads((folder / "certificate.json").read_text())
+    for position in record["provenance"]["coverage"]:
+        position["covered"], position["uncovered"] = position["comparable"], []
+    record["provenance"]["yardstick"]["distance"] *= 10
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "certificate.json").write_text(json.dumps(record))
+    (tmp_path / "b" / "tensors.safetensors").write_bytes((folder / "tensors.safetensors").read_bytes())
+    code, out, _ = run("check", "b", "--text-only", "--n", "300")
+    said = " ".join(out.split())
+    assert (code, "Not refuted:" in said) == (1, False)
+    assert "refuted: covered tokens: [0].covered: the record says" in said
+    assert "refuted: concept-removal distance: distance: the record says" in said
+    assert "Refuted: 2 statements on record are not the model’s; 300 fresh draws refute none of" in said
+    assert "On record and not checked: concept-removal distance of noise predictions (" in said
+    assert "rate without the defence (measured" in said
+    assert run("report", "b")[0] == 0
+    assert "It computes again, and compares, what this page says of" in (tmp_path / "b" / "report.html").read_text()
+
+
+def test_a_certificate_of_a_function_is_checked_from_python(run, tmp_path):
+    """It was said that its prompt is left out, and to give it."""
+    import torch
+
+    import certify
+
+    for name, model in (("bare", None), ("module", torch.nn.Linear(4, 4).eval())):
+        c = certify.mse_bound(model or torch.tanh, torch.zeros(4), certify.GaussianNoise(1.0), rho=0.5, n=300)
+        certify.Certificate.of(c, **({} if model is None else {"model": model})).save(tmp_path / name)
+        code, _, err = run("check", name)
+        said = " ".join(err.split())
+        assert (code, "--prompt" in said) == (2, False)
+        assert (
+            f"is of a function, not of a prompt: check it from Python, with certify.Certificate.load('{name}').check("
+            in said
+        )
+
+
+def test_a_prompt_without_the_concept_says_of_what_the_distance_is(run, tmp_path):
+    code, out, _ = run("prompt", "a photo of a book", "--concept", "circle", *TEXT, "--out", "a")
+    clause = "does not seem to be named, that is the distance without the prompt’s most relevant word, not without the concept."
+    named = Certificate.load("a").provenance["concept_in_prompt"]["named"]
+    assert (code, named, f"Since “circle” {clause}" in " ".join(out.split())) == (0, False, True)
+    assert run("report", "a")[0] == 0
+    assert clause in (tmp_path / "a" / "report.html").read_text()
+    for command in ("radius", "curve"):
+        code, out, _ = run(command, "a photo of a book", "--concept", "circle", "--n", "500")
+        assert clause in " ".join(out.split()), command
 
 
 def test_attack_prompts_are_told_apart(run, tmp_path):
