@@ -335,12 +335,12 @@ class ClaimedEvent(Shown):
 @dataclass(frozen=True)
 class Verdict(Shown):
     """What a check found about one claim: "refuted", "not refuted", "nothing claimed" (an abstention), or "not checked" (its
-    function was not given); `p_value` of the test.
+    function was not given). `p_value` of the test; None where none was made, of a claim that contradicts its own record, too.
     """
 
     claim: Claim
     outcome: str
-    p_value: float
+    p_value: float | None
     detail: str
 
 
@@ -637,11 +637,11 @@ class Certificate(Shown):
 
         def verdict(i: int, claim: Claim) -> Verdict:
             if claim.status == "abstained":
-                return Verdict(claim, "nothing claimed", 1.0, claim.reason)
+                return Verdict(claim, "nothing claimed", None, claim.reason)
             if i not in held:
-                return Verdict(claim, "not checked", 1.0, "its function was not given")
+                return Verdict(claim, "not checked", None, "its function was not given")
             if wrong[i]:
-                return Verdict(claim, "refuted", 0.0, wrong[i])
+                return Verdict(claim, "refuted", None, wrong[i])
             p_value, detail = tested[i].verdict(witnesses[i], self.noise, claim.rho)
             return Verdict(claim, "refuted" if p_value <= each else "not refuted", p_value, detail)
 

@@ -75,8 +75,8 @@ class Decision(Shown):
     """What the `decide_…` functions return.
 
     Attributes:
-        decided: "yes": the bound asked for holds; "no": it cannot be certified by this route with any number of draws (not:
-            there is an attack); "undecided" at the maximum.
+        decided: "yes": what was asked for is certified; "no": it cannot be, by this route, with any number of draws (not: it is
+            false, or there is an attack); "undecided" at the maximum.
         value: the bound when drawing ended, and valid then: of P[event]; of P[S beyond the threshold]; of the squared
             distance (+∞ if there is none, and for "dimension-free" unless decided "yes").
         limit: what it was to keep: `value` ≤ `limit` is "yes".
@@ -244,7 +244,7 @@ def decide_event(
     function: str = "event happens",
     progress: Progress | bool | None = None,
 ) -> Decision:
-    """Is the probability of an event at the deployed smoother at most `target`, whatever is done to the input? (T5, T3)
+    """Can it be certified that an event has at most the probability `target`, whatever is done to the input? (T5, T3)
 
     Equation
         for all ‖δ‖_Σ ≤ ρ:  P[event at y + δ] ≤ target   if   P[event at y] ≤ p₀ = Φ(Φ⁻¹(target) − √K ρ).
@@ -304,7 +304,7 @@ def decide_statistic(
     function: str = "statistic",
     progress: Progress | bool | None = None,
 ) -> Decision:
-    """Does a statistic of the deployed smoother keep to a threshold with probability q, whatever is done? (T5, T3)
+    """Can it be certified that a statistic keeps to a threshold with probability q, whatever is done? (T5, T3)
 
     Equation
         for all ‖δ‖_Σ ≤ ρ:  P[S ≤ threshold at y + δ] ≥ q   if   P[S > threshold at y] ≤ p₀ = Φ(Φ⁻¹(1 − q) − √K ρ).
@@ -419,7 +419,7 @@ def decide_mse(
     function: str = "f",
     progress: Progress | bool | None = None,
 ) -> Decision:
-    """Does the median-smoothed output stay within a squared distance of its reference, whatever is done? (T2, T4, T3)
+    """Can it be certified that the median-smoothed output stays within a squared distance? (T2, T4, T3)
 
     Equation
         for all ‖δ‖_Σ ≤ ρ:  ‖E_½(y + δ) − c‖² ≤ tolerance.
@@ -821,13 +821,14 @@ def _alone() -> None:
 def _why(seen: _Watched, alpha: float, what: str, wanted: str) -> str:
     if seen.decided == "yes":
         return ""
-    times = f"seen in {int(seen.ones)} of {seen.count} draws"
+    ones = int(seen.ones)
     if seen.decided == "no":
         return (
-            f"{what}, {times}, has with confidence {confidence(alpha)} a probability above "
-            f"{shown(seen.allowed, 'down', 4)} at the input itself, the "
-            f"most with which {wanted} can be certified by any number of draws"
+            f"{what}, seen in {ones} of the first {seen.count} draws, has with confidence {confidence(alpha)} a probability "
+            f"above {shown(seen.allowed, 'down', 4)} at the input itself, the most with which {wanted} can be certified by "
+            "any number of draws"
         )
     return (
-        f"{what}, {times}: that its probability is at most {shown(seen.allowed, 'up', 4)} is neither shown nor excluded"
+        f"{what}, seen in {ones} of {seen.count} draws: that its probability is at most {shown(seen.allowed, 'up', 4)} is "
+        "neither shown nor excluded"
     )

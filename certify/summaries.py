@@ -330,8 +330,8 @@ def _of_curve(curve: Any) -> Summary:
     first, silent = claims[0], sum(c.status != "certified" for c in claims)
     size = getattr(getattr(curve.points[0], "run", None), "noise", GaussianNoise(1.0)).size
     sentence = (
-        f"For every perturbation δ with {size} ≤ ρ, the {first.smoother}-smoothed {first.function} stays within this squared "
-        f"distance of {words.reference(first)}. "
+        f"For every perturbation δ with {size} ≤ ρ, the {first.smoother}-smoothed {words.without_article(first.function)} "
+        f"stays within this squared distance of {words.reference(first)}. "
         f"{words.together(curve.simultaneous, curve.alpha, curve.n, len(claims))}"
     )
     rows = [
@@ -388,6 +388,8 @@ def _of_decision(decision: Any) -> Summary:
     sentence = f"{words.question(decision)} {decision.decided.capitalize()}."
     if decision.reason:
         sentence += f" {words.capital(decision.reason)}"
+    if caveat := words.caveat(decision):
+        sentence += f" {caveat}"
     saved = percent(decision.saved / decision.maximum, "down")
     facts = [
         ("draws", f"{decision.drawn:,} of at most {decision.maximum:,}: {saved} saved"),
@@ -395,7 +397,7 @@ def _of_decision(decision: Any) -> Summary:
         ("proof", words.proof(decision)),
     ]
     if decision.successes is not None:
-        facts.append(("seen", f"{decision.successes:,} times in {decision.n:,} draws without perturbation"))
+        facts.append(("seen", words.tally(decision)))
     mood = {"yes": "good", "no": "bad"}.get(decision.decided, "quiet")
     return Summary("decision", sentence, (decision.decided, mood), facts)
 
@@ -568,10 +570,7 @@ def _claim_row(claim: Any) -> tuple[str, ...]:
 @summary.register(CheckReport)
 def _of_check(report: Any) -> Summary:
     refuted, checked = report.refuted, any(v.outcome in ("refuted", "not refuted") for v in report.verdicts)
-    rows = [
-        (words.named(v.claim), shown(v.claim.rho, "down"), shown(v.p_value, "up", 3), v.outcome)
-        for v in report.verdicts
-    ]
+    rows = [(words.named(v.claim), shown(v.claim.rho, "down"), words.p_value(v), v.outcome) for v in report.verdicts]
     mark = ("refuted", "bad") if refuted else ("not refuted", "good") if checked else ("nothing was tested", "quiet")
     table = Table(("claim", "ρ", "p-value", "outcome"), rows, (3,))
     notes = [f"{words.named(v.claim)}: {v.detail}" for v in report.verdicts if v.outcome == "refuted"]
@@ -582,9 +581,7 @@ def _of_check(report: Any) -> Summary:
 def _of_verdict(verdict: Any) -> Summary:
     claim = verdict.claim
     detail = f": {verdict.detail}" if verdict.detail else ""
-    sentence = (
-        f"The claim ({words.named(claim)}, ρ = {shown(claim.rho, 'down')}): {verdict.outcome}, "
-        f"p = {shown(verdict.p_value, 'up', 3)}{detail}."
-    )
+    tested = f", p = {words.p_value(verdict)}" if verdict.p_value is not None else ""
+    sentence = f"The claim ({words.named(claim)}, ρ = {shown(claim.rho, 'down')}): {verdict.outcome}{tested}{detail}."
     mood = {"refuted": "bad", "not refuted": "good"}.get(verdict.outcome, "quiet")
     return Summary("verdict on a claim", sentence, (verdict.outcome, mood))

@@ -15,6 +15,7 @@ squared distance is small: whatever stands there, two smoothed encodings are at 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from certify import _text
 from certify._text import EVENT_RHOS, shown, spelled
 
 if TYPE_CHECKING:
-    from certify.certificate import Certificate, CheckReport, Claim
+    from certify.certificate import Certificate, CheckReport, Claim, Verdict
     from certify.sequential import Decision
 
 __all__ = ["NOT_COVERED", "PAGE", "PLAIN", "SUPPRESSED", "Style", "sentence"]
@@ -124,6 +125,19 @@ def copies(replicas: int | None) -> str:
     return f"{replicas or 1:,} noisy cop{'y' if replicas in (None, 1) else 'ies'}"
 
 
+def with_article(function: str) -> str:
+    """A function's name or a clause about an event, after "that" or at the start: "the alarm rings", "a filter fires"."""
+    return _lower(function) if _ARTICLE.match(function) else f"the {function}"
+
+
+def without_article(function: str) -> str:
+    """A function's name after an adjective."""
+    return _ARTICLE.sub("", function, count=1)
+
+
+_ARTICLE = re.compile(r"(?:the|an?)\s+(?=\S)", re.IGNORECASE)
+
+
 # One claim
 
 
@@ -158,7 +172,7 @@ def _under(rho: float, style: Style, size: str = "‖δ‖_Σ") -> str:
 
 
 def _body(claim: Claim, style: Style) -> str:
-    function, often = style.name(claim.function), ""
+    function, often = style.name(without_article(claim.function)), ""
     if claim.q is not None:
         often = f" with probability at least {style.number(claim.q, 'down')} over its own noise"
     match claim.quantity:
@@ -174,8 +188,9 @@ def _body(claim: Claim, style: Style) -> str:
                 f"{style.strong(style.number(claim.value, 'up'))} of {reference(claim)}{often}"
             )
         case "statistic" | "event":
-            probability = "probability that the " if claim.quantity == "event" else ""
-            return f"the {probability}{function}, with {copies(claim.replicas)}, is {limits(claim, style)}{often}"
+            probability = "the probability that " if claim.quantity == "event" else ""
+            what = f"{probability}{style.name(with_article(claim.function))}"
+            return f"{what}, with {copies(claim.replicas)}, is {limits(claim, style)}{often}"
     return (
         f"each of the {claim.outputs:,} percentile-smoothed outputs (p = {style.number(claim.p, 'exact')}) of {function} stays "
         "inside its interval, all of them jointly"
@@ -211,7 +226,9 @@ def value(claim: Claim, style: Style = PLAIN) -> str:
 def named(claim: Claim, style: Style = PLAIN) -> str:
     """Which claim it is, among the others of its certificate."""
     on_curve = ", on the curve" if claim.scope in ("simultaneous", "pointwise") else ""
-    return f"{_KINDS[claim.quantity][0]}{style.name(claim.function)}{on_curve}"
+    adjective = _KINDS[claim.quantity][0]
+    function = without_article(claim.function) if adjective.endswith("ed ") else claim.function
+    return f"{adjective}{style.name(function)}{on_curve}"
 
 
 def details(claim: Claim, style: Style = PLAIN) -> str:
@@ -484,15 +501,48 @@ def measured(record: Mapping[str, Any], style: Style = PLAIN) -> list[str]:
 
 def question(decision: Decision, style: Style = PLAIN) -> str:
     """What a decision answers."""
-    name = style.name(decision.run.function)
+    name = style.name(with_article(decision.run.function))
     if decision.quantity == "event":
-        what = f"Is the probability that the {name} at most {style.percent(decision.limit, 'exact')}"
+        what = f"{name} with probability at most {style.percent(decision.limit, 'exact')}"
     elif decision.quantity == "statistic":
-        what = f"Does the {name} keep to its threshold with probability at least {style.number(decision.q, 'exact')}"
+        what = f"{name} keeps to its threshold with probability at least {style.number(decision.q, 'exact')}"
     else:
         limit = style.number(decision.limit, "exact")
-        what = f"Does the smoothed {name} stay within squared distance {limit} of its reference"
-    return f"{what}, for every perturbation δ with {decision.run.noise.size} ≤ {style.number(decision.rho, 'exact')}?"
+        function = style.name(without_article(decision.run.function))
+        what = f"the {decision.smoother}-smoothed {function} stays within squared distance {limit} of its reference"
+    return (
+        f"Can the {_bound(decision)} certify that {what}, for every perturbation δ with {decision.run.noise.size} ≤ "
+        f"{style.number(decision.rho, 'exact')}?"
+    )
+
+
+def _bound(decision: Decision) -> str:
+    """What a decision is about: a bound, never the truth."""
+    if decision.quantity == "mse":
+        kind = {"coordinatewise": "coordinate-wise"}.get(decision.method, decision.method)
+        return f"{kind} bound ({decision.theorem})"
+    return f"bound over {copies(decision.replicas)} ({decision.theorem})"
+
+
+def caveat(decision: Decision, style: Style = PLAIN) -> str:
+    """What a "no" does not say; of another answer nothing."""
+    if decision.decided != "no":
+        return ""
+    if decision.quantity == "event":
+        what = f"a perturbation takes the probability above {style.percent(decision.limit, 'exact')}"
+    elif decision.quantity == "statistic":
+        what = "a perturbation takes it beyond its threshold more often than that"
+    else:
+        what = f"a perturbation moves the smoothed {style.name(without_article(decision.run.function))} further"
+    return f"This “no” is about the bound: it does not mean that {what}."
+
+
+def tally(decision: Decision) -> str:
+    """How often the event was seen until it was decided; draws that its batch has besides do not count."""
+    first = "first " if decision.n < decision.drawn else ""
+    decided = ", which decide it" if decision.decided != "undecided" else ""
+    times = f"{decision.successes:,} time{'' if decision.successes == 1 else 's'}"
+    return f"{times} in the {first}{decision.n:,} draws without perturbation{decided}"
 
 
 def effort(decision: Decision, style: Style = PLAIN) -> str:
@@ -506,7 +556,7 @@ def effort(decision: Decision, style: Style = PLAIN) -> str:
 
 def capital(text: str) -> str:
     """With a capital, unless it begins with the name of a number, and a full stop."""
-    first = text[:1] if text[1:2] == " " else text[:1].upper()
+    first = text[:1] if text[1:2] == " " and not text.startswith("a ") else text[:1].upper()
     return f"{first}{text[1:]}{'' if text.endswith('.') else '.'}"
 
 
@@ -514,18 +564,57 @@ def capital(text: str) -> str:
 
 
 def outcome(report: CheckReport, style: Style = PLAIN, different: int = 0) -> str:
-    """What a check found; `different`: statements on record that are not the model's."""
-    refuted = sum(v.outcome == "refuted" for v in report.verdicts)
-    tested = sum(v.outcome in ("refuted", "not refuted") for v in report.verdicts)
-    found = style.strong("Refuted", "bad") if refuted or different else style.strong("Not refuted")
+    """What a check found: what the record says against itself, and what draws say against it.
+
+    Args:
+        report: the check.
+        style: how it is dressed.
+        different: statements on record that are not the model's.
+    """
+    wrong = sum(v.outcome == "refuted" and v.p_value is None for v in report.verdicts)
+    tested = sum(v.p_value is not None for v in report.verdicts)
+    refuted = sum(v.outcome == "refuted" and v.p_value is not None for v in report.verdicts)
+    if not wrong and not tested and not different:
+        return f"{style.strong('Nothing was tested')}: that is no proof."
+    said = []
     if different:
         many = "statement on record is" if different == 1 else "statements on record are"
-        found += f": {count(different)} {many} not the model’s"
-    return (
-        f"{found}{'; ' if different else ': '}{report.n:,} fresh draws refute {refuted or 'none'} of the {tested} claims that "
-        "were tested, at level "
-        f"{style.number(report.level, 'exact')} over all of them together. Not refuted is no proof."
-    )
+        said.append(f"{count(different)} {many} not the model’s.")
+    if wrong:
+        which = "The one claim" if wrong + tested == 1 else f"{wrong:,} of the {wrong + tested:,} claims"
+        one = wrong == 1
+        said.append(
+            f"{which} contradict{'s' if one else ''} {'its' if one else 'their'} own record, without any draw: what "
+            f"{'it states' if one else 'they state'} does not follow from {'its' if one else 'their'} evidence."
+        )
+    if tested:
+        all_together = f"at level {style.number(report.level, 'exact')}{_over(wrong + tested)}"
+        said.append(f"{_by_draws(report.n, refuted, tested, 'other ' if wrong else '')}, {all_together}.")
+    if wrong or refuted or different:
+        return f"{style.strong('Refuted', 'bad')}: {_lower(said[0])} {' '.join(said[1:])}".rstrip()
+    return f"{style.strong('Not refuted')}: {said[0]} Not refuted is no proof."
+
+
+def _by_draws(n: int, refuted: int, tested: int, other: str) -> str:
+    """How many of the tested claims fresh draws refute."""
+    draws, verb = f"{n:,} fresh draw{'' if n == 1 else 's'}", "refutes" if n == 1 else "refute"
+    if tested == 1:
+        verb = verb if refuted else f"{'does' if n == 1 else 'do'} not refute"
+        return f"{draws} {verb} the {other or 'one '}claim that was tested"
+    return f"{draws} {verb} {f'{refuted:,}' if refuted else 'none'} of the {other}{tested:,} claims that were tested"
+
+
+def _over(claims: int) -> str:
+    return " over all of them together" if claims > 1 else ""
+
+
+def _lower(text: str) -> str:
+    return f"{text[:1].lower()}{text[1:]}"
+
+
+def p_value(verdict: Verdict, style: Style = PLAIN) -> str:
+    """Of a test; where none was made, nothing."""
+    return "" if verdict.p_value is None else style.number(verdict.p_value, "up", 3)
 
 
 def tolerance(within: float | None, style: Style = PLAIN) -> str:

@@ -69,7 +69,9 @@ def claims() -> Any:
 
 def checked() -> CheckReport:
     claim = claims()[0]
-    return CheckReport((Verdict(claim, "refuted", 1e-9, HOSTILE), Verdict(claim, "not checked", 1.0, "")), 100, 1, 1e-6)
+    return CheckReport(
+        (Verdict(claim, "refuted", 1e-9, HOSTILE), Verdict(claim, "not checked", None, "")), 100, 1, 1e-6
+    )
 
 
 def rate(successes: int, **changes) -> RateOver:

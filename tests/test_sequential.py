@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import math
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -17,6 +19,7 @@ from certify import Certificate, GaussianNoise, event_bound, mse_bound, statisti
 from certify.bounds.deployed import EventEvidence
 from certify.bounds.dimension_free import LayersEvidence
 from certify.bounds.mse import BoxEvidence
+from certify.cli import terminal
 from certify.confidence import clopper_pearson
 from certify.montecarlo.processes import Processes
 from certify.sequential import (
@@ -431,3 +434,53 @@ def test_an_undecided_question_is_an_abstention():
     made = decide_mse(linear, Y, NOISE, tolerance=1e-3, rho=0.3, n=400, seed=3)
     claim = Certificate.of(made).claims[0]
     assert (claim.status, claim.value, claim.reason) == ("abstained", math.inf, made.reason)
+
+
+# What is asked, and what a "no" says.
+
+NO = {
+    "coordinatewise": lambda: decide_mse(lambda z: z, torch.zeros(4), 0.1, rho=1.0, tolerance=0.02),
+    "dimension-free": lambda: decide_mse(
+        lambda z: z, torch.zeros(4), 0.1, rho=1.0, tolerance=0.02, method="dimension-free"
+    ),
+    "event": lambda: decide_event(exceeds(1 / 3), Y, NOISE, target=0.2, rho=0.5, replicas=7, function="the vote fails"),
+    "statistic": lambda: decide_statistic(score, Y, NOISE, threshold=CENTRE, rho=0.5, q=0.8, replicas=7),
+}
+"""Questions to which the answer is "no". Of the first two the truth is yes: the smoothed identity moves by .1 at most."""
+
+
+@pytest.mark.parametrize("made", NO.values(), ids=NO)
+def test_a_no_is_about_the_bound_and_never_about_the_truth(made):
+    decision = made()
+    assert decision.decided == "no"
+    shown = html.unescape(re.sub("<[^>]*>", " ", decision._repr_html_()))
+    with terminal.out.capture() as printed:
+        terminal.show_decision(decision)
+    for text in (str(decision), shown, printed.get()):
+        text = " ".join(text.split())
+        question, answer = text.split("?", 1)
+        assert re.search(r"\bCan the .*bound .*\((T2|T4|T5)\) certify that ", question)
+        assert answer.startswith(" No. ")
+        said = [s for s in re.split(r"(?<=[.])\s+(?=[A-Z])", answer) if re.search("exceed|above|beyond|further", s)]
+        assert len(said) >= 2
+        for sentence in said:
+            assert re.search("does not mean|coordinate-wise bound exceeds|at the input itself", sentence), sentence
+        assert "does not mean that a perturbation" in text
+
+
+def test_only_a_no_needs_a_caveat():
+    for decision in decisions():
+        assert decision.decided == "yes"
+        assert "does not mean" not in str(decision)
+        assert "Can the " in str(decision)
+
+
+def test_a_count_says_of_which_draws_it_is():
+    no = NO["event"]()
+    assert no.n < no.drawn
+    assert f"seen in {no.successes} of the first {no.n} draws" in no.reason
+    assert f"in the first {no.n} draws without perturbation, which decide it" in str(no)
+    edge = decide_event(exceeds(0.5), Y, NOISE, target=chance(0.5, 0.2, 3), rho=0.2, replicas=3, n=3000, alpha=1e-6)
+    assert edge.decided == "undecided"
+    assert f"{edge.successes:,} times in the 3,000 draws without perturbation" in str(edge)
+    assert "decide it" not in str(edge)

@@ -418,3 +418,66 @@ def test_one_number_for_one_claim_and_a_word_where_two_stand_for_one_radius(monk
     report = CheckReport(tuple(Verdict(c, "not refuted", 1.0, "") for c in certificate.claims), 1, 1, 1e-6)
     lines = [re.sub(r"[\d.]+", "#", x) for x in str(report).splitlines() if "smoothed text encoding" in x]
     assert len(set(lines)) == len(lines) == 2
+
+
+CHECKS = {
+    "none": ((1.0, 0.5), "Not refuted: 2,000 fresh draws refute none of the 2 claims that were tested, at level"),
+    "the one": (
+        (1.0,),
+        "Not refuted: 2,000 fresh draws do not refute the one claim that was tested, at level 0.01. Not",
+    ),
+    "some": ((0.0, 0.5, 0.6), "Refuted: 2,000 fresh draws refute 1 of the 3 claims that were tested, at level"),
+    "the one, refuted": ((0.0,), "Refuted: 2,000 fresh draws refute the one claim that was tested, at level 0.01."),
+    "record": (
+        (None, 0.5, 0.6),
+        "Refuted: 1 of the 3 claims contradicts its own record, without any draw: what it states",
+    ),
+    "records": (
+        (None, None),
+        "Refuted: 2 of the 2 claims contradict their own record, without any draw: what they state",
+    ),
+    "the one record": ((None,), "Refuted: the one claim contradicts its own record, without any draw: what it states"),
+    "both": ((None, 0.0, 0.6), "evidence. 2,000 fresh draws refute 1 of the other 2 claims that were tested, at level"),
+    "other": ((None, 0.6), "evidence. 2,000 fresh draws do not refute the other claim that was tested, at level"),
+    "nothing": ((), "Nothing was tested: that is no proof."),
+}
+"""p-values of a check's claims at level .01, None where the record contradicts itself, and what is said."""
+
+
+@pytest.mark.parametrize(("p_values", "said"), CHECKS.values(), ids=CHECKS)
+def test_a_check_says_what_was_found_and_by_what(p_values, said):
+    verdicts = [Verdict(BLANK, "refuted" if not p else "not refuted", p, "why") for p in p_values]
+    report = CheckReport((*verdicts, Verdict(BLANK, "not checked", None, "")), 2000, 1, 0.01)
+    text = words.outcome(report)
+    assert said in text
+    assert ("no proof" in text) == (not report.refuted)
+    assert ("draws refute" in text) <= any(p is not None for p in p_values)
+    assert not re.search(r"\b(1|none) of the 1\b|\b1 claims|\b1 fresh draws", text)
+
+
+def test_what_was_not_tested_has_no_p_value(monkeypatch):
+    made = (Verdict(BLANK, "not checked", None, ""), Verdict(BLANK, "refuted", None, "it states 1"))
+    report = CheckReport(made, 0, 1, 1e-6)
+    shown = printed(lambda: terminal.show_checks(report), monkeypatch, 200)
+    for text in (str(report), shown):
+        found = [
+            line.split() for line in text.splitlines() if "smoothed text encoding" in line and "states" not in line
+        ]
+        assert [line[-3:] for line in found] == [["1", "not", "checked"], [*found[1][-3:-2], "1", "refuted"]]
+    assert "p =" not in str(made[0]) + str(made[1])
+    assert "p = 0.5" in str(Verdict(BLANK, "not refuted", 0.5, ""))
+
+
+@pytest.mark.parametrize(
+    "name", ["vote fails", "the vote fails", "The vote fails", "a vote fails", "An old vote fails"]
+)
+def test_a_name_with_an_article_gets_no_other(name):
+    event = dataclasses.replace(BLANK, quantity="event", function=name, value=0.5, replicas=3, theorem="T5")
+    distance = dataclasses.replace(BLANK, function=name)
+    said = [words.sentence(event), words.sentence(distance), words.named(distance)]
+    for text in said:
+        assert not re.search(r"\b(the|an?|\w+ed) (the|an?)\b", text, re.IGNORECASE), text
+    assert f"the probability that {words.with_article(name)}, with 3 noisy copies" in said[0]
+    assert words.with_article("vote fails") == words.with_article("The vote fails") == "the vote fails"
+    assert words.without_article("a") == "a"
+    assert words.without_article("theatre") == "theatre"

@@ -177,7 +177,7 @@ def decide(
     rate: Annotated[
         float | None,
         typer.Option(
-            help="Ask about the attack success rate instead: is it at most this?",
+            help="Ask about the attack success rate instead: can at most this be certified?",
             callback=checked(_validate.probability),
         ),
     ] = None,
@@ -193,12 +193,13 @@ def decide(
     ] = 1e-3,
     long: Long = False,
 ) -> None:
-    """Answer yes or no with as few draws as it takes: is the bound at ρ within a target?
+    """Answer with as few draws as it takes: can a target be certified at ρ?
 
+    "No" is about the bound: no number of draws can certify the target this way, which does not mean that it is missed.
     Exits with 0 for yes, 1 for no, and 3 where n draws do not decide it.
     """
     from certify import decide_event, decide_mse
-    from certify.adaptive.certification import event_name, yardstick
+    from certify.adaptive.certification import EMBEDDING, event_name, yardstick
     from certify.downstream import attack_succeeds
 
     one_process("certify decide")
@@ -225,7 +226,7 @@ def decide(
                 tolerance=within,
                 batch_size=settings.batch_size,
                 policy=problem.policy,
-                function=problem.quantity,
+                function=EMBEDDING,
                 progress=tick,
                 **shared,
             )

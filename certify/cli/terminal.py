@@ -182,6 +182,8 @@ def show_decision(decision: Decision) -> None:
     out.print(f"{words.question(decision, MARKUP)} {MARKUP.strong(decision.decided.capitalize(), mood)}.")
     if decision.reason:
         out.print(MARKUP.name(words.capital(decision.reason)))
+    if caveat := words.caveat(decision, MARKUP):
+        out.print(caveat)
     out.print(words.effort(decision, MARKUP))
 
 
@@ -211,7 +213,7 @@ def show_checks(report: CheckReport) -> None:
         mood = {"refuted": "bad", "not refuted": "good"}.get(verdict.outcome, "")
         outcome = MARKUP.strong(verdict.outcome, mood) if mood else f"[dim]{verdict.outcome}[/]"
         name = f"{words.named(verdict.claim, MARKUP)} ({verdict.claim.theorem})"
-        rows.add_row(name, MARKUP.number(verdict.claim.rho, "down"), MARKUP.number(verdict.p_value, "up", 3), outcome)
+        rows.add_row(name, MARKUP.number(verdict.claim.rho, "down"), words.p_value(verdict, MARKUP), outcome)
     out.print(rows)
     for verdict in report.verdicts:
         if verdict.outcome == "refuted":

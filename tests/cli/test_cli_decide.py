@@ -32,7 +32,10 @@ def test_decide_says_yes_and_what_it_saved(run):
 def test_decide_says_no_where_no_number_of_draws_would_do(run):
     code, out, _ = run("decide", PROMPT, "--rho", "1", "--tolerance", "20", "--n", "20000")
     assert code == 1
-    assert "? No." in out
+    said = " ".join(out.split())
+    assert "Can the coordinate-wise bound (T2) certify that the median-smoothed text encoding stays " in said
+    assert "? No." in said
+    assert "it does not mean that a perturbation moves the smoothed text encoding further." in said
 
 
 def test_decide_about_images(run):
@@ -40,6 +43,7 @@ def test_decide_about_images(run):
     assert code == 1
     assert "image shows circle" in " ".join(out.split())
     assert "? No." in " ".join(out.split())
+    assert "it does not mean that a perturbation takes the probability above 50" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(
