@@ -113,7 +113,7 @@ def test_what_the_record_says_beside_its_claims_is_checked_too(certified, run, t
     assert (code, "Not refuted:" in said) == (1, False)
     assert "refuted: covered tokens: [0].covered: the record says" in said
     assert "refuted: concept-removal distance: distance: the record says" in said
-    assert "Refuted: 2 statements on record are not the model’s; 300 fresh draws refute none of" in said
+    assert "Refuted: 2 statements on record are not the model’s. 300 fresh draws refute none of" in said
     assert "On record and not checked: concept-removal distance of noise predictions (" in said
     assert "rate without the defence (measured" in said
     assert run("report", "b")[0] == 0
