@@ -152,7 +152,7 @@ def test_images_that_are_not_finite_are_refused(embeds: torch.Tensor) -> None:
         ({"negative": torch.zeros(1, 20, 32)}, r"negative has shape \(1, 20, 32\): must be"),
         ({"prompt_embeds": torch.zeros(20, 64)}, r"prompt_embeds has shape \(20, 64\): must be \(b, tokens, width\)"),
         ({"prompt_embeds": torch.zeros(0, 20, 64)}, r"prompt_embeds has shape \(0, 20, 64\): must be"),
-        ({"prompt_embeds": ["a"]}, r"prompt_embeds is a list: must be a torch tensor"),
+        ({"prompt_embeds": ["a"]}, r"prompt_embeds = \['a'\]: must hold real numbers"),
     ],
 )
 def test_bad_calls(pipe: Any, embeds: torch.Tensor, options: dict[str, Any], message: str) -> None:
