@@ -184,8 +184,8 @@ NO_SUMMARY = {
     "what runs": "adaptive.deployment.Deployment adaptive.problem.Problem adaptive.memory.Region "
     "montecarlo.processes.Processes rates.Block",
     "parts of an answer": "adaptive.checking.OnRecord adaptive.mention.Mention bounds.base.Evaluation bounds.base.Run "
-    "bounds.base.Setting bounds.percentile.Box certificate.ModelRecord summaries.Summary summaries.Table models.overlay.Overlay "
-    "world.judge.Verdicts",
+    "bounds.base.Setting bounds.percentile.Box certificate.ModelRecord summaries.Summary summaries.Table "
+    "models.overlay.Overlay world.judge.Verdicts",
 }
 """Public dataclasses whose `repr` is enough."""
 
