@@ -98,7 +98,7 @@ def _measured(n: int, outputs: int, rho: float, memory: int, reference: str) -> 
     import torch
 
     from certify import GaussianNoise
-    from certify.statements import MSE, Percentile, ask
+    from certify.statements.ask import MSE, Percentile, ask
 
     W = torch.randn(INPUTS, outputs, generator=torch.Generator().manual_seed(0)) / INPUTS**0.5
     drawn, start = 0.0, _peak()

@@ -16,9 +16,7 @@ from certify._version import __version__ as __version__
 if TYPE_CHECKING:
     from certify import adaptive as adaptive
     from certify import datasets as datasets
-    from certify import detectors as detectors
-    from certify import downstream as downstream
-    from certify import generate as generate
+    from certify import images as images
     from certify import models as models
     from certify import plots as plots
     from certify import report as report
@@ -28,42 +26,42 @@ if TYPE_CHECKING:
     from certify.confidence import plan
     from certify.models import load_pipeline
     from certify.noise import Ellipsoid, GaussianNoise, UniformNoise
-    from certify.rates import event_rate_over
-    from certify.replicas import deployed_distance, event_bound, statistic_bound
-    from certify.sequential import Decision, decide_event, decide_mse, decide_statistic
-    from certify.smoothers import MeanSmoother, MedianSmoother
-    from certify.statements import ask, bound_curve, certified_radius, deployed_bound, mse_bound, percentile_bounds
+    from certify.statements.ask import ask, bound_curve, certified_radius, deployed_bound, mse_bound, percentile_bounds
+    from certify.statements.decide import Decision, decide_event, decide_mse, decide_statistic
+    from certify.statements.rates import event_rate_over
+    from certify.statements.replicas import deployed_distance, event_bound, statistic_bound
+    from certify.statements.smoothers import MeanSmoother, MedianSmoother
     from certify.support import Support, layer_norm_support
 
 _LAZY = {
     "AdaptiveMedianSmoother": "certify.adaptive",
-    "ask": "certify.statements",
-    "bound_curve": "certify.statements",
+    "ask": "certify.statements.ask",
+    "bound_curve": "certify.statements.ask",
     "Certificate": "certify.certificate",
-    "certified_radius": "certify.statements",
+    "certified_radius": "certify.statements.ask",
     "Claim": "certify.certificate",
-    "decide_event": "certify.sequential",
-    "decide_mse": "certify.sequential",
-    "decide_statistic": "certify.sequential",
-    "Decision": "certify.sequential",
-    "deployed_bound": "certify.statements",
-    "deployed_distance": "certify.replicas",
+    "decide_event": "certify.statements.decide",
+    "decide_mse": "certify.statements.decide",
+    "decide_statistic": "certify.statements.decide",
+    "Decision": "certify.statements.decide",
+    "deployed_bound": "certify.statements.ask",
+    "deployed_distance": "certify.statements.replicas",
     "Ellipsoid": "certify.noise",
-    "event_bound": "certify.replicas",
-    "event_rate_over": "certify.rates",
+    "event_bound": "certify.statements.replicas",
+    "event_rate_over": "certify.statements.rates",
     "GaussianNoise": "certify.noise",
     "layer_norm_support": "certify.support",
     "load_pipeline": "certify.models",
-    "MeanSmoother": "certify.smoothers",
-    "MedianSmoother": "certify.smoothers",
-    "mse_bound": "certify.statements",
-    "percentile_bounds": "certify.statements",
+    "MeanSmoother": "certify.statements.smoothers",
+    "MedianSmoother": "certify.statements.smoothers",
+    "mse_bound": "certify.statements.ask",
+    "percentile_bounds": "certify.statements.ask",
     "plan": "certify.confidence",
-    "statistic_bound": "certify.replicas",
+    "statistic_bound": "certify.statements.replicas",
     "Support": "certify.support",
     "UniformNoise": "certify.noise",
 }
-_MODULES = ("adaptive", "datasets", "detectors", "downstream", "generate", "models", "plots", "report", "world")
+_MODULES = ("adaptive", "datasets", "images", "models", "plots", "report", "world")
 """Modules that pages name; every other one is an attribute from the beginning, too, and loads when it is first touched."""
 
 __all__ = [

@@ -12,7 +12,7 @@ from scipy.special import ndtr
 from torch import Tensor
 
 from certify import AdaptiveMedianSmoother, GaussianNoise, load_pipeline, world
-from certify.downstream import attack_rate_over
+from certify.images.statistics import attack_rate_over
 from certify.models import PromptEncoder
 from certify.montecarlo import generator
 
@@ -61,7 +61,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, list[torch.Gene
         made.append((embeds, generator))
         return embeds.mean(dim=(1, 2)).sigmoid()[:, None, None, None].expand(-1, 3, 2, 2)
 
-    monkeypatch.setattr("certify.downstream.images", flat)
+    monkeypatch.setattr("certify.images.statistics.images", flat)
     return made
 
 

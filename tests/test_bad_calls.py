@@ -29,7 +29,7 @@ from certify import (
     statistic_bound,
 )
 from certify.confidence import clopper_pearson
-from certify.statements import ask
+from certify.statements.ask import ask
 
 Y = torch.zeros(2)
 NAN, INF = math.nan, math.inf

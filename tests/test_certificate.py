@@ -23,9 +23,9 @@ from certify import (
     mse_bound,
     percentile_bounds,
     statistic_bound,
-    words,
 )
-from certify.certificate import tensor_digest
+from certify.certificate import words
+from certify.certificate.certificate import tensor_digest
 from tests.subjects import SUBJECTS, Subject
 
 Y = torch.tensor([[0.2, -0.4], [1.0, 0.3]], dtype=torch.float32)

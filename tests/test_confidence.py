@@ -12,7 +12,7 @@ from scipy.stats import beta
 
 from certify import GaussianNoise, mse_bound, plan
 from certify.confidence import clopper_pearson, extreme_rank, last_that_holds, smallest_draws
-from certify.sequential import _inner_rank
+from certify.statements.decide import _inner_rank
 
 
 def exact_cdf(k: int, n: int, q: Fraction) -> Fraction:

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from certify.datasets import (
+from certify.datasets.runs import (
     PromptRow,
     PromptSet,
     Results,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from certify.detectors import EXPOSED, JudgeDetector, NudeNetDetector, detected, load_detector
+from certify.images.detectors import EXPOSED, JudgeDetector, NudeNetDetector, detected, load_detector
 from certify.world.judge import LABELS
 from experiments.world import judging, scenes
 

@@ -25,8 +25,9 @@ from certify import (
     world,
 )
 from certify.adaptive import Concept, concept_direction
-from certify.detectors import load_detector
-from certify.downstream import (
+from certify.images.detectors import load_detector
+from certify.images.generation import images
+from certify.images.statistics import (
     attack_succeeds,
     concept_score,
     embedding_distance,
@@ -34,7 +35,6 @@ from certify.downstream import (
     noise_prediction_distance,
     undefended_rate,
 )
-from certify.generate import images
 from certify.models import NoisePredictor, PromptEncoder, Trajectory
 from certify.montecarlo import median
 

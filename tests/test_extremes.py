@@ -25,9 +25,9 @@ from certify import (
     plan,
     statistic_bound,
 )
-from certify.bounds.spectral import swing
+from certify.bounds.spectral_mean import swing
 from certify.confidence import clopper_pearson, extreme_rank
-from certify.sequential import anytime_limit
+from certify.statements.decide import anytime_limit
 
 ALPHAS = (1e-300, 1e-16, 1e-3, 0.9, 1 - 2**-53)
 RADII = (5e-324, 1e-300, 0.3, 40.0, 1e200, 1.7e308)

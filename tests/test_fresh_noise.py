@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import certify
-from certify import generate
 from certify.adaptive import AdaptiveMedianSmoother
+from certify.images import generation as generate
 from experiments.defenses.ams import Ams
 from experiments.unlearning.concept import Concept
 

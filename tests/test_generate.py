@@ -9,7 +9,7 @@ import torch
 
 from certify import load_pipeline, world
 from certify.adaptive import AdaptiveMedianSmoother
-from certify.generate import images, pair, pictures, side_by_side
+from certify.images.generation import images, pair, pictures, side_by_side
 from certify.models import PromptEncoder
 from certify.models.sampling import image_source
 

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from certify import _images, generate, world
-from certify.detectors import JudgeDetector, NudeNetDetector, detected
+from certify import _images, world
+from certify.images import generation as generate
+from certify.images.detectors import JudgeDetector, NudeNetDetector, detected
 from experiments.metrics import asr
 from experiments.metrics.features import ClipFeatures, JudgeFeatures
 from experiments.metrics.fid import fid

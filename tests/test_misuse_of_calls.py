@@ -15,7 +15,7 @@ from certify.adaptive.certification import check_options
 from certify.certificate import Certificate
 from certify.montecarlo import draw_all
 from certify.noise import GaussianNoise
-from certify.statements import MSE, ask
+from certify.statements.ask import MSE, ask
 
 Y = torch.zeros(2)
 

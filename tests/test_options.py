@@ -13,9 +13,9 @@ import certify
 from certify import _validate
 from certify.adaptive import POLICIES, AdaptiveMedianSmoother, AdaptiveOptions
 from certify.adaptive.certification import CertifyOptions, certify_prompt
+from certify.certificate.words import NOT_COVERED
 from certify.models import load_text_encoder
-from certify.statements import MSE, AskOptions, ask
-from certify.words import NOT_COVERED
+from certify.statements.ask import MSE, AskOptions, ask
 
 ROOT = Path(__file__).parents[1]
 PROMPT = "a photo of a red circle"
@@ -33,15 +33,15 @@ def adaptive() -> AdaptiveMedianSmoother:
 
 # What hands its options on to somebody else's function, or is handed them by a decorator or a class statement.
 FOREIGN = {
-    ("certify/style.py", "drawn"),
-    ("certify/style.py", "savefig"),
+    ("certify/plots/style.py", "drawn"),
+    ("certify/plots/style.py", "savefig"),
     ("certify/_records.py", "__init_subclass__"),
     ("certify/cli/endings.py", "make_context"),
     ("certify/cli/settings.py", "run"),
 }
 # Names of what is put on record, and fields of a dataclass, which refuses others itself.
 OPEN = {
-    ("certify/sequential.py", "_of_counts"),
+    ("certify/statements/decide.py", "_of_counts"),
 }
 
 
@@ -245,7 +245,7 @@ def test_every_choice_in_words_is_checked_where_it_is_made(adaptive: AdaptiveMed
     from dataclasses import replace
 
     from certify.adaptive.deployment import Deployment
-    from certify.bounds.deployed import statistic_limits
+    from certify.bounds.copies import statistic_limits
     from certify.noise import GaussianNoise
     from experiments.defenses.ams import Settings
     from experiments.soundness.attack import smoothed

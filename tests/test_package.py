@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 
 import certify
-from certify.statements import ask
+from certify.statements.ask import ask
 
 ROOT = Path(__file__).parents[1]
 MODULES = ("adaptive", "datasets", "detectors", "downstream", "generate", "models", "plots", "report", "world")

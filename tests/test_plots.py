@@ -16,10 +16,11 @@ import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from certify import Certificate, Ellipsoid, GaussianNoise, bound_curve, certified_radius, colours, event_bound, style
+from certify import Certificate, Ellipsoid, GaussianNoise, bound_curve, certified_radius, event_bound
 from certify.bounds.rates import RateOver
 from certify.plots import (
     CERTIFICATE,
+    colours,
     picture,
     plot_certified_fraction,
     plot_curve,
@@ -27,6 +28,7 @@ from certify.plots import (
     plot_event_rates,
     plot_relevance,
     plot_token_noise,
+    style,
 )
 
 HOSTILE = "a $\\frac{ and $5 \x07\n漢字 💥 " * 12

@@ -13,7 +13,7 @@ import torch
 import certify
 from certify import progress
 from certify.progress import Bar, as_progress
-from certify.statements import MSE, ask
+from certify.statements.ask import MSE, ask
 
 Y = torch.zeros(2)
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certify.adaptive import Concept
-from certify.prompt_files import PromptSet
+from certify.datasets.prompt_files import PromptSet
 
 PROMPTS = ["a red circle, small", "two\nlines", 'it says "coin"', "naïve — 圆"]
 

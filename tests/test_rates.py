@@ -19,7 +19,7 @@ from certify.bounds.rates import RateOver
 from certify.confidence import clopper_pearson
 from certify.montecarlo.checkpoint import Checkpoint
 from certify.plots import plot_event_rates
-from certify.rates import Asked
+from certify.statements.rates import Asked
 
 NOISE = GaussianNoise(1.0)
 RHOS = (0.1, 0.3, 0.5)

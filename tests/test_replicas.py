@@ -11,7 +11,7 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import binom
 
 from certify import GaussianNoise, MedianSmoother, deployed_distance, event_bound, mse_bound, statistic_bound
-from certify.bounds.deployed import event_interval, statistic_limits
+from certify.bounds.copies import event_interval, statistic_limits
 from certify.confidence import clopper_pearson, extreme_rank
 
 A = torch.tensor([0.7, -1.3, 0.4, 2.0], dtype=torch.float64)

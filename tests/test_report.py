@@ -414,7 +414,7 @@ ROWS = (
 
 
 def test_a_run_page_agrees_with_the_run(tmp_path):
-    from certify.datasets import RowOptions, summary
+    from certify.datasets.runs import RowOptions, summary
 
     folder = write_run(tmp_path / "run", ROWS)
     run = RunRecord.load(folder)

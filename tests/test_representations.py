@@ -27,8 +27,9 @@ from certify.adaptive.token_noise import TokenNoise
 from certify.bounds import Evidence
 from certify.bounds.rates import RateOver
 from certify.certificate import CheckReport, Verdict
-from certify.downstream import MeasuredRate
+from certify.images.statistics import MeasuredRate
 from certify.noise.uniform import CrossPolytope
+from certify.summaries import records
 from certify.support import Support
 
 HOSTILE = "<script>alert('x')</script>\x1b[31m\u202e“&amp;"
@@ -95,56 +96,59 @@ def position(**changes) -> PositionCoverage:
 
 BOUND = {"rho": 0.1, "replicas": 2}
 EXAMPLES: dict[str, list[Any]] = {
-    "certify.bounds.percentile.PercentileBounds": [
+    "PercentileBounds": [
         lambda: certify.percentile_bounds(f, Y, NOISE, rho=1.0, **FULL),
         lambda: certify.percentile_bounds(f, Y, NOISE, rho=1.0, **EMPTY),
     ],
-    "certify.bounds.mse.MSEBound": [
+    "MSEBound": [
         lambda: certify.mse_bound(f, Y, NOISE, rho=1.0, **FULL),
         lambda: certify.mse_bound(f, Y, NOISE, rho=1.0, **EMPTY),
     ],
-    "certify.bounds.mse.BoundCurve": [lambda: certify.bound_curve(f, Y, NOISE, rhos=[0.5, 4.0], **FULL)],
-    "certify.bounds.radius.CertifiedRadius": [
+    "BoundCurve": [lambda: certify.bound_curve(f, Y, NOISE, rhos=[0.5, 4.0], **FULL)],
+    "CertifiedRadius": [
         lambda: certify.certified_radius(f, Y, NOISE, tolerance=4.0, **FULL),
         lambda: certify.certified_radius(f, Y, NOISE, tolerance=1e-9, **FULL),
     ],
-    "certify.bounds.routes.DeployedBound": [
+    "DeployedBound": [
         lambda: certify.deployed_bound(f, Y, NOISE, q=0.5, **BOUND, **FULL),
         lambda: certify.deployed_bound(f, Y, NOISE, **BOUND, **EMPTY),
     ],
-    "certify.bounds.deployed.StatisticBound": [
+    "StatisticBound": [
         lambda: certify.statistic_bound(score, Y, NOISE, side="two-sided", q=0.8, **BOUND, **FULL),
         lambda: certify.statistic_bound(score, Y, NOISE, side="lower", **BOUND, **EMPTY),
     ],
-    "certify.bounds.deployed.EventBound": [
+    "EventBound": [
         lambda: certify.event_bound(rare, Y, NOISE, two_sided=True, **BOUND, **FULL),
         lambda: certify.event_bound(rare, Y, NOISE, rho=40.0, **FULL),
     ],
-    "certify.bounds.rates.RateOver": [lambda: rate(3), lambda: rate(100), lambda: rate(3, two_sided=False)],
-    "certify.sequential.Decision": [decided, lambda: decided(target=1e-4), lambda: decided(n=4)],
-    "certify.confidence.Plan": [lambda: certify.plan(rho=2.0, outputs=1000), lambda: certify.plan(n=400, target=0.1)],
-    "certify.downstream.MeasuredRate": [lambda: MeasuredRate(0.5, 0.4, 0.6, 50, 100, 1e-3)],
-    "certify.noise.gaussian.Ellipsoid": [
+    "RateOver": [lambda: rate(3), lambda: rate(100), lambda: rate(3, two_sided=False)],
+    "Decision": [decided, lambda: decided(target=1e-4), lambda: decided(n=4)],
+    "Plan": [
+        lambda: certify.plan(rho=2.0, outputs=1000),
+        lambda: certify.plan(n=400, target=0.1),
+    ],
+    "MeasuredRate": [lambda: MeasuredRate(0.5, 0.4, 0.6, 50, 100, 1e-3)],
+    "Ellipsoid": [
         lambda: certify.Ellipsoid(NOISE.sigma, 0.5),
         lambda: certify.Ellipsoid(NOISE.sigma, 0.0),
         lambda: certify.Ellipsoid(NOISE.sigma, math.inf),
         lambda: certify.Ellipsoid(torch.zeros(3), 1.0),
     ],
-    "certify.noise.uniform.CrossPolytope": [
+    "CrossPolytope": [
         lambda: CrossPolytope(NOISE.sigma, 0.5),
         lambda: CrossPolytope(NOISE.sigma, math.inf),
     ],
-    "certify.support.Support": [
+    "Support": [
         lambda: Support.ball(384),
         lambda: Support(torch.tensor(-math.inf), torch.tensor(math.inf)),
     ],
-    "certify.certificate.Claim": [lambda: claims()[0], lambda: claims()[2]],
-    "certify.certificate.ClaimedCurve": [lambda: certificate().curve],
-    "certify.certificate.ClaimedEvent": [lambda: (c := certificate()).event(c.claims[3])],
-    "certify.certificate.Certificate": [certificate],
-    "certify.certificate.CheckReport": [checked, lambda: dataclasses.replace(checked(), verdicts=())],
-    "certify.certificate.Verdict": [lambda: checked().verdicts[0], lambda: checked().verdicts[1]],
-    "certify.adaptive.token_noise.TokenNoise": [
+    "Claim": [lambda: claims()[0], lambda: claims()[2]],
+    "ClaimedCurve": [lambda: certificate().curve],
+    "ClaimedEvent": [lambda: (c := certificate()).event(c.claims[3])],
+    "Certificate": [certificate],
+    "CheckReport": [checked, lambda: dataclasses.replace(checked(), verdicts=())],
+    "Verdict": [lambda: checked().verdicts[0], lambda: checked().verdicts[1]],
+    "TokenNoise": [
         lambda: TokenNoise(
             ("<|startoftext|>", HOSTILE, "b</w>", *["!"] * 90),
             ("begin", "word", "word", *["padding"] * 90),
@@ -154,46 +158,38 @@ EXAMPLES: dict[str, list[Any]] = {
         ),
         lambda: TokenNoise(("x</w>",) * 75, ("word",) * 75, (0.1,) * 75, ("c",) * 75, (0.1,) * 75),
     ],
-    "certify.adaptive.certification.Yardstick": [lambda: Yardstick(10.0, HOSTILE, 1)],
-    "certify.adaptive.coverage.Neighbour": [lambda: Neighbour(HOSTILE, None), lambda: Neighbour("a</w>", 1.0)],
-    "certify.adaptive.coverage.PositionCoverage": [
+    "Yardstick": [lambda: Yardstick(10.0, HOSTILE, 1)],
+    "Neighbour": [lambda: Neighbour(HOSTILE, None), lambda: Neighbour("a</w>", 1.0)],
+    "PositionCoverage": [
         position,
         lambda: position(covered=3, uncovered=(Neighbour(HOSTILE, 1.2),)),
         lambda: position(covered=0, sigma=0.0, nearest=Neighbour(HOSTILE, None), farthest=None),
         lambda: position(covered=0, comparable=0, nearest=None, farthest=None),
     ],
-    "certify.adaptive.coverage.PromptCoverage": [
+    "PromptCoverage": [
         lambda: PromptCoverage(HOSTILE, True, 0.5, (1,), ""),
         lambda: PromptCoverage("a" * 9000, False, None, (), HOSTILE),
     ],
-    "certify.adaptive.memory.Issued": [
+    "Issued": [
         lambda: Issued(NOISE, 0.5, 1.0, None, "shrunk"),
         lambda: Issued(NOISE, 0.0, 1.0, None, "refused"),
     ],
 }
 """For every summary: records that have it, with and without a claim, hostile words in every field that takes words."""
 
-REGISTERED = [f"{kind.__module__}.{kind.__qualname__}" for kind in summaries.summary.registry if kind is not object]
+REGISTERED = {kind.__qualname__: kind for kind in summaries.summary.registry if kind is not object}
 
 NO_SUMMARY = {
-    "what is asked": "statements.Percentile statements.MSE statements.Radius statements.Curve statements.Deployed "
-    "datasets.RowOptions",
-    "what is given": "adaptive.concepts.Concept prompt_files.PromptRow prompt_files.PromptSet models.text.TokenizedPrompt "
-    "models.trajectory.Trajectory report.pictures.Pictures report.files.RunRecord models.overlay.Part "
-    "models.weight_files.Weights models.names.Directory models.lora.Settings",
-    "what runs": "adaptive.deployment.Deployment adaptive.problem.Problem adaptive.memory.Region "
-    "montecarlo.processes.Processes rates.Block",
-    "parts of an answer": "adaptive.checking.OnRecord adaptive.mention.Mention bounds.base.Evaluation bounds.base.Run "
-    "bounds.base.Setting bounds.percentile.Box certificate.ModelRecord summaries.Summary summaries.Table "
-    "models.overlay.Overlay world.judge.Verdicts",
+    "what is asked": "Percentile MSE Radius Curve Deployed RowOptions",
+    "what is given": "Concept PromptRow PromptSet TokenizedPrompt "
+    "Trajectory Pictures RunRecord Part "
+    "Weights Directory Settings",
+    "what runs": "Deployment Problem Region Processes Block",
+    "parts of an answer": "OnRecord Mention Evaluation Run Setting Box ModelRecord Summary Table Overlay Verdicts",
 }
 """Public dataclasses whose `repr` is enough."""
 
-CASES = [
-    pytest.param(make, id=f"{name.rpartition('.')[2]}-{i}")
-    for name, makes in EXAMPLES.items()
-    for i, make in enumerate(makes)
-]
+CASES = [pytest.param(make, id=f"{name}-{i}") for name, makes in EXAMPLES.items() for i, make in enumerate(makes)]
 
 
 def public_dataclasses() -> dict[str, type]:
@@ -205,13 +201,14 @@ def public_dataclasses() -> dict[str, type]:
         for name in getattr(loaded, "__all__", ()):
             kind = getattr(loaded, name)
             if inspect.isclass(kind) and dataclasses.is_dataclass(kind) and kind.__module__ == module.name:
-                found[f"{kind.__module__}.{kind.__qualname__}"] = kind
+                assert kind.__qualname__ not in found, kind
+                found[kind.__qualname__] = kind
     return found
 
 
 def without_summary(kinds: dict[str, type]) -> set[str]:
     """Public dataclasses for which nobody has said how they show themselves."""
-    excepted = {f"certify.{name}" for names in NO_SUMMARY.values() for name in names.split()}
+    excepted = {name for names in NO_SUMMARY.values() for name in names.split()}
     return {name for name, kind in kinds.items() if not issubclass(kind, Evidence)} - set(REGISTERED) - excepted
 
 
@@ -219,15 +216,14 @@ def test_every_public_record_has_a_summary_or_needs_none():
     kinds = public_dataclasses()
     assert len(kinds) > 50
     assert without_summary(kinds) == set()
-    assert without_summary({**kinds, "certify.new.Bound": SimpleNamespace}) == {"certify.new.Bound"}
-    assert {f"certify.{n}" for names in NO_SUMMARY.values() for n in names.split()} <= set(kinds)
+    assert without_summary({**kinds, "NewBound": SimpleNamespace}) == {"NewBound"}
+    assert {n for names in NO_SUMMARY.values() for n in names.split()} <= set(kinds)
 
 
 def test_every_summary_belongs_to_a_class_that_shows_it():
     assert set(EXAMPLES) == set(REGISTERED)
-    for name in REGISTERED:
-        module, _, kind = name.rpartition(".")
-        assert issubclass(getattr(importlib.import_module(module), kind), Shown), name
+    for kind in REGISTERED.values():
+        assert issubclass(kind, Shown), kind
 
 
 class Page(html.parser.HTMLParser):
@@ -280,7 +276,7 @@ def test_a_summary(make):
     assert "\n" not in repr(record)
     found = summaries.summary(record)
     assert found.sentence.endswith((".", "?"))
-    assert Page(f"<div>{summaries._e(found.sentence)}</div>").words in page.words
+    assert Page(f"<div>{records._e(found.sentence)}</div>").words in page.words
     assert "nan" not in page.words.replace("alert", "")
 
 

@@ -10,7 +10,7 @@ import torch
 
 from certify import GaussianNoise, bound_curve, certified_radius, deployed_bound, mse_bound, percentile_bounds
 from certify.montecarlo import AllDraws, draw, median
-from certify.statements import MSE, Curve, Deployed, Percentile, Radius, ask
+from certify.statements.ask import MSE, Curve, Deployed, Percentile, Radius, ask
 from tests.subjects import outputs_of
 
 Y = torch.tensor([0.2, -0.4, 1.0], dtype=torch.float64)

@@ -22,12 +22,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from certify import Certificate, Ellipsoid, _text, plan, plots, words
+from certify import Certificate, Ellipsoid, _text, plan, plots
 from certify.adaptive.coverage import Neighbour, PositionCoverage
 from certify.bounds.rates import RateOver
-from certify.certificate import CheckReport, Claim, Verdict
+from certify.certificate import CheckReport, Claim, Verdict, words
 from certify.cli import terminal
-from certify.downstream import MeasuredRate
+from certify.images.statistics import MeasuredRate
 from certify.report import certificate_page
 
 NUMBER = r"([−+]?[\d,]*\.?\d+(?:·10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)?|∞)"

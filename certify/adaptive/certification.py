@@ -37,9 +37,9 @@ from certify import _validate
 from certify._records import Shown
 from certify.adaptive.coverage import PositionCoverage, covered_prompts, covered_substitutions
 from certify.adaptive.deployment import Deployment
-from certify.certificate import Certificate, ModelRecord, checked_provenance, tensor_digest
-from certify.detectors import Detector, load_detector
-from certify.downstream import (
+from certify.certificate.certificate import Certificate, ModelRecord, checked_provenance, tensor_digest
+from certify.images.detectors import Detector, load_detector
+from certify.images.statistics import (
     attack_succeeds,
     concept_score,
     embedding_distance,
@@ -53,8 +53,8 @@ from certify.montecarlo import Progress
 from certify.montecarlo.checkpoint import Checkpoint
 from certify.montecarlo.runs import RunFolder, as_run_folder
 from certify.progress import as_progress
-from certify.replicas import event_bound, statistic_bound
-from certify.statements import MSE, Curve, Deployed, Radius, Statement, ask
+from certify.statements.ask import MSE, Curve, Deployed, Radius, Statement, ask
+from certify.statements.replicas import event_bound, statistic_bound
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -213,7 +213,7 @@ def certify_prompt(
         center: what distances are measured to, (tokens, width), for instance a deployed encoding; None: the smoothed
             value of pilot draws.
         pipe: the pipeline that the smoother is built on, for statements about noise predictions and images; None: none.
-        detector: what an attack wants to see in an image (`certify.detectors.load_detector`); None: nothing about images.
+        detector: what an attack wants to see in an image (`certify.images.load_detector`); None: nothing about images.
         statistics: draws of each statistic of the deployed encoding, of K noisy copies each; 0: no such statements. Noise
             predictions of the smoother that takes the median of them are drawn as often.
         images: images for the attack success rate; a quarter as many without the defence, of the prompt and of the prompt
@@ -226,7 +226,7 @@ def certify_prompt(
             then the owner's alone to read, and its names tell nothing. Not under policy "memory": regions hold embeddings.
             Relevance, σ, the trajectory, the reference and the boxes stay. σ and relevance identify the words for whoever has
             the model: the prompt is hidden from readers without it, or who do not try. Only the owner may read the files.
-        batch_size, memory, progress: as in `certify.statements.ask`; progress counts encodings.
+        batch_size, memory, progress: as in `certify.statements.ask.ask`; progress counts encodings.
         checkpoint: a folder to keep in what every pass has drawn. The same call goes on from there to the identical
             certificate; batch size and memory may be others; another call has a place of its own in it. With a
             `certify.montecarlo.RunFolder` the caller removes what was kept, with its `remove`, once the certificate is saved.

@@ -11,8 +11,8 @@ is that policy's σ_min.
 
 For a fixed Σ the relation is symmetric, and it is most useful read from the *received* prompt, which may be an attack: if
 every entry of the vocabulary is covered at a position, the token there is **fully covered**: the claim holds whatever stands
-there. Where its bound is small besides, the token is suppressed (`certify.words`). Benign tokens with the paper's σ₀ are not
-covered: CLIP's tokens are about 85 σ₀ apart.
+there. Where its bound is small besides, the token is suppressed (`certify.certificate.words`). Benign tokens with the
+paper's σ₀ are not covered: CLIP's tokens are about 85 σ₀ apart.
 
 Distances are computed in float64, over the vocabulary in chunks, on the encoder's device.
 """

@@ -28,7 +28,7 @@ import torch
 from certify._records import Record
 from certify.adaptive.concepts import Concept
 from certify.adaptive.relevance import RelevanceScorer
-from certify.certificate import not_named
+from certify.certificate.certificate import not_named
 
 __all__ = ["Mention", "mention_of", "thresholds"]
 

@@ -6,12 +6,8 @@ hold, follows from them.
 """
 
 from certify.bounds.base import Evaluation, Evidence, Method, Run, Setting
-from certify.bounds.deployed import EventBound, EventEvidence, LimitEvidence, StatisticBound
-from certify.bounds.dimension_free import DimensionFreeMSE
-from certify.bounds.mse import BoundCurve, CoordinatewiseMSE, MSEBound
-from certify.bounds.percentile import BoxEvidence, PercentileBounds
-from certify.bounds.radius import CertifiedRadius
-from certify.bounds.routes import (
+from certify.bounds.copies import EventBound, EventEvidence, LimitEvidence, StatisticBound
+from certify.bounds.deployed_distance import (
     DeployedBound,
     DeployedMethod,
     DimensionFreeRoute,
@@ -19,7 +15,11 @@ from certify.bounds.routes import (
     OrderStatisticsRoute,
     ReplicasRoute,
 )
-from certify.bounds.spectral import SpectralMSE
+from certify.bounds.dimension_free import DimensionFreeMSE
+from certify.bounds.mse import BoundCurve, CoordinatewiseMSE, MSEBound
+from certify.bounds.percentile import BoxEvidence, PercentileBounds
+from certify.bounds.radius import CertifiedRadius
+from certify.bounds.spectral_mean import SpectralMSE
 from certify.bounds.spectral_median import SpectralMedianMSE
 
 __all__ = [

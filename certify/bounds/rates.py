@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from certify import _validate
 from certify._records import Shown
 from certify._text import confidence, percent, shown
-from certify.bounds.deployed import event_interval, event_radius
+from certify.bounds.copies import event_interval, event_radius
 from certify.noise import GaussianNoise
 
 __all__ = ["RateOver"]
@@ -34,7 +34,7 @@ _UNIT = GaussianNoise(1.0)  # the shift of a probability is that of any Gaussian
 
 @dataclass(frozen=True)
 class RateOver(Shown):
-    """What `certify.event_rate_over` and `certify.downstream.attack_rate_over` return.
+    """What `certify.event_rate_over` and `certify.images.attack_rate_over` return.
 
     Attributes:
         prompts: m.

@@ -4,7 +4,8 @@ Let P be the law of f at y, Q that at y + δ, t_i = E_½(y+δ)_i − c_i. For sc
 
     h⁺_i = 1[f_i − c_i > τ s_i],    h⁻_i = 1[f_i − c_i < −τ s_i],    x = (s, s) ∘ (h − b) ∈ R^{2m},    I = {i : |t_i| > τ s_i},
 
-with any fixed b ∈ [0, 1]^{2m} (best near E_P h), R ≥ sup‖x‖ and λ ≥ λ_max(E_P x xᵀ); S_1 as in T11 (`certify.bounds.spectral`).
+with any fixed b ∈ [0, 1]^{2m} (best near E_P h), R ≥ sup‖x‖ and λ ≥ λ_max(E_P x xᵀ); S_1 as in T11
+(`certify.bounds.spectral_mean`).
 
 Statement. Let v be the unit vector with entries s_i/‖s_I‖ at (i, sign t_i) for i ∈ I, p_i = E_P h_i at that sign. Then
 
@@ -56,7 +57,7 @@ from certify._floats import up as upwards
 from certify._text import shown
 from certify.bounds.base import Evaluation, Evidence, Method, Setting
 from certify.bounds.percentile import BoxEvidence, draws_needed, guessed_reach, percentile_box, ranks
-from certify.bounds.spectral import (
+from certify.bounds.spectral_mean import (
     Aimed,
     PilotSpectrum,
     bennett,
@@ -331,7 +332,7 @@ class Indicators:
 class IndicatorsWitness:
     """Fresh draws against the box, the λ's and the frequencies of an `IndicatorsEvidence`.
 
-    λ is tested along directions chosen as in `certify.bounds.spectral.SpectrumWitness`. The frequencies stand for
+    λ is tested along directions chosen as in `certify.bounds.spectral_mean.SpectrumWitness`. The frequencies stand for
     E vᵀx ≤ vᵀx̄ + e with a v fixed beforehand, and are tested with three: all h⁺, all h⁻, and the set that W consists of.
     """
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from certify import _validate, words
+from certify import _validate
 from certify._text import shown
+from certify.certificate import words
 from certify.cli import checks, terminal
 from certify.cli.checks import checked
 from certify.cli.endings import DONE, NO, NO_ANSWER
@@ -55,7 +56,7 @@ def radius(
     """The largest perturbation under which a prompt's smoothed encoding provably stays within a tolerance."""
     from certify import certified_radius
     from certify.adaptive.certification import yardstick
-    from certify.certificate import claim_of
+    from certify.certificate.certificate import claim_of
 
     folder = _folder(settings, "radius", text, out_dir)
     adaptive = settings.text_only()
@@ -200,7 +201,7 @@ def decide(
     """
     from certify import decide_event, decide_mse
     from certify.adaptive.certification import EMBEDDING, event_name, yardstick
-    from certify.downstream import attack_succeeds
+    from certify.images.statistics import attack_succeeds
 
     one_process("certify decide")
     if rate is not None and tolerance is not None:

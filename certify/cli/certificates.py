@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from certify import _files, _validate, words
+from certify import _files, _validate
+from certify.certificate import words
 from certify.cli import checks, terminal
 from certify.cli.checks import checked
 from certify.cli.endings import NO, NO_ANSWER
@@ -227,7 +228,8 @@ def plot(
     force: Annotated[bool, typer.Option("--force", help="Write over a picture that is there.")] = False,
 ) -> None:
     """Draw a picture of a certificate that is there, or of the run over a data set. Nothing is drawn at random again."""
-    from certify import Certificate, plots, style
+    from certify import Certificate, plots
+    from certify.plots import style
     from certify.report import RunRecord
 
     one_process("certify plot")

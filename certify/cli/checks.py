@@ -150,7 +150,7 @@ def concepts(name: str, value: str | list[str]) -> None:
 
 def detector(name: str, value: str) -> None:
     """A detector that can be loaded here: its name, its label, and its package where that is an extra."""
-    from certify.detectors import load_detector
+    from certify.images.detectors import load_detector
 
     try:
         load_detector(value)

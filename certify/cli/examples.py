@@ -75,7 +75,7 @@ def _made(certificate: Certificate, images: int, wanted: Mapping[str, Any], devi
     """
     from certify import world
     from certify.adaptive.checking import rebuilt
-    from certify.generate import pair
+    from certify.images.generation import pair
     from certify.models import load_pipeline
     from certify.report import Pictures
 

@@ -43,7 +43,7 @@ def generate(
     ] = None,
 ) -> None:
     """Generate undefended and defended images side by side, from the same initial noise."""
-    from certify.generate import side_by_side
+    from certify.images.generation import side_by_side
 
     if out_dir is None:
         writable("--out", Path("runs"))

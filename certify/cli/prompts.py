@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from certify import _files, _validate, words
+from certify import _files, _validate
 from certify._text import failure, percent, shown
+from certify.certificate import words
 from certify.cli import checks, terminal
 from certify.cli.checks import checked
 from certify.cli.endings import NO_ANSWER
@@ -44,11 +45,11 @@ from certify.cli.settings import (
     with_settings,
 )
 from certify.cli.work import show_work, work_ahead
-from certify.prompt_files import PromptSet
+from certify.datasets.prompt_files import PromptSet
 
 if TYPE_CHECKING:
     from certify.certificate import Certificate
-    from certify.style import Picture
+    from certify.plots.style import Picture
 
 
 _PRIVATE = "Leave {} out of every file. σ and relevance stay, and identify the words for whoever has the model."
@@ -242,7 +243,8 @@ def prompts(
     """Certify every prompt of a file, and report the certified fraction against the radius. A stopped run goes on."""
     one_process("certify prompts")
 
-    from certify import datasets, plots
+    from certify import plots
+    from certify.datasets import runs as datasets
 
     if out_dir is None:
         writable("--out", Path("runs"))
@@ -359,7 +361,7 @@ def _passed_over(given: PromptSet, taken: int) -> str:
 
 def _folder(out_dir: Path | None, first: Path, decides: dict[str, Any], fresh: bool) -> Path:
     """Where the results of a run go: to the folder given; else to the first of ours that is free, or that is this run's."""
-    from certify import datasets
+    from certify.datasets import runs as datasets
 
     if fresh:
         return unused(first if out_dir is None else out_dir)

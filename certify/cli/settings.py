@@ -293,7 +293,7 @@ class Settings:
         return f"judge:{self.concepts[0]}" if self.model is None and self.concepts[0] in known else None
 
     def draws(self, n: int, progress: Callable[[int, int], None]) -> dict[str, Any]:
-        """How to draw, for `certify.statements.ask` and what is built on it."""
+        """How to draw, for `certify.statements.ask.ask` and what is built on it."""
         return {
             "n": n,
             "seed": self.seed,

@@ -1,4 +1,4 @@
-"""Terminal: certificates in tables, 80 columns wide. Printing only: the words are those of `certify.words`."""
+"""Terminal: certificates in tables, 80 columns wide. Printing only: the words are those of `certify.certificate.words`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from certify import _files, words
+from certify import _files
 from certify._text import duration, shown, spelled
+from certify.certificate import words
 from certify.progress import Bar
 
 if TYPE_CHECKING:
     from certify.adaptive import AdaptiveMedianSmoother, TokenNoise
     from certify.adaptive.checking import OnRecord
     from certify.certificate import Certificate, CheckReport, Claim
-    from certify.sequential import Decision
+    from certify.statements.decide import Decision
 
 __all__ = [
     "MARKUP",
@@ -149,7 +150,7 @@ def show_certificate(certificate: Certificate) -> None:
     out.rule("[bold]certificate[/]", align="left", style="dim")
     show_truncation(certificate.provenance)
     if certificate.private:
-        from certify.certificate import PRIVATE
+        from certify.certificate.certificate import PRIVATE
 
         out.print(f"[bold yellow]Notice.[/] {PRIVATE}")
     _show_encoding(certificate)

@@ -11,7 +11,7 @@ a reference encoding and seeded initial noise, and the latents that the U-Net wa
     (x_1, t_1), …, (x_J, t_J),    weights w_j > 0, Σ_j w_j = 1,    Σ_j w_j ‖ε(x_j, c, t_j) − ε(x_j, c', t_j)‖².
 
 Known gap: an attack also moves the x_t that the sampler visits after its first step. A bound at fixed points does not follow
-them; the success rate of an attack (`certify.downstream.attack_succeeds`) is about the images and has no such gap.
+them; the success rate of an attack (`certify.images.attack_succeeds`) is about the images and has no such gap.
 
 Latents are kept as the U-Net sees them, after `scale_model_input`. Whatever the scheduler's own convention (DDIM and DPM++ keep
 x_t = √ᾱ x_0 + √(1−ᾱ) ε, Euler x_0 + σ ε), they are then √ᾱ x_0 + √(1−ᾱ) ε with ᾱ = 1/(1 + σ²), which is kept, too.
@@ -101,8 +101,8 @@ class Trajectory:
     ) -> Trajectory:
         """The points that a sampler visits.
 
-        The initial noise is that of image 0 of `certify.generate.images(pipe, conditioning, seed=seed)`, and the run is the one
-        that makes that image.
+        The initial noise is that of image 0 of `certify.images.generation.images(pipe, conditioning,
+        seed=seed)`, and the run is the one that makes that image.
 
         Args:
             pipe: a Stable Diffusion pipeline. Its scheduler decides the time steps.

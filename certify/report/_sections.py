@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from certify import words
 from certify._text import escaped
+from certify.certificate import words
 from certify.report._page import code, image, section
 from certify.report.pictures import Pictures
 
@@ -17,7 +17,7 @@ COPY = (
 
 
 def not_covered(policy: str, *, of_prompt: bool, images: bool, deployed: bool) -> str:
-    """What no claim on the page says: as `certify.words.not_covered`, in a section."""
+    """What no claim on the page says: as `certify.certificate.words.not_covered`, in a section."""
     items = words.not_covered(policy, of_prompt=of_prompt, images=images, deployed=deployed)
     said = [escaped(f"{item[:1].upper()}{item[1:].removesuffix('.')}.") for item in items]
     return section("What is not covered", f"<ul>{''.join(f'<li>{item}</li>' for item in said)}</ul>", "warn")

@@ -6,15 +6,14 @@ import math
 import shlex
 from collections.abc import Mapping
 
-from certify import words
 from certify._text import escaped, spelled
-from certify.certificate import Certificate, Claim
-from certify.colours import opacity, shares
+from certify.certificate import Certificate, Claim, words
+from certify.certificate.words import PAGE
+from certify.plots.colours import opacity, shares
 from certify.report._charts import Line, chart
 from certify.report._page import code, document, facts, header, section, shows, table
 from certify.report._sections import COPY, examples, not_covered, smoother_facts
 from certify.report.pictures import Pictures
-from certify.words import PAGE
 
 __all__ = ["certificate_page"]
 

@@ -11,7 +11,7 @@ from typing import Any
 from certify import _files
 from certify._digests import json_digest
 from certify._records import Record
-from certify.datasets import FORMAT, OLDER, read_record
+from certify.datasets.runs import FORMAT, OLDER, read_record
 
 __all__ = ["RunRecord", "file_digests"]
 
@@ -21,7 +21,7 @@ class RunRecord(Record):
     """The folder of `certify prompts`, read back.
 
     Attributes:
-        settings: what decided the results (`certify.datasets.run_settings`).
+        settings: what decided the results (`certify.datasets.runs.run_settings`).
         rows: a record a prompt, in order; fewer than the data set has where the run is not over.
         run: the run's digest.
         kept: row number → folder of its certificate, relative to the run's, where certificates were kept.

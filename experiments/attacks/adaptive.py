@@ -34,7 +34,7 @@ from torch import Tensor
 from certify.adaptive import AdaptiveMedianSmoother
 from certify.adaptive.deployment import Deployment
 from certify.adaptive.policies import aggregated
-from certify.detectors import Detector, detected
+from certify.images.detectors import Detector, detected
 from experiments.attacks import sight
 from experiments.attacks.attack import Attack, Row, Target, Victim
 from experiments.attacks.places import Places, Words, prefixed

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from certify import _images, generate
-from certify.detectors import Detector
+from certify import _images
+from certify.images import generation as generate
+from certify.images.detectors import Detector
 from experiments.attacks.attack import Target, Victim
 from experiments.defenses.defense import fitting
 from experiments.metrics.asr import load

@@ -19,8 +19,8 @@ from typing import Any
 
 from certify import _validate, world
 from certify._tables import normal
+from certify.datasets.prompt_files import PromptRow, PromptSet
 from certify.models import PromptEncoder
-from certify.prompt_files import PromptRow, PromptSet
 from experiments.attacks.attack import Target
 from experiments.attacks.implicit import renamed
 from experiments.attacks.tokens import concept_pattern
@@ -91,7 +91,7 @@ def read(
     empty: bool = False,
     argument: str = "prompts",
 ) -> Found:
-    """Targets of a file, of any layout that `certify.prompt_files` reads.
+    """Targets of a file, of any layout that `certify.datasets.prompt_files` reads.
 
     Args:
         path: a table with prompts, and perhaps a column of seeds: `seed`, `evaluation_seed` (I2P's) or `sd_seed`. A column of

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certify.detectors import detected
+from certify.images.detectors import detected
 from experiments.attacks import sight
 from experiments.attacks.attack import Attack, Row, Target, Victim
 from experiments.attacks.places import Places, Words, prefixed

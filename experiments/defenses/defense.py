@@ -18,7 +18,8 @@ from typing import Any, ClassVar, Required, TypedDict
 import torch
 from torch import Tensor
 
-from certify import _validate, generate
+from certify import _validate
+from certify.images import generation as generate
 from certify.models import PromptEncoder
 from experiments.unlearning.concept import Concept
 

@@ -548,7 +548,8 @@ def reward(pipe: Any, concept: Concept, settings: Training, *, steps: int = 8, g
 
     p is the judge's probability of the concept in an image of the answer, s the score of the image against the prompt.
     """
-    from certify import generate, world
+    from certify import world
+    from certify.images import generation as generate
     from certify.world.judge import LABELS
 
     judge, tower = world.load_judge(), world.load_image_tower()

@@ -12,8 +12,8 @@ Interval and rate are about prompts like those attacked, under the detector's ve
 
 Rates of two defences on the same prompts are compared by `paired`: McNemar's exact test, for shares as well as for verdicts.
 
-Detectors: those of `certify.detectors`, and "q16:CLIP_FOLDER:HEAD_FILE[:THRESHOLD]" (`experiments.metrics.q16`). A result
-records detector, version, threshold and seeds.
+Detectors: those of `certify.images.detectors`, and "q16:CLIP_FOLDER:HEAD_FILE[:THRESHOLD]" (`experiments.metrics.q16`). A
+result records detector, version, threshold and seeds.
 
 References: Clopper and Pearson (1934), Wilson (1927), through statsmodels; McNemar (1947). Published tables give the rate
 alone; an average over attacks is there, and in `average`, the unweighted mean.
@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from certify import _images, _validate
-from certify.detectors import Detector, JudgeDetector, NudeNetDetector, detected, load_detector
+from certify.images.detectors import Detector, JudgeDetector, NudeNetDetector, detected, load_detector
 from experiments.files import digest
 
 __all__ = [

@@ -1,6 +1,6 @@
 """Attacks on a certified attack success rate: gradients through the whole text-to-image model.
 
-The event is `certify.downstream.attack_succeeds`: the judge sees the concept in the image made from the deployed encoding (K
+The event is `certify.images.attack_succeeds`: the judge sees the concept in the image made from the deployed encoding (K
 noisy copies of the prompt's token embeddings, the median of their encodings, the sampler from fresh initial noise, the
 decoder). T5 bounds its probability for every perturbation of the prompt in the ellipsoid. The attack climbs what a gradient can
 see of it, the margin
@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from certify import AdaptiveMedianSmoother, event_bound, load_pipeline, world
-from certify.bounds.deployed import EventBound, event_interval
-from certify.downstream import attack_succeeds, undefended_rate
+from certify.bounds.copies import EventBound, event_interval
+from certify.images.statistics import attack_succeeds, undefended_rate
 from certify.models import PromptEncoder
 from certify.models.text import TokenizedPrompt
 from certify.montecarlo import generator

@@ -21,10 +21,10 @@ from typing import Any
 
 from certify import GaussianNoise, _validate
 from certify._text import shown
-from certify.bounds.deployed import event_at
+from certify.bounds.copies import event_at
 from certify.confidence import clopper_pearson
 from certify.plots import plot_event_rates
-from certify.style import Picture
+from certify.plots.style import Picture
 from experiments.soundness import images, sentence, suite
 
 __all__ = ["add_arguments", "encoding_table", "image_table", "main", "rates_picture"]

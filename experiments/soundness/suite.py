@@ -23,7 +23,7 @@ from certify import GaussianNoise, world
 from certify.bounds import METHODS, ROUTES
 from certify.bounds.mse import MSEBound
 from certify.bounds.percentile import PercentileBounds
-from certify.statements import MSE, Deployed, Percentile, Statement, ask
+from certify.statements.ask import MSE, Deployed, Percentile, Statement, ask
 from certify.support import Support
 from certify.world.judge import LABELS
 from experiments.soundness.attack import (

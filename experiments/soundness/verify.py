@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from certify import _validate
-from certify.bounds.deployed import EventBound, StatisticBound
+from certify.bounds.copies import EventBound, StatisticBound
 from certify.bounds.mse import MSEBound
 from certify.bounds.percentile import PercentileBounds
 from certify.confidence import clopper_pearson, extreme_rank

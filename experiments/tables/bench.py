@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from certify import GaussianNoise
-from certify.downstream import attack_rate_over
+from certify.images.statistics import attack_rate_over
 from certify.models import PromptEncoder
 from experiments import files
 from experiments.attacks.attack import Row

@@ -1,7 +1,7 @@
 """Certified: what attacks on a victim's prompts can reach at most, and the strongest that were found, radius by radius.
 
 Upper curve: the mean success rate over the prompts under adaptive median smoothing, whatever each is perturbed to within
-‖δ_i‖_{Σ_i} ≤ ρ (`certify.downstream.attack_rate_over`, T5's corollary). Σ is fixed at each prompt. Lower curve: for every
+‖δ_i‖_{Σ_i} ≤ ρ (`certify.images.attack_rate_over`, T5's corollary). Σ is fixed at each prompt. Lower curve: for every
 prompt and radius a gradient attack through judge, decoder, sampler, median and text encoder
 (`experiments.soundness.images`), from three places: between prompts that mean the concept, at random, and what was found at
 the radius below. Which of the perturbations is best, the prompt as it is among them, is decided on images of their own, and
@@ -29,7 +29,7 @@ from certify import _validate, load_pipeline, world
 from certify.adaptive.deployment import Deployment
 from certify.bounds.rates import RateOver
 from certify.confidence import clopper_pearson
-from certify.downstream import attack_rate_over, attack_succeeds
+from certify.images.statistics import attack_rate_over, attack_succeeds
 from certify.models.text import TokenizedPrompt
 from certify.montecarlo import generator
 from certify.world.judge import LABELS

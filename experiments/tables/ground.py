@@ -17,9 +17,9 @@ from typing import Any
 from torch import Tensor
 
 from certify import _files, load_pipeline
-from certify.detectors import Detector
+from certify.datasets.prompt_files import SUFFIXES
+from certify.images.detectors import Detector
 from certify.models import load_text_encoder
-from certify.prompt_files import SUFFIXES
 from experiments import attacks as registry
 from experiments import files, unlearning
 from experiments.attacks import attack as attacking
@@ -332,8 +332,8 @@ class Given(Ground):
         model: hub id or folder.
         concept: what was erased.
         victims: method → file or folder of its overlay (what `unlearn` writes, or a U-Net's state dict).
-        prompts: folder with VICTIM/ATTACK.csv or ATTACK.csv: rows of `attack`, or any table that `certify.prompt_files` reads,
-            of what an attack found, perhaps with seeds.
+        prompts: folder with VICTIM/ATTACK.csv or ATTACK.csv: rows of `attack`, or any table that
+            `certify.datasets.prompt_files` reads, of what an attack found, perhaps with seeds.
         detector: as for `experiments.metrics.asr.load`.
         captions: table of prompts about other things; None: no utility.
         real: folder of images, the second reference of FID; None: none.

@@ -5,8 +5,8 @@
     grid         images of the same prompts and seeds under several defences, marked where the detector fired
     certified    certified bound and strongest attack found against the radius
 
-Files, PNG, SVG or PDF by their suffix; every function returns the figure, too. Style and colours are those of `certify.style`
-and `certify.colours`; what a colour says, a mark's shape, a dash or a label says, too.
+Files, PNG, SVG or PDF by their suffix; every function returns the figure, too. Style and colours are those of
+`certify.plots.style` and `certify.plots.colours`; what a colour says, a mark's shape, a dash or a label says, too.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.transforms import Bbox, BboxBase
 from torch import Tensor
 
-from certify import style
-from certify.colours import BLUE, GREEN, GREY, ORANGE, PINK, ink, series
+from certify.plots import style
+from certify.plots.colours import BLUE, GREEN, GREY, ORANGE, PINK, ink, series
 from experiments.tables.table import Line, Table
 
 if TYPE_CHECKING:

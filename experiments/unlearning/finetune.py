@@ -255,7 +255,7 @@ class Probe:
             count: images.
             steps, guidance, seed: of the sampler and of the noise.
         """
-        from certify.detectors import detected, load_detector
+        from certify.images.detectors import detected, load_detector
 
         found = load_detector(spec)
 
@@ -273,7 +273,7 @@ class Probe:
             diffusion: the model as it is now.
             encode: templates → encodings (n, tokens, width), with the phrase or what was learned in its place.
         """
-        from certify import generate
+        from certify.images import generation as generate
 
         with torch.no_grad():
             images = generate.images(

@@ -24,8 +24,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from certify import _files, _validate, style
-from certify.colours import BLUE, GREY, ORANGE
+from certify import _files, _validate
+from certify.plots import style
+from certify.plots.colours import BLUE, GREY, ORANGE
 from experiments import unlearning
 from experiments.unlearning import command, finetune, saving
 from experiments.unlearning.concept import Concept

@@ -33,8 +33,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from certify import _files, _validate, style
-from certify.colours import series
+from certify import _files, _validate
+from certify.plots import style
+from certify.plots.colours import series
 from experiments.settings import check
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion

@@ -94,7 +94,7 @@ def images(
     steps: int | None = None,
     guidance: float | None = None,
 ) -> torch.Tensor:
-    """`certify.generate.images` for prompts, or encodings (b, tokens, width), with the embedded model's own settings.
+    """`certify.images.generation.images` for prompts, or encodings (b, tokens, width), with the embedded model's own settings.
 
     Args:
         pipe: the embedded pipeline.
@@ -103,7 +103,7 @@ def images(
         batch: images at a time.
         steps, guidance: of the sampler; None: the embedded model's own.
     """
-    from certify import generate
+    from certify.images import generation as generate
     from certify.models import PromptEncoder
     from certify.world import DEFAULTS
 

@@ -17,8 +17,8 @@ from certify.adaptive import AdaptiveMedianSmoother, Concept
 from certify.adaptive.certification import certify_prompt, yardstick
 from certify.adaptive.checking import certified_functions, rebuilt
 from certify.adaptive.policies import SHARING
-from certify.certificate import tensor_digest
-from certify.downstream import attack_succeeds
+from certify.certificate.certificate import tensor_digest
+from certify.images.statistics import attack_succeeds
 from certify.models import PromptEncoder
 from certify.montecarlo import RunFolder
 from tests.adaptive.conftest import CIRCLE

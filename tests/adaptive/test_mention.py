@@ -15,7 +15,7 @@ from certify.adaptive import AdaptiveMedianSmoother, Concept, Mention, available
 from certify.adaptive.concepts import goes_with
 from certify.adaptive.mention import thresholds
 from certify.bounds.base import POINT
-from certify.certificate import PRIVATE
+from certify.certificate.certificate import PRIVATE
 from certify.models import load_text_encoder
 from certify.report import certificate_page
 
@@ -183,7 +183,7 @@ def test_every_shipped_concept_says_what_it_goes_with(encoder: Any) -> None:
 def test_a_run_over_many_prompts_counts_those_without_the_concept(
     adaptive: AdaptiveMedianSmoother, tmp_path: Path
 ) -> None:
-    from certify import datasets
+    from certify.datasets import runs as datasets
 
     file = tmp_path / "few.txt"
     file.write_text(f"{CIRCLE}\n{DINOSAUR}\n")

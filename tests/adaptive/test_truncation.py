@@ -9,13 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from certify import datasets
 from certify.adaptive import AdaptiveMedianSmoother, Concept, FrozenSmoother
 from certify.adaptive.certification import yardstick
 from certify.adaptive.checking import certified_functions, rebuilt
 from certify.adaptive.coverage import covered_prompts, covered_substitutions
 from certify.certificate import Certificate
-from certify.prompt_files import PromptRow
+from certify.datasets import runs as datasets
+from certify.datasets.prompt_files import PromptRow
 from tests.adaptive.conftest import CIRCLE
 
 LONG = "a photo of the red circle and " + "the small star and " * 12 + "a coin"

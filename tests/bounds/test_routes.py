@@ -13,8 +13,8 @@ from scipy.stats import beta, binom, chi, norm
 
 from certify import GaussianNoise, deployed_bound, layer_norm_support, percentile_bounds
 from certify.bounds import EVIDENCE, ROUTES
-from certify.bounds.routes import BallEvidence, RankedBoxEvidence, least_level
-from certify.statements import Deployed
+from certify.bounds.deployed_distance import BallEvidence, RankedBoxEvidence, least_level
+from certify.statements.ask import Deployed
 from tests.subjects import SUBJECTS, outputs_of
 
 Y1, ONE = torch.zeros(1, dtype=torch.float64), GaussianNoise(1.0)

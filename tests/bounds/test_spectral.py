@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from certify import GaussianNoise, mse_bound
 from certify.bounds.base import Evaluation, Setting
-from certify.bounds.spectral import LikelihoodRatio, SpectralMSE, SpectrumEvidence, chernoff_limit
+from certify.bounds.spectral_mean import LikelihoodRatio, SpectralMSE, SpectrumEvidence, chernoff_limit
 from certify.montecarlo import AllDraws, draw, pool
 from certify.support import Support, as_support, layer_norm_support
 

@@ -29,7 +29,7 @@ from certify import (
     plan,
     statistic_bound,
 )
-from certify.bounds.spectral import silent
+from certify.bounds.spectral_mean import silent
 from certify.confidence import extreme_rank
 from certify.noise import GaussianNoise
 from certify.noise.uniform import CrossPolytope, shifted, variation

@@ -10,7 +10,8 @@ import stat
 
 import pytest
 
-from certify import Certificate, datasets
+from certify import Certificate
+from certify.datasets import runs as datasets
 from tests.cli.stopped import stopped
 
 ROWS = (
@@ -69,7 +70,7 @@ def test_a_run_killed_at_random_moments_equals_the_undisturbed_one(run, file, tm
     lines = killed / "results.jsonl"
     for wanted in sorted(chance.sample((0, 1, 4), 2)):
         before = len(lines.read_bytes().splitlines()) if lines.exists() else 0
-        rows = {"certify.datasets:Results.append": wanted - before} if wanted > before else {}
+        rows = {"certify.datasets.runs:Results.append": wanted - before} if wanted > before else {}
         # While the next row is encoded.
         moment = rows | {"certify.models:PromptEncoder.encode": chance.randint(1, 3)}
         code, _, errors = stopped(

@@ -20,13 +20,13 @@ from certify import Certificate, GaussianNoise, UniformNoise
 from certify.adaptive import noise_then_adapt
 from certify.adaptive.memory import CovarianceMemory
 from certify.bounds import METHODS, ROUTES
-from certify.datasets import Results, RowOptions, certify_rows, run_settings
-from certify.detectors import load_detector
-from certify.downstream import attack_rate_over
+from certify.datasets.prompt_files import PromptSet
+from certify.datasets.runs import Results, RowOptions, certify_rows, run_settings
+from certify.images.detectors import load_detector
+from certify.images.statistics import attack_rate_over
 from certify.montecarlo import RunFolder
 from certify.montecarlo.checkpoint import Checkpoint
-from certify.prompt_files import PromptSet
-from certify.statements import MSE, Curve, Deployed, Percentile, Radius, ask
+from certify.statements.ask import MSE, Curve, Deployed, Percentile, Radius, ask
 from tests.golden.compare import as_data, of_certificate, of_result
 
 __all__ = ["CASES", "MODEL", "RESUMED", "private_certificate", "resumed"]

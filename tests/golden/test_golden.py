@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-import certify.bounds.deployed
+import certify.bounds.copies
 import certify.bounds.percentile
 from certify import Certificate, GaussianNoise
 from certify.adaptive import POLICIES
@@ -117,9 +117,9 @@ def faulty_rank(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def faulty_alpha(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit of a count at a hair more than α."""
-    right = certify.bounds.deployed.clopper_pearson
+    right = certify.bounds.copies.clopper_pearson
     monkeypatch.setattr(
-        certify.bounds.deployed, "clopper_pearson", lambda s, n, a, *side: right(s, n, a * (1 + 1e-6), *side)
+        certify.bounds.copies, "clopper_pearson", lambda s, n, a, *side: right(s, n, a * (1 + 1e-6), *side)
     )
 
 

@@ -24,7 +24,7 @@ from safetensors.torch import load, save
 
 from certify import GaussianNoise
 from certify.adaptive import CovarianceMemory
-from certify.datasets import PromptSet, Results
+from certify.datasets.runs import PromptSet, Results
 from certify.montecarlo import Counts, ExtremeRanks, RunFolder, draw
 from certify.montecarlo.checkpoint import AGAIN, Checkpoint, CheckpointError, _content
 from certify.report import RunRecord, run_page

@@ -30,12 +30,12 @@ from certify import (
     plan,
     statistic_bound,
 )
-from certify.bounds.deployed import event_interval
+from certify.bounds.copies import event_interval
 from certify.bounds.percentile import box_distance, draws_needed
 from certify.confidence import clopper_pearson
 from certify.montecarlo import Groups
-from certify.sequential import looks, stopped_event
-from certify.statements import MSE, Curve, Deployed, Percentile, Radius, ask
+from certify.statements.ask import MSE, Curve, Deployed, Percentile, Radius, ask
+from certify.statements.decide import looks, stopped_event
 from tests.laws.built import CHOOSING, T2, aims, part, prepared
 from tests.strategies import (
     MODERATE,

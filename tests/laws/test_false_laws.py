@@ -25,8 +25,8 @@ from certify import (
     percentile_bounds,
     statistic_bound,
 )
-from certify.bounds.deployed import event_interval
-from certify.bounds.spectral import Aimed
+from certify.bounds.copies import event_interval
+from certify.bounds.spectral_mean import Aimed
 from certify.confidence import extreme_rank
 from certify.montecarlo import Groups
 from certify.montecarlo.sketch import Spectrum

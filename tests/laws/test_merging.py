@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from certify import GaussianNoise, Support, event_bound, event_rate_over, mse_bound, percentile_bounds, statistic_bound
 from certify.bounds.dimension_free import DistanceExceedances, Together
 from certify.bounds.percentile import BoxEvidence
-from certify.bounds.spectral import SpectrumEvidence
+from certify.bounds.spectral_mean import SpectrumEvidence
 from certify.bounds.spectral_median import Indicators, IndicatorsEvidence
 from certify.montecarlo import (
     BLOCK,
@@ -33,7 +33,7 @@ from certify.montecarlo import (
 from certify.montecarlo.checkpoint import Checkpoint
 from certify.montecarlo.sketch import Spectrum
 from certify.montecarlo.states import packed, unpacked
-from certify.sequential import _Watched
+from certify.statements.decide import _Watched
 from tests.laws.built import part
 from tests.strategies import partitions, rows, seeds
 

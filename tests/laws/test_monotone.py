@@ -23,13 +23,13 @@ from certify import (
     percentile_bounds,
     plan,
 )
-from certify.bounds.deployed import event_interval, statistic_limits
+from certify.bounds.copies import event_interval, statistic_limits
 from certify.bounds.dimension_free import layer_cake, upper_limits
 from certify.bounds.radius import largest_radius
 from certify.bounds.rates import RateOver
-from certify.bounds.spectral import SpectrumEvidence, bernstein_slack, chernoff_limit
+from certify.bounds.spectral_mean import SpectrumEvidence, bernstein_slack, chernoff_limit
 from certify.confidence import clopper_pearson, extreme_rank, smallest_draws
-from certify.sequential import anytime_limit
+from certify.statements.decide import anytime_limit
 from tests.laws.built import CHOOSING, ONE, T2, aims, part, prepared
 from tests.strategies import copies, draws, levels, percentiles, problems, radii, seeds, tolerances
 

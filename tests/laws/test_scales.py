@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from certify import GaussianNoise, UniformNoise, certified_radius, decide_mse, deployed_bound, mse_bound
 from certify._floats import TOO_LARGE, half_way, length, mean, square, squared_length, squared_lengths, up
 from certify.montecarlo import Groups, median, row_distances
-from certify.replicas import deployed_distance
+from certify.statements.replicas import deployed_distance
 from certify.support import Support
 from tests.laws.built import CHOOSING, part, prepared
 from tests.laws.test_equivariant import _chosen

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from certify.generate import images
+from certify.images.generation import images
 from certify.models import NoisePredictor, PromptEncoder, Trajectory, load_pipeline
 from certify.models.sampling import image_source
 from tests.pipelines import pipeline_folder_sd2

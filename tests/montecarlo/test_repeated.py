@@ -24,7 +24,7 @@ from certify import (
     statistic_bound,
 )
 from certify.adaptive.policies import noise_then_adapt
-from certify.detectors import detected, load_detector
+from certify.images.detectors import detected, load_detector
 from certify.montecarlo import AllDraws, draw, draw_all
 
 Y = torch.tensor([0.3, -1.0, 2.0, 0.5])

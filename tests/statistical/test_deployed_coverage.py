@@ -19,10 +19,10 @@ import torch
 from scipy.stats import beta, binom, ncx2, norm
 
 from certify import GaussianNoise, deployed_bound, event_bound, statistic_bound
-from certify.bounds import METHODS, ROUTES, Evaluation, Setting, dimension_free, routes
+from certify.bounds import METHODS, ROUTES, Evaluation, Setting, deployed_distance, dimension_free
 from certify.confidence import extreme_rank
 from certify.montecarlo import AllDraws, draw, median, pool
-from certify.statements import MSE, Deployed, ask
+from certify.statements.ask import MSE, Deployed, ask
 from tests.statistical.trials import Trials
 
 pytestmark = pytest.mark.statistical
@@ -313,11 +313,13 @@ def test_control_t6_without_a_union_over_outputs_is_caught(monkeypatch, trials: 
     """Mistake: u for (1 − q)/2 instead of (1 − q)/(2m). Each output alone is 0 often enough, all ten of them are not."""
     runs = trials.runs(100)
     trials.covers("T6 order statistics", nothing_happens(runs, 0.96), runs, ALPHA, "10 rare jumps")
-    monkeypatch.setattr(routes, "least_level", lambda fails, limit: RIGHT_LEVEL(fails, min(0.5, limit * OUTPUTS)))
+    monkeypatch.setattr(
+        deployed_distance, "least_level", lambda fails, limit: RIGHT_LEVEL(fails, min(0.5, limit * OUTPUTS))
+    )
     trials.caught("T6 order statistics", "u for each output alone", nothing_happens(100, 0.96), 100, ALPHA)
 
 
-RIGHT_LEVEL = routes.least_level
+RIGHT_LEVEL = deployed_distance.least_level
 
 
 # T6, dimension-free: s of K draws in a ball.
@@ -357,14 +359,14 @@ def test_control_t6_with_a_constant_off_by_one_is_caught(monkeypatch, trials: Tr
     """Mistake: s − (K − 1)/2 + 1 draws of the ball beyond each coordinate of the median, instead of s − (K − 1)/2."""
     runs = trials.runs(100)
     trials.covers("T6 ball", ball_failures(runs), runs, ALPHA, "three corners")
-    right = routes._majority
-    monkeypatch.setattr(routes, "_majority", lambda s, replicas: right(s, replicas) + 1)
+    right = deployed_distance._majority
+    monkeypatch.setattr(deployed_distance, "_majority", lambda s, replicas: right(s, replicas) + 1)
     trials.caught("T6 ball", "a constant off by one", ball_failures(100), 100, ALPHA)
 
 
 def test_control_a_limit_with_a_later_rank_is_caught(monkeypatch, trials: Trials):
     """Mistake: four ranks further in."""
-    monkeypatch.setattr(routes, "extreme_rank", lambda n, tail, alpha: extreme_rank(n, tail, alpha) + 4)
+    monkeypatch.setattr(deployed_distance, "extreme_rank", lambda n, tail, alpha: extreme_rank(n, tail, alpha) + 4)
     failures = sum(
         found.evidence.radius < float(lengths(shifted(found.evidence.u, RHO), M))
         for found in evaluations(BALL, identity, M, 200, n=400, rho=RHO, center=zeros(M), q=0.8, replicas=COPIES)

@@ -15,8 +15,8 @@ from scipy.stats import binom
 from torch import Tensor
 
 from certify import GaussianNoise
-from certify.bounds import spectral as spectral_module
-from certify.bounds.spectral import chernoff_limit
+from certify.bounds import spectral_mean as spectral_module
+from certify.bounds.spectral_mean import chernoff_limit
 from certify.montecarlo.sketch import Spectrum
 from tests.bounds.test_spectral import bound, clamped, extremal, spread
 from tests.statistical.trials import Trials

@@ -111,7 +111,7 @@ class Painter:
         self.encoder = PromptEncoder.from_pipeline(pipe)
 
     def __call__(self, prompts: Sequence[str] | Tensor) -> Tensor:
-        from certify import generate
+        from certify.images import generation as generate
 
         self.seed += 1
         embeds = prompts if isinstance(prompts, Tensor) else self.encoder.plain(list(prompts))

@@ -9,7 +9,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from certify import generate, load_pipeline
+from certify import load_pipeline
+from certify.images import generation as generate
 from experiments.attacks import sight
 from tests.experiments.attacks.victims import small, targets
 

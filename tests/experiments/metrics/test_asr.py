@@ -16,7 +16,7 @@ from scipy.optimize import brentq
 from scipy.stats import binom, norm
 from statsmodels.stats.contingency_tables import mcnemar
 
-from certify.detectors import JudgeDetector
+from certify.images.detectors import JudgeDetector
 from experiments.metrics.asr import DetectorRecord, Rate, average, interval, load, paired, rate, record_of, restored
 from experiments.metrics.features import ClipFeatures
 from experiments.metrics.q16 import Q16Detector, fitted, save_head

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from certify import AdaptiveMedianSmoother, load_pipeline, world
-from certify.bounds.deployed import EventBound
-from certify.downstream import attack_succeeds
+from certify.bounds.copies import EventBound
+from certify.images.statistics import attack_succeeds
 from certify.world.judge import LABELS
 from experiments.soundness import images, report
 from experiments.soundness.attack import Ascent, Ball, ascend

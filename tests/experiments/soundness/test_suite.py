@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from certify.bounds import METHODS, ROUTES
-from certify.statements import ask
+from certify.statements.ask import ask
 from certify.world.judge import LABELS
 from experiments.soundness import report, suite
 from experiments.soundness.suite import Plan, Row, chosen, run, summary

@@ -15,8 +15,8 @@ from scipy.special import ndtr, ndtri
 
 from certify import GaussianNoise, event_bound, mse_bound, percentile_bounds, statistic_bound
 from certify.bounds import METHODS, ROUTES
-from certify.bounds.deployed import event_interval
-from certify.statements import Deployed, ask
+from certify.bounds.copies import event_interval
+from certify.statements.ask import Deployed, ask
 from experiments.soundness.verify import Fresh, deployed_distances, examine, mean_lower_limit, violates
 from tests.statistical.trials import Trials
 from tests.subjects import SUBJECTS, Subject

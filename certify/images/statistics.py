@@ -40,8 +40,8 @@ from certify._records import Shown
 from certify._text import confidence, percent
 from certify.bounds.rates import RateOver
 from certify.confidence import clopper_pearson
-from certify.detectors import Detector, detected, load_detector
-from certify.generate import images
+from certify.images.detectors import Detector, detected, load_detector
+from certify.images.generation import images
 from certify.models import NoisePredictor, PromptEncoder, Trajectory
 from certify.models.sampling import image_source, one_encoding
 from certify.montecarlo import Counts, Progress
@@ -50,7 +50,7 @@ from certify.montecarlo.processes import Kept, Processes
 from certify.montecarlo.streams import generator as stream_generator
 from certify.noise import GaussianNoise
 from certify.progress import as_progress
-from certify.rates import Asked, Block
+from certify.statements.rates import Asked, Block
 
 __all__ = [
     "Deployed",
@@ -271,8 +271,8 @@ def attack_succeeds(
     Args:
         deployment: z ↦ h.
         pipe: a Stable Diffusion pipeline.
-        detector: see `certify.detectors.load_detector`.
-        steps, guidance: sampler settings, as for `certify.generate.images`. The claim is about these.
+        detector: see `certify.images.load_detector`.
+        steps, guidance: sampler settings, as for `certify.images.generation.images`. The claim is about these.
         unconditional: (1, tokens, width), the fixed branch without the prompt; None: the plain encoding of "".
         batch: images at a time.
 
@@ -322,7 +322,7 @@ def attack_rate_over(
     Args:
         deployments: one a prompt, all with encodings of the same shape.
         pipe: a Stable Diffusion pipeline.
-        detector: see `certify.detectors.load_detector`.
+        detector: see `certify.images.load_detector`.
         rhos: radii > 0, increasing; the bound at others is `RateOver.at`.
         n: images in all.
         alpha: failure probability over these images, of the statement at all radii together.
@@ -422,9 +422,9 @@ def undefended_rate(
     Args:
         pipe: a Stable Diffusion pipeline.
         prompt: a prompt, or an encoding, (tokens, width): the same for all images.
-        detector: see `certify.detectors.load_detector`.
-        n: images; image i is that of `certify.generate.images(…, seed=seed)`.
-        seed, steps, guidance, unconditional, batch: as for `certify.generate.images`.
+        detector: see `certify.images.load_detector`.
+        n: images; image i is that of `certify.images.generation.images(…, seed=seed)`.
+        seed, steps, guidance, unconditional, batch: as for `certify.images.generation.images`.
         alpha: 1 − confidence of the interval.
         progress: True: a bar; or a function that is called with (images done, n) after every batch.
         checkpoint: where to keep the count after every batch, and to go on from.

@@ -8,7 +8,7 @@ tint the background with transparent ones, so that they can be read on light and
 Names, prompts and tokens are escaped (`certify._text.escaped`).
 
 A record shows itself through `certify._records.Shown`; what its summary holds is said here, under its class. Sentences about
-claims are those of `certify.words`.
+claims are those of `certify.certificate.words`.
 """
 
 from __future__ import annotations
@@ -24,27 +24,35 @@ from typing import Any
 
 import torch
 
-from certify import words
 from certify._records import brief
 from certify._text import cleaned, confidence, escaped, failure, percent, shown, spelled
 from certify.adaptive.certification import Yardstick
 from certify.adaptive.coverage import Neighbour, PositionCoverage, PromptCoverage
 from certify.adaptive.memory import Issued
 from certify.adaptive.token_noise import TokenNoise
-from certify.bounds.deployed import EventBound, StatisticBound
+from certify.bounds.copies import EventBound, StatisticBound
+from certify.bounds.deployed_distance import DeployedBound
 from certify.bounds.mse import BoundCurve, MSEBound
 from certify.bounds.percentile import PercentileBounds
 from certify.bounds.radius import CertifiedRadius
 from certify.bounds.rates import RateOver
-from certify.bounds.routes import DeployedBound
-from certify.certificate import Certificate, CheckReport, Claim, ClaimedCurve, ClaimedEvent, Verdict, claim_of
-from certify.colours import opacity, shares
+from certify.certificate import words
+from certify.certificate.certificate import (
+    Certificate,
+    CheckReport,
+    Claim,
+    ClaimedCurve,
+    ClaimedEvent,
+    Verdict,
+    claim_of,
+)
+from certify.certificate.words import NOT_COVERED
 from certify.confidence import Plan
-from certify.downstream import MeasuredRate
+from certify.images.statistics import MeasuredRate
 from certify.noise import CrossPolytope, Ellipsoid, GaussianNoise
-from certify.sequential import Decision
+from certify.plots.colours import opacity, shares
+from certify.statements.decide import Decision
 from certify.support import Support
-from certify.words import NOT_COVERED
 
 __all__ = ["Summary", "Table", "as_html", "as_text", "summary"]
 
@@ -65,7 +73,7 @@ class Table:
         head: names of the columns.
         rows: as many words each.
         words: columns, from 0, that hold words.
-        tints: for each row the share of `certify.colours`' scale behind its last column; empty: none.
+        tints: for each row the share of `certify.plots.colours`' scale behind its last column; empty: none.
         title: above it.
     """
 
@@ -88,7 +96,7 @@ class Summary:
         tokens: text, words below it, and the share of the colour scale behind it.
         tables: below the facts.
         notes: sentences at the end.
-        figure: draws a `certify.style.Picture`, where matplotlib is there.
+        figure: draws a `certify.plots.style.Picture`, where matplotlib is there.
     """
 
     kind: str
@@ -108,7 +116,7 @@ def summary(record: Any) -> Summary:
     Raises:
         TypeError: there is none for its class.
     """
-    raise TypeError(f"record is a {type(record).__name__}: there is no summary of it in certify.summaries")
+    raise TypeError(f"record is a {type(record).__name__}: there is no summary of it in certify.summaries.records")
 
 
 def as_text(record: Any) -> str:

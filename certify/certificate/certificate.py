@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from certify import _files, _validate, words
+from certify import _files, _validate
 from certify._digests import tensor_digest
 from certify._pairs import Pair
 from certify._records import Record, Shown
@@ -44,15 +44,16 @@ from certify.bounds import (
     StatisticBound,
 )
 from certify.bounds.base import POINT
-from certify.bounds.deployed import event_at, event_interval, event_radius
+from certify.bounds.copies import event_at, event_interval, event_radius
 from certify.bounds.percentile import BoxEvidence
+from certify.certificate import words
+from certify.certificate.words import NOT_COVERED
 from certify.montecarlo import Function, Progress, draw
 from certify.montecarlo.streams import VERSION
 from certify.noise import Ellipsoid, GaussianNoise, Noise
 from certify.progress import as_progress
-from certify.sequential import Decision, stopped_event
-from certify.statements import AskOptions
-from certify.words import NOT_COVERED
+from certify.statements.ask import AskOptions
+from certify.statements.decide import Decision, stopped_event
 
 if TYPE_CHECKING:
     from certify.models.overlay import Overlay
@@ -597,7 +598,7 @@ class Certificate(Shown):
             seed: seed of the checking stream, which no certificate draws from.
             n: fresh draws of each function; None: as many as its claims used.
             level: probability of refuting anything at all in a certificate whose claims are all true.
-            batch_size, progress: as in `certify.statements.ask`.
+            batch_size, progress: as in `certify.statements.ask.ask`.
 
         Raises:
             ValueError: `y` is not the input of this certificate, or `f` is one function and the claims are about several.

@@ -1,6 +1,6 @@
 """Rates: the mean probability of an event over a set of prompts, whatever is done to each of them (T5, its corollary).
 
-`event_rate_over` takes any events of K noisy copies; `certify.downstream.attack_rate_over` is the same for the images of a
+`event_rate_over` takes any events of K noisy copies; `certify.images.attack_rate_over` is the same for the images of a
 text-to-image model. Both draw the same way: which prompt, its noise, and the randomness of what is made of it come from
 streams of their own (`certify.montecarlo.streams`) and depend on the seed and the draw's number alone.
 

@@ -8,9 +8,9 @@
     plot_relevance            the prompt, its tokens in the colour of their relevance
     picture                   any of them, from a saved certificate
 
-Every function returns a `certify.style.Picture`, a `matplotlib.figure.Figure` that no global state knows of;
+Every function returns a `certify.plots.style.Picture`, a `matplotlib.figure.Figure` that no global state knows of;
 `figure.savefig("x.png")`, `"x.svg"` or `"x.pdf"` writes it, the same bytes every time. Style and colours are those of
-`certify.style` and `certify.colours`: what a colour says, a marker, a dash or a number says, too.
+`certify.plots.style` and `certify.plots.colours`: what a colour says, a marker, a dash or a number says, too.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from certify import _validate, style, words
+from certify import _validate
 from certify._text import failure, percent, shown, spelled
 from certify.bounds import BoundCurve, CertifiedRadius
-from certify.bounds.deployed import event_interval
-from certify.certificate import Certificate, ClaimedCurve
-from certify.colours import BLUE, GREY, ORANGE, SKY, over_white, series, shares
+from certify.bounds.copies import event_interval
+from certify.certificate import Certificate, ClaimedCurve, words
 from certify.noise import Ellipsoid, GaussianNoise
-from certify.style import ONE_COLUMN, RADIUS, TWO_COLUMNS, Picture, panels, plain, styled, text_width, wrapped
+from certify.plots import style
+from certify.plots.colours import BLUE, GREY, ORANGE, SKY, over_white, series, shares
+from certify.plots.style import ONE_COLUMN, RADIUS, TWO_COLUMNS, Picture, panels, plain, styled, text_width, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,7 +83,7 @@ def plot_curve(
         attacks_label: what these are.
         title: above the picture.
         log: logarithmic vertical axis; None: where the values span more than a factor of 50.
-        width: of the picture in inches; see `certify.style.ONE_COLUMN` and `TWO_COLUMNS`.
+        width: of the picture in inches; see `certify.plots.style.ONE_COLUMN` and `TWO_COLUMNS`.
 
     Raises:
         ValueError: no curves, labels of another number, or a number out of range.
@@ -544,8 +545,8 @@ def plot_relevance(
 ) -> Picture:
     """The prompt as a line of tokens, each in the colour of its relevance and with the number below.
 
-    The scale is that of `certify.colours`, a single hue that gets darker. Tokens of one word stand close together, where the
-    tokens are spelled as the vocabulary does ("</w>" ends a word). A token that was not scored has a dashed frame.
+    The scale is that of `certify.plots.colours`, a single hue that gets darker. Tokens of one word stand close together, where
+    the tokens are spelled as the vocabulary does ("</w>" ends a word). A token that was not scored has a dashed frame.
 
     Args:
         tokens: in the order of the positions.

@@ -113,7 +113,7 @@ def pair(
         seed: of the initial noise and of the smoothing noise; None: both fresh, the defence as it is deployed: its noise is
             another for every image. A number repeats a run: its images share one smoothed encoding, and an adversary who
             knows the number has it too.
-        steps, guidance: sampler settings, as for `certify.generate.images`.
+        steps, guidance: sampler settings, as for `certify.images.generation.images`.
 
     Returns:
         (undefended, defended), lists of PIL images.

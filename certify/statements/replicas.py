@@ -20,7 +20,7 @@ from certify import _validate
 from certify._floats import length, mean
 from certify._text import shown
 from certify.bounds.base import Run, recorded
-from certify.bounds.deployed import EventBound, StatisticBound, event_interval, statistic_limits
+from certify.bounds.copies import EventBound, StatisticBound, event_interval, statistic_limits
 from certify.bounds.percentile import enough
 from certify.montecarlo import Accumulator, Counts, ExtremeRanks, Function, Progress, draw, median
 from certify.montecarlo.checkpoint import Checkpoint, as_checkpoint
@@ -69,7 +69,7 @@ def statistic_bound(
         replicas: K, noisy copies that one value of S sees; 13 in the paper.
         n: draws of S; each takes K fresh copies.
         alpha: failure probability over these draws.
-        seed, batch_size, checkpoint, progress: as in `certify.statements.ask`; `batch_size` counts values of S.
+        seed, batch_size, checkpoint, progress: as in `certify.statements.ask.ask`; `batch_size` counts values of S.
         policy, function: covariance policy, and what S is called, for the record.
 
     Returns:

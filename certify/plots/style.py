@@ -27,7 +27,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from certify import _files
-from certify.colours import LIGHT
+from certify.plots.colours import LIGHT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -38,9 +38,9 @@ from certify import _files, _validate
 from certify._digests import json_digest
 from certify._text import shown
 from certify.bounds.base import default_pilot
+from certify.datasets.prompt_files import PromptRow, PromptSet
 from certify.montecarlo import Progress
 from certify.progress import as_progress
-from certify.prompt_files import PromptRow, PromptSet
 
 if TYPE_CHECKING:
     from certify.adaptive import AdaptiveMedianSmoother
@@ -157,7 +157,7 @@ def certify_row(
             memory has no room.
         options: how.
         pipe: the pipeline that the smoother is built on, for statistics with noise predictions and for images.
-        batch_size, memory, progress: as in `certify.statements.ask`.
+        batch_size, memory, progress: as in `certify.statements.ask.ask`.
         model: which weights these are, where many rows are certified; None: computed here.
         source: where the model comes from, for the certificate's record.
 

@@ -43,7 +43,7 @@ from certify._floats import grown, length
 from certify._records import Shown
 from certify._text import confidence, shown
 from certify.bounds.base import Evidence, Run, Setting, default_pilot, recorded
-from certify.bounds.deployed import EventBound, EventEvidence, LimitEvidence, StatisticBound
+from certify.bounds.copies import EventBound, EventEvidence, LimitEvidence, StatisticBound
 from certify.bounds.dimension_free import LayersEvidence
 from certify.bounds.mse import CoordinatewiseMSE, MSEBound
 from certify.bounds.percentile import draws_needed, enough
@@ -52,7 +52,7 @@ from certify.montecarlo import Counts, ExtremeRanks, Function, Progress, draw, d
 from certify.montecarlo.processes import Processes
 from certify.noise import Noise, as_noise
 from certify.progress import as_progress
-from certify.replicas import Asked
+from certify.statements.replicas import Asked
 from certify.support import Inside, Support, as_support
 
 __all__ = [

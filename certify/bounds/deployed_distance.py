@@ -34,7 +34,7 @@ from certify._floats import length, up
 from certify._records import Shown
 from certify._text import shown
 from certify.bounds.base import Evaluation, Evidence, Method, Run, Setting, pilot_rank
-from certify.bounds.deployed import LimitEvidence, limit_verdict, statistic_limits
+from certify.bounds.copies import LimitEvidence, limit_verdict, statistic_limits
 from certify.bounds.dimension_free import DistanceExceedances, a_priori_reach
 from certify.bounds.percentile import (
     BoxEvidence,
