@@ -1,8 +1,8 @@
 """Circles: modules that import each other, imports inside functions counted.
 
-`make circles`, or `python -m tests.circles [PACKAGE]…` (certify, if none is named), prints the circles of each package and, of
-those known to pyproject.toml as debts, the imports that make them. Imports under `if TYPE_CHECKING` load nothing and are
-left out; those of a name in a string (`importlib.import_module`) cannot be seen.
+`make circles`, or `python -m tests.circles [PACKAGE]…` (certify and experiments, if none is named), prints the circles of each
+package and, of those known to pyproject.toml as debts, the imports that make them. Imports under `if TYPE_CHECKING` load
+nothing and are left out; those of a name in a string (`importlib.import_module`) cannot be seen.
 """
 
 from __future__ import annotations
@@ -66,5 +66,5 @@ def report(package: str) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or ["certify"]:
+    for name in sys.argv[1:] or ["certify", "experiments"]:
         print("\n".join(report(name)))

@@ -89,8 +89,9 @@ def test_there_are_no_exceptions() -> None:
     assert debts() == []
 
 
-def test_there_are_no_circles() -> None:
-    assert circles(graph("certify")) == []
+@pytest.mark.parametrize("package", ["certify", "experiments"])
+def test_there_are_no_circles(package: str) -> None:
+    assert circles(graph(package)) == []
 
 
 def test_circles_are_found() -> None:

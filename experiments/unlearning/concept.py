@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from certify import _validate
 
-__all__ = ["KINDS", "Concept", "Sentence"]
+__all__ = ["KINDS", "Concept", "Sentence", "contexts"]
 
 KINDS = ("object", "style")
 
@@ -101,7 +101,6 @@ class Concept:
         Raises:
             ValueError: the world has no such concept.
         """
-        from experiments.unlearning.measure import contexts
         from experiments.world import language, scenes
 
         if name in scenes.SHAPES:
@@ -147,6 +146,25 @@ class Concept:
     def sentences(self, count: int, rng: random.Random) -> list[Sentence]:
         """Several."""
         return [self.sentence(rng) for _ in range(count)]
+
+
+def contexts(count: int = 200, seed: int = 0, style: bool = False) -> tuple[str, ...]:
+    """Captions of the embedded world with "{}" in the place of the noun, or of the style: sentences in which a concept
+    is erased."""
+    import torch
+
+    from experiments.world import language, scenes
+
+    rng = random.Random(seed)
+    found: dict[str, None] = {}
+    source = torch.Generator().manual_seed(seed)
+    while len(found) < count:
+        for row in scenes.sample_scenes(count, source).tolist():
+            if style:
+                found.setdefault(language.template(row, rng, "style", noun=rng.choice(scenes.SHAPES)))
+            else:
+                found.setdefault(language.template(row, rng, "shape"))
+    return tuple(found)[:count]
 
 
 def filled(template: str, phrase: str) -> str:

@@ -12,24 +12,9 @@ from certify import world
 from experiments.unlearning.concept import Concept
 from experiments.world import gates, language, scenes
 
-__all__ = ["KINDS", "contexts", "prompts", "rates"]
+__all__ = ["KINDS", "prompts", "rates"]
 
 KINDS = ("named", "implicit", "others")
-
-
-def contexts(count: int = 200, seed: int = 0, style: bool = False) -> tuple[str, ...]:
-    """Captions of the embedded world with "{}" in the place of the noun, or of the style: sentences in which a concept
-    is erased."""
-    rng = random.Random(seed)
-    found: dict[str, None] = {}
-    source = torch.Generator().manual_seed(seed)
-    while len(found) < count:
-        for row in scenes.sample_scenes(count, source).tolist():
-            if style:
-                found.setdefault(language.template(row, rng, "style", noun=rng.choice(scenes.SHAPES)))
-            else:
-                found.setdefault(language.template(row, rng, "shape"))
-    return tuple(found)[:count]
 
 
 def prompts(concept: Concept, count: int, seed: int = 5) -> dict[str, list[tuple[str, str]]]:
