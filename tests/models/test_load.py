@@ -177,80 +177,65 @@ def _file(path: Path) -> Path:
 # name → (source, given a fresh path and a good folder; error; message)
 BAD_SOURCES: dict[str, tuple[Callable[[Path, Path], Any], type[Exception], str]] = {
     "missing folder": (
-        lambda new, good: new,
-        FileNotFoundError,
-        r"source = '.*': no such folder; looked for .*model_index\.json",
+        lambda new, good: new, FileNotFoundError, r"source = '.*': no such folder; looked for .*model_index\.json",
     ),
     "not a pipeline": (
-        lambda new, good: good / "unet",
-        FileNotFoundError,
+        lambda new, good: good / "unet", FileNotFoundError,
         r"is not a pipeline folder; looked for .*unet.model_index\.json",
     ),
     "a part is missing": (
-        lambda new, good: _without(new, good, "text_encoder"),
-        FileNotFoundError,
+        lambda new, good: _without(new, good, "text_encoder"), FileNotFoundError,
         r"text_encoder is missing; looked for .*text_encoder",
     ),
     "weights are missing": (
-        lambda new, good: _without(new, good, "text_encoder/model.safetensors"),
-        FileNotFoundError,
+        lambda new, good: _without(new, good, "text_encoder/model.safetensors"), FileNotFoundError,
         r"no weights for text_encoder; looked for .*\*\.safetensors",
     ),
     "pickled weights": (
-        lambda new, good: save_pickled(new, good, "text_encoder"),
-        ValueError,
+        lambda new, good: save_pickled(new, good, "text_encoder"), ValueError,
         r"the weights of text_encoder are pickled, which is refused .*; must be safetensors\. To convert .*save_pretrained",
     ),
     "a pickled file": (lambda new, good: _file(new.with_suffix(".ckpt")), ValueError, r"pickled, which is refused"),
     "a single file": (
-        lambda new, good: _file(new.with_suffix(".safetensors")),
-        ValueError,
+        lambda new, good: _file(new.with_suffix(".safetensors")), ValueError,
         r"is a file; must be a folder with model_index\.json or a hub id",
     ),
     "SDXL": (
-        lambda new, good: save_index(new),
-        ValueError,
+        lambda new, good: save_index(new), ValueError,
         r"is a StableDiffusionXLPipeline, which is not supported yet: it has two text encoders and a pooled embedding",
     ),
     "SD3": (lambda new, good: save_index(new, "StableDiffusion3Pipeline"), ValueError, r"not supported yet: .*T5"),
     "Flux": (lambda new, good: save_index(new, "FluxPipeline"), ValueError, r"not supported yet: it has a T5 encoder"),
     "Kandinsky": (
-        lambda new, good: save_index(new, "KandinskyV22Pipeline"),
-        ValueError,
+        lambda new, good: save_index(new, "KandinskyV22Pipeline"), ValueError,
         r"not supported yet: it is conditioned on image embeddings",
     ),
     "inpainting": (
-        lambda new, good: save_index(new, "StableDiffusionInpaintPipeline"),
-        ValueError,
+        lambda new, good: save_index(new, "StableDiffusionInpaintPipeline"), ValueError,
         r"not supported yet: its U-Net takes a mask",
     ),
     "something else": (
-        lambda new, good: save_index(new, "DanceDiffusionPipeline"),
-        ValueError,
+        lambda new, good: save_index(new, "DanceDiffusionPipeline"), ValueError,
         r"is a DanceDiffusionPipeline, which is not supported yet",
     ),
     "remote code": (
-        lambda new, good: save_index(new, ["pipeline.py", "MyPipeline"]),  # type: ignore[arg-type]
-        ValueError,
+        lambda new, good: save_index(new, ["pipeline.py", "MyPipeline"]),  # type: ignore[arg-type] ValueError,
         r"names the pipeline \['pipeline\.py', 'MyPipeline'\]; .* brings its own code is refused",
     ),
     "a part with code of its own": (
-        lambda new, good: _with_index(new, good, text_encoder=["my_encoder", "MyEncoder"]),
-        ValueError,
+        lambda new, good: _with_index(new, good, text_encoder=["my_encoder", "MyEncoder"]), ValueError,
         r"text_encoder comes from 'my_encoder', code outside transformers and diffusers, which is never run",
     ),
     "another text encoder": (
-        lambda new, good: _with_index(new, good, text_encoder=["transformers", "T5EncoderModel"]),
-        ValueError,
+        lambda new, good: _with_index(new, good, text_encoder=["transformers", "T5EncoderModel"]), ValueError,
         r"text_encoder is a T5EncoderModel, must be a CLIPTextModel",
     ),
     "index is not JSON": (
-        lambda new, good: (_with_index(new, good) / "model_index.json").write_text("{") and new,
-        ValueError,
+        lambda new, good: (_with_index(new, good) / "model_index.json").write_text("{") and new, ValueError,
         r"is not JSON",
     ),
     "a number": (lambda new, good: 7, TypeError, r"source is a int: must be None, a folder or a hub id"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("loader", [load_pipeline, load_text_encoder])
