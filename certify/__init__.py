@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from certify import world as world
     from certify.adaptive import AdaptiveMedianSmoother
     from certify.certificate import Certificate, Claim
-    from certify.confidence import plan
     from certify.models import load_pipeline
     from certify.noise import Ellipsoid, GaussianNoise, UniformNoise
     from certify.statements.ask import ask, bound_curve, certified_radius, deployed_bound, mse_bound, percentile_bounds
     from certify.statements.decide import Decision, decide_event, decide_mse, decide_statistic
+    from certify.statements.plan import plan
     from certify.statements.rates import event_rate_over
     from certify.statements.replicas import deployed_distance, event_bound, statistic_bound
     from certify.statements.smoothers import MeanSmoother, MedianSmoother
@@ -56,7 +56,7 @@ _LAZY = {
     "MedianSmoother": "certify.statements.smoothers",
     "mse_bound": "certify.statements.ask",
     "percentile_bounds": "certify.statements.ask",
-    "plan": "certify.confidence",
+    "plan": "certify.statements.plan",
     "statistic_bound": "certify.statements.replicas",
     "Support": "certify.support",
     "UniformNoise": "certify.noise",

@@ -19,6 +19,8 @@ from torch import Tensor
 
 __all__ = [
     "TOO_LARGE",
+    "distance",
+    "flat",
     "grown",
     "half_way",
     "in_units",
@@ -104,6 +106,16 @@ def length(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     if dim is not None and not keepdim:
         largest, usable = largest.squeeze(dim), usable.squeeze(dim)
     return torch.where(usable, largest * shares, largest)
+
+
+def flat(tensor: Tensor) -> Tensor:
+    """All entries in a row, float64, on the CPU."""
+    return tensor.detach().to("cpu", torch.float64).reshape(-1)
+
+
+def distance(a: Tensor, b: Tensor, slack: float) -> float:
+    """‖a − b‖, times 1 + `slack`, rounded up; 0 for a tensor from itself."""
+    return 0.0 if a is b else up(float(length(flat(a) - flat(b))), slack)
 
 
 def half_way(a: Tensor, b: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ class Support(Shown):
         return cls(-side, side, side / math.sqrt(width), torch.zeros_like(side))
 
     def over(self, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """(lower, upper) spread over an output of `shape`, float64, on the CPU."""
+        """(lower, upper) over an output of `shape`, float64, on the CPU."""
         sides = []
         for name, side in (("support[0]", self.lower), ("support[1]", self.upper)):
             _validate.broadcastable(name, side, shape, "the output's shape")
@@ -171,9 +171,9 @@ def layer_norm_support(module: nn.LayerNorm, *, relative_slack: float | None = N
         |h_i − β_i| ≤ |γ_i| sqrt(w − 1),   Σ_i ((h_i − β_i)/γ_i)² ≤ w  for every row.
 
     Assumes
-        Rows whose mean is not large against their spread. Known gap: a row of mean μ and spread s loses about |μ|/s units
-        in the last place, and in float32 one with |μ|/s beyond about 100 can leave the support. A draw that does ends the
-        run with an error; values at other inputs are not seen.
+        Rows whose mean is not large against their standard deviation. Known gap: a row of mean μ and standard
+        deviation s loses about |μ|/s units in the last place, and in float32 one with |μ|/s beyond about 100 can leave the
+        support. A draw that does ends the run with an error; values at other inputs are not seen.
 
     Args:
         module: the final LayerNorm, normalising one axis of width w ≥ 2.
@@ -193,7 +193,7 @@ def layer_norm_support(module: nn.LayerNorm, *, relative_slack: float | None = N
     slack = 64 * torch.finfo(weight.dtype).eps if relative_slack is None else relative_slack
     gain, offset = weight.to("cpu", torch.float64).abs(), bias.to("cpu", torch.float64)
     reach = gain * math.sqrt(width - 1) * (1 + slack) + offset.abs() * slack
-    # β + γu is rounded in proportion to β as well: a row's share of that, spread so that max|γ| sqrt(2w) holds it.
+    # β + γu is rounded in proportion to β as well: a row's share of that, such that max|γ| sqrt(2w) holds it.
     rounding = float(offset.norm()) * slack / math.sqrt(2 * width)
     return Support(offset - reach, offset + reach, gain * (1 + slack) + rounding, offset)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import typing
 
 import pytest
 import torch
@@ -29,7 +30,6 @@ from certify import (
     statistic_bound,
 )
 from certify.confidence import clopper_pearson
-from certify.statements.ask import ask
 
 Y = torch.zeros(2)
 NAN, INF = math.nan, math.inf
@@ -425,8 +425,9 @@ SPELT = {"noise": "sigma|noise"}
 
 def _takes(name, argument):
     function = globals()[name]
-    own = inspect.signature(function).parameters
-    return argument in own or ("options" in own and argument in inspect.signature(ask).parameters)
+    own = inspect.signature(function, eval_str=True).parameters
+    options = typing.get_args(own["options"].annotation)[0].__annotations__ if "options" in own else ()
+    return argument in own or argument in options
 
 
 @pytest.mark.parametrize("name", ASKED)

@@ -11,8 +11,7 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import beta
 
 from certify import GaussianNoise, mse_bound, plan
-from certify.confidence import clopper_pearson, extreme_rank, last_that_holds, smallest_draws
-from certify.statements.decide import _inner_rank
+from certify.confidence import clopper_pearson, extreme_rank, inner_rank, last_that_holds, smallest_draws
 
 
 def exact_cdf(k: int, n: int, q: Fraction) -> Fraction:
@@ -49,7 +48,7 @@ def test_ranks_where_hardly_anything_may_fail(n, tail, alpha):
         t = extreme_rank(n, tail, alpha)
         assert below[t] <= alpha
         assert below[t + 1] > alpha * (1 - 1e-6)
-        t = _inner_rank(n, tail, alpha)
+        t = inner_rank(n, tail, alpha)
         assert t == 0 or 1 - below[t] <= alpha
         assert 1 - below[t - 1 if t else n] > alpha * (1 - 1e-6)
 

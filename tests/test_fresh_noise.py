@@ -15,6 +15,7 @@ from torch import Tensor
 import certify
 from certify.adaptive import AdaptiveMedianSmoother
 from certify.images import generation as generate
+from certify.statements.drawing import Draws
 from experiments.defenses.ams import Ams
 from experiments.unlearning.concept import Concept
 
@@ -127,10 +128,15 @@ def test_the_secret_is_long_and_from_the_operating_system(monkeypatch: pytest.Mo
 
 
 def test_certification_is_repeatable_without_being_asked() -> None:
-    for function in (certify.event_bound, certify.statistic_bound, certify.decide_event):
-        assert inspect.signature(function).parameters["seed"].default == 0
+    assert inspect.signature(Draws).parameters["seed"].default == 0
     values = [certify.mse_bound(torch.sin, Y, 0.5, rho=1.0, n=64).value for _ in range(2)]
     assert values[0] == values[1]
+    for function in (certify.event_bound, certify.statistic_bound):
+        bounds = [
+            function(lambda z: (z > 0).double().mean(dim=(1, 2)).round(), Y, 0.5, rho=1.0, n=64) for _ in range(2)
+        ]
+        assert bounds[0].run.seed == bounds[1].run.seed == 0
+        assert bounds[0].value == bounds[1].value
 
 
 def test_the_defence_of_the_tables_is_fresh_unless_a_measurement_fixes_it(pipe: Any, tmp_path: Any) -> None:

@@ -15,7 +15,8 @@ from certify.adaptive import POLICIES, AdaptiveMedianSmoother, AdaptiveOptions
 from certify.adaptive.certification import CertifyOptions, certify_prompt
 from certify.certificate.words import NOT_COVERED
 from certify.models import load_text_encoder
-from certify.statements.ask import MSE, AskOptions, ask
+from certify.statements.ask import MSE, ask
+from certify.statements.drawing import AskOptions, Drawing, Draws, RateOptions
 
 ROOT = Path(__file__).parents[1]
 PROMPT = "a photo of a red circle"
@@ -119,8 +120,10 @@ def test_building_a_smoother_says_what_was_meant(adaptive: AdaptiveMedianSmoothe
 def test_the_names_of_options_are_those_of_the_function() -> None:
     import inspect
 
+    drawn = [p for part in (Draws, Drawing) for p in inspect.signature(part).parameters]
+    assert set(drawn) - {"f", "y", "noise", "called", "replicas", "how"} == set(AskOptions.__annotations__)
+    assert {*inspect.signature(Draws).parameters} == {*RateOptions.__annotations__}
     for function, options in (
-        (ask, AskOptions),
         (certify_prompt, CertifyOptions),
         (AdaptiveMedianSmoother, AdaptiveOptions),
     ):

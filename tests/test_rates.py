@@ -19,7 +19,7 @@ from certify.bounds.rates import RateOver
 from certify.confidence import clopper_pearson
 from certify.montecarlo.checkpoint import Checkpoint
 from certify.plots import plot_event_rates
-from certify.statements.rates import Asked
+from certify.statements.rates import RateDraws
 
 NOISE = GaussianNoise(1.0)
 RHOS = (0.1, 0.3, 0.5)
@@ -208,10 +208,10 @@ def test_random_events_get_a_generator() -> None:
 
 def test_the_choice_does_not_follow_the_noise() -> None:
     """The prompt of a draw and the sign of its first noise are unrelated: correlation below 6 standard errors."""
-    asked = Asked([torch.zeros(1), torch.full((1,), 50.0)], [NOISE] * 2, [1, 1], [0.1], 6400, 0.01, False, 3)
+    drawn = RateDraws([torch.zeros(1), torch.full((1,), 50.0)], [NOISE] * 2, [1, 1], [0.1], 0.01, False, n=6400, seed=3)
     prompt, sign = [], []
     for number in range(100):
-        for i, _, z in asked._block(number).groups:
+        for i, _, z in drawn._block(number).groups:
             prompt += [2 * i - 1] * len(z)
             sign += (z[:, 0, 0] - 50 * i).sign().tolist()
     assert abs(float(np.corrcoef(prompt, sign)[0, 1])) < 6 / 80
@@ -301,7 +301,7 @@ def never(z: Tensor) -> Tensor:
         ({"n": 0}, "n = 0: must be a whole number >= 1"),
         ({"alpha": 0}, "alpha = 0: must be strictly between 0 and 1"),
         ({"seed": -1}, "seed = -1"),
-        ({"batch_size": 0}, "batch = 0: must be a whole number >= 1"),
+        ({"batch_size": 0}, "batch_size = 0: must be a whole number >= 1"),
         (
             {"events": [lambda z: z] * 2},
             r"events\[[01]\] returned shape \(\d+, 5, 2\): must return a tensor of shape \(\d+,\)",

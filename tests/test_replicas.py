@@ -155,7 +155,7 @@ def test_deployed_median_is_the_median_of_the_copies():
     z = torch.randn(7, 13, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     expected = np.linalg.norm(np.median(np.stack([(z @ A).numpy(), z[..., 0].numpy()], axis=2), axis=1), axis=1)
     np.testing.assert_allclose(deployed_distance(f, center)(z).numpy(), expected, rtol=1e-12)
-    mean = deployed_distance(f, center, reduce="mean")(z)
+    mean = deployed_distance(f, center, smoother="mean")(z)
     np.testing.assert_allclose(mean.numpy(), torch.stack([(z @ A).mean(1), z[..., 0].mean(1)], 1).norm(dim=1).numpy())
 
 
@@ -222,7 +222,7 @@ def test_abstentions_say_what_would_do():
         (lambda: statistic_bound(linear, Y, NOISE, rho=0.1, side="both"), "side = 'both'"),
         (lambda: statistic_bound(lambda z: linear(z) / 0, Y, NOISE, rho=0.1, n=64), "NaN or infinity"),
         (lambda: statistic_bound(linear, Y, GaussianNoise(torch.ones(3)), rho=0.1), r"sigma has shape \(3,\)"),
-        (lambda: deployed_distance(linear, Y, reduce="mode"), "reduce = 'mode'"),
+        (lambda: deployed_distance(linear, Y, smoother="mode"), "smoother = 'mode'"),
     ],
 )
 def test_bad_calls(call, message):

@@ -20,17 +20,9 @@ from certify.bounds.copies import EventEvidence
 from certify.bounds.dimension_free import LayersEvidence
 from certify.bounds.mse import BoxEvidence
 from certify.cli import terminal
-from certify.confidence import clopper_pearson
+from certify.confidence import anytime_limit, clopper_pearson, log_evidence_above, log_evidence_below, looks
 from certify.montecarlo.processes import Processes
-from certify.statements.decide import (
-    anytime_limit,
-    decide_event,
-    decide_mse,
-    decide_statistic,
-    log_evidence_above,
-    log_evidence_below,
-    looks,
-)
+from certify.statements.decide import decide_event, decide_mse, decide_statistic
 
 Y = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)
 NOISE = GaussianNoise(0.5)
@@ -294,7 +286,7 @@ def test_a_coordinatewise_distance_decided_as_its_fixed_bound():
 
 def test_the_last_look_alone_is_the_fixed_bound(monkeypatch):
     """With a single look and all of α (here: of what is left for "yes") the value is that of `mse_bound`, to the last digit."""
-    monkeypatch.setattr("certify.statements.decide.looks", lambda first, maximum, alpha: [(maximum, alpha)])
+    monkeypatch.setattr("certify.statements.stopping.looks", lambda first, maximum, alpha: [(maximum, alpha)])
     options = {"rho": 0.8, "n": 3000, "seed": 3, "method": "coordinatewise"}
     fixed = mse_bound(smooth, Y, NOISE, **options)
     for batch in (100, 256, 4096):

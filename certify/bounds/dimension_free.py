@@ -28,12 +28,12 @@ from typing import ClassVar, Self, cast
 import torch
 from torch import Tensor
 
-from certify._floats import TOO_LARGE, grown, in_units, length, square, unit_of, up
+from certify._floats import TOO_LARGE, distance, grown, in_units, length, square, unit_of
 from certify.bounds.base import Evaluation, Evidence, Method, Setting, pilot_rank
 from certify.bounds.percentile import beyond, box_reach, draws_needed
 from certify.confidence import clopper_pearson, extreme_rank
 from certify.montecarlo import Accumulator, Distances, Exceedances, row_distances
-from certify.montecarlo.accumulators import digest
+from certify.montecarlo.accumulators import Tallied, digest, part_of, state_of
 from certify.noise import Noise, Tails
 from certify.support import Support
 
@@ -141,7 +141,7 @@ class LayersEvidence(Evidence):
         if self.lower is not None and self.upper is not None:
             apart = box_reach(self.lower, self.upper, self.origin)
         else:
-            apart = 0.0 if self.origin is self.center else _distance(self.origin, self.center)
+            apart = distance(self.origin, self.center, 1e-12)
         return value if apart == 0 else square(math.sqrt(value) + apart, 1e-12)
 
     def witness(self) -> Together:
@@ -194,18 +194,17 @@ class Together:
         return Together([mine.widened(theirs) for mine, theirs in zip(self.parts, other.parts, strict=True)])
 
     def state(self) -> dict[str, Tensor]:
-        return {f"{i}.{name}": tensor for i, part in enumerate(self.parts) for name, tensor in part.state().items()}
+        return state_of({str(i): part for i, part in enumerate(self.parts)})
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         for i, part in enumerate(self.parts):
-            prefix = f"{i}."
-            part.restore({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+            part.restore(part_of(state, str(i)))
 
     def described(self) -> str:
         return " and ".join(part.described() for part in self.parts)
 
 
-class DistanceExceedances:
+class DistanceExceedances(Tallied):
     """Counts the draws whose distance from c exceeds limits, by more than the rounding of f.
 
     Args:
@@ -214,7 +213,7 @@ class DistanceExceedances:
         apart: whether rows are taken apart.
     """
 
-    ordered = False
+    tallies = ("above",)
 
     def __init__(self, center: Tensor, limits: Tensor, apart: bool) -> None:
         self.center, self.limits, self.apart, self.count = center, limits, apart, 0
@@ -229,18 +228,8 @@ class DistanceExceedances:
         self.count += outputs.shape[0]
         self.above += (values[:, :, None] > self.limits + slack[:, :, None]).sum(dim=0)
 
-    def merge(self, other: DistanceExceedances) -> None:
-        self.count += other.count
-        self.above += other.above
-
     def widened(self, other: DistanceExceedances) -> DistanceExceedances:
         return DistanceExceedances(self.center, self.limits, self.apart)
-
-    def state(self) -> dict[str, Tensor]:
-        return {"count": torch.tensor(self.count), "above": self.above}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        self.count, self.above = int(state["count"]), state["above"]
 
     def described(self) -> str:
         return f"distance exceedances {digest(self.center)} {digest(self.limits)} {self.apart}"
@@ -332,7 +321,7 @@ class DimensionFreeMSE(Method):
         grid = [top * (j + 1) / levels for j in range(levels)] if top > 0 else []
         if bool(torch.isfinite(reach).all()):
             grid.append(1.0)
-        away = 0.0 if origin is self.setting.center else _distance(origin, self.setting.center)
+        away = distance(origin, self.setting.center, 1e-12)
         return _Layers(origin, away, apart, torch.tensor(grid, dtype=torch.float64), reach, share)
 
     def _limits(self, ordered: Tensor, rho: float, plan: _Layers) -> Tensor:
@@ -372,11 +361,6 @@ class _Layers:
     levels: Tensor
     reach: Tensor
     share: float
-
-
-def _distance(a: Tensor, b: Tensor) -> float:
-    difference = a.detach().to("cpu", torch.float64) - b.detach().to("cpu", torch.float64)
-    return up(float(length(difference)), 1e-12)
 
 
 def _joined(distances: Tensor, apart: bool) -> Tensor:

@@ -42,41 +42,30 @@ from __future__ import annotations
 
 import itertools
 import math
-import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Self, cast
 
 import torch
-from scipy.special import ndtri
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
-from certify._floats import TOO_LARGE, half_way, in_units, length, square, unit_of
-from certify._floats import up as upwards
-from certify._text import shown
+from certify._floats import TOO_LARGE, distance, flat, in_units, square, unit_of
 from certify.bounds.base import Evaluation, Evidence, Method, Setting
-from certify.bounds.percentile import BoxEvidence, draws_needed, guessed_reach, percentile_box, ranks
-from certify.bounds.spectral_mean import (
-    Aimed,
-    PilotSpectrum,
-    bennett,
-    bernstein_slack,
-    chernoff_limit,
-    in_balls,
-    silent,
-    swing,
-)
+from certify.bounds.likelihood_ratio import max_mean_shift, unsupported
+from certify.bounds.percentile import BoxEvidence, draws_needed, percentile_box, ranks
+from certify.bounds.pilots import PilotIndicators
+from certify.bounds.witnesses import IndicatorsWitness
+from certify.confidence import bernstein_slack, chernoff_limit
 from certify.montecarlo import Accumulator, ExtremeRanks
-from certify.montecarlo.sketch import Spectrum
+from certify.montecarlo.sketch import Indicators, indicators_radius
 from certify.noise import Noise
 
-__all__ = ["Indicators", "IndicatorsEvidence", "IndicatorsWitness", "SpectralMedianMSE", "layered", "most_beyond"]
+__all__ = ["IndicatorsEvidence", "SpectralMedianMSE", "layered", "most_beyond"]
 
 _LEVELS = tuple(0.05 * 1.3**k for k in range(18))
-"""Levels τ to choose from, in units of the outputs' spread."""
+"""Levels τ to choose from, in units of the outputs' standard deviation, about."""
 
-_ROWS, _MOST_LEVELS = 64, 3
+_MOST_LEVELS = 3
 _NEGLIGIBLE = 2.0**-300
 """Scales smaller than this, in units of the largest, are left to the box: their squares would be lost."""
 _SAFE = 1e-9
@@ -222,21 +211,21 @@ class IndicatorsEvidence(Evidence):
         if not bool((self.lower <= self.upper).all()):
             return math.inf  # nothing lies in it
         value = self._at(noise, rho)
-        away = math.sqrt(self._at(noise, 0.0)) if self.population else _distance(self.origin, self.center)
+        away = math.sqrt(self._at(noise, 0.0)) if self.population else distance(self.origin, self.center, _SAFE)
         return value if away == 0 else square(math.sqrt(value) + away, _SAFE)
 
     def _at(self, noise: Noise, rho: float) -> float:
         """The squared distance from the origin."""
-        origin = _flat(self.origin)
-        up, down = _flat(self.upper) - origin, origin - _flat(self.lower)
-        reach, scales = torch.maximum(up.abs(), down.abs()), _flat(self.scales)
+        origin = flat(self.origin)
+        up, down = flat(self.upper) - origin, origin - flat(self.lower)
+        reach, scales = torch.maximum(up.abs(), down.abs()), flat(self.scales)
         unit = unit_of(reach, scales)
         up, down, reach, scales = up / unit, down / unit, reach / unit, scales / unit
         live = scales > _NEGLIGIBLE
         left = float(reach[~live].square().sum())
         limits = []
         for j, level in enumerate(self.levels):
-            pushes = (swing(noise, rho, float(self.second[j]), self.radius(j)) + float(self.slack[j])) / unit
+            pushes = (max_mean_shift(noise, rho, float(self.second[j]), self.radius(j)) + float(self.slack[j])) / unit
             above, below = 0.5 - self.frequencies[j, 0].reshape(-1), 0.5 - self.frequencies[j, 1].reshape(-1)
             # A side that the box keeps within the level is out of the question.
             gap = torch.minimum(
@@ -249,7 +238,7 @@ class IndicatorsEvidence(Evidence):
 
     def radius(self, j: int) -> float:
         """R of level j."""
-        return radius(self.scales, self.expected[j])
+        return indicators_radius(self.scales, self.expected[j])
 
     def witness(self) -> IndicatorsWitness:
         return IndicatorsWitness(self)
@@ -261,192 +250,6 @@ class IndicatorsEvidence(Evidence):
     def box(self) -> BoxEvidence:
         """The box, as evidence of its own."""
         return BoxEvidence(self.lower, self.upper, center=self.origin)
-
-
-def radius(scales: Tensor, expected: Tensor) -> float:
-    """R = sup ‖(s, s) ∘ (h − b)‖: h⁺ and h⁻ are not both 1. `expected` = b, (2, *output)."""
-    p, q = expected
-    most = torch.maximum(p**2 + q**2, torch.maximum((1 - p) ** 2 + q**2, p**2 + (1 - q) ** 2))
-    return upwards(float(length(scales * most.sqrt())), _SAFE)
-
-
-class Indicators:
-    """The spectrum of x = (s, s) ∘ (h − b) at one level (`certify.montecarlo.sketch`).
-
-    Args:
-        origin, scales: c and s, (*output).
-        level: τ.
-        expected: b, (2, *output).
-        radius: R.
-        rows: of the sketch.
-    """
-
-    ordered = True
-
-    def __init__(
-        self, origin: Tensor, scales: Tensor, level: float, expected: Tensor, radius: float, rows: int = _ROWS
-    ) -> None:
-        self.origin, self.scales, self.level, self.expected, self.rows = origin, scales, level, expected, rows
-        self.key = f"indicators {id(origin)} {id(expected)} {level!r} {rows}"
-        self.spectrum = Spectrum(scales * expected, radius, rows)
-
-    @property
-    def count(self) -> int:
-        return self.spectrum.count
-
-    def widened(self, other: Indicators) -> Indicators:
-        return Indicators(self.origin, self.scales, self.level, self.expected, self.spectrum.radius, self.rows)
-
-    def update(self, outputs: Tensor) -> None:
-        for part in outputs.split(64):  # (2m numbers a draw)
-            self.spectrum.update(self.beyond(part))
-
-    def beyond(self, outputs: Tensor) -> Tensor:
-        """(s, s) ∘ h: (draws, 2, *output), float64."""
-        return self.happens(outputs) * self.scales.to(outputs.device)
-
-    def happens(self, outputs: Tensor) -> Tensor:
-        """h: (draws, 2, *output), booleans."""
-        away = outputs.to(torch.float64) - self.origin.to(outputs.device, torch.float64)
-        threshold = self.level * self.scales.to(outputs.device)
-        return torch.stack([away > threshold, away < -threshold], dim=1)
-
-    def merge(self, other: Indicators) -> None:
-        self.spectrum.merge(other.spectrum)
-
-    def state(self) -> dict[str, Tensor]:
-        return self.spectrum.state()
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        self.spectrum.restore(state)
-
-    def described(self) -> str:
-        return f"indicators {self.level!r} {self.spectrum.described()}"
-
-    def frequencies(self) -> Tensor:
-        """p̂, (2, *output)."""
-        found = self.expected + self.spectrum.mean / torch.where(self.scales > 0, self.scales, 1.0)
-        return found.clamp(0, 1)
-
-
-class IndicatorsWitness:
-    """Fresh draws against the box, the λ's and the frequencies of an `IndicatorsEvidence`.
-
-    λ is tested along directions chosen as in `certify.bounds.spectral_mean.SpectrumWitness`. The frequencies stand for
-    E vᵀx ≤ vᵀx̄ + e with a v fixed beforehand, and are tested with three: all h⁺, all h⁻, and the set that W consists of.
-    """
-
-    ordered = True
-
-    def __init__(self, held: IndicatorsEvidence) -> None:
-        self.held = held
-        self.key = f"indicators witness {id(held)}"
-        self.box = held.box.witness()
-        self.parts = [_LevelWitness(held, j) for j in range(len(held.levels))]
-
-    @property
-    def count(self) -> int:
-        return self.box.count
-
-    def widened(self, other: IndicatorsWitness) -> IndicatorsWitness:
-        return IndicatorsWitness(self.held)
-
-    def state(self) -> dict[str, Tensor]:
-        state = {f"box.{name}": tensor for name, tensor in self.box.state().items()}
-        for i, part in enumerate(self.parts):
-            state |= {f"{i}.{name}": tensor for name, tensor in part.state().items()}
-        return state
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        def own(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-        self.box.restore(own("box."))
-        for i, part in enumerate(self.parts):
-            part.restore(own(f"{i}."))
-
-    def described(self) -> str:
-        return " ".join(part.level.described() for part in self.parts)
-
-    def update(self, outputs: Tensor) -> None:
-        self.box.update(outputs)
-        for part in self.parts:
-            part.update(outputs)
-
-    def merge(self, other: IndicatorsWitness) -> None:
-        self.box.merge(other.box)
-        for mine, theirs in zip(self.parts, other.parts, strict=True):
-            mine.merge(theirs)
-
-    def verdict(self, noise: Noise, rho: float) -> tuple[float, str]:
-        """The p-value of the limits, and a phrase of detail."""
-        found = [self.held.box.verdict(self.box, noise, rho), *(test for part in self.parts for test in part.tests())]
-        worst = min(found, key=lambda test: test[0])
-        return min(1.0, len(found) * worst[0]), worst[1]
-
-
-class _LevelWitness:
-    """One level's part: mean squares along the direction that earlier draws choose, means along three fixed ones."""
-
-    def __init__(self, held: IndicatorsEvidence, j: int) -> None:
-        self.held, self.j, self.count = held, j, 0
-        self.level = Indicators(held.origin, held.scales, float(held.levels[j]), held.expected[j], held.radius(j), 32)
-        self.squares = Aimed(self.level.spectrum.center, self.level.spectrum.radius)
-        shifts = held.scales * (held.frequencies[j] - held.expected[j])
-        both = torch.stack([held.scales, torch.zeros_like(held.scales)])
-        worst = torch.zeros_like(both)
-        worst.scatter_(0, held.frequencies[j].argmax(dim=0, keepdim=True), held.scales[None])
-        kept = held.frequencies[j].amax(dim=0)
-        order = kept.reshape(-1).argsort(descending=True)
-        weight = held.scales.reshape(-1)[order].square().cumsum(0)
-        few = torch.zeros_like(weight, dtype=torch.bool)
-        few[order] = weight <= 0.25 * weight[-1]
-        directions = [both, both.flip(0), worst * few.reshape(held.scales.shape)]
-        self.directions = [d / d.norm() for d in directions if float(d.norm()) > 0]
-        self.allowed = [float((d * shifts).sum()) + float(held.slack[j]) for d in self.directions]
-        self.sums = [0.0] * len(self.directions)
-
-    def update(self, outputs: Tensor) -> None:
-        for part in outputs.split(64):
-            scaled = self.level.beyond(part)
-            self.squares.update(scaled)
-            x = scaled - (self.held.scales * self.held.expected[self.j]).to(scaled.device)
-            self.count += x.shape[0]
-            for i, direction in enumerate(self.directions):
-                self.sums[i] += float((x * direction.to(x.device)).sum())
-
-    def merge(self, other: _LevelWitness) -> None:
-        self.squares.merge(other.squares)
-        self.count += other.count
-        self.sums = [mine + theirs for mine, theirs in zip(self.sums, other.sums, strict=True)]
-
-    def state(self) -> dict[str, Tensor]:
-        numbers = torch.tensor([self.count, *self.sums], dtype=torch.float64)
-        return {"sums": numbers, **{f"squares.{name}": tensor for name, tensor in self.squares.state().items()}}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        self.count, self.sums = int(state["sums"][0]), [float(number) for number in state["sums"][1:]]
-        self.squares.restore({k.removeprefix("squares."): v for k, v in state.items() if k.startswith("squares.")})
-
-    def tests(self) -> list[tuple[float, str]]:
-        """p-values and phrases."""
-        second, limit = float(self.held.second[self.j]), self.held.radius(self.j)
-        level = f"level {shown(float(self.held.levels[self.j]), 'down', 4)}"
-        found = [
-            (
-                self.squares.p_value(second),
-                f"{level}: largest mean square {shown(self.squares.mean, 'near', 4)} of {shown(second, 'up', 4)}",
-            )
-        ]
-        for total, allowed in zip(self.sums, self.allowed, strict=True):
-            excess = total / max(self.count, 1) - allowed - _SAFE * limit
-            found.append(
-                (
-                    bennett(excess, self.count, second, limit),
-                    f"{level}: mean along a direction +{shown(excess, 'near', 4)}",
-                )
-            )
-        return found
 
 
 class SpectralMedianMSE(Method):
@@ -465,19 +268,19 @@ class SpectralMedianMSE(Method):
         self._share = alpha / (4 * setting.outputs)  # of one side of one output
         self._known_ranks: dict[float, tuple[int, int]] = {}
         self.plan: _Levels | None = None
-        if setting.pilot is None or silent(setting.noise):
+        if setting.pilot is None or unsupported(setting.noise):
             return
         origins = [setting.center]
         if setting.middle is not None and setting.middle is not setting.center:
             origins.append(setting.middle)
-        plans = [self._best(_PilotIndicators.of(setting.pilot, origin), aim) for origin in origins]
+        plans = [self._best(PilotIndicators.of(setting.pilot, origin), aim) for origin in origins]
         self.plan = min(plans, key=lambda plan: plan.guess)
 
     @classmethod
     def promising(cls, setting: Setting) -> bool:
         """On outputs that move together T12 is T2, at several times the work; where all move by themselves T4 is better."""
         least, most = _WORTHWHILE
-        return setting.pilot is not None and not silent(setting.noise) and least <= setting.stable_rank <= most
+        return setting.pilot is not None and not unsupported(setting.noise) and least <= setting.stable_rank <= most
 
     def guess(self, rho: float) -> float:
         return math.inf if self.plan is None else self._guessed(self.plan.pilot, self.plan.levels, rho)
@@ -490,7 +293,7 @@ class SpectralMedianMSE(Method):
 
     def at(self, rho: float, seen: Mapping[str, Accumulator]) -> Evaluation:
         setting, plan = self.setting, self.plan
-        if why := silent(setting.noise):
+        if why := unsupported(setting.noise):
             return Evaluation(math.inf, reason=why)
         if plan is None:
             return Evaluation(math.inf, reason="the levels of T12 are chosen on pilot draws: take some")
@@ -546,7 +349,7 @@ class SpectralMedianMSE(Method):
         second = in_units(chernoff_limit(largest, n, share), radius)
         return second, bernstein_slack(second, radius, n, share)
 
-    def _best(self, pilot: _PilotIndicators, aim: float) -> _Levels:
+    def _best(self, pilot: PilotIndicators, aim: float) -> _Levels:
         """The best level, and as long as it pays, one more, up to three."""
         radius = aim if aim > 0 else 1.0
         chosen: tuple[float, ...] = ()
@@ -560,20 +363,20 @@ class SpectralMedianMSE(Method):
             chosen, best = options[values.index(least)], least
         return _Levels(pilot, chosen, best)
 
-    def _guessed(self, pilot: _PilotIndicators, levels: tuple[float, ...], rho: float) -> float:
+    def _guessed(self, pilot: PilotIndicators, levels: tuple[float, ...], rho: float) -> float:
         setting = self.setting
         wide = pilot.box(setting, self._ranks(rho)) / max(math.sqrt(pilot.weight), 1e-150)
         limits = [self._guessed_beyond(pilot, level, rho) if level < wide else pilot.weight for level in levels]
         shape = torch.full((1,), wide, dtype=torch.float64), torch.full((1,), pilot.weight, dtype=torch.float64)
         value = layered(*shape, torch.tensor(levels, dtype=torch.float64), limits)
-        away = _distance(pilot.origin, setting.center)
+        away = distance(pilot.origin, setting.center, _SAFE)
         if self._population:
             own = [self._guessed_beyond(pilot, level, 0.0) for level in levels]
             away = math.sqrt(layered(*shape, torch.tensor(levels, dtype=torch.float64), own)) * pilot.unit
         # Pilot draws make it look a little better than it is going to be; and the sketches take time that T2 does not.
         return square(math.sqrt(value) * pilot.unit + away, 0.1)
 
-    def _guessed_beyond(self, pilot: _PilotIndicators, level: float, rho: float) -> float:
+    def _guessed_beyond(self, pilot: PilotIndicators, level: float, rho: float) -> float:
         key = level, rho, self.setting.n, self.alpha, self._population
         if key not in pilot.beyond:
             expected, limit = pilot.expected(level), pilot.radius(level)
@@ -581,7 +384,7 @@ class SpectralMedianMSE(Method):
             # Pilot frequencies fit the pilot median better than those of other draws are going to.
             gaps = 0.5 - expected.amax(dim=0).reshape(-1) - 0.4 / math.sqrt(pilot.count)
             live = pilot.scales.reshape(-1) > 0
-            push = (swing(self.setting.noise, rho, second, limit) + slack) / pilot.unit
+            push = (max_mean_shift(self.setting.noise, rho, second, limit) + slack) / pilot.unit
             weights = (pilot.scales.reshape(-1)[live] / pilot.unit).square()
             pilot.beyond[key] = most_beyond(weights, gaps[live], push)
         return pilot.beyond[key]
@@ -591,77 +394,6 @@ class SpectralMedianMSE(Method):
 class _Levels:
     """What pilot draws chose: where levels start from, the levels, and what they let expect."""
 
-    pilot: _PilotIndicators
+    pilot: PilotIndicators
     levels: tuple[float, ...]
     guess: float
-
-
-class _PilotIndicators:
-    """What pilot draws know about the levels around one origin. Kept for as long as the draws are."""
-
-    _known: ClassVar[WeakIdKeyDictionary] = WeakIdKeyDictionary()
-
-    def __init__(self, pilot: Tensor, origin: Tensor) -> None:
-        self.origin, self.count = origin, pilot.shape[0]
-        self._draws = weakref.ref(pilot)
-        ordered = pilot.sort(dim=0).values.to("cpu", torch.float64)
-        low, high = ordered[int(0.16 * (self.count - 1))], ordered[math.ceil(0.84 * (self.count - 1))]
-        self.scales = half_way(high, -low)
-        self.unit = unit_of(self.scales)
-        self.weight = float((self.scales / self.unit).square().sum())  # in this unit
-        self._levels: dict[float, Indicators] = {}
-        self._boxes: dict[tuple[int, int, int], float] = {}
-        self.beyond: dict[tuple[float, float, int, float, bool], float] = {}
-
-    @classmethod
-    def of(cls, pilot: Tensor, origin: Tensor) -> _PilotIndicators:
-        kept = cls._known.setdefault(pilot, WeakIdKeyDictionary())
-        if origin not in kept:
-            kept[origin] = cls(pilot, origin)
-        return cast(_PilotIndicators, kept[origin])
-
-    def indicators(self, level: float) -> Indicators:
-        """An empty accumulator for one level; those of one level share their b."""
-        if level not in self._levels:
-            draws = self._draws()
-            if draws is None:
-                raise ValueError("the pilot draws are gone: a method must not outlive its setting")
-            one = Indicators(self.origin, self.scales, level, torch.zeros((2, *self.scales.shape)), 1.0)
-            times = torch.stack([one.happens(part).sum(dim=0) for part in draws.split(64)]).sum(dim=0)
-            expected = times.cpu() / float(self.count)
-            self._levels[level] = Indicators(self.origin, self.scales, level, expected, radius(self.scales, expected))
-        return self._levels[level].widened(self._levels[level])
-
-    def expected(self, level: float) -> Tensor:
-        """b, (2, *output): how often pilot draws are beyond the level."""
-        return self.indicators(level).expected
-
-    def radius(self, level: float) -> float:
-        """R of a level."""
-        return self.indicators(level).spectrum.radius
-
-    def second(self, level: float) -> float:
-        """Roughly λ/R²: λ of the outputs themselves, times what an indicator keeps of a Gaussian, for both sides."""
-        draws = self._draws()
-        if draws is None or self.weight == 0:
-            return 1e-300
-        p = float((self.expected(level) * (self.scales / self.unit).square()).sum()) / (2 * self.weight)
-        density = math.exp(-0.5 * float(ndtri(min(max(p, 1e-12), 0.5))) ** 2) / math.sqrt(2 * math.pi)
-        linear = PilotSpectrum.of(draws).leading * self.weight
-        return in_balls(max(2 * density**2 * linear, 1e-12 * self.weight), self.radius(level) / self.unit)
-
-    def box(self, setting: Setting, taken: tuple[int, int]) -> float:
-        """The root of what T2's bound about the origin is roughly going to be, in this object's unit."""
-        key = setting.n, *taken
-        if key not in self._boxes:
-            ordered = cast(Tensor, setting.ordered)
-            self._boxes[key] = guessed_reach(replace(setting, center=self.origin), ordered, *taken) / self.unit
-        return self._boxes[key]
-
-
-def _distance(a: Tensor, b: Tensor) -> float:
-    return 0.0 if a is b else upwards(float(length(_flat(a) - _flat(b))), _SAFE)
-
-
-def _flat(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", torch.float64).reshape(-1)

@@ -48,12 +48,13 @@ from certify.bounds.copies import event_at, event_interval, event_radius
 from certify.bounds.percentile import BoxEvidence
 from certify.certificate import words
 from certify.certificate.words import NOT_COVERED
+from certify.confidence import stopped_event
 from certify.montecarlo import Function, Progress, draw
 from certify.montecarlo.streams import VERSION
 from certify.noise import Ellipsoid, GaussianNoise, Noise
 from certify.progress import as_progress
-from certify.statements.ask import AskOptions
-from certify.statements.decide import Decision, stopped_event
+from certify.statements.decide import Decision
+from certify.statements.drawing import AskOptions
 
 if TYPE_CHECKING:
     from certify.models.overlay import Overlay

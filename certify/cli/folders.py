@@ -82,7 +82,7 @@ def agreed(choose: Callable[[], Path]) -> Path:
     processes = Processes.current()
     if processes.count == 1:
         return choose()
-    if not processes.leads:
+    if not processes.is_main:
         return Path(os.fsdecode(processes.broadcast(b"", 0)))
     chosen = choose()
     processes.broadcast(os.fsencode(chosen), 0)

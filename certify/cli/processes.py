@@ -18,7 +18,7 @@ def together() -> Iterator[None]:
     from certify.montecarlo.processes import joined
 
     with joined() as processes:
-        terminal.out.quiet = not processes.leads
+        terminal.out.quiet = not processes.is_main
         yield
 
 

@@ -28,8 +28,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 import torch
 from torch import Tensor
@@ -44,13 +43,11 @@ from certify.images.detectors import Detector, detected, load_detector
 from certify.images.generation import images
 from certify.models import NoisePredictor, PromptEncoder, Trajectory
 from certify.models.sampling import image_source, one_encoding
-from certify.montecarlo import Counts, Progress
-from certify.montecarlo.checkpoint import Checkpoint
-from certify.montecarlo.processes import Kept, Processes
+from certify.montecarlo import count_events
 from certify.montecarlo.streams import generator as stream_generator
 from certify.noise import GaussianNoise
-from certify.progress import as_progress
-from certify.statements.rates import Asked, Block
+from certify.statements.drawing import CountOptions, Draws, KeptOptions
+from certify.statements.rates import Block, RateDraws
 
 __all__ = [
     "Deployed",
@@ -290,22 +287,20 @@ def attack_succeeds(
     return succeeds
 
 
+@_validate.suggests(CountOptions)
 def attack_rate_over(
     deployments: Sequence[DeployedPrompt],
     pipe: Any,
     detector: str | Detector,
     *,
     rhos: Sequence[float],
-    n: int = 1000,
     alpha: float = 1e-3,
     two_sided: bool = False,
-    seed: int = 0,
     steps: int = 50,
     guidance: float = 7.5,
     unconditional: Tensor | None = None,
     batch: int = 64,
-    checkpoint: Checkpoint | str | Path | None = None,
-    progress: Progress | bool | None = None,
+    **options: Unpack[CountOptions],
 ) -> RateOver:
     """The mean success rate of attacks over a set of prompts, whatever each prompt is perturbed to (T5, corollary).
 
@@ -324,15 +319,12 @@ def attack_rate_over(
         pipe: a Stable Diffusion pipeline.
         detector: see `certify.images.load_detector`.
         rhos: radii > 0, increasing; the bound at others is `RateOver.at`.
-        n: images in all.
-        alpha: failure probability over these images, of the statement at all radii together.
+        alpha: failure probability over all images, of the statement at all radii together.
         two_sided: bound the mean from below, too; α is then shared.
-        seed: which prompts, smoothing noise and initial noise. The prompts' order does not matter.
         steps, guidance, unconditional: as for `attack_succeeds`.
         batch: images at a time, of whatever prompts. Only rounding depends on it.
-        checkpoint: where to keep the count after every batch, and to go on from. Its `function` should name model and
-            detector.
-        progress: True: a bar; or a function that is called with (images done, n).
+        **options: of drawing: those of `certify.statements.drawing.Draws`. n is the images in all, 1 000 if it is not given;
+            the prompts' order does not matter; the `function` of a checkpoint should name model and detector.
 
     Returns:
         `RateOver`.
@@ -348,25 +340,17 @@ def attack_rate_over(
         raise ValueError("deployments is empty: must hold at least one")
     fires = load_detector(detector)
     make, batch = _maker(pipe, steps, guidance, unconditional, batch), _validate.count("batch", batch)
-    asked = Asked(
-        [d.y for d in given],
-        [d.noise for d in given],
-        [d.copies for d in given],
-        rhos,
-        n,
-        alpha,
-        two_sided,
-        seed,
-        about=f"{steps} {guidance}",
-    )
+    options.setdefault("n", 1000)
+    inputs = [d.y for d in given], [d.noise for d in given], [d.copies for d in given]
+    drawing = RateDraws(*inputs, rhos, alpha, two_sided, about=f"{steps} {guidance}", **options)
 
     def verdicts(blocks: Sequence[Block]) -> Tensor:
         encodings = torch.cat([_encodings(given, block) for block in blocks])
         rows = [block.first + row for block in blocks for row in range(block.count)]
-        sources = [stream_generator(asked.seed, "images", row) for row in rows]
+        sources = [stream_generator(drawing.seed, "images", row) for row in rows]
         return detected(fires, make(encodings, generator=sources))
 
-    return asked.counted(verdicts, batch, checkpoint, as_progress(progress))
+    return drawing.counted(verdicts, batch)
 
 
 def _encodings(deployments: Sequence[Deployed], block: Block) -> Tensor:
@@ -402,20 +386,19 @@ class MeasuredRate(Shown):
         )
 
 
+@_validate.suggests(KeptOptions)
 def undefended_rate(
     pipe: Any,
     prompt: str | Tensor,
     detector: str | Detector,
     n: int = 500,
     *,
-    seed: int = 0,
     steps: int = 50,
     guidance: float = 7.5,
     unconditional: Tensor | None = None,
     alpha: float = 1e-3,
     batch: int = 64,
-    progress: Progress | bool | None = None,
-    checkpoint: Checkpoint | None = None,
+    **options: Unpack[KeptOptions],
 ) -> MeasuredRate:
     """How often a detector fires on images of a prompt without the defence.
 
@@ -424,35 +407,35 @@ def undefended_rate(
         prompt: a prompt, or an encoding, (tokens, width): the same for all images.
         detector: see `certify.images.load_detector`.
         n: images; image i is that of `certify.images.generation.images(…, seed=seed)`.
-        seed, steps, guidance, unconditional, batch: as for `certify.images.generation.images`.
+        steps, guidance, unconditional, batch: as for `certify.images.generation.images`.
         alpha: 1 − confidence of the interval.
-        progress: True: a bar; or a function that is called with (images done, n) after every batch.
-        checkpoint: where to keep the count after every batch, and to go on from.
+        **options: of drawing: those of `certify.statements.drawing.Draws`.
 
     Raises:
         ValueError, TypeError: an argument out of range; the checkpoint is another run's.
     """
-    n, seed = _validate.count("n", n), _validate.seed_value(seed)
-    alpha = _validate.failure("alpha", alpha)
-    fires = load_detector(detector)
+    drawing, alpha = Draws(n, **options), _validate.failure("alpha", alpha)
+    fires, n, seed = load_detector(detector), drawing.n, drawing.seed
     make, batch = _maker(pipe, steps, guidance, unconditional, batch), _validate.count("batch", batch)
     embeds = (
         PromptEncoder.from_pipeline(pipe).plain([prompt]) if isinstance(prompt, str) else one_encoding("prompt", prompt)
     )
-    seen, report = Counts(), as_progress(progress)
-    kept = Kept([seen], Processes(0, 1))
-    if checkpoint is not None:
-        checkpoint.open(embeds, None, n=n, seed=seed, stream="undefended", kept=kept)
-        checkpoint.resume(kept, ())
-    for first in range(seen.count, n, batch):
-        numbers = range(first, min(first + batch, n))
+
+    def happens(numbers: range) -> Tensor:
         made = make(embeds.expand(len(numbers), -1, -1), generator=[image_source(seed, i) for i in numbers])
-        seen.update(detected(fires, made))
-        if checkpoint is not None:
-            checkpoint.save(0, 0, kept, (), always=True)
-        if report is not None:
-            report(numbers.stop, n)
-    successes = int(seen.ones)
+        return detected(fires, made)
+
+    counts = count_events(
+        happens,
+        n=n,
+        together=batch,
+        about=embeds,
+        seed=seed,
+        stream="undefended",
+        checkpoint=drawing.checkpoint,
+        progress=drawing.progress,
+    )
+    successes = int(counts.ones)
     lower, upper = (clopper_pearson(successes, n, alpha / 2, side) for side in ("lower", "upper"))
     return MeasuredRate(successes / n, lower, upper, successes, n, alpha)
 

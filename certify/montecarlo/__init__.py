@@ -11,8 +11,10 @@ from certify.montecarlo.accumulators import (
     median,
     pool,
     row_distances,
+    smoothed,
     whole_groups,
 )
+from certify.montecarlo.counting import count_events
 from certify.montecarlo.engine import Function, Progress, draw, draw_all
 from certify.montecarlo.runs import RunFolder
 from certify.montecarlo.streams import BLOCK, generator
@@ -29,11 +31,13 @@ __all__ = [
     "Groups",
     "Progress",
     "RunFolder",
+    "count_events",
     "draw",
     "draw_all",
     "generator",
     "median",
     "pool",
     "row_distances",
+    "smoothed",
     "whole_groups",
 ]

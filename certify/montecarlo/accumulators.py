@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -33,11 +33,15 @@ __all__ = [
     "Exceedances",
     "ExtremeRanks",
     "Groups",
+    "Tallied",
     "digest",
     "in_order",
     "median",
+    "part_of",
     "pool",
     "row_distances",
+    "smoothed",
+    "state_of",
     "whole_groups",
 ]
 
@@ -49,7 +53,14 @@ _SORTED = 2**24
 """Numbers that one sort works on."""
 
 
-class Accumulator(Protocol):
+class Stateful(Protocol):
+    """Has seen something."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What has been seen, as tensors: for a checkpoint, or another process."""
+
+
+class Accumulator(Stateful, Protocol):
     """Takes blocks, merges, and knows which others it can stand in for."""
 
     @property
@@ -73,9 +84,6 @@ class Accumulator(Protocol):
     def widened(self, other: Self) -> Self:
         """A new, empty accumulator that keeps what either would."""
 
-    def state(self) -> dict[str, Tensor]:
-        """What has been seen, as tensors: for a checkpoint, or another process."""
-
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Takes over a `state` in place of what has been seen. Raises KeyError where something is missing."""
 
@@ -83,15 +91,37 @@ class Accumulator(Protocol):
         """What it keeps, in words that are the same in every run of the same draws."""
 
 
-class Counts:
-    """How often a 0/1 output was 1, shape (*output): memory does not grow with n.
+class Tallied:
+    """Sums of the draws, one tensor a name: memory does not grow with n."""
+
+    ordered = False
+    tallies: ClassVar[tuple[str, ...]]
+    count: int
+
+    def merge(self, other: Self) -> None:
+        self.count += other.count
+        for name in self.tallies:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def state(self) -> dict[str, Tensor]:
+        sums = {name: torch.as_tensor(getattr(self, name)) for name in self.tallies}
+        return {"count": torch.tensor(self.count), **sums}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.count = int(state["count"])
+        for name in self.tallies:
+            setattr(self, name, state[name])
+
+
+class Counts(Tallied):
+    """How often a 0/1 output was 1, shape (*output).
 
     Raises:
         ValueError: on `update`, an output that is neither 0 nor 1.
     """
 
     key = "counts"
-    ordered = False
+    tallies = ("ones",)
 
     def __init__(self) -> None:
         self.count = 0
@@ -107,16 +137,9 @@ class Counts:
         self.count += outputs.shape[0]
         self.ones = self.ones + outputs.to(torch.int64).sum(dim=0)
 
-    def merge(self, other: Counts) -> None:
-        self.count += other.count
-        self.ones = self.ones + other.ones
-
-    def state(self) -> dict[str, Tensor]:
-        return {"count": torch.tensor(self.count), "ones": torch.as_tensor(self.ones)}
-
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        self.count, self.ones = int(state["count"]), state["ones"]
-        if not bool(((self.ones >= 0) & (self.ones <= self.count)).all()):
+        super().restore(state)
+        if not bool(((state["ones"] >= 0) & (state["ones"] <= self.count)).all()):
             raise ValueError(f"state: ones = {self.ones}, count = {self.count}: must be 0 … count")
 
     def described(self) -> str:
@@ -128,27 +151,28 @@ class AllDraws:
 
     key = "all-draws"
     ordered = False
+    held_as = "draws"
 
     def __init__(self) -> None:
         self.count = 0
         self._held: list[Tensor] = []
 
-    def widened(self, other: AllDraws) -> AllDraws:
-        return AllDraws()
+    def widened(self, other: Self) -> Self:
+        return type(self)()
 
     def update(self, outputs: Tensor) -> None:
         self.count += outputs.shape[0]
         self._held.append(outputs)
 
-    def merge(self, other: AllDraws) -> None:
+    def merge(self, other: Self) -> None:
         self.count += other.count
         self._held.extend(other._held)
 
     def state(self) -> dict[str, Tensor]:
-        return {"draws": self.stacked()} if self._held else {}
+        return {self.held_as: self.stacked()} if self._held else {}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        self._held = [state["draws"]] if "draws" in state else []
+        self._held = [state[self.held_as]] if self.held_as in state else []
         self.count = sum(draws.shape[0] for draws in self._held)
 
     def described(self) -> str:
@@ -160,45 +184,32 @@ class AllDraws:
         return self._held[0]
 
 
-class Distances:
+class Distances(AllDraws):
     """The distances ‖f − c‖ of all draws, a row of the output by itself: memory O(n · rows), whatever the width is.
 
     Args:
         center: c, shape (*output). A row is an entry of the first axis, where there is more than one axis.
     """
 
-    ordered = False
+    held_as = "rows"
 
     def __init__(self, center: Tensor) -> None:
-        self.center, self.count = center, 0
+        super().__init__()
+        self.center = center
         self.key = f"distances {id(center)}"
-        self._held: list[Tensor] = []
 
-    def widened(self, other: Distances) -> Distances:
-        return Distances(self.center)
+    def widened(self, other: Self) -> Self:
+        return type(self)(self.center)
 
     def update(self, outputs: Tensor) -> None:
-        self.count += outputs.shape[0]
-        self._held.append(row_distances(outputs, self.center))
-
-    def merge(self, other: Distances) -> None:
-        self.count += other.count
-        self._held.extend(other._held)
-
-    def state(self) -> dict[str, Tensor]:
-        return {"rows": self.rows()} if self._held else {}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        self._held = [state["rows"]] if "rows" in state else []
-        self.count = sum(rows.shape[0] for rows in self._held)
+        super().update(row_distances(outputs, self.center))
 
     def described(self) -> str:
         return f"distances from {digest(self.center)}"
 
     def rows(self) -> Tensor:
         """(count, rows), float64, on the CPU."""
-        self._held = [torch.cat(self._held)]
-        return self._held[0]
+        return self.stacked()
 
 
 class Groups:
@@ -207,7 +218,7 @@ class Groups:
     Args:
         center: c, shape (*output).
         copies: K, at most `LARGEST_GROUP`: a group lies within one shard.
-        aggregate: "median" or "mean" over a group.
+        smoother: "median" or "mean" over a group.
 
     Raises:
         ValueError: K is more than that.
@@ -215,15 +226,15 @@ class Groups:
 
     ordered = True
 
-    def __init__(self, center: Tensor, copies: int, aggregate: str) -> None:
+    def __init__(self, center: Tensor, copies: int, smoother: str) -> None:
         _fits(copies)
-        self.center, self.copies, self.aggregate, self.count = center, copies, aggregate, 0
-        self.key = f"groups {id(center)} {copies} {aggregate}"
+        self.center, self.copies, self.smoother, self.count = center, copies, smoother, 0
+        self.key = f"groups {id(center)} {copies} {smoother}"
         self._values: list[Tensor] = []
         self._rest: Tensor | None = None
 
     def widened(self, other: Groups) -> Groups:
-        return Groups(self.center, self.copies, self.aggregate)
+        return Groups(self.center, self.copies, self.smoother)
 
     def update(self, outputs: Tensor) -> None:
         self.count += outputs.shape[0]
@@ -232,8 +243,7 @@ class Groups:
         self._rest = rows[whole:] if whole < rows.shape[0] else None
         if whole:
             grouped = rows[:whole].reshape(-1, self.copies, *rows.shape[1:]).transpose(0, 1)
-            reduced = median(grouped) if self.aggregate == "median" else mean(grouped)
-            self._values.append(length(row_distances(reduced, self.center), dim=1))
+            self._values.append(length(row_distances(smoothed(grouped, self.smoother), self.center), dim=1))
 
     def merge(self, other: Groups) -> None:
         """Fewer than K draws that are left over on either side stay out: a group lies within one part of a run."""
@@ -249,7 +259,7 @@ class Groups:
         self.count, self._values, self._rest = int(state["count"]), [state["values"]], state.get("rest")
 
     def described(self) -> str:
-        return f"{self.aggregate} of {self.copies} from {digest(self.center)}"
+        return f"{self.smoother} of {self.copies} from {digest(self.center)}"
 
     def values(self) -> Tensor:
         """(groups,), float64, on the CPU; about count // K of them."""
@@ -259,7 +269,7 @@ class Groups:
         return self._values[0]
 
 
-class Exceedances:
+class Exceedances(Tallied):
     """Counts, for each output, the draws beyond a box by more than the rounding of the arithmetic.
 
     The same input gives values a few ulp apart in batches of different sizes, which matters where f has atoms. The ulp
@@ -270,7 +280,7 @@ class Exceedances:
         exact: count every draw beyond, whatever the rounding.
     """
 
-    ordered = False
+    tallies = ("below", "above")
 
     def __init__(self, lower: Tensor, upper: Tensor, exact: bool = False) -> None:
         self.lower, self.upper, self.count = lower.to("cpu", torch.float64), upper.to("cpu", torch.float64), 0
@@ -290,22 +300,16 @@ class Exceedances:
         self.below += (values < self.lower - slack).sum(dim=0)
         self.above += (values > self.upper + slack).sum(dim=0)
 
-    def merge(self, other: Exceedances) -> None:
-        self.count += other.count
-        self.below += other.below
-        self.above += other.above
-
-    def state(self) -> dict[str, Tensor]:
-        return {"count": torch.tensor(self.count), "below": self.below, "above": self.above}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        self.count, self.below, self.above = int(state["count"]), state["below"], state["above"]
-
     def described(self) -> str:
         return f"exceedances {digest(self.lower)} {digest(self.upper)}"
 
     def widened(self, other: Exceedances) -> Exceedances:
         return Exceedances(self.lower, self.upper, self.ulps == 0)
+
+
+def smoothed(draws: Tensor, smoother: str) -> Tensor:
+    """The "median" or "mean" over the first axis; the mean in the draws' own precision."""
+    return median(draws) if smoother == "median" else mean(draws)
 
 
 def median(draws: Tensor) -> Tensor:
@@ -326,6 +330,16 @@ def in_order(draws: Tensor) -> Tensor:
     for start in range(0, outputs, step):
         target[:, start : start + step] = flat[:, start : start + step].sort(dim=0).values
     return ordered
+
+
+def part_of(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """What a state holds of a part, under "name."."""
+    return {key.removeprefix(f"{name}."): tensor for key, tensor in state.items() if key.startswith(f"{name}.")}
+
+
+def state_of(parts: Mapping[str, Stateful]) -> dict[str, Tensor]:
+    """The states of parts, each under its name."""
+    return {f"{name}.{key}": tensor for name, part in parts.items() for key, tensor in part.state().items()}
 
 
 def digest(tensor: Tensor) -> str:

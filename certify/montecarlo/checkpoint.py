@@ -25,7 +25,9 @@ from torch import Tensor
 
 from certify import _files
 from certify._digests import tensor_digest
-from certify.montecarlo.ranks import ExtremeRanks, Room
+from certify.montecarlo.accumulators import part_of, state_of
+from certify.montecarlo.ranks import ExtremeRanks
+from certify.montecarlo.spilling import Room
 from certify.montecarlo.streams import BLOCK, SHARD
 from certify.noise import Noise
 
@@ -156,8 +158,7 @@ class Checkpoint:
         try:
             for group, accumulators in groups.items():
                 for i, accumulator in enumerate(accumulators):
-                    prefix = f"{group}.{i}."
-                    accumulator.restore({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+                    accumulator.restore(part_of(tensors, f"{group}.{i}"))
         except _NO_STATE as error:
             raise CheckpointError(f"checkpoint {str(file)!r}: is damaged ({error!r}); {AGAIN}") from error
         return progress["next"], progress["blocks"], tuple(progress["shape"])
@@ -191,13 +192,8 @@ class Checkpoint:
         groups = {"totals": kept.totals, **{f"shard {number}": part for number, part in kept.parts.items()}}
         if kept.opened is not None:
             groups["opened"] = [part for part in kept.opened if part.ordered]
-        states = {
-            f"{group}.{i}.{name}": tensor.detach()
-            for group, accumulators in groups.items()
-            for i, accumulator in enumerate(accumulators)
-            for name, tensor in accumulator.state().items()
-        }
-        tensors = {name: tensor.cpu().clone().contiguous() for name, tensor in states.items()}
+        states = state_of({f"{group}.{i}": part for group, parts in groups.items() for i, part in enumerate(parts)})
+        tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in states.items()}
         progress = json.dumps(
             {
                 "next": shard,

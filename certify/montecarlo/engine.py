@@ -35,7 +35,7 @@ from certify.montecarlo.repeated import compare, few_together, halves
 from certify.montecarlo.streams import BLOCK, SHARD, generator
 from certify.noise import Noise
 
-__all__ = ["Function", "Progress", "accepts_generator", "draw", "draw_all"]
+__all__ = ["Function", "Progress", "accepts_generator", "draw", "draw_all", "out_of_memory"]
 
 Function = Callable[..., Any]
 """A batch of inputs (b, *input) → a batch of outputs (b, *output); may take a keyword `generator`."""
@@ -222,7 +222,7 @@ class _Caller:
             try:
                 outputs = self._checked(self.f(chunk), count)
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 if count == 1:
                     if str(error):
@@ -344,7 +344,7 @@ class _Look:
         compare(first, evaluate(), unit, evaluate, same=self.caller.random, called=self.caller.called)
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
     """Whether memory did not suffice. Only CUDA's own has a type of its own, which is a RuntimeError, too."""
     said = ("DefaultCPUAllocator", "out of memory", "_STATUS_ALLOC_FAILED", "std::bad_alloc", "RESOURCE_EXHAUSTED")
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in said)

@@ -38,7 +38,7 @@ class Processes:
         return cls(0, 1)
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the one that speaks and writes for all."""
         return self.rank == 0
 
@@ -48,7 +48,7 @@ class Processes:
 
     def agreed_shape(self, shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
         """The output's shape, which a process without a shard of its own does not know."""
-        width = max(self.everybodys(-1 if shape is None else len(shape)))
+        width = max(self.all_gather(-1 if shape is None else len(shape)))
         if width < 0:
             return shape
         row = torch.full((width + 1,), -1, dtype=torch.int64)
@@ -67,7 +67,7 @@ class Processes:
             torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
         )
 
-    def everybodys(self, number: int) -> list[int]:
+    def all_gather(self, number: int) -> list[int]:
         """A whole number of every process."""
         mine = torch.tensor([number], dtype=torch.int64, device=self._device)
         found = [torch.zeros_like(mine) for _ in range(self.count)]
@@ -137,7 +137,7 @@ class Kept:
             unpacked(processes.broadcast(mine, rank), theirs)
             for i, piece in zip(free, theirs, strict=True):
                 fresh[i].merge(piece)
-        last = max(processes.everybodys(max(self.parts, default=-1)))
+        last = max(processes.all_gather(max(self.parts, default=-1)))
         for shard in range(last + 1 if self.ordered else 0):
             own = self.parts.get(shard)
             blob = processes.broadcast(b"" if own is None else packed(own), shard % processes.count)

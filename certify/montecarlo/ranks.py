@@ -18,24 +18,29 @@ and a file with another one (zeros after a power cut, say) is refused.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import math
-import os
-import re
-import tempfile
-import weakref
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from certify import _files
+from certify.montecarlo.selection import COLUMNS, End, everywhere, selected
+from certify.montecarlo.spilling import (
+    HEADER,
+    ROOMS,
+    SPILLED,
+    Room,
+    compared,
+    header,
+    kind_of,
+    rows_in,
+    sound,
+    write_at,
+)
 
 __all__ = ["DEFAULT_MEMORY", "ExtremeRanks"]
 
@@ -43,10 +48,6 @@ DEFAULT_MEMORY = 2**30
 """Bytes that the kept draws may take before they are cut back, or spilled."""
 
 _LOW, _HIGH = "low", "high"
-_COLUMNS = 2**22
-"""Numbers that one selection, or one sifting, works on."""
-_HEADER = 128
-"""Bytes: where the numbers begin in a file of spilled draws."""
 
 
 class ExtremeRanks:
@@ -76,7 +77,7 @@ class ExtremeRanks:
         self._shape: tuple[int, ...] | None = None
         self._buffer: Tensor | None = None  # (capacity, outputs)
         self._start, self._filled = 0, 0  # of the rows that are kept
-        self._ends: dict[str, _End] = {}  # once the buffer was cut: what lies beyond is taken, and nothing else
+        self._ends: dict[str, End] = {}  # once the buffer was cut: what lies beyond is taken, and nothing else
         self._files: list[tuple[Path, int]] = []  # each (outputs, rows), and how many rows
         self._digests: list[str] = []  # their SHA-256
         self._answers: dict[tuple[str, int], Tensor] = {}
@@ -138,20 +139,20 @@ class ExtremeRanks:
                 paths = [self._found(name) for name in names]
                 digests = [bytes(row.cpu().numpy()).hex() for row in state["digests"]]
                 for path, digest in zip(paths, digests, strict=True):
-                    _compared(path, digest)
-                self._files, self._digests = [(path, _rows_in(path)) for path in paths], digests
+                    compared(path, digest)
+                self._files, self._digests = [(path, rows_in(path)) for path in paths], digests
             self._take(state["rows"])
 
     def _found(self, name: str) -> Path:
         """A file of spilled draws, where it was written or in this object's own folder."""
         path = Path(name)
-        if not _SPILLED.fullmatch(path.name):
+        if not SPILLED.fullmatch(path.name):
             raise ValueError(f"state: names {name!r}, must be a file of spilled draws")
         if not path.exists() and self.folder is not None:
             path = self.folder / path.name
         if not path.exists():
             raise ValueError(f"state: a part of it was spilled to disk, and {name!r} is not there")
-        room = _ROOMS.get(str(path.parent))
+        room = ROOMS.get(str(path.parent))
         if room is not None and room not in self.rooms:
             self.rooms.append(room)
         return path
@@ -187,7 +188,7 @@ class ExtremeRanks:
             self._filled += part.shape[0]
             if flat.shape[0]:
                 self._make_room(flat)
-        for part in flat.split(max(1, _COLUMNS // flat.shape[1])) if flat.shape[0] else ():
+        for part in flat.split(max(1, COLUMNS // flat.shape[1])) if flat.shape[0] else ():
             for end in self._ends.values():
                 end.take(part)
 
@@ -236,17 +237,17 @@ class ExtremeRanks:
         places = sorted({p for p in (self.low - 1, n - self.high) if 0 <= p < n})
 
         def cut(columns: slice) -> None:
-            values = _selected(buffer[:n, columns], places)
+            values = selected(buffer[:n, columns], places)
             buffer[start:middle, columns] = values[:, : self.low].t()
             buffer[middle : middle + self.high, columns] = values[:, n - self.high :].t()
 
-        _everywhere(cut, buffer.shape[1], n, buffer.is_cuda)
+        everywhere(cut, buffer.shape[1], n, buffer.is_cuda)
         self._start, self._filled = start, self.low + self.high
         # The low end grows towards the first row, the high end towards the last.
         if self.low:
-            self._ends[_LOW] = _End(buffer[:middle], self.low, high=False)
+            self._ends[_LOW] = End(buffer[:middle], self.low, high=False)
         if self.high:
-            self._ends[_HIGH] = _End(buffer[middle:], self.high, high=True)
+            self._ends[_HIGH] = End(buffer[middle:], self.high, high=True)
 
     def _spill(self) -> None:
         """Writes the buffer to disk, a column after the other."""
@@ -258,10 +259,10 @@ class ExtremeRanks:
         # Written piece by piece: pages of a mapped file would count as memory.
         how = {"durable": self.wrote is not None, "owner_only": self.owner_only}
         with _files.replacing(path, **how) as temporary, temporary.open("wb") as file:
-            head = _header((buffer.shape[1], rows), _kind(buffer))
+            head = header((buffer.shape[1], rows), kind_of(buffer))
             seen.update(head)
             file.write(head)
-            step = max(1, _COLUMNS // rows)
+            step = max(1, COLUMNS // rows)
             for start in range(0, buffer.shape[1], step):
                 piece = buffer[:rows, start : start + step].t().contiguous().cpu().numpy().tobytes()
                 seen.update(piece)
@@ -276,7 +277,7 @@ class ExtremeRanks:
             self.folder = self.rooms[-1].path
         _files.make_folder(self.folder, owner_only=self.owner_only)
         path = self.folder / name
-        room = _ROOMS.get(str(self.folder))
+        room = ROOMS.get(str(self.folder))
         if room is not None:
             room.files.append(path)
         if self.wrote is not None:
@@ -286,7 +287,7 @@ class ExtremeRanks:
     def _rows(self) -> Iterator[Tensor]:
         """Everything that is kept, (rows, outputs) at a time."""
         for path, _ in self._files:
-            yield torch.from_numpy(_sound(np.load(path), path)).t()
+            yield torch.from_numpy(sound(np.load(path), path)).t()
         if self._buffer is not None:
             if not self._files:
                 self._cut()
@@ -327,14 +328,14 @@ class ExtremeRanks:
         found = {r: torch.empty(buffer.shape[1], dtype=buffer.dtype) for r in ranks}
 
         def select(columns: slice) -> None:
-            values = _selected(self._columns(columns), sorted(set(places.values())))
+            values = selected(self._columns(columns), sorted(set(places.values())))
             for r in ranks:
                 if r in places:
                     found[r][columns] = values[:, places[r]].cpu()
                 else:
                     found[r][columns] = (values.amin(dim=1) if r[0] == _LOW else values.amax(dim=1)).cpu()
 
-        _everywhere(select, buffer.shape[1], n, buffer.is_cuda)
+        everywhere(select, buffer.shape[1], n, buffer.is_cuda)
         self._answers |= {r: values.reshape(shape) for r, values in found.items()}
 
     @property
@@ -347,13 +348,13 @@ class ExtremeRanks:
         own = self._held[:, columns]
         if not self._files:
             return own
-        kind = _kind(own)
+        kind = kind_of(own)
         width = columns.stop - columns.start
         whole, filled = torch.empty((width, self._spilled + self._filled), dtype=own.dtype), 0
         for path, rows in self._files:
-            offset = _HEADER + columns.start * rows * kind.itemsize
+            offset = HEADER + columns.start * rows * kind.itemsize
             read = np.fromfile(path, dtype=kind, count=rows * width, offset=offset)
-            whole[:, filled : filled + rows] = torch.from_numpy(_sound(read, path).reshape(width, rows))
+            whole[:, filled : filled + rows] = torch.from_numpy(sound(read, path).reshape(width, rows))
             filled += rows
         whole[:, filled:] = own.t()
         return whole.t()
@@ -364,26 +365,26 @@ class ExtremeRanks:
         low, high = min(self.low, n), min(self.high, n)
         if low + high >= n:
             low, high = n, 0
-        kind, width, outputs = _kind(held), low + high, held.shape[1]
+        kind, width, outputs = kind_of(held), low + high, held.shape[1]
         if self._ordered is None:
             path = self._place_for("ordered.npy")
             with (
                 _files.replacing(path, durable=False, owner_only=self.owner_only) as temporary,
                 temporary.open("wb") as file,
             ):
-                file.write(_header((outputs, width), kind))
+                file.write(header((outputs, width), kind))
                 file.flush()
                 places = sorted({p for p in (low - 1, n - high) if 0 <= p < n})
 
                 def order(columns: slice) -> None:
-                    values = _selected(self._columns(columns), places).cpu()
+                    values = selected(self._columns(columns), places).cpu()
                     ends = torch.cat(
                         [values[:, :low].sort(dim=1).values, values[:, n - high :].sort(dim=1).values], dim=1
                     )
-                    offset = _HEADER + columns.start * width * kind.itemsize
-                    _write(file.fileno(), memoryview(ends.numpy().tobytes()), offset)
+                    offset = HEADER + columns.start * width * kind.itemsize
+                    write_at(file.fileno(), memoryview(ends.numpy().tobytes()), offset)
 
-                _everywhere(order, outputs, n, False)
+                everywhere(order, outputs, n, False)
             self._ordered = path
         end, rank = asked
         place = rank - 1 if end == _LOW else width - rank
@@ -402,166 +403,5 @@ class ExtremeRanks:
         def order(columns: slice) -> None:
             held[:, columns] = held[:, columns].t().contiguous().sort(dim=1).values.t()
 
-        _everywhere(order, held.shape[1], self._filled, held.is_cuda)
+        everywhere(order, held.shape[1], self._filled, held.is_cuda)
         self._sorted = True
-
-
-class Room:
-    """A temporary folder of this process: what it wrote there is deleted when nobody refers to this object any more."""
-
-    def __init__(self, beside: Path | None) -> None:
-        if beside is not None:
-            _files.make_folder(beside)
-        self.path = Path(tempfile.mkdtemp(prefix="certify-", dir=beside)).absolute()
-        self.files: list[Path] = []
-        self._end = weakref.finalize(self, _emptied, self.path, self.files)
-        _ROOMS[str(self.path)] = self
-
-    def pin(self) -> None:
-        """Keeps it beyond this object and this process: a checkpoint names its files."""
-        self._end.detach()
-
-    def unpin(self) -> None:
-        """No checkpoint does any more."""
-        if not self._end.alive:
-            self._end = weakref.finalize(self, _emptied, self.path, self.files)
-
-
-def _emptied(folder: Path, files: list[Path]) -> None:
-    with contextlib.suppress(OSError):
-        for file in files:
-            for path in (file, *_files.temporaries(file)):
-                path.unlink(missing_ok=True)
-        folder.rmdir()
-
-
-_ROOMS: weakref.WeakValueDictionary[str, Room] = weakref.WeakValueDictionary()
-"""Of this process, by their paths: a state names files, and whoever takes it over keeps their folder."""
-
-
-class _End:
-    """One end of every output: the `kept` most extreme draws so far, and those beyond them that came since, in a buffer.
-
-    Args:
-        rows: (kept + room, outputs), with the kept draws first (the high end, which grows towards the last row) or last (the
-            low end, which grows towards the first).
-        kept: how many.
-        high: which end.
-    """
-
-    def __init__(self, rows: Tensor, kept: int, *, high: bool) -> None:
-        self.rows, self.kept, self.high = rows, kept, high
-        held = self._first(kept)
-        self.limit = held.amin(dim=0) if high else held.amax(dim=0)
-        self.heights = torch.full((rows.shape[1],), kept, dtype=torch.int64, device=rows.device)
-
-    def take(self, draws: Tensor) -> None:
-        """Takes what lies beyond the limits, (b, outputs)."""
-        beyond = draws > self.limit if self.high else draws < self.limit
-        column, row = beyond.t().contiguous().nonzero(as_tuple=True)  # in the order of the columns
-        if not column.numel():
-            return
-        counts = torch.bincount(column, minlength=self.heights.numel())
-        after = self.heights + counts
-        if int(after.max()) > self.rows.shape[0]:
-            if int(self.heights.max()) > self.kept:
-                self.cut()
-                self.take(draws)
-            else:  # more at once than there is room for
-                for half in draws.chunk(2):
-                    self.take(half)
-            return
-        earlier = counts.cumsum(0) - counts - self.heights
-        height = torch.arange(column.numel(), device=column.device) - earlier[column]
-        self.rows[height if self.high else self.rows.shape[0] - 1 - height, column] = draws[row, column]
-        self.heights = after
-
-    def cut(self) -> None:
-        """Leaves the kept draws, and draws the limits closer."""
-        n = int(self.heights.max())
-        if n == self.kept:
-            return
-        rows, held = self._first(n), self._first(self.kept)
-        place = n - self.kept if self.high else self.kept - 1
-        height = torch.arange(n, device=rows.device)[:, None]
-        if not self.high:
-            height = height.flip(0)
-        none = -torch.inf if self.high else torch.inf  # what no end prefers to a draw, where an output has fewer
-
-        def cut(columns: slice) -> None:
-            taken = rows[:, columns].masked_fill(height >= self.heights[columns], none)
-            values = _selected(taken, [place])
-            held[:, columns] = (values[:, place:] if self.high else values[:, : place + 1]).t()
-            self.limit[columns] = values[:, place]
-
-        _everywhere(cut, rows.shape[1], n, rows.is_cuda)
-        self.heights.fill_(self.kept)
-
-    def _first(self, n: int) -> Tensor:
-        return self.rows[:n] if self.high else self.rows[self.rows.shape[0] - n :]
-
-
-def _selected(rows: Tensor, places: list[int]) -> Tensor:
-    """(rows, columns) → (columns, rows), with the order statistics at `places` (from 0) in their places."""
-    columns = rows.t().contiguous()
-    if columns.is_cuda:
-        return columns.sort(dim=1).values
-    if columns.data_ptr() == rows.data_ptr():
-        columns = columns.clone()
-    if places:
-        columns.numpy().partition(places, axis=1)
-    return columns
-
-
-def _everywhere(work: Callable[[slice], None], columns: int, rows: int, cuda: bool) -> None:
-    """`work` on all columns, in chunks, on as many threads as torch has."""
-    step = max(1, (2**27 if cuda else _COLUMNS) // max(rows, 1))
-    chunks = [slice(start, min(start + step, columns)) for start in range(0, columns, step)]
-    threads = 1 if cuda else min(torch.get_num_threads(), len(chunks))
-    if threads == 1:
-        for chunk in chunks:
-            work(chunk)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, chunks))
-
-
-def _kind(like: Tensor) -> np.dtype[Any]:
-    return np.dtype(np.float64 if like.dtype == torch.float64 else np.float32)
-
-
-def _header(shape: tuple[int, ...], kind: np.dtype[Any]) -> bytes:
-    """The header of an .npy file, always of 128 bytes."""
-    file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"descr": kind.str, "fortran_order": False, "shape": shape})
-    if file.tell() != _HEADER:
-        raise RuntimeError(f"the header of {shape} takes {file.tell()} bytes: must take {_HEADER}")
-    return file.getvalue()
-
-
-def _sound(draws: np.ndarray[Any, Any], path: Path) -> np.ndarray[Any, Any]:
-    """Spilled draws as they are read; what was written was numbers."""
-    if bool(np.isnan(draws).any()):
-        raise ValueError(f"draws that were spilled to {str(path)!r} are not those that were written")
-    return draws
-
-
-_SPILLED = re.compile(r"draws-\d+\.npy")
-
-
-def _compared(path: Path, digest: str) -> None:
-    """Raises ValueError where a file is not what was written."""
-    _files.regular(path)
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-            raise ValueError(f"state: draws that were spilled to {str(path)!r} are not those that were written")
-
-
-def _rows_in(path: Path) -> int:
-    return int(np.load(path, mmap_mode="r").shape[1])
-
-
-def _write(file: int, data: memoryview, offset: int) -> None:
-    while data:
-        written = os.pwrite(file, data, offset)
-        data, offset = data[written:], offset + written

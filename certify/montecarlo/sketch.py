@@ -39,10 +39,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from certify._floats import in_units, length
+from certify._floats import in_units, length, up
 from certify.montecarlo.accumulators import digest
 
-__all__ = ["Spectrum"]
+__all__ = ["Indicators", "Spectrum", "indicators_radius"]
 
 _EPS = torch.finfo(torch.float64).eps
 
@@ -254,3 +254,69 @@ class Spectrum:
         decomposition (and a multiplication by its vectors) by a small multiple of k ulp; no norm exceeds Σ ‖x‖².
         """
         return _EPS * self._energy * (self.center.numel() + 32 * self.rows)
+
+
+def indicators_radius(scales: Tensor, expected: Tensor) -> float:
+    """R = sup ‖(s, s) ∘ (h − b)‖: h⁺ and h⁻ are not both 1. `expected` = b, (2, *output)."""
+    p, q = expected
+    most = torch.maximum(p**2 + q**2, torch.maximum((1 - p) ** 2 + q**2, p**2 + (1 - q) ** 2))
+    return up(float(length(scales * most.sqrt())), 1e-9)
+
+
+class Indicators:
+    """The spectrum of x = (s, s) ∘ (h − b) at one level (T12).
+
+    Args:
+        origin, scales: c and s, (*output).
+        level: τ.
+        expected: b, (2, *output).
+        radius: R.
+        rows: of the sketch.
+    """
+
+    ordered = True
+
+    def __init__(
+        self, origin: Tensor, scales: Tensor, level: float, expected: Tensor, radius: float, rows: int = 64
+    ) -> None:
+        self.origin, self.scales, self.level, self.expected, self.rows = origin, scales, level, expected, rows
+        self.key = f"indicators {id(origin)} {id(expected)} {level!r} {rows}"
+        self.spectrum = Spectrum(scales * expected, radius, rows)
+
+    @property
+    def count(self) -> int:
+        return self.spectrum.count
+
+    def widened(self, other: Indicators) -> Indicators:
+        return Indicators(self.origin, self.scales, self.level, self.expected, self.spectrum.radius, self.rows)
+
+    def update(self, outputs: Tensor) -> None:
+        for part in outputs.split(64):  # (2m numbers a draw)
+            self.spectrum.update(self.beyond(part))
+
+    def beyond(self, outputs: Tensor) -> Tensor:
+        """(s, s) ∘ h: (draws, 2, *output), float64."""
+        return self.happens(outputs) * self.scales.to(outputs.device)
+
+    def happens(self, outputs: Tensor) -> Tensor:
+        """h: (draws, 2, *output), booleans."""
+        away = outputs.to(torch.float64) - self.origin.to(outputs.device, torch.float64)
+        threshold = self.level * self.scales.to(outputs.device)
+        return torch.stack([away > threshold, away < -threshold], dim=1)
+
+    def merge(self, other: Indicators) -> None:
+        self.spectrum.merge(other.spectrum)
+
+    def state(self) -> dict[str, Tensor]:
+        return self.spectrum.state()
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.spectrum.restore(state)
+
+    def described(self) -> str:
+        return f"indicators {self.level!r} {self.spectrum.described()}"
+
+    def frequencies(self) -> Tensor:
+        """p̂, (2, *output)."""
+        found = self.expected + self.spectrum.mean / torch.where(self.scales > 0, self.scales, 1.0)
+        return found.clamp(0, 1)

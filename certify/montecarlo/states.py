@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from safetensors.torch import load, save
 
-from certify.montecarlo.accumulators import Accumulator
+from certify.montecarlo.accumulators import Accumulator, part_of, state_of
 
 __all__ = ["packed", "unpacked"]
 
@@ -15,9 +15,8 @@ def packed(accumulators: Sequence[Accumulator]) -> bytes:
     """The states of several accumulators, in their order."""
     return save(
         {
-            f"{i}.{name}": tensor.detach().cpu().clone().contiguous()
-            for i, accumulator in enumerate(accumulators)
-            for name, tensor in accumulator.state().items()
+            name: tensor.detach().cpu().clone().contiguous()
+            for name, tensor in state_of({str(i): part for i, part in enumerate(accumulators)}).items()
         }
     )
 
@@ -30,5 +29,4 @@ def unpacked(blob: bytes, accumulators: Sequence[Accumulator]) -> None:
     """
     tensors = load(blob)
     for i, accumulator in enumerate(accumulators):
-        prefix = f"{i}."
-        accumulator.restore({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        accumulator.restore(part_of(tensors, str(i)))

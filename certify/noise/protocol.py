@@ -7,17 +7,13 @@ nothing else, so another noise is one more class, in a file of its own; CONTRIBU
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from certify import _validate
-
-__all__ = ["Noise", "Region", "Tails", "spread_of"]
+__all__ = ["Noise", "Region", "Tails"]
 
 
 class Tails(NamedTuple):
@@ -106,19 +102,3 @@ class Noise(Protocol):
 
     def region(self, shape: Sequence[int], rho: float) -> Region:
         """The set of all perturbations of size `rho` at most, for inputs of `shape`."""
-
-
-def spread_of(name: str, value: float | Tensor) -> Tensor:
-    """The width of a noise, in a tensor of its own: finite and ≥ 0.
-
-    Raises:
-        ValueError, TypeError: it is not; `name` says which argument it was.
-    """
-    if isinstance(value, bool) or not isinstance(value, (numbers.Real, Tensor, np.ndarray, np.generic, list, tuple)):
-        raise TypeError(f"{name} = {value!r}: must be a number or a torch tensor, or an array or list of numbers")
-    spread = _validate.tensor(name, value)
-    bad = ~torch.isfinite(spread) | (spread < 0)
-    if bool(bad.any()):
-        where = spread[bad].flatten()[0].item()
-        raise ValueError(f"{name} holds {where!r}: every entry must be finite and >= 0")
-    return spread.detach().clone()

@@ -46,17 +46,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from certify import _validate
-from certify._floats import length, up
+from certify._floats import up
 from certify._random import uniforms
 from certify._records import Shown
-from certify._text import shown
-from certify.noise.protocol import Tails, spread_of
+from certify.noise.base import ScaledNoise, ScaledRegion, scale_of
+from certify.noise.protocol import Tails
 
 __all__ = ["CrossPolytope", "UniformNoise", "shifted", "variation"]
 
@@ -64,7 +62,7 @@ __all__ = ["CrossPolytope", "UniformNoise", "shifted", "variation"]
 _SAFE = 1e-12
 
 
-class UniformNoise:
+class UniformNoise(ScaledNoise):
     """Uniform noise: independent coordinates, U_j uniform on [−h_j, h_j]; one h for all, or a tensor of them.
 
     Equation
@@ -83,51 +81,19 @@ class UniformNoise:
     """
 
     theorem, size = "T13", "Σ_j |δ_j|/(2h_j)"
+    scale_name, symbol = "half_width", "h"
 
     def __init__(self, half_width: float | Tensor) -> None:
-        self.half_width = spread_of("half_width", half_width)
+        self.half_width = scale_of("half_width", half_width)
 
-    def __repr__(self) -> str:
-        if self.half_width.numel() == 1:
-            return f"UniformNoise({shown(self.half_width.item(), 'exact')})"
-        low, high = self.half_width.min().item(), self.half_width.max().item()
-        return (
-            f"UniformNoise(h of shape {tuple(self.half_width.shape)}, {shown(low, 'down', 4)} … {shown(high, 'up', 4)})"
-        )
-
-    def half_width_for(self, shape: Sequence[int]) -> Tensor:
-        """h spread over an input of `shape`, float64. Raises ValueError where it does not broadcast."""
-        _validate.broadcastable("half_width", self.half_width, shape, "the input's shape")
-        return self.half_width.to(torch.float64).expand(tuple(shape))
-
-    def draw(self, y: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        """`count` perturbed inputs y + U.
-
-        Args:
-            y: one input, shape (*input).
-            count: how many.
-            generator: the only source of randomness, on y's device or on the CPU.
-
-        Returns:
-            Shape (count, *input), y's dtype and device. The uniforms and the sum are float64, rounded once at the end: no value
-            is outside the rounded [y − h, y + h].
-        """
-        _validate.broadcastable("half_width", self.half_width, y.shape, "the input's shape")
-        u = uniforms((count, *y.shape), generator)
+    def standard(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Uniforms on (−1, 1): no value is outside the rounded [y − h, y + h]."""
         # From k/2⁵³ in [0, 1) to (2k + 1)/2⁵³ − 1, exactly: symmetric about 0, and never −1, which 2u − 1 would be.
-        z = u.mul_(2).sub_(1).add_(2.0**-53)
-        z.mul_(self.half_width.to(z.device).double()).add_(y.to(z.device).double())
-        return z.to(y.dtype).to(y.device)
+        return uniforms(shape, generator).mul_(2).sub_(1).add_(2.0**-53)
 
-    def norm(self, delta: Tensor) -> float:
-        """Σ_j |δ_j|/(2h_j) of a perturbation of the input's shape, in float64; +∞ outside the noised coordinates."""
-        d = _validate.finite_tensor("delta", delta).detach().to("cpu", torch.float64)
-        h = self.half_width_for(d.shape).to("cpu")
-        if bool((d[h == 0] != 0).any()):
-            return math.inf
-        # Where there is no noise d is 0 here, and 0/1 stands for 0/0. (Halved last: twice the largest h is not finite.)
-        scaled = (d / torch.where(h > 0, h, 1.0)).abs()
-        return up(float(torch.where((d != 0) & (scaled == 0), 5e-324, scaled).sum())) / 2
+    def length(self, scaled: Tensor) -> float:
+        """Σ_j |δ_j|/(2h_j), halved last: twice the largest h is not finite."""
+        return up(float(scaled.sum())) / 2
 
     def tails(self, p: float, rho: float, replicas: int = 1) -> Tails:
         """p⁻ and 1 − p⁺ with p^± = p ± r, r = 1 − (1 − ρ)^K, cut off at 0 and 1 (T13), rounded down.
@@ -143,10 +109,10 @@ class UniformNoise:
 
     def region(self, shape: Sequence[int], rho: float) -> CrossPolytope:
         """{δ : ‖δ‖ ≤ ρ} for inputs of `shape`."""
-        return CrossPolytope(self.half_width_for(shape), rho)
+        return CrossPolytope(self.scale_for(shape), rho)
 
 
-class CrossPolytope(Shown):
+class CrossPolytope(ScaledRegion, Shown):
     """{δ : Σ_j |δ_j|/(2h_j) ≤ ρ}: the certified set of uniform noise (T13), as `certify.Ellipsoid` is that of Gaussian noise.
 
     Its corners are ±2h_jρ on the axes. Coordinates without noise (h_j = 0) have no extent, and all sizes are taken over the d₊
@@ -161,70 +127,16 @@ class CrossPolytope(Shown):
     (1.5, 1.2, 0.857142857, 6.0)
     """
 
+    p, widest = 1, 2.0
+    __repr__ = ScaledRegion.__repr__
+
     def __init__(self, half_width: Tensor, rho: float) -> None:
-        if math.isnan(rho) or rho < 0:
-            raise ValueError(f"rho = {rho!r}: must be >= 0")
-        self.noise = UniformNoise(half_width)
-        self.half_width = self.noise.half_width.to(torch.float64)
-        self.rho = float(rho)
-
-    def __repr__(self) -> str:
-        return (
-            f"CrossPolytope(ρ = {shown(self.rho, 'down')}, {self.dimensions} of {self.half_width.numel()} coordinates, "
-            f"inscribed ℓ1 ball {shown(self.l1_ball, 'down', 4)}, "
-            f"longest semi-axis {shown(float(self.semi_axes.max()), 'down', 4)})"
-        )
-
-    @cached_property
-    def _widths(self) -> Tensor:
-        return 2 * self.half_width[self.half_width > 0]
+        super().__init__(UniformNoise(half_width), rho)
 
     @property
-    def dimensions(self) -> int:
-        """d₊, the number of coordinates that carry noise."""
-        return int(self._widths.numel())
-
-    @cached_property
-    def semi_axes(self) -> Tensor:
-        """2h_jρ, shape (*input); 0 where there is no noise, even at ρ = ∞."""
-        return torch.where(self.half_width > 0, self.rho * 2 * self.half_width, 0.0)
-
-    @cached_property
-    def l1_ball(self) -> float:
-        """Radius of the largest inscribed ℓ1 ball, 2ρ min h over noised coordinates."""
-        return self.rho * float(self._widths.min()) if self.dimensions else 0.0
-
-    @cached_property
-    def l2_ball(self) -> float:
-        """Radius of the largest inscribed ℓ2 ball, ρ / sqrt(Σ_j (2h_j)⁻²)."""
-        return self.rho / float(length(self._widths.reciprocal())) if self.dimensions else 0.0
-
-    @cached_property
-    def linf_ball(self) -> float:
-        """Radius of the largest inscribed ℓ∞ ball, ρ / Σ_j (2h_j)⁻¹."""
-        return self.rho / float(self._widths.reciprocal().sum()) if self.dimensions else 0.0
-
-    @cached_property
-    def log_volume(self) -> float:
-        """Natural logarithm of the d₊-dimensional volume, log(2^d/d!) + Σ_j log(2h_jρ); −∞ at ρ = 0."""
-        d = self.dimensions
-        if d == 0 or self.rho == 0:
-            return -math.inf
-        return d * math.log(2) - math.lgamma(d + 1) + d * math.log(self.rho) + float(self._widths.log().sum())
-
-    @cached_property
-    def proxy_radius(self) -> float:
-        """The radius of the ℓ2 ball of equal volume."""
-        d = self.dimensions
-        if d == 0 or self.rho == 0:
-            return 0.0
-        ball = d / 2 * math.log(math.pi) - math.lgamma(d / 2 + 1)
-        return math.exp((self.log_volume - ball) / d) if self.rho < math.inf else math.inf
-
-    def contains(self, delta: Tensor) -> bool:
-        """Whether the perturbation δ, of shape (*input), lies in the (closed) set; never outside the noised coordinates."""
-        size = self.noise.norm(delta)
-        return size <= self.rho and math.isfinite(size)
+    def half_width(self) -> Tensor:
+        """h, shape (*input), float64."""
+        return self.scale
 
 
 def variation(rho: float, replicas: int = 1) -> float:

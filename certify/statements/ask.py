@@ -14,8 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypedDict, Unpack, cast
+from typing import Any, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -24,21 +23,16 @@ from certify import _validate
 from certify._floats import mean
 from certify._text import failure, shown
 from certify.bounds import METHODS, ROUTES, DeployedBound, Evaluation, Method, Run, Setting
-from certify.bounds.base import default_pilot, recorded
 from certify.bounds.mse import BoundCurve, MSEBound
 from certify.bounds.percentile import PercentileBounds, draws_needed, enough, percentile_box, ranks
 from certify.bounds.radius import CertifiedRadius, largest_radius
-from certify.montecarlo import Accumulator, ExtremeRanks, Function, Progress, draw, draw_all, median, pool
+from certify.montecarlo import Accumulator, ExtremeRanks, Function, median, pool
 from certify.montecarlo.accumulators import LARGEST_GROUP
-from certify.montecarlo.checkpoint import Checkpoint, as_checkpoint
-from certify.montecarlo.ranks import DEFAULT_MEMORY
-from certify.noise import Noise, as_noise
-from certify.progress import as_progress
-from certify.support import Inside, as_support
+from certify.noise import Noise
+from certify.statements.drawing import AskOptions, Drawing
 
 __all__ = [
     "MSE",
-    "AskOptions",
     "Curve",
     "Deployed",
     "Percentile",
@@ -156,42 +150,13 @@ Statement = Percentile | MSE | Radius | Curve | Deployed
 Answer = PercentileBounds | MSEBound | CertifiedRadius | BoundCurve | DeployedBound
 
 
-class AskOptions(TypedDict, total=False):
-    """The options of `ask`, which explains them."""
-
-    n: int
-    seed: int
-    center: Tensor | None
-    reference: str | None
-    support: Any
-    pilot: int | None
-    batch_size: int | None
-    policy: str
-    function: str
-    checkpoint: Checkpoint | str | Path | None
-    memory: int | None
-    progress: Progress | bool | None
-
-
-@_validate.suggests()
+@_validate.suggests(AskOptions)
 def ask(
     f: Function,
     y: Tensor,
     noise: Noise | float,
     statements: Sequence[Statement],
-    *,
-    n: int = 10_000,
-    seed: int = 0,
-    center: Tensor | None = None,
-    reference: str | None = None,
-    support: Any = None,
-    pilot: int | None = None,
-    batch_size: int | None = None,
-    policy: str = "frozen",
-    function: str = "f",
-    checkpoint: Checkpoint | str | Path | None = None,
-    memory: int | None = None,
-    progress: Progress | bool | None = None,
+    **options: Unpack[AskOptions],
 ) -> list[Any]:
     """Answers several statements from one pass of n draws.
 
@@ -200,26 +165,7 @@ def ask(
         y: one input, shape (*input), without a batch axis.
         noise: a `Noise`, or a number: isotropic Gaussian. Radii are in its own units, what `noise.norm` measures.
         statements: what to ask.
-        n: bounding draws.
-        seed: whole number ≥ 0. The same seed gives the same answers.
-        center: what distances are measured to, shape (*output); must not depend on the bounding draws. None: the smoothed
-            value of separate pilot draws.
-        reference: "center", or "population": the distance between the two ideal smoothed values, the paper's statement.
-            None: "center" for the median, "population" for the mean.
-        support: a-priori support of f: a `Support` or a pair (lower, upper).
-        pilot: pilot draws, which choose the reference, if none is given, and between methods and their parameters; None:
-            `certify.bounds.base.default_pilot`.
-        batch_size: inputs in one call of f.
-        policy: how Σ came about, for the record: one of `certify.adaptive.POLICIES`.
-        function: what f is called in the record.
-        checkpoint: a folder (or `certify.montecarlo.Checkpoint`) to keep the draws in, so that a run that was killed goes on
-            from there and gives the same answers.
-        memory: bytes that kept draws may take; where the order statistics that are needed exceed it, draws are spilled to
-            disk. None: 1 GiB. What a certified radius needs is not known before it is found: where all draws do not fit, those
-            for radii somewhat below the one that pilot draws let expect are kept. Should the search have to look below, the
-            same n draws are made once more and all kept. The answer is the same, it takes twice the time.
-        progress: True: a bar, in a terminal or a notebook; or a function that is called with (draws done, draws in all), pilot
-            included.
+        **options: of drawing: those of `certify.statements.drawing.Drawing`.
 
     Returns:
         An answer a statement, in their order.
@@ -228,67 +174,29 @@ def ask(
         ValueError, TypeError: an argument out of range, or f not a finite function on batches.
     """
     statements = _statements(statements)
-    y = _validate.own_tensor("y", y)
-    noise = as_noise(noise, y)
-    f = _validate.function("f", f)
-    n, seed = _validate.count("n", n), _validate.seed_value(seed)
-    allowed = DEFAULT_MEMORY if memory is None else _validate.count("memory", memory)
-    recorded(policy, function)
-    if reference is not None:
-        _validate.choice("reference", reference, ("center", "population"))
-    known = as_support(support)
-    if center is not None:
-        center = _validate.own_tensor("center", center)
+    drawing = Drawing(f, y, noise, **options)
     choosing = any(not isinstance(s, Percentile) and s.method != "coordinatewise" for s in statements)
-    pilot_draws = _pilot_draws(pilot, n) if center is None or choosing else 0
-    total, done, report = n + pilot_draws, 0, as_progress(progress)
-
-    def tick(now: int, _: int) -> None:
-        if report is not None:
-            report(done + now, total)
-
-    kept = as_checkpoint(checkpoint)
-    how: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "progress": tick, "checkpoint": kept}
-    trial = draw_all(f, y, noise, n=pilot_draws, stream="pilot", again="early", **how) if pilot_draws else None
-    done = pilot_draws
-    shape = tuple(center.shape) if center is not None else tuple(cast(Tensor, trial).shape[1:])
-    if trial is not None and tuple(trial.shape[1:]) != shape:
-        raise ValueError(f"center has shape {shape}: must be {tuple(trial.shape[1:])}, the shape of f's output")
-    if known is not None:
-        inside = Inside(known, shape)
-        if trial is not None:
-            inside.update(trial)
-    run = Run.of(y, noise, n=n, seed=seed, pilot=pilot_draws, policy=policy, support=known, function=function)
+    trial = drawing.pilot_draws(choosing)
+    run, center = drawing.run(), drawing.center
     settings: dict[str, Setting] = {}
     for smoother in {getattr(s, "smoother", "median") for s in statements}:
         c = center if center is not None else median(cast(Tensor, trial)) if smoother == "median" else _mean(trial)
-        kind = reference or ("center" if smoother == "median" else "population")
-        settings[smoother] = Setting(noise, n, shape, c, kind, known, trial)
+        kind = drawing.reference or ("center" if smoother == "median" else "population")
+        settings[smoother] = Setting(drawing.noise, drawing.n, drawing.shape, c, kind, drawing.support, trial)
 
-    plans = [_Plan(s, settings[getattr(s, "smoother", "median")], run, allowed) for s in statements]
+    plans = [_Plan(s, settings[getattr(s, "smoother", "median")], run, drawing.memory) for s in statements]
 
     def take(asking: Sequence[_Plan]) -> list[Answer | None]:
         seen = pool(accumulator for plan in asking for accumulator in plan.needs())
         ranks_seen = seen.get(ExtremeRanks.key)
         if isinstance(ranks_seen, ExtremeRanks):
-            ranks_seen.memory = allowed
-        draw(
-            f,
-            y,
-            noise,
-            n=n,
-            stream="bounding",
-            accumulators=[*seen.values(), *([] if known is None else [Inside(known, shape)])],
-            output_shape=shape,
-            again="late" if pilot_draws else "both",
-            **how,
-        )
+            ranks_seen.memory = drawing.memory
+        drawing.draw(seen.values())
         return [plan.answer(seen) for plan in asking]
 
     answers = take(plans)
     again = [plan for plan, answer in zip(plans, answers, strict=True) if answer is None]
     if again:
-        total, done = total + n, done + n
         for plan in again:
             plan.floor = 0.0
         wider = iter(take(again))
@@ -320,7 +228,7 @@ def percentile_bounds(
         rho: radius > 0 in units of ‖·‖_Σ.
         p: percentile in (0, 1); .5 is the median.
         alpha: failure probability of the whole box.
-        **options: n, seed, support, pilot, batch_size, checkpoint, memory, progress: as in `ask`.
+        **options: of drawing, as in `ask`.
 
     Returns:
         `PercentileBounds` with `lower`, `upper`, `center` of shape (*output).
@@ -358,7 +266,7 @@ def mse_bound(
         method: for the median "coordinatewise" (T2) or "dimension-free" (T4), for the mean "spectral" (T11), or "best": the
             one that pilot draws let expect the least of; the result says which.
         smoother: "median" or "mean".
-        **options: n, seed, center, reference, support, pilot, batch_size, checkpoint, memory, progress: as in `ask`.
+        **options: of drawing, as in `ask`.
 
     Returns:
         `MSEBound`.
@@ -390,7 +298,7 @@ def certified_radius(
         f, y, noise: as in `ask`.
         tolerance: squared ℓ2 distance > 0, a sum over outputs, fixed before the draws.
         alpha, method, smoother: as in `mse_bound`.
-        **options: n, seed, center, reference, support, pilot, batch_size, checkpoint, memory, progress: as in `ask`.
+        **options: of drawing, as in `ask`.
 
     Returns:
         `CertifiedRadius` with `rho` and `ellipsoid`.
@@ -422,7 +330,7 @@ def bound_curve(
         alpha: failure probability of the whole curve if `simultaneous` (α split over the radii), else of each point.
         simultaneous: whether the curve as a whole is the statement.
         method, smoother: as in `mse_bound`.
-        **options: n, seed, center, reference, support, pilot, batch_size, checkpoint, memory, progress: as in `ask`.
+        **options: of drawing, as in `ask`.
 
     Returns:
         `BoundCurve` with `rhos` and `values`.
@@ -461,7 +369,7 @@ def deployed_bound(
         alpha: failure probability over the n draws.
         method: "replicas" (T5), "order statistics" or "dimension-free" (T6, for the median), or "best".
         smoother: "median" or "mean" of the K draws.
-        **options: n, seed, center, support, pilot, batch_size, checkpoint, memory, progress: as in `ask`.
+        **options: of drawing, as in `ask`.
 
     Returns:
         `DeployedBound`; `value` is an ℓ2 distance, not squared.
@@ -751,10 +659,6 @@ def _built(statement: MSE | Curve | Radius | Deployed, setting: Setting, alpha: 
 def _mean(trial: Tensor | None) -> Tensor:
     draws = cast(Tensor, trial)
     return mean(draws.double()).to(draws.dtype)
-
-
-def _pilot_draws(pilot: int | None, n: int) -> int:
-    return default_pilot(n) if pilot is None else _validate.count("pilot", pilot)
 
 
 def _check_method(smoother: str, method: str, registry: Mapping[tuple[str, str], Any] = METHODS) -> None:

@@ -3,14 +3,10 @@
 A fixed-n bound may be read once. Reading it after every batch and stopping when it pleases is wrong: somewhere on the way
 chance makes it pass. Two ways to look as often as one likes:
 
-*One event.* Is P[event] at most p₀? With s successes and f failures so far, and θ = u p₀,
-
-    M = ∫₀¹ u^s ((1 − u p₀)/(1 − p₀))^f  ½ u^{−1/2} du
-
-is a mixture of likelihood ratios against p₀. If P[event] ≥ p₀ it is a nonnegative supermartingale that starts at 1, so by
-Ville's inequality it *ever* reaches 1/α with probability at most α. Hence "yes" may be said the first time it does. Its
-counterpart, θ = v p₀ with weight ½ v^{−3/2} on v > 1, says "no". Each has half of α: a decision and the limits that are
-reported with it hold together. (Only one of the two decisions can be wrong; the limits can fail on either side.)
+*One event.* Is P[event] at most p₀? Evidence against "at least p₀" ever reaches 1/α with probability at most α
+(`certify.confidence.anytime`), so "yes" may be said the first time it does; its counterpart says "no". Each has half of α: a
+decision and the limits that are reported with it hold together. (Only one of the two decisions can be wrong; the limits can
+fail on either side.)
 
 *Many order statistics.* A coordinate-wise bound is taken at few draw counts, fixed beforehand and doubling, each with its
 share of half of α; the other half is for "no".
@@ -30,44 +26,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Unpack, cast
 
-import numpy as np
 import torch
-from scipy.special import betainc, betaincc, betaln
-from scipy.stats import binom
 from torch import Tensor
 
 from certify import _validate
 from certify._floats import grown, length
 from certify._records import Shown
 from certify._text import confidence, shown
-from certify.bounds.base import Evidence, Run, Setting, default_pilot, recorded
+from certify.bounds.base import Evidence, Run, Setting
 from certify.bounds.copies import EventBound, EventEvidence, LimitEvidence, StatisticBound
 from certify.bounds.dimension_free import LayersEvidence
-from certify.bounds.mse import CoordinatewiseMSE, MSEBound
+from certify.bounds.mse import MSEBound
 from certify.bounds.percentile import draws_needed, enough
-from certify.confidence import last_that_holds, quantile_guess
-from certify.montecarlo import Counts, ExtremeRanks, Function, Progress, draw, draw_all, median, row_distances
+from certify.confidence import stopped_event
+from certify.montecarlo import Function, median, row_distances
 from certify.montecarlo.processes import Processes
-from certify.noise import Noise, as_noise
-from certify.progress import as_progress
-from certify.statements.replicas import Asked
-from certify.support import Inside, Support, as_support
+from certify.noise import Noise
+from certify.statements.drawing import DecideMSEOptions, DecideOptions, Drawing
+from certify.statements.stopping import StoppedCount, StoppedRanks
 
-__all__ = [
-    "Decision",
-    "anytime_limit",
-    "decide_event",
-    "decide_mse",
-    "decide_statistic",
-    "log_evidence_above",
-    "log_evidence_below",
-    "looks",
-]
-
-# p₀ is known to 1e-12 from above only (`Noise.tails` rounds down); where a larger p₀ is the safe one it grows by this.
-_UP = 1 + 1e-11
+__all__ = ["Decision", "decide_event", "decide_mse", "decide_statistic"]
 
 
 @dataclass(frozen=True)
@@ -155,79 +135,7 @@ class Decision(Shown):
         return "certified" if self.decided == "yes" else "abstained"
 
 
-def log_evidence_below(successes: Any, n: Any, p0: float) -> Any:
-    """ln M against "P[event] ≥ p₀", for n draws with so many successes: large where the probability is below p₀.
-
-    Increases in p₀ and decreases in the successes. Arrays of counts give an array.
-    """
-    s, f = np.asarray(successes, dtype=float), np.subtract(n, successes, dtype=float)
-    with np.errstate(divide="ignore"):  # far above p₀ the integral underflows: no evidence
-        kernel = betaln(s + 0.5, f + 1) + np.log(betainc(s + 0.5, f + 1, p0))
-    return math.log(0.5) + kernel - (s + 0.5) * math.log(p0) - f * math.log1p(-p0)
-
-
-def log_evidence_above(successes: Any, n: Any, p0: float) -> Any:
-    """ln M against "P[event] ≤ p₀": large where the probability is above p₀. Without a success −∞ (in truth M ≤ 1).
-
-    Decreases in p₀ and increases in the successes.
-    """
-    s, f = np.asarray(successes, dtype=float), np.subtract(n, successes, dtype=float)
-    a = np.maximum(s, 1) - 0.5
-    with np.errstate(divide="ignore"):
-        kernel = betaln(a, f + 1) + np.log(betaincc(a, f + 1, p0))
-    found = math.log(0.5) + kernel - (s - 0.5) * math.log(p0) - f * math.log1p(-p0)
-    return np.where(s > 0, found, -np.inf)
-
-
-def anytime_limit(successes: int, n: int, alpha: float, side: str = "upper") -> float:
-    """A confidence limit of a probability that holds at all numbers of draws at once, rounded to the safe side.
-
-    Equation
-        P[ there is an n with p > limit(successes of n, n) ] ≤ α  (upper), whatever p is; the lower one likewise.
-
-    Reference
-        THEORY T3 (docs/theory/t03-sequential.md); Robbins (1970).
-
-    Args:
-        successes: how often the event was seen, 0 … n.
-        n: independent draws, ≥ 1.
-        alpha: failure probability of this one limit over all n.
-        side: "upper" or "lower".
-
-    >>> round(anytime_limit(0, 1000, 1e-3), 5)  # Clopper–Pearson, to be read once: 0.00688
-    0.00804
-    """
-    n, successes = _validate.count("n", n), _validate.count("successes", successes, minimum=0)
-    if successes > n:
-        raise ValueError(f"successes = {successes}: must be at most n = {n}")
-    alpha, side = _validate.probability("alpha", alpha), _validate.choice("side", side, ("upper", "lower"))
-    if side == "upper":
-        enough_at = _crossing(log_evidence_below, successes, n, alpha)
-        return 1.0 if successes == n else _bisected(enough_at, holds=1.0, fails=successes / n)
-    enough_at = _crossing(log_evidence_above, successes, n, alpha)
-    return 0.0 if successes == 0 else _bisected(enough_at, holds=0.0, fails=successes / n)
-
-
-def stopped_event(successes: int, n: int, noise: Noise, *, rho: float, replicas: int, alpha: float) -> float:
-    """The bound of P[event] within ‖δ‖_Σ ≤ ρ from a count that may have been stopped at any time (T5, T3)."""
-    upper = anytime_limit(successes, n, alpha)
-    return 1.0 if upper >= 1 else 1.0 - noise.tails(upper, rho, replicas).upper
-
-
-def looks(first: int, maximum: int, alpha: float) -> list[tuple[int, float]]:
-    """When to look, and with what α: at `first`, doubled until `maximum`, and there; equal shares that add up to α.
-
-    A look beyond two thirds of the maximum is left to the maximum.
-    """
-    counts = []
-    while 3 * first <= 2 * maximum:
-        counts.append(first)
-        first *= 2
-    counts.append(maximum)
-    return [(count, alpha / len(counts)) for count in counts]
-
-
-@_validate.suggests()
+@_validate.suggests(DecideOptions)
 def decide_event(
     event: Function,
     y: Tensor,
@@ -236,13 +144,8 @@ def decide_event(
     target: float,
     rho: float,
     replicas: int = 13,
-    n: int = 10_000,
     alpha: float = 1e-3,
-    seed: int = 0,
-    batch_size: int | None = None,
-    policy: str = "frozen",
-    function: str = "event happens",
-    progress: Progress | bool | None = None,
+    **options: Unpack[DecideOptions],
 ) -> Decision:
     """Can it be certified that an event has at most the probability `target`, whatever is done to the input? (T5, T3)
 
@@ -258,9 +161,9 @@ def decide_event(
         target: the probability to certify.
         rho: radius > 0 in units of ‖·‖_Σ.
         replicas: K, noisy copies that one event sees.
-        n: the most draws.
-        alpha: probability that anything in the answer is wrong, a "yes", a "no" or a limit, however often is looked.
-        seed, batch_size, policy, function, progress: as in `event_bound`. Drawing ends with a batch: smaller ones save more.
+        alpha: probability that anything in the answer is wrong, a "yes", a "no" or a limit, at any number of draws.
+        **options: of drawing: those of `certify.statements.drawing.Drawing`; n is the most draws. Drawing ends with a batch:
+            smaller ones save more.
 
     Returns:
         `Decision`; `value` is the bound of P[event].
@@ -270,22 +173,24 @@ def decide_event(
         RuntimeError: several processes draw; stopping early needs one.
     """
     target = _validate.probability("target", target)
-    asked = Asked(event, y, noise, rho, replicas, n, alpha, seed, "event", policy, function)
-    allowed = asked.noise.tails(target, asked.rho, asked.replicas).lower
-    seen = _Watched(allowed, asked.alpha / 2)
-    drawn = _drawn(asked, seen, batch_size, as_progress(progress))
+    rho, alpha = _validate.not_negative("rho", rho), _validate.failure("alpha", alpha)
+    replicas = _validate.count("replicas", replicas)
+    options.setdefault("function", "event happens")
+    drawing = Drawing(event, y, noise, called="event", replicas=replicas, **options)
+    counts = StoppedCount(drawing.noise.tails(target, rho, replicas).lower, alpha / 2)
     return _of_counts(
-        asked,
-        seen,
-        drawn,
+        drawing,
+        counts,
+        rho=rho,
+        alpha=alpha,
         quantity="event",
         limit=target,
         what=("the event", f"a probability of at most {shown(target, 'exact')}"),
-        evidence=lambda value: EventEvidence(0.0, value, asked.replicas, int(seen.ones)),
+        evidence=lambda value: EventEvidence(0.0, value, replicas, int(counts.ones)),
     )
 
 
-@_validate.suggests()
+@_validate.suggests(DecideOptions)
 def decide_statistic(
     statistic: Function,
     y: Tensor,
@@ -296,13 +201,8 @@ def decide_statistic(
     q: float = 0.95,
     side: str = "upper",
     replicas: int = 13,
-    n: int = 10_000,
     alpha: float = 1e-3,
-    seed: int = 0,
-    batch_size: int | None = None,
-    policy: str = "frozen",
-    function: str = "statistic",
-    progress: Progress | bool | None = None,
+    **options: Unpack[DecideOptions],
 ) -> Decision:
     """Can it be certified that a statistic keeps to a threshold with probability q, whatever is done? (T5, T3)
 
@@ -319,7 +219,7 @@ def decide_statistic(
         rho: radius > 0 in units of ‖·‖_Σ.
         q: probability over the deployment noise.
         side: "upper" (S ≤ threshold) or "lower" (S ≥ threshold).
-        replicas, n, alpha, seed, batch_size, policy, function, progress: as in `decide_event`.
+        replicas, alpha, **options: as in `decide_event`.
 
     Returns:
         `Decision`; `value` bounds the probability that S is beyond the threshold, `limit` is 1 − q.
@@ -329,76 +229,79 @@ def decide_statistic(
     """
     side, q = _validate.choice("side", side, ("upper", "lower")), _validate.probability("q", q)
     threshold = _validate.finite("threshold", threshold)
-    asked = Asked(statistic, y, noise, rho, replicas, n, alpha, seed, "statistic", policy, function)
+    rho, alpha = _validate.not_negative("rho", rho), _validate.failure("alpha", alpha)
+    replicas = _validate.count("replicas", replicas)
+    options.setdefault("function", "statistic")
+    drawing = Drawing(statistic, y, noise, called="statistic", replicas=replicas, **options)
     if side == "upper":
-        allowed = asked.noise.tails(q, asked.rho, asked.replicas).upper
+        allowed, ends = drawing.noise.tails(q, rho, replicas).upper, (-math.inf, threshold)
     else:
-        allowed = asked.noise.tails(1 - q, asked.rho, asked.replicas).lower
+        allowed, ends = drawing.noise.tails(1 - q, rho, replicas).lower, (threshold, math.inf)
     beyond = (lambda s: s > threshold) if side == "upper" else (lambda s: s < threshold)
-    seen = _Watched(allowed, asked.alpha / 2, beyond)
-    drawn = _drawn(asked, seen, batch_size, as_progress(progress))
-    ends = (-math.inf, threshold) if side == "upper" else (threshold, math.inf)
     return _of_counts(
-        asked,
-        seen,
-        drawn,
+        drawing,
+        StoppedCount(allowed, alpha / 2, beyond),
+        rho=rho,
+        alpha=alpha,
         quantity="statistic",
         limit=1 - q,
         what=("a statistic beyond the threshold", f"q = {shown(q, 'exact')}"),
-        evidence=lambda _: LimitEvidence(*ends, q, side, asked.replicas),
+        evidence=lambda _: LimitEvidence(*ends, q, side, replicas),
         q=q,
         side=side,
     )
 
 
 def _of_counts(
-    asked: Asked,
-    seen: _Watched,
-    drawn: int,
+    drawing: Drawing,
+    counts: StoppedCount,
     *,
+    rho: float,
+    alpha: float,
     quantity: str,
     limit: float,
     what: tuple[str, str],
     evidence: Callable[[float], Evidence],
     **of_statistic: Any,
 ) -> Decision:
-    """The decision about a probability at the deployed smoother, from how often something was seen (T5).
+    """Draws, and decides about a probability at the deployed smoother from how often something happened (T5).
 
     Args:
-        asked, seen, drawn: the question, the count, the draws that were made.
-        quantity, limit, of_statistic: fields of `Decision`.
+        drawing, counts: what is drawn and counted.
+        rho, alpha, quantity, limit, of_statistic: fields of `Decision`.
         what: was counted, and is wanted, in words.
         evidence: bound → what a certificate keeps, for "yes".
     """
-    yes, ones = seen.decided == "yes", int(seen.ones)
-    lower, upper = seen.limits()
-    value = stopped_event(ones, seen.count, asked.noise, rho=asked.rho, replicas=asked.replicas, alpha=asked.alpha / 2)
+    drawn, replicas, run = _until_decided(drawing, counts), drawing.replicas or 1, drawing.run()
+    yes, ones = counts.decided == "yes", int(counts.ones)
+    lower, upper = counts.limits()
+    value = stopped_event(ones, counts.count, drawing.noise, rho=rho, replicas=replicas, alpha=alpha / 2)
     value = min(value, limit) if yes else value
     return Decision(
-        decided=seen.decided,
+        decided=counts.decided,
         value=value,
         limit=limit,
-        rho=asked.rho,
-        alpha=asked.alpha,
-        replicas=asked.replicas,
-        n=seen.count,
+        rho=rho,
+        alpha=alpha,
+        replicas=replicas,
+        n=counts.count,
         drawn=drawn,
-        maximum=asked.n,
+        maximum=drawing.n,
         successes=ones,
-        allowed=seen.allowed,
+        allowed=counts.allowed,
         lower=lower,
         upper=upper,
         quantity=quantity,
         theorem="T5",
         method="replicas",
-        reason=asked.run.remark if yes else _why(seen, asked.alpha, *what),
+        reason=run.remark if yes else _reason(counts, alpha, *what),
         evidence=evidence(value) if yes else None,
-        run=replace(asked.run, n=drawn),
+        run=replace(run, n=drawn),
         **of_statistic,
     )
 
 
-@_validate.suggests()
+@_validate.suggests(DecideMSEOptions)
 def decide_mse(
     f: Function,
     y: Tensor,
@@ -408,16 +311,8 @@ def decide_mse(
     rho: float,
     method: str = "coordinatewise",
     level: float | None = None,
-    n: int = 10_000,
     alpha: float = 1e-3,
-    seed: int = 0,
-    center: Tensor | None = None,
-    support: Any = None,
-    pilot: int | None = None,
-    batch_size: int | None = None,
-    policy: str = "frozen",
-    function: str = "f",
-    progress: Progress | bool | None = None,
+    **options: Unpack[DecideMSEOptions],
 ) -> Decision:
     """Can it be certified that the median-smoothed output stays within a squared distance? (T2, T4, T3)
 
@@ -435,10 +330,8 @@ def decide_mse(
         rho: radius > 0 in units of ‖·‖_Σ.
         method: "coordinatewise" (T2) or "dimension-free" (T4 with one level q).
         level: q in (½, 1) for "dimension-free"; None: the one that pilot draws let decide soonest.
-        n: the most draws, pilot apart.
         alpha: probability that anything in the answer is wrong.
-        center, support, pilot: as in `mse_bound`; the support serves "coordinatewise" only.
-        seed, batch_size, policy, function, progress: as in `decide_event`.
+        **options: of drawing, as in `decide_event`, and center, support and pilot; the support serves "coordinatewise" only.
 
     Returns:
         `Decision`.
@@ -453,130 +346,73 @@ def decide_mse(
         raise ValueError(f"level = {level!r}: must be in (½, 1)")
     if level is not None and method == "coordinatewise":
         raise ValueError(f"level = {level!r}: only 'dimension-free' has one")
-    alpha, n, seed = _validate.failure("alpha", alpha), _validate.count("n", n), _validate.seed_value(seed)
-    y = _validate.own_tensor("y", y)
-    noise = as_noise(noise, y)
-    f = _validate.function("f", f)
-    recorded(policy, function)
-    known = as_support(support)
-    if center is not None:
-        center = _validate.own_tensor("center", center)
-    needs_pilot = center is None or (method == "dimension-free" and level is None)
-    pilots = default_pilot(n) if pilot is None else _validate.count("pilot", pilot)
-    pilots = pilots if needs_pilot else 0
-    _alone()
-    report = as_progress(progress)
-
-    def tick(now: int, _: int) -> None:
-        if report is not None:
-            report(now, n + pilots)
-
-    how: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
-    trial = draw_all(f, y, noise, n=pilots, stream="pilot", progress=tick, again="early", **how) if pilots else None
-    if trial is not None:
-        shape = tuple(trial.shape[1:])
-        if center is not None and tuple(center.shape) != shape:
-            raise ValueError(f"center has shape {tuple(center.shape)}: must be {shape}, the shape of f's output")
-        center = median(trial) if center is None else center
-    if center is None:
-        raise ValueError("center = None: must be given where there are no pilot draws")
-    shape = tuple(center.shape)
-    if known is not None:
-        inside = Inside(known, shape)
-        if trial is not None:
-            inside.update(trial)
-    run = Run.of(y, noise, n=n, seed=seed, pilot=pilots, policy=policy, support=known, function=function)
-    question = _Distance(tolerance, rho, alpha, n, run, center, trial)
-
-    def make(seen: _Watched | _Looks) -> int:
-        return _counted(
-            f,
-            y,
-            noise,
-            n=n,
-            seen=seen,
-            shape=shape,
-            support=known,
-            progress=lambda now, _: tick(pilots + now, n),
-            **how,
-        )
-
+    alpha = _validate.failure("alpha", alpha)
+    drawing = Drawing(f, y, noise, **options)
+    _single_process()
+    trial = drawing.pilot_draws(method == "dimension-free" and level is None)
+    center = median(cast(Tensor, trial)) if drawing.center is None else drawing.center
+    question = _Distance(drawing, tolerance, rho, alpha, center)
     if method == "coordinatewise":
-        return question.coordinatewise(make)
-    return question.dimension_free(make, level)
+        return question.coordinatewise()
+    return question.dimension_free(question.best_level(cast(Tensor, trial)) if level is None else level)
 
 
 @dataclass(frozen=True, eq=False)
 class _Distance:
-    """The question of `decide_mse`, its arguments checked and its pilot drawn."""
+    """The question of `decide_mse`, its pilot drawn."""
 
+    drawing: Drawing
     tolerance: float
     rho: float
     alpha: float
-    n: int
-    run: Run
     center: Tensor
-    pilot: Tensor | None
 
-    def coordinatewise(self, make: Callable[[_Looks], int]) -> Decision:
+    def coordinatewise(self) -> Decision:
         """T2 at doubling numbers of draws."""
-        noise = self.run.noise
-        setting = Setting(noise, self.n, tuple(self.center.shape), self.center, "center", self.run.support)
-        seen = _Looks(setting, self.tolerance, self.rho, self.alpha / 2)
-        drawn = make(seen)
-        needed = draws_needed(noise.tails(0.5, self.rho), self.alpha / (4 * setting.outputs))
-        if seen.decided == "no":
+        n, noise = self.drawing.n, self.drawing.noise
+        setting = Setting(noise, n, tuple(self.center.shape), self.center, "center", self.drawing.support)
+        bounds = StoppedRanks(setting, self.tolerance, self.rho, self.alpha / 2)
+        drawn = _until_decided(self.drawing, bounds)
+        rho, tolerance = shown(self.rho, "exact"), shown(self.tolerance, "exact")
+        if bounds.decided == "yes":
+            reason = ""
+        elif bounds.decided == "no":
             reason = (
                 f"with confidence {confidence(self.alpha)} the coordinate-wise bound exceeds "
-                f"{shown(self.tolerance, 'exact')} at ρ = {shown(self.rho, 'exact')}, whatever the number of draws"
+                f"{tolerance} at ρ = {rho}, whatever the number of draws"
             )
-        elif math.isfinite(seen.value):
-            limit = shown(self.tolerance, "exact")
-            reason = f"from n = {self.n} draws the bound is {shown(seen.value, 'up')} > tolerance {limit}"
+        elif math.isfinite(bounds.value):
+            reason = f"from n = {n} draws the bound is {shown(bounds.value, 'up')} > tolerance {tolerance}"
         else:
-            reason = f"n = {self.n} draws give no finite bound at ρ = {shown(self.rho, 'exact')}: {enough(needed)}"
-        return self._decision(
-            "coordinatewise", "T2", seen, drawn, seen.value, "" if seen.decided == "yes" else reason, seen.evidence
-        )
+            needed = draws_needed(noise.tails(0.5, self.rho), self.alpha / (4 * setting.outputs))
+            reason = f"n = {n} draws give no finite bound at ρ = {rho}: {enough(needed)}"
+        return self._decision("coordinatewise", "T2", bounds, drawn, bounds.value, reason, bounds.evidence)
 
-    def dimension_free(self, make: Callable[[_Watched], int], level: float | None) -> Decision:
-        """T4 with one level: the event that f is further than R₀ from c."""
-        noise, center = self.run.noise, self.center
-        q = self._level() if level is None else level
+    def dimension_free(self, q: float) -> Decision:
+        """T4 with one level q: the event that f is further than R₀ from c."""
+        center = self.center
         # A sum of m squares is good to m/2 ulp, far below this.
         reach = math.sqrt(self.tolerance) * math.sqrt((q - 0.5) / q) * (1 - 1e-10)
 
         def leaves(outputs: Tensor) -> Tensor:
             return grown(length(row_distances(outputs, center), dim=1), 1e-10) > reach
 
-        seen = _Watched(noise.tails(q, self.rho).upper, self.alpha / 2, leaves)
-        drawn = make(seen)
-        yes = seen.decided == "yes"
-        reason = _why(
-            seen,
-            self.alpha,
-            f"a distance beyond {shown(reach, 'down')}",
-            f"squared distance {shown(self.tolerance, 'exact')} (T4, level {shown(q, 'down', 4)})",
-        )
-        evidence = LayersEvidence(
-            center,
-            torch.tensor([q], dtype=torch.float64),
-            torch.tensor([[reach]], dtype=torch.float64),
-            False,
-            center,
-        )
-        value = self.tolerance if yes else math.inf
-        return self._decision("dimension-free", "T4", seen, drawn, value, reason, evidence if yes else None)
+        counts = StoppedCount(self.drawing.noise.tails(q, self.rho).upper, self.alpha / 2, leaves)
+        drawn = _until_decided(self.drawing, counts)
+        wanted = f"squared distance {shown(self.tolerance, 'exact')} (T4, level {shown(q, 'down', 4)})"
+        reason = _reason(counts, self.alpha, f"a distance beyond {shown(reach, 'down')}", wanted)
+        limits = torch.tensor([q], dtype=torch.float64), torch.tensor([[reach]], dtype=torch.float64)
+        evidence = LayersEvidence(center, *limits, False, center)
+        value = self.tolerance if counts.decided == "yes" else math.inf
+        return self._decision("dimension-free", "T4", counts, drawn, value, reason, evidence)
 
-    def _level(self) -> float:
+    def best_level(self, pilot: Tensor) -> float:
         """The level whose event pilot draws let decide soonest: the largest KL(P[beyond R₀] ‖ p₀), if it is below p₀."""
-        if self.pilot is None:
-            raise ValueError("level = None: must be given where there are no pilot draws")
-        away = length(row_distances(self.pilot, self.center), dim=1)
+        away = length(row_distances(pilot, self.center), dim=1)
         best, chosen = -math.inf, 0.75
         for q in torch.linspace(0.51, 0.99, 97, dtype=torch.float64).tolist():
             often = float((away > math.sqrt(self.tolerance) * math.sqrt((q - 0.5) / q)).sum() + 0.5) / (len(away) + 1)
-            p0 = max(self.run.noise.tails(q, self.rho).upper, 1e-300)
+            p0 = max(self.drawing.noise.tails(q, self.rho).upper, 1e-300)
             speed = often * math.log(often / p0) + (1 - often) * (math.log1p(-often) - math.log1p(-p0))
             speed = speed if often < p0 else -speed
             if speed > best:
@@ -587,13 +423,14 @@ class _Distance:
         self,
         method: str,
         theorem: str,
-        seen: _Watched | _Looks,
+        seen: StoppedCount | StoppedRanks,
         drawn: int,
         value: float,
         reason: str,
         evidence: Evidence | None,
     ) -> Decision:
-        lower, upper = seen.limits() if isinstance(seen, _Watched) else (None, None)
+        counts, run = seen if isinstance(seen, StoppedCount) else None, self.drawing.run()
+        lower, upper = counts.limits() if counts else (None, None)
         return Decision(
             decided=seen.decided,
             value=value,
@@ -603,232 +440,53 @@ class _Distance:
             replicas=1,
             n=seen.count,
             drawn=drawn,
-            maximum=self.n,
-            successes=int(seen.ones) if isinstance(seen, _Watched) else None,
-            allowed=seen.allowed if isinstance(seen, _Watched) else None,
+            maximum=self.drawing.n,
+            successes=int(counts.ones) if counts else None,
+            allowed=counts.allowed if counts else None,
             lower=lower,
             upper=upper,
             quantity="mse",
             theorem=theorem,
             method=method,
-            reason=reason or self.run.remark,
+            reason=reason or run.remark,
             evidence=evidence if seen.decided == "yes" else None,
-            run=replace(self.run, n=drawn),
+            run=replace(run, n=drawn),
             center=self.center,
         )
 
 
-class _Watched(Counts):
-    """Counts an event, draw by draw, until it is decided whether its probability is at most `allowed`.
-
-    Args:
-        allowed: p₀, rounded down.
-        alpha: failure probability of "yes" and the upper limit, and again of "no" and the lower one.
-        happens: outputs (b, *output) → (b,) booleans; None: the outputs are 0 or 1 themselves.
-    """
-
-    def __init__(self, allowed: float, alpha: float, happens: Callable[[Tensor], Tensor] | None = None) -> None:
-        super().__init__()
-        self.allowed, self.alpha, self.happens = allowed, alpha, happens
-        self.decided = "undecided"
-
-    def widened(self, other: Counts) -> _Watched:
-        return _Watched(self.allowed, self.alpha, self.happens)
-
-    def update(self, outputs: Tensor) -> None:
-        if self.decided != "undecided":
-            return
-        if self.happens is not None:
-            outputs = self.happens(outputs).to(outputs.dtype)
-        n = self.count + np.arange(1, outputs.shape[0] + 1)
-        before = int(self.ones)
-        super().update(outputs)  # checks that they are 0 or 1
-        successes = before + outputs.to("cpu", torch.int64).cumsum(dim=0).numpy()
-        yes, no = np.zeros(len(n), dtype=bool), np.zeros(len(n), dtype=bool)
-        if self.allowed > 0:
-            yes = log_evidence_below(successes, n, self.allowed) >= _enough(n, self.alpha)
-        least = max(self.allowed * _UP, 1e-300)
-        if least < 1:
-            no = log_evidence_above(successes, n, least) >= _enough(n, self.alpha)
-        found = np.flatnonzero(yes | no)
-        if len(found):
-            first = int(found[0])
-            self.decided = "yes" if yes[first] else "no"
-            self.count, self.ones = int(n[first]), int(successes[first])
-
-    def limits(self) -> tuple[float, float]:
-        """Limits of the probability, each valid with probability 1 − α wherever drawing ended, together with its decision."""
-        ones = int(self.ones)
-        return anytime_limit(ones, self.count, self.alpha, "lower"), anytime_limit(ones, self.count, self.alpha)
-
-
-class _Looks(ExtremeRanks):
-    """Takes the coordinate-wise bound at the numbers of draws that `looks` names, and stops at the first that decides.
-
-    "Yes" by the bound itself. "No" by its mirror image: order statistics on the *inner* side of the percentiles at p^±, at
-    which already the population's own bound Σ_i max{(U_i − c_i)², (c_i − L_i)²} exceeds the tolerance.
-    """
-
-    def __init__(self, setting: Setting, tolerance: float, rho: float, alpha: float) -> None:
-        self.setting, self.tolerance, self.rho, self.alpha = setting, tolerance, rho, alpha
-        self.value, self.decided = math.inf, "undecided"
-        self.evidence: Evidence | None = None
-        self.tails = setting.noise.tails(0.5, rho)
-        first = draws_needed(self.tails, alpha / (2 * setting.outputs)) or setting.n
-        # More looks leave less for each, and so take more draws before the first is worth it.
-        first = draws_needed(self.tails, looks(first, setting.n, alpha)[0][1] / (2 * setting.outputs)) or setting.n
-        self.plan = [
-            (count, share, CoordinatewiseMSE(replace(setting, n=count), share, rho))
-            for count, share in looks(min(first, setting.n), setting.n, alpha)
-        ]
-        self.inner = [
-            tuple(_inner_rank(count, tail, share / (2 * setting.outputs)) for tail in self.tails)
-            for count, share, _ in self.plan
-        ]
-        ranks = [need for _, _, method in self.plan for need in method.needs(rho) if isinstance(need, ExtremeRanks)]
-        super().__init__(
-            max([need.low for need in ranks] + [low for low, _ in self.inner]),
-            max([need.high for need in ranks] + [high for _, high in self.inner]),
-        )
-        self._next = 0
-
-    def widened(self, other: ExtremeRanks) -> _Looks:
-        return _Looks(self.setting, self.tolerance, self.rho, self.alpha)
-
-    def update(self, outputs: Tensor) -> None:
-        rest = outputs
-        while rest.shape[0] and self.decided == "undecided" and self._next < len(self.plan):
-            count, _, method = self.plan[self._next]
-            room = count - self.count
-            super().update(rest[:room])
-            rest = rest[room:]
-            if self.count == count:
-                self._look(method, *self.inner[self._next])
-                self._next += 1
-
-    def _look(self, method: CoordinatewiseMSE, low: int, high: int) -> None:
-        evaluation = method.at(self.rho, {self.key: self})
-        self.value, self.evidence = evaluation.value, evaluation.evidence
-        if self.value <= self.tolerance:
-            self.decided = "yes"
-        elif self._at_least(low, high) > self.tolerance:
-            self.decided = "no"
-
-    def _at_least(self, low: int, high: int) -> float:
-        """What the population's bound is at least; ranks from either end, 0: none."""
-        center = self.setting.center.to("cpu", torch.float64)
-        zeta = torch.zeros_like(center)
-        if high:
-            zeta = torch.maximum(zeta, (self.largest(high).to("cpu", torch.float64) - center).clamp(min=0).square())
-        if low:
-            zeta = torch.maximum(zeta, (center - self.smallest(low).to("cpu", torch.float64)).clamp(min=0).square())
-        least = float(zeta.sum()) * (1 - 4e-16 * max(zeta.numel(), 1))
-        support = self.setting.support
-        return least if support is None else min(least, support.median_cap(self.setting.center))
-
-
-def _inner_rank(n: int, tail: float, alpha: float) -> int:
-    """The smallest t with P[Bin(n, tail) ≥ t] ≤ α: the t-th draw from the end lies inside the percentile (T3); 0: none."""
-    tail = min(1.0, tail * _UP)
-    limit = alpha * (1 - 1e-10 - 2e-16 * n)
-    guess = n - quantile_guess(n, 1 - tail, limit)
-    t = last_that_holds(lambda t: t == 0 or binom.sf(t - 1, n, tail) > limit, n, guess) + 1
-    return t if t <= n else 0
-
-
-def _enough(n: Any, alpha: float) -> Any:
-    """What ln M must reach: ln 1/α, and the rounding of a sum of terms of the size n ln n."""
-    return -math.log(alpha) + 1e-9 + 1e-14 * np.asarray(n, dtype=float)
-
-
-def _crossing(evidence: Callable[[Any, Any, float], Any], s: int, n: int, alpha: float) -> Callable[[float], bool]:
-    return lambda p0: bool(evidence(s, n, p0) >= _enough(n, alpha))
-
-
-def _bisected(enough_at: Callable[[float], bool], *, holds: float, fails: float) -> float:
-    """The end of the stretch from `holds` on which there is evidence enough; a number at which there is, or `holds`."""
-    for _ in range(2000):
-        middle = (holds + fails) / 2
-        if not min(holds, fails) < middle < max(holds, fails) or abs(holds - fails) <= 1e-13 * middle:
-            break
-        holds, fails = (middle, fails) if enough_at(middle) else (holds, middle)
-    return holds
-
-
-def _drawn(asked: Asked, seen: _Watched, batch_size: int | None, progress: Progress | None) -> int:
-    """Draws the statistic until it is decided; how many draws were made."""
-    _alone()
-    copies = asked.y.expand(asked.replicas, *asked.y.shape)
-    return _counted(
-        asked.statistic,
-        copies,
-        asked.noise,
-        n=asked.n,
-        seed=asked.seed,
-        seen=seen,
-        batch_size=batch_size,
-        shape=(),
-        progress=progress,
-        called=asked.name,
-    )
-
-
-def _counted(
-    f: Function,
-    y: Tensor,
-    noise: Noise,
-    *,
-    n: int,
-    seed: int,
-    seen: _Watched | _Looks,
-    batch_size: int | None,
-    shape: tuple[int, ...],
-    progress: Progress | None,
-    support: Support | None = None,
-    called: str = "f",
-) -> int:
-    made = 0
+def _until_decided(drawing: Drawing, seen: StoppedCount | StoppedRanks) -> int:
+    """Draws until `seen` has decided; how many draws were made."""
+    drawn = 0
+    _single_process()
 
     def until(done: int) -> bool:
-        nonlocal made
-        made = done
+        nonlocal drawn
+        drawn = done
         return seen.decided != "undecided"
 
-    draw(
-        f,
-        y,
-        noise,
-        n=n,
-        seed=seed,
-        stream="bounding",
-        accumulators=[seen, *([] if support is None else [Inside(support, shape)])],
-        batch_size=batch_size,
-        output_shape=shape,
-        progress=progress,
-        until=until,
-        called=called,
-    )
-    return made
+    drawing.draw([seen], until)
+    return drawn
 
 
-def _alone() -> None:
+def _single_process() -> None:
     """Several processes would each come to a decision of their own from draws of their own."""
     count = Processes.current().count
     if count > 1:
         raise RuntimeError(f"{count} processes draw: stopping early needs a single one")
 
 
-def _why(seen: _Watched, alpha: float, what: str, wanted: str) -> str:
-    if seen.decided == "yes":
+def _reason(counts: StoppedCount, alpha: float, what: str, wanted: str) -> str:
+    if counts.decided == "yes":
         return ""
-    ones = int(seen.ones)
-    if seen.decided == "no":
+    ones = int(counts.ones)
+    if counts.decided == "no":
         return (
-            f"{what}, seen in {ones} of the first {seen.count} draws, has with confidence {confidence(alpha)} a probability "
-            f"above {shown(seen.allowed, 'down', 4)} at the input itself, the most with which {wanted} can be certified by "
+            f"{what}, seen in {ones} of the first {counts.count} draws, has with confidence {confidence(alpha)} a probability "
+            f"above {shown(counts.allowed, 'down', 4)} at the input itself, the most with which {wanted} can be certified by "
             "any number of draws"
         )
     return (
-        f"{what}, seen in {ones} of {seen.count} draws: that its probability is at most {shown(seen.allowed, 'up', 4)} is "
+        f"{what}, seen in {ones} of {counts.count} draws: that its probability is at most {shown(counts.allowed, 'up', 4)} is "
         "neither shown nor excluded"
     )

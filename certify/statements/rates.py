@@ -18,8 +18,7 @@ import hashlib
 import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -27,20 +26,18 @@ from torch import Tensor
 from certify import _validate
 from certify._records import Record
 from certify.bounds.rates import RateOver
-from certify.montecarlo import BLOCK, Counts, Function, Progress, generator
-from certify.montecarlo.checkpoint import Checkpoint, as_checkpoint
+from certify.montecarlo import BLOCK, Function, count_events, generator
 from certify.montecarlo.engine import accepts_generator
-from certify.montecarlo.processes import Kept, Processes
-from certify.montecarlo.repeated import compare, few_together
+from certify.montecarlo.repeated import few_together
 from certify.noise import GaussianNoise, Noise
-from certify.progress import as_progress
+from certify.statements.drawing import Draws, RateOptions
 
-__all__ = ["Asked", "Block", "event_rate_over"]
+__all__ = ["Block", "RateDraws", "event_rate_over"]
 
 DEFAULT_BATCH = 256
 
 
-@_validate.suggests()
+@_validate.suggests(RateOptions)
 def event_rate_over(
     events: Sequence[Function],
     ys: Sequence[Tensor],
@@ -48,13 +45,9 @@ def event_rate_over(
     *,
     rhos: Sequence[float],
     replicas: int | Sequence[int] = 13,
-    n: int = 10_000,
     alpha: float = 1e-3,
     two_sided: bool = False,
-    seed: int = 0,
-    batch_size: int | None = None,
-    checkpoint: Checkpoint | str | Path | None = None,
-    progress: Progress | bool | None = None,
+    **options: Unpack[RateOptions],
 ) -> RateOver:
     """The mean probability of an event over several inputs, whatever is done to each of them (T5, corollary).
 
@@ -71,14 +64,11 @@ def event_rate_over(
         noises: one `GaussianNoise` (or number: isotropic) for each, or one for all. Without any σ > 0, δ = 0 alone is covered.
         rhos: radii > 0, increasing; the bound at others is `RateOver.at`.
         replicas: K_i, one for each or one for all; the bound is for the largest.
-        n: draws.
-        alpha: failure probability over these draws, of the statement at all radii together.
+        alpha: failure probability over the n draws, of the statement at all radii together.
         two_sided: bound the mean from below, too; α is then shared.
-        seed: of all draws. The result depends on the set of inputs, not on their order (but for several events at one input
-            with one noise and K, which nothing else tells apart).
-        batch_size: draws made together; None: 256. The result does not depend on it.
-        checkpoint: where to keep the count, and to go on from. Its `function` should say what the events are.
-        progress: True: a bar; or a function that is called with (draws done, n).
+        **options: of drawing: those of `certify.statements.drawing.Draws`. The result depends on the set of inputs, not on
+            their order (but for several events at one input with one noise and K, which nothing else tells apart). The
+            `function` of a checkpoint should say what the events are.
 
     Returns:
         `RateOver`.
@@ -96,14 +86,12 @@ def event_rate_over(
     for name, values in (("ys", ys), ("noises", each), ("replicas", copies)):
         if len(values) != count:
             raise ValueError(f"{name} has {len(values)} entries for {count} events: must be one an event")
-    asked = Asked(ys, each, copies, rhos, n, alpha, two_sided, seed)
+    drawing = RateDraws(ys, each, copies, rhos, alpha, two_sided, **options)
 
     def verdicts(blocks: Sequence[Block]) -> Tensor:
         return torch.cat([_of_events(functions, block) for block in blocks])
 
-    return asked.counted(
-        verdicts, DEFAULT_BATCH if batch_size is None else batch_size, checkpoint, as_progress(progress)
-    )
+    return drawing.counted(verdicts, DEFAULT_BATCH if drawing.batch_size is None else drawing.batch_size)
 
 
 @dataclass(frozen=True)
@@ -125,13 +113,14 @@ class Block(Record):
     again: str = ""
 
 
-class Asked:
-    """The checked arguments of a statement about several prompts, and the pass that draws them.
+class RateDraws(Draws):
+    """The checked arguments of a statement about several inputs, and its draws, each at one of them.
 
     Args:
         ys, noises, copies: an entry a prompt.
-        rhos, n, alpha, two_sided, seed: as in `event_rate_over`.
+        rhos, alpha, two_sided: as in `event_rate_over`.
         about: what else decides the draws, for checkpoints.
+        **options: as in `Draws`.
     """
 
     def __init__(
@@ -140,19 +129,18 @@ class Asked:
         noises: Sequence[Noise | float],
         copies: Sequence[int],
         rhos: Sequence[float],
-        n: int,
         alpha: float,
         two_sided: bool,
-        seed: int,
         about: str = "",
+        **options: Unpack[RateOptions],
     ) -> None:
+        super().__init__(**options)
         if not ys:
             raise ValueError("ys is empty: must hold at least one input")
         self.ys = [_validate.own_tensor(f"ys[{i}]", y) for i, y in enumerate(ys)]
         self.noises = [_gaussian(i, noise) for i, noise in enumerate(noises)]
         self.copies = [_validate.count(f"replicas[{i}]", k) for i, k in enumerate(copies)]
-        self.rhos, self.n = _validate.increasing("rhos", rhos), _validate.count("n", n)
-        self.alpha, self.seed = _validate.failure("alpha", alpha), _validate.seed_value(seed)
+        self.rhos, self.alpha = _validate.increasing("rhos", rhos), _validate.failure("alpha", alpha)
         self.two_sided = _validate.flag("two_sided", two_sided)
         sigmas = [noise.sigma_for(y.shape) for y, noise in zip(self.ys, self.noises, strict=True)]
         self.unperturbed = sum(not bool((sigma > 0).any()) for sigma in sigmas)
@@ -161,45 +149,37 @@ class Asked:
         self._order = sorted(range(len(names)), key=names.__getitem__)
         self._about = hashlib.sha256(b"".join([about.encode(), *sorted(names)])).digest()
 
-    def counted(
-        self,
-        verdicts: Callable[[Sequence[Block]], Tensor],
-        batch: int,
-        checkpoint: Checkpoint | str | Path | None,
-        progress: Progress | None,
-    ) -> RateOver:
+    def counted(self, verdicts: Callable[[Sequence[Block]], Tensor], batch: int) -> RateOver:
         """Draws, and counts how often the verdict was 1.
 
         Args:
             verdicts: blocks → a 0/1 for each of their draws, in their order.
             batch: draws handed to it together, about; at least a block.
-            checkpoint, progress: as in `event_rate_over`.
         """
-        together = max(1, _validate.count("batch", batch) // BLOCK)
-        seen, keep = Counts(), as_checkpoint(checkpoint)
-        kept = Kept([seen], Processes(0, 1))
-        if keep is not None:
-            about = torch.tensor(list(self._about), dtype=torch.uint8)
-            keep.open(about, None, n=self.n, seed=self.seed, stream="choosing", kept=kept)
-            keep.resume(kept, ())
-        blocks, remembered = -(-self.n // BLOCK), None
-        with torch.no_grad():
-            for first in range(-(-seen.count // BLOCK), blocks, together):
-                found = verdicts([self._block(i) for i in range(first, min(first + together, blocks))])
-                if remembered is None:
-                    remembered = found[:BLOCK], first
-                    self._look(*remembered, verdicts, "early")
-                if first + together >= blocks:  # before it is kept: a run that has all its draws looks at none
-                    self._look(*remembered, verdicts, "late")
-                seen.update(found)
-                if keep is not None:
-                    keep.save(0, 0, kept, (), always=True)
-                if progress is not None:
-                    progress(seen.count, self.n)
+
+        def happens(numbers: range) -> Tensor:
+            return verdicts([self._block(first // BLOCK) for first in numbers[::BLOCK]])
+
+        def again(numbers: range, when: str) -> Tensor:
+            return verdicts([replace(self._block(numbers.start // BLOCK), again=when)])
+
+        counts = count_events(
+            happens,
+            n=self.n,
+            together=batch,
+            unit=BLOCK,
+            about=torch.tensor(list(self._about), dtype=torch.uint8),
+            seed=self.seed,
+            stream="choosing",
+            checkpoint=self.checkpoint,
+            progress=self.progress,
+            again=again,
+            roundoff=torch.finfo(self.ys[0].dtype).eps,
+        )
         return RateOver(
             prompts=len(self.ys),
             unperturbed=self.unperturbed,
-            successes=int(seen.ones),
+            successes=int(counts.ones),
             n=self.n,
             replicas=max(self.copies),
             alpha=self.alpha,
@@ -207,14 +187,6 @@ class Asked:
             rhos=self.rhos,
             seed=self.seed,
         )
-
-    def _look(self, found: Tensor, number: int, verdicts: Callable[[Sequence[Block]], Tensor], again: str) -> None:
-        """Evaluates a block again, by itself and with the same generators: see `certify.montecarlo.repeated`."""
-
-        def evaluate() -> Tensor:
-            return verdicts([replace(self._block(number), again=again)])
-
-        compare(found, evaluate(), torch.finfo(self.ys[0].dtype).eps, evaluate, called="events")
 
     def _block(self, number: int) -> Block:
         first = number * BLOCK
@@ -233,7 +205,7 @@ class Asked:
 
 
 def _of_events(events: Sequence[Function], block: Block) -> Tensor:
-    seen = torch.zeros(block.count, dtype=torch.float64)
+    verdicts = torch.zeros(block.count, dtype=torch.float64)
     groups: list[tuple[int, Tensor, Tensor]] = []
     for i, rows, z in block.groups:
         # Afterwards rows are in other company, but for a random event, whose generator gives them their parts in order.
@@ -247,8 +219,8 @@ def _of_events(events: Sequence[Function], block: Block) -> Tensor:
         if not isinstance(made, Tensor) or tuple(made.shape) != (len(rows),):
             what = f"shape {tuple(made.shape)}" if isinstance(made, Tensor) else f"a {type(made).__name__}"
             raise ValueError(f"events[{i}] returned {what}: must return a tensor of shape ({len(rows)},), one a draw")
-        seen[rows] = made.detach().to("cpu", torch.float64)
-    return seen
+        verdicts[rows] = made.detach().to("cpu", torch.float64)
+    return verdicts
 
 
 def _gaussian(i: int, noise: Noise | float) -> GaussianNoise:

@@ -11,28 +11,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from certify import _validate
-from certify._floats import length, mean
+from certify._floats import length
 from certify._text import shown
-from certify.bounds.base import Run, recorded
 from certify.bounds.copies import EventBound, StatisticBound, event_interval, statistic_limits
 from certify.bounds.percentile import enough
-from certify.montecarlo import Accumulator, Counts, ExtremeRanks, Function, Progress, draw, median
-from certify.montecarlo.checkpoint import Checkpoint, as_checkpoint
-from certify.noise import Noise, as_noise
-from certify.progress import as_progress
+from certify.montecarlo import Counts, ExtremeRanks, Function, smoothed
+from certify.noise import Noise
+from certify.statements.drawing import Drawing, StatisticOptions
 
-__all__ = ["SIDES", "Asked", "deployed_distance", "event_bound", "statistic_bound"]
+__all__ = ["SIDES", "deployed_distance", "event_bound", "statistic_bound"]
 
 SIDES = ("upper", "lower", "two-sided")
 
 
-@_validate.suggests()
+@_validate.suggests(StatisticOptions)
 def statistic_bound(
     statistic: Function,
     y: Tensor,
@@ -42,14 +40,8 @@ def statistic_bound(
     q: float = 0.95,
     side: str = "upper",
     replicas: int = 13,
-    n: int = 10_000,
     alpha: float = 1e-3,
-    seed: int = 0,
-    batch_size: int | None = None,
-    policy: str = "frozen",
-    function: str = "statistic",
-    checkpoint: Checkpoint | str | Path | None = None,
-    progress: Progress | bool | None = None,
+    **options: Unpack[StatisticOptions],
 ) -> StatisticBound:
     """A limit that a statistic of the deployed smoother keeps with probability q, whatever is done to the input (T5, T3).
 
@@ -67,10 +59,8 @@ def statistic_bound(
         q: probability over the deployment noise.
         side: "upper", "lower" (S ≥ value with probability ≥ q) or "two-sided".
         replicas: K, noisy copies that one value of S sees; 13 in the paper.
-        n: draws of S; each takes K fresh copies.
-        alpha: failure probability over these draws.
-        seed, batch_size, checkpoint, progress: as in `certify.statements.ask.ask`; `batch_size` counts values of S.
-        policy, function: covariance policy, and what S is called, for the record.
+        alpha: failure probability over the n draws of S, each of K fresh copies.
+        **options: of drawing: those of `certify.statements.drawing.Drawing`.
 
     Returns:
         `StatisticBound`.
@@ -79,12 +69,14 @@ def statistic_bound(
         ValueError, TypeError: an argument out of range, or S not a finite function to shape (b,).
     """
     side, q = _validate.choice("side", side, SIDES), _validate.probability("q", q)
-    asked = Asked(statistic, y, noise, rho, replicas, n, alpha, seed, "statistic", policy, function)
-    lower, upper = statistic_limits(
-        asked.n, asked.noise, q=q, side=side, rho=asked.rho, replicas=asked.replicas, alpha=asked.alpha
-    )
+    rho, alpha = _validate.not_negative("rho", rho), _validate.failure("alpha", alpha)
+    replicas = _validate.count("replicas", replicas)
+    options.setdefault("function", "statistic")
+    drawing = Drawing(statistic, y, noise, called="statistic", replicas=replicas, **options)
+    n, run = drawing.n, drawing.run()
+    lower, upper = statistic_limits(n, drawing.noise, q=q, side=side, rho=rho, replicas=replicas, alpha=alpha)
     seen = ExtremeRanks(lower.rank if lower else 0, upper.rank if upper else 0)
-    asked.draw(seen, batch_size, as_progress(progress), checkpoint)
+    drawing.draw([seen])
     low = float(seen.smallest(lower.rank)) if lower and lower.rank else -math.inf
     high = float(seen.largest(upper.rank)) if upper and upper.rank else math.inf
     missing = [part.needed for part in (lower, upper) if part and not part.rank]
@@ -95,20 +87,20 @@ def statistic_bound(
         lower=low if side == "two-sided" else -math.inf,
         q=q,
         side=side,
-        rho=asked.rho,
-        replicas=asked.replicas,
-        alpha=asked.alpha,
-        n=asked.n,
+        rho=rho,
+        replicas=replicas,
+        alpha=alpha,
+        n=n,
         status="abstained" if missing else "certified",
         reason=f"n = {n} draws give no limit at q = {shown(q, 'exact')}, ρ = {shown(rho, 'exact')}, K = {replicas}: "
         f"{enough(needed)}"
         if missing
-        else asked.run.remark,
-        run=asked.run,
+        else run.remark,
+        run=run,
     )
 
 
-@_validate.suggests()
+@_validate.suggests(StatisticOptions)
 def event_bound(
     event: Function,
     y: Tensor,
@@ -117,14 +109,8 @@ def event_bound(
     rho: float,
     two_sided: bool = False,
     replicas: int = 13,
-    n: int = 10_000,
     alpha: float = 1e-3,
-    seed: int = 0,
-    batch_size: int | None = None,
-    policy: str = "frozen",
-    function: str = "event happens",
-    checkpoint: Checkpoint | str | Path | None = None,
-    progress: Progress | bool | None = None,
+    **options: Unpack[StatisticOptions],
 ) -> EventBound:
     """The probability of an event at the deployed smoother, whatever is done to the input: an attack's success rate (T5).
 
@@ -136,8 +122,7 @@ def event_bound(
 
     Args:
         event: batch (b, K, *input) → (b,) of 0/1 or booleans: does it happen? May take a `generator` and be random.
-        y, noise, rho, replicas, n, alpha, seed, batch_size, policy, checkpoint, progress: as in `statistic_bound`.
-        function: what the event is called, for the record: "image shows a circle".
+        y, noise, rho, replicas, alpha, **options: as in `statistic_bound`.
         two_sided: bound the probability from below, too; α is then shared.
 
     Returns:
@@ -147,18 +132,15 @@ def event_bound(
         ValueError, TypeError: as `statistic_bound`, or values other than 0 and 1.
     """
     two_sided = _validate.flag("two_sided", two_sided)
-    asked = Asked(event, y, noise, rho, replicas, n, alpha, seed, "event", policy, function)
-    seen = Counts()
-    asked.draw(seen, batch_size, as_progress(progress), checkpoint)
-    successes = int(seen.ones)
+    rho, alpha = _validate.not_negative("rho", rho), _validate.failure("alpha", alpha)
+    replicas = _validate.count("replicas", replicas)
+    options.setdefault("function", "event happens")
+    drawing = Drawing(event, y, noise, called="event", replicas=replicas, **options)
+    counts, n, run = Counts(), drawing.n, drawing.run()
+    drawing.draw([counts])
+    successes = int(counts.ones)
     lower, upper = event_interval(
-        successes,
-        asked.n,
-        asked.noise,
-        rho=asked.rho,
-        replicas=asked.replicas,
-        alpha=asked.alpha,
-        two_sided=two_sided,
+        successes, n, drawing.noise, rho=rho, replicas=replicas, alpha=alpha, two_sided=two_sided
     )
     certified = upper < 1
     return EventBound(
@@ -166,104 +148,35 @@ def event_bound(
         lower=lower,
         successes=successes,
         two_sided=two_sided,
-        rho=asked.rho,
-        replicas=asked.replicas,
-        alpha=asked.alpha,
-        n=asked.n,
+        rho=rho,
+        replicas=replicas,
+        alpha=alpha,
+        n=n,
         status="certified" if certified else "abstained",
-        reason=asked.run.remark
+        reason=run.remark
         if certified
         else f"seen in {successes} of {n} draws, at this ρ and K the event is bounded by nothing",
-        run=asked.run,
+        run=run,
     )
 
 
-def deployed_distance(f: Function, center: Tensor, reduce: str = "median") -> Callable[[Tensor], Tensor]:
+def deployed_distance(f: Function, center: Tensor, smoother: str = "median") -> Callable[[Tensor], Tensor]:
     """The statistic ‖median_K f(z_k) − c‖: how far the deployed output is from a reference (T5's first row).
 
     Args:
         f: batch (b, *input) → (b, *output), not random.
         center: c, shape (*output), independent of the draws that will bound the statistic.
-        reduce: "median" or "mean" over the K copies.
+        smoother: "median" or "mean" over the K copies.
 
     Returns:
         A statistic for `statistic_bound`: (b, K, *input) → (b,), an ℓ2 distance (not squared).
     """
     center, f = _validate.own_tensor("center", center), _validate.function("f", f)
-    reduce = _validate.choice("reduce", reduce, ("median", "mean"))
+    smoother = _validate.choice("smoother", smoother, ("median", "mean"))
 
     def distance(z: Tensor) -> Tensor:
         b, k = z.shape[:2]
         outputs = f(z.flatten(0, 1)).unflatten(0, (b, k)).transpose(0, 1)
-        smoothed = median(outputs) if reduce == "median" else mean(outputs)
-        return length((smoothed.double() - center.to(z.device, torch.float64)).reshape(b, -1), dim=1)
+        return length((smoothed(outputs, smoother).double() - center.to(z.device, torch.float64)).reshape(b, -1), dim=1)
 
     return distance
-
-
-class Asked:
-    """The checked arguments of a statement about K copies, and the pass that draws them.
-
-    Args:
-        statistic, y, noise, rho, replicas, n, alpha, seed, policy, function: as in `statistic_bound`.
-        name: what the caller calls the first of them, for messages.
-    """
-
-    def __init__(
-        self,
-        statistic: Function,
-        y: Tensor,
-        noise: Noise | float,
-        rho: float,
-        replicas: int,
-        n: int,
-        alpha: float,
-        seed: int,
-        name: str,
-        policy: str,
-        function: str,
-    ) -> None:
-        self.name = name
-        self.statistic = _validate.function(name, statistic, "(b, replicas, *input)")
-        self.y = _validate.own_tensor("y", y)
-        self.noise = as_noise(noise, self.y)
-        self.rho, self.alpha = _validate.not_negative("rho", rho), _validate.failure("alpha", alpha)
-        self.n, self.replicas = _validate.count("n", n), _validate.count("replicas", replicas)
-        recorded(policy, function)
-        self.seed, self.policy, self.function = _validate.seed_value(seed), policy, function
-
-    @property
-    def run(self) -> Run:
-        """Where the result comes from."""
-        return Run.of(
-            self.y,
-            self.noise,
-            n=self.n,
-            seed=self.seed,
-            policy=self.policy,
-            function=self.function,
-            copies=self.replicas,
-        )
-
-    def draw(
-        self,
-        seen: Accumulator,
-        batch_size: int | None,
-        progress: Progress | None,
-        checkpoint: Checkpoint | str | Path | None,
-    ) -> None:
-        """n values of the statistic, each of K fresh copies."""
-        draw(
-            self.statistic,
-            self.y.expand(self.replicas, *self.y.shape),
-            self.noise,
-            n=self.n,
-            seed=self.seed,
-            stream="bounding",
-            accumulators=[seen],
-            batch_size=batch_size,
-            output_shape=(),
-            called=self.name,
-            progress=progress,
-            checkpoint=as_checkpoint(checkpoint),
-        )

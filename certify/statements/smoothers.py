@@ -11,19 +11,20 @@ torch.Size([1])
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor
 
 from certify import _validate
-from certify._floats import mean
-from certify.montecarlo import Function, draw_all, median
+from certify.montecarlo import Function, draw_all, smoothed
 from certify.noise import Noise, as_noise
 
 __all__ = ["MeanSmoother", "MedianSmoother"]
 
 
-class _Smoother(ABC):
+class _Smoother:
+    smoother: ClassVar[str]
+
     @_validate.suggests()
     def __init__(self, f: Function, noise: Noise | float, n: int = 13, batch_size: int | None = None) -> None:
         self.noise, self.f = as_noise(noise), _validate.function("f", f)
@@ -44,11 +45,7 @@ class _Smoother(ABC):
             batch_size=self.batch_size,
             again="never",  # a deployed call costs what it costs: certificates look
         )
-        return self.reduce(drawn)
-
-    @abstractmethod
-    def reduce(self, outputs: Tensor) -> Tensor:
-        """(n, *output) → (*output)."""
+        return smoothed(drawn, self.smoother)
 
 
 class MedianSmoother(_Smoother):
@@ -71,12 +68,10 @@ class MedianSmoother(_Smoother):
     repeated, by an adversary who knows or guesses it too, and nothing is proven about that output.
     """
 
-    def reduce(self, outputs: Tensor) -> Tensor:
-        return median(outputs)
+    smoother = "median"
 
 
 class MeanSmoother(_Smoother):
     """The mean of f over n noisy copies of the input: as `MedianSmoother`, with the average (THEORY T11)."""
 
-    def reduce(self, outputs: Tensor) -> Tensor:
-        return mean(outputs)
+    smoother = "mean"

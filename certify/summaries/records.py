@@ -47,11 +47,11 @@ from certify.certificate.certificate import (
     claim_of,
 )
 from certify.certificate.words import NOT_COVERED
-from certify.confidence import Plan
 from certify.images.statistics import MeasuredRate
 from certify.noise import CrossPolytope, Ellipsoid, GaussianNoise
 from certify.plots.colours import opacity, shares
 from certify.statements.decide import Decision
+from certify.statements.plan import Plan
 from certify.support import Support
 
 __all__ = ["Summary", "Table", "as_html", "as_text", "summary"]

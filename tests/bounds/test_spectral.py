@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from certify import GaussianNoise, mse_bound
 from certify.bounds.base import Evaluation, Setting
-from certify.bounds.spectral_mean import LikelihoodRatio, SpectralMSE, SpectrumEvidence, chernoff_limit
+from certify.bounds.likelihood_ratio import LikelihoodRatio
+from certify.bounds.spectral_mean import SpectralMSE, SpectrumEvidence
+from certify.confidence import chernoff_limit
 from certify.montecarlo import AllDraws, draw, pool
 from certify.support import Support, as_support, layer_norm_support
 
@@ -443,7 +445,7 @@ def test_true_evidence_is_not_refuted(options):
     [
         ({"second": 0.6}, "mean square"),
         ({"outside": 1e-5, "radius": 4.0}, "draws outside"),
-        ({"drift": 0.02}, "mean along a direction"),
+        ({"center_offset": 0.02}, "mean along a direction"),
         ({"reach": 5.0, "radius": 4.9}, "farther from the origin than f can be"),
     ],
 )

@@ -15,15 +15,9 @@ from torch import Tensor
 
 from certify import GaussianNoise, mse_bound
 from certify.bounds.base import Evaluation, Setting
-from certify.bounds.spectral_median import (
-    Indicators,
-    IndicatorsEvidence,
-    SpectralMedianMSE,
-    layered,
-    most_beyond,
-    radius,
-)
+from certify.bounds.spectral_median import IndicatorsEvidence, SpectralMedianMSE, layered, most_beyond
 from certify.montecarlo import AllDraws, draw, median, pool
+from certify.montecarlo.sketch import Indicators, indicators_radius
 from certify.support import as_support
 from tests.bounds.test_spectral import spread
 
@@ -116,7 +110,7 @@ def test_the_radius_is_the_longest_x(rows):
     for pattern in itertools.product(((0, 0), (1, 0), (0, 1)), repeat=len(rows)):
         h = torch.tensor(pattern, dtype=torch.float64).T
         longest = max(longest, math.hypot(*(s * (h - torch.stack([p, q]))).flatten().tolist()))
-    assert longest <= radius(s, torch.stack([p, q])) <= longest * (1 + 1e-6) + 1e-300
+    assert longest <= indicators_radius(s, torch.stack([p, q])) <= longest * (1 + 1e-6) + 1e-300
 
 
 # The accumulator
@@ -126,7 +120,7 @@ def test_frequencies_are_those_of_the_draws():
     x = torch.randn((500, 3, 2), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     origin, scales = 0.1 * torch.ones(3, 2), torch.tensor([[1.0, 2.0], [0.5, 1.0], [0.0, 1.0]], dtype=torch.float64)
     expected = torch.full((2, 3, 2), 0.3, dtype=torch.float64)
-    one = Indicators(origin, scales, 0.7, expected, radius(scales, expected))
+    one = Indicators(origin, scales, 0.7, expected, indicators_radius(scales, expected))
     other = one.widened(one)
     one.update(x[:123])
     other.update(x[123:])

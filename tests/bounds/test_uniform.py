@@ -29,7 +29,7 @@ from certify import (
     plan,
     statistic_bound,
 )
-from certify.bounds.spectral_mean import silent
+from certify.bounds.likelihood_ratio import unsupported
 from certify.confidence import extreme_rank
 from certify.noise import GaussianNoise
 from certify.noise.uniform import CrossPolytope, shifted, variation
@@ -363,7 +363,7 @@ def test_spectral_bounds_abstain(smoother):
     assert b.value == math.inf
     assert "likelihood ratio" in b.reason
     assert "UniformNoise" in b.reason
-    assert not silent(GaussianNoise(1.0))
+    assert not unsupported(GaussianNoise(1.0))
 
 
 def test_best_leaves_spectral_bounds_out_and_says_why_where_nothing_is_left():

@@ -32,10 +32,9 @@ from certify import (
 )
 from certify.bounds.copies import event_interval
 from certify.bounds.percentile import box_distance, draws_needed
-from certify.confidence import clopper_pearson
+from certify.confidence import clopper_pearson, looks, stopped_event
 from certify.montecarlo import Groups
 from certify.statements.ask import MSE, Curve, Deployed, Percentile, Radius, ask
-from certify.statements.decide import looks, stopped_event
 from tests.laws.built import CHOOSING, T2, aims, part, prepared
 from tests.strategies import (
     MODERATE,

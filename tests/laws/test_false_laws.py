@@ -26,7 +26,7 @@ from certify import (
     statistic_bound,
 )
 from certify.bounds.copies import event_interval
-from certify.bounds.spectral_mean import Aimed
+from certify.bounds.witnesses import Aimed
 from certify.confidence import extreme_rank
 from certify.montecarlo import Groups
 from certify.montecarlo.sketch import Spectrum

@@ -18,7 +18,7 @@ from certify import GaussianNoise, Support, event_bound, event_rate_over, mse_bo
 from certify.bounds.dimension_free import DistanceExceedances, Together
 from certify.bounds.percentile import BoxEvidence
 from certify.bounds.spectral_mean import SpectrumEvidence
-from certify.bounds.spectral_median import Indicators, IndicatorsEvidence
+from certify.bounds.spectral_median import IndicatorsEvidence
 from certify.montecarlo import (
     BLOCK,
     AllDraws,
@@ -31,9 +31,9 @@ from certify.montecarlo import (
     pool,
 )
 from certify.montecarlo.checkpoint import Checkpoint
-from certify.montecarlo.sketch import Spectrum
+from certify.montecarlo.sketch import Indicators, Spectrum
 from certify.montecarlo.states import packed, unpacked
-from certify.statements.decide import _Watched
+from certify.statements.stopping import StoppedCount
 from tests.laws.built import part
 from tests.strategies import partitions, rows, seeds
 
@@ -135,7 +135,7 @@ ORDERED = {
     "indicators": lambda: Indicators(CENTER, torch.ones(SHAPE, dtype=torch.float64), 0.5, FREQUENT[0], 3.0, rows=2),
     "spectrum witness": HELD.witness,
     "indicators witness": SEEN.witness,
-    "watched event": lambda: _Watched(0.2, 0.05, lambda x: x.flatten(1).amax(dim=1) > 6),
+    "watched event": lambda: StoppedCount(0.2, 0.05, lambda x: x.flatten(1).amax(dim=1) > 6),
 }
 EVERY = {**{name: make for name, (make, _) in FREE.items()}, **ORDERED}
 

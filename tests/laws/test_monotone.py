@@ -27,9 +27,15 @@ from certify.bounds.copies import event_interval, statistic_limits
 from certify.bounds.dimension_free import layer_cake, upper_limits
 from certify.bounds.radius import largest_radius
 from certify.bounds.rates import RateOver
-from certify.bounds.spectral_mean import SpectrumEvidence, bernstein_slack, chernoff_limit
-from certify.confidence import clopper_pearson, extreme_rank, smallest_draws
-from certify.statements.decide import anytime_limit
+from certify.bounds.spectral_mean import SpectrumEvidence
+from certify.confidence import (
+    anytime_limit,
+    bernstein_slack,
+    chernoff_limit,
+    clopper_pearson,
+    extreme_rank,
+    smallest_draws,
+)
 from tests.laws.built import CHOOSING, ONE, T2, aims, part, prepared
 from tests.strategies import copies, draws, levels, percentiles, problems, radii, seeds, tolerances
 
@@ -168,27 +174,29 @@ spectra = st.fixed_dictionaries(
     {
         "second": st.floats(1e-6, 20.0),
         "outside": st.floats(0.0, 0.2),
-        "drift": st.none() | st.floats(0.0, 2.0),
+        "center_offset": st.none() | st.floats(0.0, 2.0),
     }
 )
 
 
 @given(spectra, st.floats(1, 3), st.floats(1, 3), st.floats(1, 3), st.floats(0, 3))
-@example({"second": 7.0, "outside": 0.0, "drift": 0.125}, 1.0, 1.0, 2.0, 1.0)  # past the distance of the origin, 0.141
+@example(
+    {"second": 7.0, "outside": 0.0, "center_offset": 0.125}, 1.0, 1.0, 2.0, 1.0
+)  # past the distance of the origin, 0.141
 def test_t11_grows_with_each_limit_it_rests_on(numbers, a, b, c, rho):
     """λ, p̄ and m: a larger one is never a smaller bound (up to the search for the best θ)."""
     zero = torch.zeros(2, dtype=torch.float64)
 
-    def value(second, outside, drift):
-        held = SpectrumEvidence(zero, zero + 0.1, second, 4.0, min(outside, 1.0), 5.0, 5.0, drift, 6.0)
+    def value(second, outside, center_offset):
+        held = SpectrumEvidence(zero, zero + 0.1, second, 4.0, min(outside, 1.0), 5.0, 5.0, center_offset, 6.0)
         return held.implied(UNIT, rho)
 
-    drift = numbers["drift"]
-    plain = value(numbers["second"], numbers["outside"], drift)
-    assert plain <= value(numbers["second"] * a, numbers["outside"], drift) * (1 + 1e-6)
-    assert plain <= value(numbers["second"], numbers["outside"] * b, drift) * (1 + 1e-6)
-    if drift is not None:
-        assert plain <= value(numbers["second"], numbers["outside"], drift * c) * (1 + 1e-6)
+    center_offset = numbers["center_offset"]
+    plain = value(numbers["second"], numbers["outside"], center_offset)
+    assert plain <= value(numbers["second"] * a, numbers["outside"], center_offset) * (1 + 1e-6)
+    assert plain <= value(numbers["second"], numbers["outside"] * b, center_offset) * (1 + 1e-6)
+    if center_offset is not None:
+        assert plain <= value(numbers["second"], numbers["outside"], center_offset * c) * (1 + 1e-6)
 
 
 # In the tolerance, the percentile and the number of copies

@@ -61,8 +61,9 @@ def test_control_peeking_at_clopper_pearson_is_caught(monkeypatch, trials: Trial
         evidence[-1] = -binom.logcdf(successes[-1], n[-1], p0)
         return evidence
 
-    monkeypatch.setattr("certify.statements.decide.log_evidence_below", peek)
-    monkeypatch.setattr("certify.statements.decide.anytime_limit", lambda *_: 0.5)
+    monkeypatch.setattr("certify.statements.stopping.log_evidence_below", peek)
+    monkeypatch.setattr("certify.statements.stopping.anytime_limit", lambda *_: 0.5)
+    monkeypatch.setattr("certify.confidence.anytime.anytime_limit", lambda *_: 0.5)
     runs, alpha = 300, 0.1
     wrong = decisions(runs, 2 * alpha)["yes"]
     trials.caught("T3 decided event", "a fixed-n limit looked at after every batch", wrong, runs, alpha)
@@ -135,7 +136,7 @@ def test_control_all_of_alpha_at_every_look_is_caught(monkeypatch, trials: Trial
             counts.insert(0, counts[0] // 2)
         return [(count, 1.0 * alpha) for count in counts]
 
-    monkeypatch.setattr("certify.statements.decide.looks", careless)
+    monkeypatch.setattr("certify.statements.stopping.looks", careless)
     runs, alpha = 2000, 0.2  # the error rate is about .24
     trials.caught("T3 decided distance", "all of α at every look", distances(runs, 2 * alpha), runs, alpha)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from certify import GaussianNoise
 from certify.bounds import spectral_mean as spectral_module
-from certify.bounds.spectral_mean import chernoff_limit
+from certify.confidence import chernoff_limit
 from certify.montecarlo.sketch import Spectrum
 from tests.bounds.test_spectral import bound, clamped, extremal, spread
 from tests.statistical.trials import Trials
@@ -159,7 +159,7 @@ def test_control_a_forgotten_tail_is_caught(monkeypatch, reference, name, trials
 # The mean, and the sketch.
 
 
-def drift_failures(runs: int) -> int:
+def center_offset_failures(runs: int) -> int:
     """f = clamp(z + ½) on one output with c = 0: the limit of ‖E x‖ against ½."""
     wrong = 0
     for seed in range(runs):
@@ -175,20 +175,20 @@ def drift_failures(runs: int) -> int:
             support=(-8.0, 8.0),
             pilot=0,
         ).evidence
-        wrong += held.drift < 0.5
+        wrong += held.center_offset < 0.5
     return wrong
 
 
-def test_coverage_of_the_drift(trials: Trials):
-    """α = .3, half of which is the drift's."""
+def test_coverage_of_the_center_offset(trials: Trials):
+    """α = .3, half of which is the center offset's."""
     runs = trials.runs(500)
-    trials.covers("T11 drift", drift_failures(runs), runs, 0.15, "one output")
+    trials.covers("T11 drift", center_offset_failures(runs), runs, 0.15, "one output")
 
 
-def test_control_a_drift_without_slack_is_caught(monkeypatch, trials: Trials):
+def test_control_a_center_offset_without_slack_is_caught(monkeypatch, trials: Trials):
     """Mistake: ‖x̄‖ for ‖E x‖."""
     monkeypatch.setattr(spectral_module, "bernstein_slack", lambda second, radius, n, alpha: 0.0)
-    trials.caught("T11 drift", "‖x̄‖ for ‖E x‖", drift_failures(200), 200, 0.15)
+    trials.caught("T11 drift", "‖x̄‖ for ‖E x‖", center_offset_failures(200), 200, 0.15)
 
 
 def sketched_failures(runs: int) -> int:

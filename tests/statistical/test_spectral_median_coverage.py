@@ -11,7 +11,7 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from certify.bounds import spectral_median as module
-from certify.bounds.spectral_median import Indicators
+from certify.montecarlo.sketch import Indicators
 from tests.bounds.test_spectral import spread
 from tests.bounds.test_spectral_median import bound, linear
 from tests.statistical.trials import Trials

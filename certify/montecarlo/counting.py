@@ -1,0 +1,87 @@
+"""Counting: how often something happens in numbered draws, on disk if wanted, so that a run that was stopped goes on.
+
+For what `certify.montecarlo.draw` does not draw itself: prompts chosen at random, images with noise of their own. Whoever calls
+says what happens in the draws of given numbers; these must depend on the numbers alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from certify.montecarlo.accumulators import Counts
+from certify.montecarlo.checkpoint import Checkpoint
+from certify.montecarlo.engine import Progress, out_of_memory
+from certify.montecarlo.processes import Kept, Processes
+from certify.montecarlo.repeated import compare
+
+__all__ = ["count_events"]
+
+
+def count_events(
+    happens: Callable[[range], Tensor],
+    *,
+    n: int,
+    together: int,
+    unit: int = 1,
+    about: Tensor,
+    seed: int,
+    stream: str,
+    checkpoint: Checkpoint | None = None,
+    progress: Progress | None = None,
+    again: Callable[[range, str], Tensor] | None = None,
+    roundoff: float = 0.0,
+) -> Counts:
+    """Counts an event over n draws.
+
+    Args:
+        happens: numbers of draws → 0 or 1 for each, (draws,).
+        n: draws.
+        together: how many at a time. Where memory does not suffice it is halved.
+        unit: numbers come in whole multiples of it, but for the last.
+        about, seed, stream: what a checkpoint knows the run by; `about` is what the draws depend on besides the seed.
+        checkpoint: where the count is kept after every batch, and where it goes on from. Every process has all draws.
+        progress: called after every batch with (draws done, n).
+        again: evaluates the first `unit` draws again, "early" and "late", to see whether the event is a function
+            (`certify.montecarlo.repeated`); None: it is not looked.
+        roundoff: unit roundoff of the inputs, for that.
+
+    Raises:
+        ValueError: the event is no function, or neither 0 nor 1; the checkpoint is another run's.
+    """
+    counts = Counts()
+    first: tuple[range, Tensor] | None = None
+    kept = Kept([counts], Processes(0, 1))
+    if checkpoint is not None:
+        checkpoint.open(about, None, n=n, seed=seed, stream=stream, kept=kept)
+        checkpoint.resume(kept, ())
+    together = max(1, together // unit) * unit
+
+    def look(when: str) -> None:
+        if again is not None and first is not None:
+            numbers, verdicts = first
+            compare(verdicts, again(numbers, when), roundoff, lambda: again(numbers, when), called="events")
+
+    with torch.no_grad():
+        while counts.count < n:
+            numbers = range(counts.count, min(counts.count + together, n))
+            try:
+                verdicts = happens(numbers)
+            except (RuntimeError, MemoryError) as error:
+                if len(numbers) <= unit or not out_of_memory(error):
+                    raise
+                together = max(1, len(numbers) // 2 // unit) * unit
+                continue
+            if first is None:
+                first = numbers[:unit], verdicts[:unit]
+                look("early")
+            if numbers.stop == n:  # before it is kept: a run that has all its draws looks at none
+                look("late")
+            counts.update(verdicts)
+            if checkpoint is not None:
+                checkpoint.save(0, 0, kept, (), always=True)
+            if progress is not None:
+                progress(counts.count, n)
+    return counts

@@ -1,0 +1,140 @@
+"""Stopping: accumulators that end a run of draws as soon as a question is decided (T3, sequential).
+
+`certify.montecarlo.draw` asks them after every batch; they look draw by draw (an event), or at numbers of draws that were fixed
+beforehand (order statistics), so that what they decide does not depend on the batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from certify.bounds.base import Evidence, Setting
+from certify.bounds.mse import CoordinatewiseMSE
+from certify.bounds.percentile import draws_needed
+from certify.confidence import (
+    UP,
+    anytime_limit,
+    enough_evidence,
+    inner_rank,
+    log_evidence_above,
+    log_evidence_below,
+    looks,
+)
+from certify.montecarlo import Counts, ExtremeRanks
+
+__all__ = ["StoppedCount", "StoppedRanks"]
+
+
+class StoppedCount(Counts):
+    """Counts an event, draw by draw, until it is decided whether its probability is at most `allowed`.
+
+    Args:
+        allowed: p₀, rounded down.
+        alpha: failure probability of "yes" and the upper limit, and again of "no" and the lower one.
+        happens: outputs (b, *output) → (b,) booleans; None: the outputs are 0 or 1 themselves.
+    """
+
+    def __init__(self, allowed: float, alpha: float, happens: Callable[[Tensor], Tensor] | None = None) -> None:
+        super().__init__()
+        self.allowed, self.alpha, self.happens = allowed, alpha, happens
+        self.decided = "undecided"
+
+    def widened(self, other: Counts) -> StoppedCount:
+        return StoppedCount(self.allowed, self.alpha, self.happens)
+
+    def update(self, outputs: Tensor) -> None:
+        if self.decided != "undecided":
+            return
+        if self.happens is not None:
+            outputs = self.happens(outputs).to(outputs.dtype)
+        n = self.count + np.arange(1, outputs.shape[0] + 1)
+        before = int(self.ones)
+        super().update(outputs)  # checks that they are 0 or 1
+        successes = before + outputs.to("cpu", torch.int64).cumsum(dim=0).numpy()
+        yes, no = np.zeros(len(n), dtype=bool), np.zeros(len(n), dtype=bool)
+        if self.allowed > 0:
+            yes = log_evidence_below(successes, n, self.allowed) >= enough_evidence(n, self.alpha)
+        least = max(self.allowed * UP, 1e-300)
+        if least < 1:
+            no = log_evidence_above(successes, n, least) >= enough_evidence(n, self.alpha)
+        found = np.flatnonzero(yes | no)
+        if len(found):
+            first = int(found[0])
+            self.decided = "yes" if yes[first] else "no"
+            self.count, self.ones = int(n[first]), int(successes[first])
+
+    def limits(self) -> tuple[float, float]:
+        """Limits of the probability, each valid with probability 1 − α wherever drawing ended, together with its decision."""
+        ones = int(self.ones)
+        return anytime_limit(ones, self.count, self.alpha, "lower"), anytime_limit(ones, self.count, self.alpha)
+
+
+class StoppedRanks(ExtremeRanks):
+    """Takes the coordinate-wise bound at the numbers of draws that `looks` names, and stops at the first that decides.
+
+    "Yes" by the bound itself. "No" by its mirror image: order statistics on the *inner* side of the percentiles at p^±, at
+    which already the population's own bound Σ_i max{(U_i − c_i)², (c_i − L_i)²} exceeds the tolerance.
+    """
+
+    def __init__(self, setting: Setting, tolerance: float, rho: float, alpha: float) -> None:
+        self.setting, self.tolerance, self.rho, self.alpha = setting, tolerance, rho, alpha
+        self.value, self.decided = math.inf, "undecided"
+        self.evidence: Evidence | None = None
+        self.tails = setting.noise.tails(0.5, rho)
+        first = draws_needed(self.tails, alpha / (2 * setting.outputs)) or setting.n
+        # More looks leave less for each, and so take more draws before the first is worth it.
+        first = draws_needed(self.tails, looks(first, setting.n, alpha)[0][1] / (2 * setting.outputs)) or setting.n
+        self.plan = [
+            (count, share, CoordinatewiseMSE(replace(setting, n=count), share, rho))
+            for count, share in looks(min(first, setting.n), setting.n, alpha)
+        ]
+        self.inner = [
+            tuple(inner_rank(count, tail, share / (2 * setting.outputs)) for tail in self.tails)
+            for count, share, _ in self.plan
+        ]
+        ranks = [need for _, _, method in self.plan for need in method.needs(rho) if isinstance(need, ExtremeRanks)]
+        super().__init__(
+            max([need.low for need in ranks] + [low for low, _ in self.inner]),
+            max([need.high for need in ranks] + [high for _, high in self.inner]),
+        )
+        self._next = 0
+
+    def widened(self, other: ExtremeRanks) -> StoppedRanks:
+        return StoppedRanks(self.setting, self.tolerance, self.rho, self.alpha)
+
+    def update(self, outputs: Tensor) -> None:
+        rest = outputs
+        while rest.shape[0] and self.decided == "undecided" and self._next < len(self.plan):
+            count, _, method = self.plan[self._next]
+            room = count - self.count
+            super().update(rest[:room])
+            rest = rest[room:]
+            if self.count == count:
+                self._look(method, *self.inner[self._next])
+                self._next += 1
+
+    def _look(self, method: CoordinatewiseMSE, low: int, high: int) -> None:
+        evaluation = method.at(self.rho, {self.key: self})
+        self.value, self.evidence = evaluation.value, evaluation.evidence
+        if self.value <= self.tolerance:
+            self.decided = "yes"
+        elif self._at_least(low, high) > self.tolerance:
+            self.decided = "no"
+
+    def _at_least(self, low: int, high: int) -> float:
+        """What the population's bound is at least; ranks from either end, 0: none."""
+        center = self.setting.center.to("cpu", torch.float64)
+        zeta = torch.zeros_like(center)
+        if high:
+            zeta = torch.maximum(zeta, (self.largest(high).to("cpu", torch.float64) - center).clamp(min=0).square())
+        if low:
+            zeta = torch.maximum(zeta, (center - self.smallest(low).to("cpu", torch.float64)).clamp(min=0).square())
+        least = float(zeta.sum()) * (1 - 4e-16 * max(zeta.numel(), 1))
+        support = self.setting.support
+        return least if support is None else min(least, support.median_cap(self.setting.center))
