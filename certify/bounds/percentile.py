@@ -27,6 +27,7 @@ from certify._text import shown
 from certify.bounds.base import Evidence, Run, Setting, pilot_rank
 from certify.confidence import extreme_rank, smallest_draws
 from certify.montecarlo import Accumulator, Exceedances, ExtremeRanks
+from certify.montecarlo.accumulators import part_of, state_of
 from certify.noise import Noise, Tails
 from certify.support import Support
 
@@ -151,6 +152,8 @@ class BoxEvidence(Evidence):
 class _Witness(Exceedances):
     """Counts exceedances of the box, of the bracket of a reference, and draws with a row outside the support's ellipsoid."""
 
+    tallies = ("below", "above", "outside")
+
     def __init__(self, box: BoxEvidence) -> None:
         super().__init__(box.lower, box.upper)
         self.box, self.outside = box, 0
@@ -170,12 +173,19 @@ class _Witness(Exceedances):
         most = gain.numel() * (1 + self.ulps * torch.finfo(torch.float32).eps)
         self.outside += int((squares > most).reshape(len(outputs), -1).any(dim=1).sum())
 
-    def merge(self, other: Exceedances) -> None:
+    def merge(self, other: Self) -> None:
         super().merge(other)
-        seen = cast(_Witness, other)
-        self.outside += seen.outside
-        if self.start is not None and seen.start is not None:
-            self.start.merge(seen.start)
+        if self.start is not None and other.start is not None:
+            self.start.merge(other.start)
+
+    def state(self) -> dict[str, Tensor]:
+        return super().state() | state_of({} if self.start is None else {"start": self.start})
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        super().restore(state)
+        self.outside = int(self.outside)
+        if self.start is not None:
+            self.start.restore(part_of(state, "start"))
 
     def widened(self, other: Exceedances) -> Exceedances:
         return _Witness(self.box)
