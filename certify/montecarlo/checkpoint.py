@@ -32,7 +32,7 @@ from certify.montecarlo.streams import BLOCK, SHARD
 from certify.noise import Noise
 
 if TYPE_CHECKING:
-    from certify.montecarlo.processes import Kept
+    from certify.montecarlo.processes import RunState
 
 __all__ = ["AGAIN", "Checkpoint", "CheckpointError", "as_checkpoint"]
 
@@ -85,7 +85,7 @@ class Checkpoint:
         n: int,
         seed: int,
         stream: str,
-        kept: Kept,
+        state: RunState,
     ) -> None:
         """Names the run that is going to be drawn; noise None: none."""
         self._run = {
@@ -95,10 +95,10 @@ class Checkpoint:
             "n": n,
             "seed": seed,
             "stream": stream,
-            "kinds": [total.described() for total in kept.totals],
+            "kinds": [total.described() for total in state.totals],
             "function": self.function,
             "device": y.device.type,
-            "process": [kept.processes.rank, kept.processes.count],
+            "process": [state.processes.rank, state.processes.count],
         }
         if self._salt:
             self._run = {key: hmac.digest(self._salt, repr(v).encode(), "sha256").hex() for key, v in self._run.items()}
@@ -106,17 +106,17 @@ class Checkpoint:
         _files.make_folder(self.folder, owner_only=bool(self._salt))
         name = f"{stream}-{hashlib.sha256(json.dumps(self._run).encode()).hexdigest()[:12]}"
         self._file = self.folder / f"{name}.safetensors"
-        for i, total in enumerate(kept.totals):
+        for i, total in enumerate(state.totals):
             if isinstance(total, ExtremeRanks):
                 total.folder, total.wrote = total.folder or self.folder / f"draws-{name}-{i}", self.wrote
                 total.owner_only = bool(self._salt)
         self._device, self._saved, self._took, self._draws = y.device, time.monotonic(), 0.0, 0
 
-    def resume(self, kept: Kept, shape: tuple[int, ...] | None) -> tuple[int, int, tuple[int, ...] | None]:
+    def resume(self, state: RunState, shape: tuple[int, ...] | None) -> tuple[int, int, tuple[int, ...] | None]:
         """Puts back what was drawn.
 
         Args:
-            kept: where to; empty.
+            state: where to; empty.
             shape: the output's shape, if that is known.
 
         Returns:
@@ -148,13 +148,13 @@ class Checkpoint:
             )
         self._draws = (progress["next"] * SHARD + progress["blocks"]) * BLOCK
         tensors |= {name: tensors[name].to(self._device) for name in progress["elsewhere"]}
-        groups = {"totals": kept.totals}
+        groups = {"totals": state.totals}
         for shard in progress["parts"]:
-            kept.parts[shard] = [kept.totals[i].widened(kept.totals[i]) for i in kept.ordered]
-            groups[f"shard {shard}"] = kept.parts[shard]
+            state.parts[shard] = [state.totals[i].widened(state.totals[i]) for i in state.ordered]
+            groups[f"shard {shard}"] = state.parts[shard]
         if progress["opened"]:
-            kept.opened = [total.widened(total) if total.ordered else total for total in kept.totals]
-            groups["opened"] = [part for part in kept.opened if part.ordered]
+            state.opened = [total.widened(total) if total.ordered else total for total in state.totals]
+            groups["opened"] = [part for part in state.opened if part.ordered]
         try:
             for group, accumulators in groups.items():
                 for i, accumulator in enumerate(accumulators):
@@ -163,23 +163,23 @@ class Checkpoint:
             raise CheckpointError(f"checkpoint {str(file)!r}: is damaged ({error!r}); {AGAIN}") from error
         return progress["next"], progress["blocks"], tuple(progress["shape"])
 
-    def agrees(self, kept: Kept, done: int) -> None:
-        """Raises CheckpointError unless everything in `kept`, which one process has, has seen the same `done` draws."""
-        of_shard = kept.opened or kept.totals
-        for total, part in zip(kept.totals, of_shard, strict=True):
+    def agrees(self, state: RunState, done: int) -> None:
+        """Raises CheckpointError unless everything in `state`, which one process has, has seen the same `done` draws."""
+        of_shard = state.opened or state.totals
+        for total, part in zip(state.totals, of_shard, strict=True):
             seen = total.count + (part.count if part is not total else 0)
             if seen != done:
                 raise CheckpointError(
                     f"checkpoint {str(self._path)!r}: is damaged (has {seen} draws, must have {done}); {AGAIN}"
                 )
 
-    def save(self, shard: int, blocks: int, kept: Kept, shape: tuple[int, ...], *, always: bool = False) -> None:
+    def save(self, shard: int, blocks: int, state: RunState, shape: tuple[int, ...], *, always: bool = False) -> None:
         """Keeps what was drawn, unless that was done within the interval.
 
         Args:
             shard: the shard to go on with.
             blocks: how many of its blocks are drawn.
-            kept: what was drawn.
+            state: what was drawn.
             shape: the output's shape.
             always: whenever the last save was.
 
@@ -189,9 +189,9 @@ class Checkpoint:
         started = time.monotonic()
         if not always and started - self._saved < max(self.interval, _SHARE * self._took):
             return
-        groups = {"totals": kept.totals, **{f"shard {number}": part for number, part in kept.parts.items()}}
-        if kept.opened is not None:
-            groups["opened"] = [part for part in kept.opened if part.ordered]
+        groups = {"totals": state.totals, **{f"shard {number}": part for number, part in state.parts.items()}}
+        if state.opened is not None:
+            groups["opened"] = [part for part in state.opened if part.ordered]
         states = state_of({f"{group}.{i}": part for group, parts in groups.items() for i, part in enumerate(parts)})
         tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in states.items()}
         progress = json.dumps(
@@ -199,8 +199,8 @@ class Checkpoint:
                 "next": shard,
                 "blocks": blocks,
                 "shape": list(shape),
-                "parts": list(kept.parts),
-                "opened": kept.opened is not None,
+                "parts": list(state.parts),
+                "opened": state.opened is not None,
                 "elsewhere": [name for name, tensor in states.items() if tensor.device.type != "cpu"],
             }
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 from certify.montecarlo.accumulators import Counts
 from certify.montecarlo.checkpoint import Checkpoint
 from certify.montecarlo.engine import Progress, out_of_memory
-from certify.montecarlo.processes import Kept, Processes
+from certify.montecarlo.processes import Processes, RunState
 from certify.montecarlo.repeated import compare
 
 __all__ = ["count_events"]
@@ -53,10 +53,10 @@ def count_events(
     """
     counts = Counts()
     first: tuple[range, Tensor] | None = None
-    kept = Kept([counts], Processes(0, 1))
+    state = RunState([counts], Processes(0, 1))
     if checkpoint is not None:
-        checkpoint.open(about, None, n=n, seed=seed, stream=stream, kept=kept)
-        checkpoint.resume(kept, ())
+        checkpoint.open(about, None, n=n, seed=seed, stream=stream, state=state)
+        checkpoint.resume(state, ())
     together = max(1, together // unit) * unit
 
     def look(when: str) -> None:
@@ -81,7 +81,7 @@ def count_events(
                 look("late")
             counts.update(verdicts)
             if checkpoint is not None:
-                checkpoint.save(0, 0, kept, (), always=True)
+                checkpoint.save(0, 0, state, (), always=True)
             if progress is not None:
                 progress(counts.count, n)
     return counts

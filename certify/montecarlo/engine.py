@@ -30,7 +30,7 @@ from certify import _validate
 from certify._random import has_float64
 from certify.montecarlo.accumulators import Accumulator, AllDraws
 from certify.montecarlo.checkpoint import Checkpoint
-from certify.montecarlo.processes import Kept, Processes
+from certify.montecarlo.processes import Processes, RunState
 from certify.montecarlo.repeated import compare, few_together, halves
 from certify.montecarlo.streams import BLOCK, SHARD, generator
 from certify.noise import Noise
@@ -101,13 +101,13 @@ def draw(
     caller = _Caller(f, output_shape, size, called)
     look = _Look(caller, draws, again)
     shards = -(-n // (SHARD * BLOCK))
-    first, blocks, kept = 0, 0, Kept(totals, processes)
+    first, blocks, state = 0, 0, RunState(totals, processes)
     if checkpoint is not None:
-        checkpoint.open(y, noise, n=n, seed=seed, stream=stream, kept=kept)
-        first, blocks, caller.shape = checkpoint.resume(kept, output_shape)
+        checkpoint.open(y, noise, n=n, seed=seed, stream=stream, state=state)
+        first, blocks, caller.shape = checkpoint.resume(state, output_shape)
     done = min(n, (first * SHARD + blocks) * BLOCK)
     if checkpoint is not None and processes.count == 1:
-        checkpoint.agrees(kept, done)
+        checkpoint.agrees(state, done)
     # A single shard needs no merging, and whoever may stop at any time looks at the totals.
     alone = (shards == 1 and processes.count == 1) or until is not None
     with torch.no_grad():
@@ -115,8 +115,8 @@ def draw(
             if alone:
                 part = totals
             else:
-                part = kept.opened or [t.widened(t) if t.ordered else t for t in totals]
-                kept.opened = part
+                part = state.opened or [t.widened(t) if t.ordered else t for t in totals]
+                state.opened = part
             whole = True  # whether the accumulators hold whole batches, up to `blocks`
             try:
                 for batch in draws.batches(shard, blocks, caller):
@@ -138,20 +138,20 @@ def draw(
                         look.late()
                         return caller.known_shape
                     if checkpoint is not None:
-                        checkpoint.save(shard, blocks, kept, caller.known_shape)
+                        checkpoint.save(shard, blocks, state, caller.known_shape)
             except BaseException:
                 if checkpoint is not None and whole and done:
                     with contextlib.suppress(OSError, RuntimeError):  # what stopped the run is what is reported
-                        checkpoint.save(shard, blocks, kept, caller.known_shape, always=True)
+                        checkpoint.save(shard, blocks, state, caller.known_shape, always=True)
                 raise
-            blocks, kept.opened = 0, None
+            blocks, state.opened = 0, None
             if not alone:
-                kept.add(shard, part)
+                state.add(shard, part)
             if checkpoint is not None:
                 following = shard + processes.count
-                checkpoint.save(following, 0, kept, caller.known_shape, always=following >= shards)
+                checkpoint.save(following, 0, state, caller.known_shape, always=following >= shards)
     if processes.count > 1:
-        kept.share()
+        state.share()
         caller.shape = processes.agreed_shape(caller.shape)
     return caller.known_shape
 
@@ -170,7 +170,7 @@ def draw_all(
     again: str = "both",
 ) -> Tensor:
     """All outputs of `f` on n noisy copies of `y`, shape (n, *output); arguments and errors as of `draw`."""
-    kept = AllDraws()
+    every = AllDraws()
     draw(
         f,
         y,
@@ -178,13 +178,13 @@ def draw_all(
         n=n,
         seed=seed,
         stream=stream,
-        accumulators=[kept],
+        accumulators=[every],
         batch_size=batch_size,
         progress=progress,
         checkpoint=checkpoint,
         again=again,
     )
-    return kept.stacked()
+    return every.stacked()
 
 
 def accepts_generator(f: Function) -> bool:

@@ -20,7 +20,7 @@ from torch import Tensor
 from certify.montecarlo.accumulators import Accumulator
 from certify.montecarlo.states import packed, unpacked
 
-__all__ = ["Kept", "Processes", "joined"]
+__all__ = ["Processes", "RunState", "joined"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def joined() -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
-class Kept:
+class RunState:
     """What one process has of a run: totals, and apart from them the shards of accumulators that depend on the order.
 
     Args:
