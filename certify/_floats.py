@@ -50,15 +50,15 @@ def up(value: float, slack: float = 0.0) -> float:
 
 def grown(values: Tensor, slack: float) -> Tensor:
     """`up` for a tensor."""
-    found = values * (1 + slack)
-    lossy = (values > 0) & (found < _LOSSY)
-    return torch.where(lossy, torch.nextafter(found, torch.full_like(found, math.inf)), found)
+    result = values * (1 + slack)
+    lossy = (values > 0) & (result < _LOSSY)
+    return torch.where(lossy, torch.nextafter(result, torch.full_like(result, math.inf)), result)
 
 
 def square(value: float, slack: float = 0.0) -> float:
     """The square of a number, times 1 + `slack`; 0 for 0 alone."""
-    found = value * value * (1 + slack)
-    return math.nextafter(found, math.inf) if value and found < _LOSSY else found
+    result = value * value * (1 + slack)
+    return math.nextafter(result, math.inf) if value and result < _LOSSY else result
 
 
 def unit_of(*tensors: Tensor) -> float:
@@ -73,8 +73,8 @@ def unit_of(*tensors: Tensor) -> float:
 
 def in_units(share: float, unit: float, slack: float = 0.0) -> float:
     """share · unit², times 1 + `slack`, rounded up; 0 for a share of 0 alone."""
-    found = share * (1 + slack) * unit * unit
-    return math.nextafter(found, math.inf) if share > 0 and found < _LOSSY else found
+    result = share * (1 + slack) * unit * unit
+    return math.nextafter(result, math.inf) if share > 0 and result < _LOSSY else result
 
 
 def squared_length(x: Tensor, slack: float = 0.0) -> float:
@@ -90,16 +90,16 @@ def squared_lengths(x: Tensor, dim: int) -> Tensor:
     unit = torch.where(whole, 1.0, unit)
     share = (x / unit).square().sum(dim=dim)
     unit = unit.squeeze(dim)
-    found = share * unit * unit
-    least = torch.nextafter(found, torch.full_like(found, math.inf))
-    return torch.where((share > 0) & (found < _LOSSY), least, found)
+    result = share * unit * unit
+    least = torch.nextafter(result, torch.full_like(result, math.inf))
+    return torch.where((share > 0) & (result < _LOSSY), least, result)
 
 
 def length(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """‖x‖ of a float64 tensor, along an axis or as a whole, on every scale."""
-    found = torch.linalg.vector_norm(x, dim=dim, keepdim=keepdim)
-    if not x.numel() or bool(((found > _LEAST) & (found < _MOST)).all()):
-        return found
+    result = torch.linalg.vector_norm(x, dim=dim, keepdim=keepdim)
+    if not x.numel() or bool(((result > _LEAST) & (result < _MOST)).all()):
+        return result
     largest = x.abs().amax() if dim is None else x.abs().amax(dim=dim, keepdim=True)
     usable = (largest > 0) & torch.isfinite(largest)
     shares = torch.linalg.vector_norm(x / torch.where(usable, largest, 1.0), dim=dim, keepdim=keepdim)
@@ -126,7 +126,7 @@ def half_way(a: Tensor, b: Tensor) -> Tensor:
 
 def mean(draws: Tensor, dim: int = 0) -> Tensor:
     """The mean over an axis, also where the sum is not finite."""
-    found = draws.mean(dim=dim)
-    if bool(torch.isfinite(found).all()):
-        return found
+    result = draws.mean(dim=dim)
+    if bool(torch.isfinite(result).all()):
+        return result
     return (draws.to(torch.float64) / draws.shape[dim]).sum(dim=dim).to(draws.dtype)

@@ -70,9 +70,9 @@ def upper_limits(distances: Tensor, levels: Tensor, ranks: list[int], reach: Ten
         reach: (rows,), what no distance exceeds; ∞ where nothing is known.
     """
     n = distances.shape[0]
-    found = [distances[n - rank] if rank else torch.full_like(reach, math.inf) for rank in ranks]
+    limits = [distances[n - rank] if rank else torch.full_like(reach, math.inf) for rank in ranks]
     # A sum of m squares is good to m/2 ulp, far below this.
-    stacked = torch.stack(found, dim=1) if found else reach.new_zeros((reach.numel(), 0))
+    stacked = torch.stack(limits, dim=1) if limits else reach.new_zeros((reach.numel(), 0))
     return torch.minimum(grown(stacked, 1e-10), reach[:, None])
 
 
@@ -115,10 +115,14 @@ class LayersEvidence(Evidence):
         return {"apart": int(self.apart)}
 
     def tensors(self) -> dict[str, Tensor]:
-        kept = {"levels": self.levels, "radii": self.radii}
+        tensors = {"levels": self.levels, "radii": self.radii}
         if self.origin is not self.center:
-            kept["origin"] = self.origin
-        return kept if self.lower is None or self.upper is None else {**kept, "lower": self.lower, "upper": self.upper}
+            tensors["origin"] = self.origin
+        return (
+            tensors
+            if self.lower is None or self.upper is None
+            else {**tensors, "lower": self.lower, "upper": self.upper}
+        )
 
     @classmethod
     def restored(cls, numbers: Mapping[str, float | int | str], tensors: Mapping[str, Tensor], center: Tensor) -> Self:

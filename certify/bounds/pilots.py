@@ -64,9 +64,9 @@ class PilotSpectrum:
         """Radii to choose from: beyond which about so many of n draws are expected, and no cut at all."""
         least = 1e-3 * reach
         expected = 0.03 * n, 0.003 * n, 10.0, 1.0, 0.1
-        found = [self._decile + self._scale * math.log(0.1 * n / count) for count in expected if count < 0.1 * n]
-        found += [1.001 * float(self.lengths.max())]
-        return sorted({min(max(radius, least), reach) for radius in found} | {reach})
+        radii = [self._decile + self._scale * math.log(0.1 * n / count) for count in expected if count < 0.1 * n]
+        radii += [1.001 * float(self.lengths.max())]
+        return sorted({min(max(radius, least), reach) for radius in radii} | {reach})
 
     def top(self, radius: float) -> float:
         """λ_max(E x xᵀ)/R² for R = `radius`: midway between what pilot draws have along their own best direction, which is
@@ -126,10 +126,10 @@ class PilotIndicators:
 
     @classmethod
     def of(cls, pilot: Tensor, origin: Tensor) -> PilotIndicators:
-        kept = cls._known.setdefault(pilot, WeakIdKeyDictionary())
-        if origin not in kept:
-            kept[origin] = cls(pilot, origin)
-        return cast(PilotIndicators, kept[origin])
+        by_origin = cls._known.setdefault(pilot, WeakIdKeyDictionary())
+        if origin not in by_origin:
+            by_origin[origin] = cls(pilot, origin)
+        return cast(PilotIndicators, by_origin[origin])
 
     def indicators(self, level: float) -> Indicators:
         """An empty accumulator for one level; those of one level share their b."""

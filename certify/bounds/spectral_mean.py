@@ -110,7 +110,7 @@ class SpectrumEvidence(Evidence):
         return distance(self.origin, self.center, _SAFE)
 
     def numbers(self) -> dict[str, float | int | str]:
-        kept: dict[str, float | int | str] = {
+        numbers: dict[str, float | int | str] = {
             "second": self.second,
             "radius": self.radius,
             "outside": self.outside,
@@ -118,7 +118,7 @@ class SpectrumEvidence(Evidence):
             "ball": self.ball,
             "farthest": self.farthest,
         }
-        return kept if self.center_offset is None else {**kept, "drift": self.center_offset}
+        return numbers if self.center_offset is None else {**numbers, "drift": self.center_offset}
 
     def tensors(self) -> dict[str, Tensor]:
         return {} if self.origin is self.center else {"origin": self.origin}
@@ -158,8 +158,8 @@ class SpectrumEvidence(Evidence):
             )
 
         # Any θ is valid; the best may be below 1 also where m is less than ‖b − c‖: S_θ can grow with θ.
-        found = minimize_scalar(at, bounds=(0.0, 1.0), method="bounded", options={"xatol": 1e-4})
-        least = min(at(0.0), at(1.0), float(found.fun))
+        best = minimize_scalar(at, bounds=(0.0, 1.0), method="bounded", options={"xatol": 1e-4})
+        least = min(at(0.0), at(1.0), float(best.fun))
         value = least + far * _largest(noise, self.outside, rho)
         return min(value, center_offset + far * self.outside + self.ball * moved, self.farthest)
 
@@ -277,10 +277,10 @@ def _middles(setting: Setting) -> list[Tensor]:
     if support is None:
         return []
     lower, upper = support.over(setting.shape)
-    found = [setting.center] if bool(torch.isinf(lower).any() | torch.isinf(upper).any()) else [(lower + upper) / 2]
+    centers = [setting.center] if bool(torch.isinf(lower).any() | torch.isinf(upper).any()) else [(lower + upper) / 2]
     if support.offset is not None:
-        found.append(support.offset.to("cpu", torch.float64).expand(setting.shape))
-    return found
+        centers.append(support.offset.to("cpu", torch.float64).expand(setting.shape))
+    return centers
 
 
 def _norm(rows: Tensor) -> float:

@@ -172,13 +172,13 @@ class IndicatorsEvidence(Evidence):
 
     def tensors(self) -> dict[str, Tensor]:
         names = ("lower", "upper", "scales", "levels", "expected", "frequencies", "second", "slack")
-        kept = {name: cast(Tensor, getattr(self, name)) for name in names}
-        return kept if self.origin is self.center else {**kept, "origin": self.origin}
+        tensors = {name: cast(Tensor, getattr(self, name)) for name in names}
+        return tensors if self.origin is self.center else {**tensors, "origin": self.origin}
 
     @classmethod
     def restored(cls, numbers: Mapping[str, float | int | str], tensors: Mapping[str, Tensor], center: Tensor) -> Self:
         shape, levels = tuple(center.shape), tensors["levels"]
-        held = cls(
+        evidence = cls(
             center,
             tensors.get("origin", center),
             lower=tensors["lower"],
@@ -196,16 +196,16 @@ class IndicatorsEvidence(Evidence):
         )
         wanted |= dict.fromkeys(("expected", "frequencies"), (levels.numel(), 2, *shape))
         for name, size in wanted.items():
-            if tuple(getattr(held, name).shape) != size:
-                raise ValueError(f"{name} has shape {tuple(getattr(held, name).shape)}: must be {size}")
+            if tuple(getattr(evidence, name).shape) != size:
+                raise ValueError(f"{name} has shape {tuple(getattr(evidence, name).shape)}: must be {size}")
         if levels.ndim != 1 or not bool((torch.diff(levels, prepend=levels.new_zeros(1)) > 0).all()):
             raise ValueError(f"levels {levels.tolist()}: must be > 0 and increase")
-        chances = torch.stack([held.expected, held.frequencies])
+        chances = torch.stack([evidence.expected, evidence.frequencies])
         if not bool(((chances >= 0) & (chances <= 1)).all()):
             raise ValueError("expected, frequencies: must be in 0 … 1")
-        if not bool((held.second >= 0).all() and (held.slack >= 0).all() and (held.scales >= 0).all()):
+        if not bool((evidence.second >= 0).all() and (evidence.slack >= 0).all() and (evidence.scales >= 0).all()):
             raise ValueError("second, slack and scales: must be >= 0")
-        return held
+        return evidence
 
     def implied(self, noise: Noise, rho: float) -> float:
         if not bool((self.lower <= self.upper).all()):
@@ -306,10 +306,10 @@ class SpectralMedianMSE(Method):
             shape=setting.shape,
             support=setting.support,
         )
-        found = [cast(Indicators, seen[wanted.key]) for wanted in self._indicators()]
+        indicators = [cast(Indicators, seen[wanted.key]) for wanted in self._indicators()]
         second, slack = [], []
-        for one in found:
-            limit, least = self._limits(one.spectrum.largest_in_balls, one.spectrum.radius, len(found))
+        for indicator in indicators:
+            limit, least = self._limits(indicator.spectrum.largest_in_balls, indicator.spectrum.radius, len(indicators))
             second.append(limit)
             slack.append(least)
         evidence = IndicatorsEvidence(
@@ -319,8 +319,8 @@ class SpectralMedianMSE(Method):
             box.upper,
             plan.pilot.scales,
             torch.tensor(plan.levels, dtype=torch.float64),
-            torch.stack([one.expected for one in found]),
-            torch.stack([one.frequencies() for one in found]),
+            torch.stack([one.expected for one in indicators]),
+            torch.stack([one.frequencies() for one in indicators]),
             torch.tensor(second, dtype=torch.float64),
             torch.tensor(slack, dtype=torch.float64),
             self._population,

@@ -128,10 +128,14 @@ class SpectrumWitness:
 
     ordered = True
 
-    def __init__(self, held: SpectrumEvidence) -> None:
-        self.held = held
-        self.key = f"spectrum witness {id(held)}"
-        self.along = Aimed(held.origin, held.radius, None if held.center_offset is None else held.origin - held.center)
+    def __init__(self, evidence: SpectrumEvidence) -> None:
+        self.evidence = evidence
+        self.key = f"spectrum witness {id(evidence)}"
+        self.along = Aimed(
+            evidence.origin,
+            evidence.radius,
+            None if evidence.center_offset is None else evidence.origin - evidence.center,
+        )
         self.outside, self.beyond_reach = 0, 0
 
     @property
@@ -139,7 +143,7 @@ class SpectrumWitness:
         return self.along.count
 
     def widened(self, other: SpectrumWitness) -> SpectrumWitness:
-        return SpectrumWitness(self.held)
+        return SpectrumWitness(self.evidence)
 
     def state(self) -> dict[str, Tensor]:
         return {"counts": torch.tensor([self.outside, self.beyond_reach]), **self.along.state()}
@@ -152,14 +156,14 @@ class SpectrumWitness:
         return f"spectrum witness {self.along.past.described()}"
 
     def update(self, outputs: Tensor) -> None:
-        held = self.held
-        away = outputs.to(torch.float64) - held.origin.to(outputs.device, torch.float64)
+        evidence = self.evidence
+        away = outputs.to(torch.float64) - evidence.origin.to(outputs.device, torch.float64)
         distance = length(away.reshape(len(outputs), -1), dim=1)
         # The same input gives values a few ulp apart in batches of different sizes; these ulp are f's, not the distance's.
         eps = 1000 * torch.finfo(outputs.dtype).eps
-        slack = eps * distance + eps * float(length(flat(held.origin)))
-        self.outside += int((distance > held.radius + slack).sum())
-        self.beyond_reach += int((distance > held.reach + slack).sum())
+        slack = eps * distance + eps * float(length(flat(evidence.origin)))
+        self.outside += int((distance > evidence.radius + slack).sum())
+        self.beyond_reach += int((distance > evidence.reach + slack).sum())
         self.along.update(outputs)
 
     def merge(self, other: SpectrumWitness) -> None:
@@ -169,28 +173,28 @@ class SpectrumWitness:
 
     def verdict(self) -> tuple[float, str]:
         """The p-value of the limits, and a phrase of detail."""
-        held, along = self.held, self.along
+        evidence, along = self.evidence, self.along
         if self.beyond_reach:
             return 0.0, f"{self.beyond_reach} of {self.count} draws are farther from the origin than f can be"
-        found = [
+        tests = [
             (
-                along.p_value(held.second),
-                f"largest mean square along a direction {shown(in_units(along.mean, held.radius), 'near', 4)} of "
-                f"{shown(held.second, 'up', 4)}",
+                along.p_value(evidence.second),
+                f"largest mean square along a direction {shown(in_units(along.mean, evidence.radius), 'near', 4)} of "
+                f"{shown(evidence.second, 'up', 4)}",
             )
         ]
-        if held.radius < held.reach:
-            expected = held.outside * self.count
+        if evidence.radius < evidence.reach:
+            expected = evidence.outside * self.count
             phrase = f"{self.outside} draws outside the ball, allowed mean {shown(expected, 'up', 4)}"
-            found.append((beyond(self.outside, self.count, held.outside), phrase))
-        if held.center_offset is not None:
-            moved = along.pushes / max(along.tested, 1) * held.radius
-            p = bennett(moved - held.center_offset * (1 + _SAFE), along.tested, held.second, held.radius)
-            found.append(
-                (p, f"mean along a direction {shown(moved, 'near', 4)} of {shown(held.center_offset, 'up', 4)}")
+            tests.append((beyond(self.outside, self.count, evidence.outside), phrase))
+        if evidence.center_offset is not None:
+            moved = along.pushes / max(along.tested, 1) * evidence.radius
+            p = bennett(moved - evidence.center_offset * (1 + _SAFE), along.tested, evidence.second, evidence.radius)
+            tests.append(
+                (p, f"mean along a direction {shown(moved, 'near', 4)} of {shown(evidence.center_offset, 'up', 4)}")
             )
-        p, phrase = min(found, key=lambda test: test[0])
-        return min(1.0, len(found) * p), phrase
+        p, phrase = min(tests, key=lambda test: test[0])
+        return min(1.0, len(tests) * p), phrase
 
 
 class IndicatorsWitness:
@@ -202,18 +206,18 @@ class IndicatorsWitness:
 
     ordered = True
 
-    def __init__(self, held: IndicatorsEvidence) -> None:
-        self.held = held
-        self.key = f"indicators witness {id(held)}"
-        self.box = held.box.witness()
-        self.parts = [_LevelWitness(held, j) for j in range(len(held.levels))]
+    def __init__(self, evidence: IndicatorsEvidence) -> None:
+        self.evidence = evidence
+        self.key = f"indicators witness {id(evidence)}"
+        self.box = evidence.box.witness()
+        self.parts = [_LevelWitness(evidence, j) for j in range(len(evidence.levels))]
 
     @property
     def count(self) -> int:
         return self.box.count
 
     def widened(self, other: IndicatorsWitness) -> IndicatorsWitness:
-        return IndicatorsWitness(self.held)
+        return IndicatorsWitness(self.evidence)
 
     def state(self) -> dict[str, Tensor]:
         return state_of({"box": self.box}) | state_of({str(i): part for i, part in enumerate(self.parts)})
@@ -238,37 +242,42 @@ class IndicatorsWitness:
 
     def verdict(self, noise: Noise, rho: float) -> tuple[float, str]:
         """The p-value of the limits, and a phrase of detail."""
-        found = [self.held.box.verdict(self.box, noise, rho), *(test for part in self.parts for test in part.tests())]
-        worst = min(found, key=lambda test: test[0])
-        return min(1.0, len(found) * worst[0]), worst[1]
+        tests = [
+            self.evidence.box.verdict(self.box, noise, rho),
+            *(test for part in self.parts for test in part.tests()),
+        ]
+        worst = min(tests, key=lambda test: test[0])
+        return min(1.0, len(tests) * worst[0]), worst[1]
 
 
 class _LevelWitness:
     """One level's part: mean squares along the direction that earlier draws choose, means along three fixed ones."""
 
-    def __init__(self, held: IndicatorsEvidence, j: int) -> None:
-        self.held, self.j, self.count = held, j, 0
-        self.level = Indicators(held.origin, held.scales, float(held.levels[j]), held.expected[j], held.radius(j), 32)
+    def __init__(self, evidence: IndicatorsEvidence, j: int) -> None:
+        self.evidence, self.j, self.count = evidence, j, 0
+        self.level = Indicators(
+            evidence.origin, evidence.scales, float(evidence.levels[j]), evidence.expected[j], evidence.radius(j), 32
+        )
         self.squares = Aimed(self.level.spectrum.center, self.level.spectrum.radius)
-        shifts = held.scales * (held.frequencies[j] - held.expected[j])
-        both = torch.stack([held.scales, torch.zeros_like(held.scales)])
+        shifts = evidence.scales * (evidence.frequencies[j] - evidence.expected[j])
+        both = torch.stack([evidence.scales, torch.zeros_like(evidence.scales)])
         worst = torch.zeros_like(both)
-        worst.scatter_(0, held.frequencies[j].argmax(dim=0, keepdim=True), held.scales[None])
-        kept = held.frequencies[j].amax(dim=0)
-        order = kept.reshape(-1).argsort(descending=True)
-        weight = held.scales.reshape(-1)[order].square().cumsum(0)
+        worst.scatter_(0, evidence.frequencies[j].argmax(dim=0, keepdim=True), evidence.scales[None])
+        frequencies = evidence.frequencies[j].amax(dim=0)
+        order = frequencies.reshape(-1).argsort(descending=True)
+        weight = evidence.scales.reshape(-1)[order].square().cumsum(0)
         few = torch.zeros_like(weight, dtype=torch.bool)
         few[order] = weight <= 0.25 * weight[-1]
-        directions = [both, both.flip(0), worst * few.reshape(held.scales.shape)]
+        directions = [both, both.flip(0), worst * few.reshape(evidence.scales.shape)]
         self.directions = [d / d.norm() for d in directions if float(d.norm()) > 0]
-        self.allowed = [float((d * shifts).sum()) + float(held.slack[j]) for d in self.directions]
+        self.allowed = [float((d * shifts).sum()) + float(evidence.slack[j]) for d in self.directions]
         self.sums = [0.0] * len(self.directions)
 
     def update(self, outputs: Tensor) -> None:
         for part in outputs.split(64):
             scaled = self.level.beyond(part)
             self.squares.update(scaled)
-            x = scaled - (self.held.scales * self.held.expected[self.j]).to(scaled.device)
+            x = scaled - (self.evidence.scales * self.evidence.expected[self.j]).to(scaled.device)
             self.count += x.shape[0]
             for i, direction in enumerate(self.directions):
                 self.sums[i] += float((x * direction.to(x.device)).sum())
@@ -288,9 +297,9 @@ class _LevelWitness:
 
     def tests(self) -> list[tuple[float, str]]:
         """p-values and phrases."""
-        second, limit = float(self.held.second[self.j]), self.held.radius(self.j)
-        level = f"level {shown(float(self.held.levels[self.j]), 'down', 4)}"
-        found = [
+        second, limit = float(self.evidence.second[self.j]), self.evidence.radius(self.j)
+        level = f"level {shown(float(self.evidence.levels[self.j]), 'down', 4)}"
+        tests = [
             (
                 self.squares.p_value(second),
                 f"{level}: largest mean square {shown(self.squares.mean, 'near', 4)} of {shown(second, 'up', 4)}",
@@ -298,10 +307,10 @@ class _LevelWitness:
         ]
         for total, allowed in zip(self.sums, self.allowed, strict=True):
             excess = total / max(self.count, 1) - allowed - _SAFE * limit
-            found.append(
+            tests.append(
                 (
                     bennett(excess, self.count, second, limit),
                     f"{level}: mean along a direction +{shown(excess, 'near', 4)}",
                 )
             )
-        return found
+        return tests

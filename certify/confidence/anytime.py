@@ -47,8 +47,8 @@ def log_evidence_above(successes: Any, n: Any, p0: float) -> Any:
     a = np.maximum(s, 1) - 0.5
     with np.errstate(divide="ignore"):
         kernel = betaln(a, f + 1) + np.log(betaincc(a, f + 1, p0))
-    found = math.log(0.5) + kernel - (s - 0.5) * math.log(p0) - f * math.log1p(-p0)
-    return np.where(s > 0, found, -np.inf)
+    log_m = math.log(0.5) + kernel - (s - 0.5) * math.log(p0) - f * math.log1p(-p0)
+    return np.where(s > 0, log_m, -np.inf)
 
 
 def anytime_limit(successes: int, n: int, alpha: float, side: str = "upper") -> float:

@@ -236,10 +236,10 @@ def noise_prediction(
         without = denoiser.along(trajectory, one_encoding("unconditional", unconditional), batch=batch)
 
     def predictions(z: Tensor) -> Tensor:
-        made = denoiser.along(trajectory, encode(z), batch=batch, grad=grad)
+        predicted = denoiser.along(trajectory, encode(z), batch=batch, grad=grad)
         if guidance is not None:
-            made = without + g * (made - without)
-        return made * roots.to(made.device, made.dtype)[:, None, None, None]
+            predicted = without + g * (predicted - without)
+        return predicted * roots.to(predicted.device, predicted.dtype)[:, None, None, None]
 
     return predictions
 
@@ -355,11 +355,11 @@ def attack_rate_over(
 
 def _encodings(deployments: Sequence[Deployed], block: Block) -> Tensor:
     """(draws, tokens, width), one prompt's after the other, put back in the order of the draws."""
-    made = [deployments[i](z, block.source) for i, _, z in block.groups]
-    shapes = {tuple(h.shape[1:]) for h in made}
+    encodings = [deployments[i](z, block.source) for i, _, z in block.groups]
+    shapes = {tuple(h.shape[1:]) for h in encodings}
     if len(shapes) > 1:
         raise ValueError(f"deployments give encodings of shapes {sorted(shapes)}: must give one shape")
-    return torch.cat(made)[torch.cat([rows for _, rows, _ in block.groups]).argsort()]
+    return torch.cat(encodings)[torch.cat([rows for _, rows, _ in block.groups]).argsort()]
 
 
 @dataclass(frozen=True)
@@ -422,8 +422,8 @@ def undefended_rate(
     )
 
     def happens(numbers: range) -> Tensor:
-        made = make(embeds.expand(len(numbers), -1, -1), generator=[image_source(seed, i) for i in numbers])
-        return detected(fires, made)
+        shown = make(embeds.expand(len(numbers), -1, -1), generator=[image_source(seed, i) for i in numbers])
+        return detected(fires, shown)
 
     counts = count_events(
         happens,

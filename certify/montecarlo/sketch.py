@@ -231,21 +231,21 @@ class Spectrum:
             if self._filled == self._kept.shape[0]:
                 self._shrink(self._kept)
 
-    def _shrink(self, kept: Tensor) -> None:
-        values, vectors = torch.linalg.eigh(self._gram(kept))
+    def _shrink(self, buffer: Tensor) -> None:
+        values, vectors = torch.linalg.eigh(self._gram(buffer))
         squares, left = values.flip(0).clamp_min(0), vectors.flip(1)[:, : self.rows]
         delta = float(squares[self.rows])
         top = squares[: self.rows]
         scale = torch.where(top > delta, ((top - delta) / top.clamp_min(1e-300)).sqrt(), 0.0)
-        kept[: self.rows] = (left * scale).T.to(kept.device) @ kept
+        buffer[: self.rows] = (left * scale).T.to(buffer.device) @ buffer
         self._removed += delta
         self._rounding += self._step()
         self._filled = self.rows
 
-    def _gram(self, kept: Tensor) -> Tensor:
+    def _gram(self, buffer: Tensor) -> Tensor:
         """B Bᵀ, or the matrix itself: what has the eigenvalues. On the CPU, where small ones are decomposed fastest."""
-        rows = kept[: self._filled]
-        return (kept if self._exact else rows @ rows.T).cpu()
+        rows = buffer[: self._filled]
+        return (buffer if self._exact else rows @ rows.T).cpu()
 
     def _step(self) -> float:
         """An allowance for the rounding of one product and one decomposition.
@@ -318,5 +318,5 @@ class Indicators:
 
     def frequencies(self) -> Tensor:
         """p̂, (2, *output)."""
-        found = self.expected + self.spectrum.mean / torch.where(self.scales > 0, self.scales, 1.0)
-        return found.clamp(0, 1)
+        frequencies = self.expected + self.spectrum.mean / torch.where(self.scales > 0, self.scales, 1.0)
+        return frequencies.clamp(0, 1)

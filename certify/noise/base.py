@@ -36,8 +36,8 @@ class ScaledNoise(ABC):
     @property
     def scale(self) -> Tensor:
         """s, as it was given."""
-        found: Tensor = getattr(self, self.scale_name)
-        return found
+        scale: Tensor = getattr(self, self.scale_name)
+        return scale
 
     def __repr__(self) -> str:
         if self.scale.numel() == 1:

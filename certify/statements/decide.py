@@ -423,22 +423,22 @@ class _Distance:
         self,
         method: str,
         theorem: str,
-        seen: StoppedCount | StoppedRanks,
+        stopped: StoppedCount | StoppedRanks,
         drawn: int,
         value: float,
         reason: str,
         evidence: Evidence | None,
     ) -> Decision:
-        counts, run = seen if isinstance(seen, StoppedCount) else None, self.drawing.run()
+        counts, run = stopped if isinstance(stopped, StoppedCount) else None, self.drawing.run()
         lower, upper = counts.limits() if counts else (None, None)
         return Decision(
-            decided=seen.decided,
+            decided=stopped.decided,
             value=value,
             limit=self.tolerance,
             rho=self.rho,
             alpha=self.alpha,
             replicas=1,
-            n=seen.count,
+            n=stopped.count,
             drawn=drawn,
             maximum=self.drawing.n,
             successes=int(counts.ones) if counts else None,
@@ -449,23 +449,23 @@ class _Distance:
             theorem=theorem,
             method=method,
             reason=reason or run.remark,
-            evidence=evidence if seen.decided == "yes" else None,
+            evidence=evidence if stopped.decided == "yes" else None,
             run=replace(run, n=drawn),
             center=self.center,
         )
 
 
-def _until_decided(drawing: Drawing, seen: StoppedCount | StoppedRanks) -> int:
-    """Draws until `seen` has decided; how many draws were made."""
+def _until_decided(drawing: Drawing, stopped: StoppedCount | StoppedRanks) -> int:
+    """Draws until `stopped` has decided; how many draws were made."""
     drawn = 0
     _single_process()
 
     def until(done: int) -> bool:
         nonlocal drawn
         drawn = done
-        return seen.decided != "undecided"
+        return stopped.decided != "undecided"
 
-    drawing.draw([seen], until)
+    drawing.draw([stopped], until)
     return drawn
 
 

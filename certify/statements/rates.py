@@ -215,11 +215,11 @@ def _of_events(events: Sequence[Function], block: Block) -> Tensor:
             together = few_together(places) if block.again == "late" else [places[0::2], places[1::2]]
         groups += [(i, rows[part], z[part]) for part in together if len(part)]
     for i, rows, z in groups:
-        made = events[i](z, generator=block.source) if accepts_generator(events[i]) else events[i](z)
-        if not isinstance(made, Tensor) or tuple(made.shape) != (len(rows),):
-            what = f"shape {tuple(made.shape)}" if isinstance(made, Tensor) else f"a {type(made).__name__}"
+        verdict = events[i](z, generator=block.source) if accepts_generator(events[i]) else events[i](z)
+        if not isinstance(verdict, Tensor) or tuple(verdict.shape) != (len(rows),):
+            what = f"shape {tuple(verdict.shape)}" if isinstance(verdict, Tensor) else f"a {type(verdict).__name__}"
             raise ValueError(f"events[{i}] returned {what}: must return a tensor of shape ({len(rows)},), one a draw")
-        verdicts[rows] = made.detach().to("cpu", torch.float64)
+        verdicts[rows] = verdict.detach().to("cpu", torch.float64)
     return verdicts
 
 
@@ -232,7 +232,7 @@ def _gaussian(i: int, noise: Noise | float) -> GaussianNoise:
 
 def _name(y: Tensor, sigma: Tensor, copies: int) -> bytes:
     """What is drawn at one prompt, as bytes to sort by."""
-    made = hashlib.sha256(f"{y.device.type} {y.dtype} {tuple(y.shape)} {copies} ".encode())
+    digest = hashlib.sha256(f"{y.device.type} {y.dtype} {tuple(y.shape)} {copies} ".encode())
     for part in (y, sigma):
-        made.update(part.to("cpu", torch.float64).numpy().tobytes())
-    return made.digest()
+        digest.update(part.to("cpu", torch.float64).numpy().tobytes())
+    return digest.digest()

@@ -75,10 +75,10 @@ def statistic_bound(
     drawing = Drawing(statistic, y, noise, called="statistic", replicas=replicas, **options)
     n, run = drawing.n, drawing.run()
     lower, upper = statistic_limits(n, drawing.noise, q=q, side=side, rho=rho, replicas=replicas, alpha=alpha)
-    seen = ExtremeRanks(lower.rank if lower else 0, upper.rank if upper else 0)
-    drawing.draw([seen])
-    low = float(seen.smallest(lower.rank)) if lower and lower.rank else -math.inf
-    high = float(seen.largest(upper.rank)) if upper and upper.rank else math.inf
+    ranks = ExtremeRanks(lower.rank if lower else 0, upper.rank if upper else 0)
+    drawing.draw([ranks])
+    low = float(ranks.smallest(lower.rank)) if lower and lower.rank else -math.inf
+    high = float(ranks.largest(upper.rank)) if upper and upper.rank else math.inf
     missing = [part.needed for part in (lower, upper) if part and not part.rank]
     known = [needed for needed in missing if needed is not None]
     needed = max(known) if len(known) == len(missing) > 0 else None

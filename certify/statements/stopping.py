@@ -63,9 +63,9 @@ class StoppedCount(Counts):
         least = max(self.allowed * UP, 1e-300)
         if least < 1:
             no = log_evidence_above(successes, n, least) >= enough_evidence(n, self.alpha)
-        found = np.flatnonzero(yes | no)
-        if len(found):
-            first = int(found[0])
+        decisive = np.flatnonzero(yes | no)
+        if len(decisive):
+            first = int(decisive[0])
             self.decided = "yes" if yes[first] else "no"
             self.count, self.ones = int(n[first]), int(successes[first])
 
