@@ -280,7 +280,7 @@ class Exceedances(Tallied):
         exact: count every draw beyond, whatever the rounding.
     """
 
-    tallies = ("below", "above")
+    tallies: ClassVar[tuple[str, ...]] = ("below", "above")
 
     def __init__(self, lower: Tensor, upper: Tensor, exact: bool = False) -> None:
         self.lower, self.upper, self.count = lower.to("cpu", torch.float64), upper.to("cpu", torch.float64), 0

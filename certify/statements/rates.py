@@ -91,7 +91,7 @@ def event_rate_over(
     def verdicts(blocks: Sequence[Block]) -> Tensor:
         return torch.cat([_of_events(functions, block) for block in blocks])
 
-    return drawing.counted(verdicts, DEFAULT_BATCH if drawing.batch_size is None else drawing.batch_size)
+    return drawing.counted(verdicts, drawing.batch_size or DEFAULT_BATCH)
 
 
 @dataclass(frozen=True)
