@@ -182,13 +182,13 @@ def center_offset_failures(runs: int) -> int:
 def test_coverage_of_the_center_offset(trials: Trials):
     """α = .3, half of which is the center offset's."""
     runs = trials.runs(500)
-    trials.covers("T11 drift", center_offset_failures(runs), runs, 0.15, "one output")
+    trials.covers("T11 center offset", center_offset_failures(runs), runs, 0.15, "one output")
 
 
 def test_control_a_center_offset_without_slack_is_caught(monkeypatch, trials: Trials):
     """Mistake: ‖x̄‖ for ‖E x‖."""
     monkeypatch.setattr(spectral_module, "bernstein_slack", lambda second, radius, n, alpha: 0.0)
-    trials.caught("T11 drift", "‖x̄‖ for ‖E x‖", center_offset_failures(200), 200, 0.15)
+    trials.caught("T11 center offset", "‖x̄‖ for ‖E x‖", center_offset_failures(200), 200, 0.15)
 
 
 def sketched_failures(runs: int) -> int:

@@ -43,7 +43,7 @@ CLAIMS = {
     "T6 ball": "the deployed median stays within R with probability q, whatever the dimension",
     "T7 noise, then adapt": "a smoother that adapts to noisy tokens: its percentiles lie in the box",
     "T11 moment": "the limit of the largest second moment",
-    "T11 drift": "the limit of the distance between reference and mean",
+    "T11 center offset": "the limit of the distance between reference and mean",
     "T11 distance": "the smoothed mean moves no further",
     "T12 distance": "the smoothed median moves no further, by the spectrum",
     "T13 box": "uniform noise: every output's percentile lies in the box, for every perturbation of so large an ℓ1 size",
