@@ -23,7 +23,6 @@ __all__ = [
     "concepts",
     "count",
     "detector",
-    "device",
     "increasing",
     "model",
     "overlay",
@@ -44,7 +43,8 @@ def checked(check: Check) -> Callable[..., Any]:
     """The callback of an option: refuses its value, by name, unless it is left out or passes."""
 
     def callback(param: typer.CallbackParam, value: Any) -> Any:
-        if value is not None:
+        # A default passes: what some options may be is only known to what takes seconds to load.
+        if value is not None and value != param.default:
             check(typed(param), value)
         return value
 
@@ -113,16 +113,6 @@ def model(name: str, value: str) -> None:
         raise FileNotFoundError(
             f"{name} = {value!r}: must be a hub id, or the folder of a pipeline; no {(path / 'model_index.json').absolute()}"
         )
-
-
-def device(name: str, value: str) -> None:
-    """A device that is there."""
-    import torch
-
-    try:
-        torch.empty(0, device=torch.device(value))
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise ValueError(f"{name} = {value!r}: must be a device that this machine and this torch have") from None
 
 
 def a_file(name: str, value: Path) -> None:

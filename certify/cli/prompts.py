@@ -45,10 +45,10 @@ from certify.cli.settings import (
     with_settings,
 )
 from certify.cli.work import show_work, work_ahead
-from certify.datasets.prompt_files import PromptSet
 
 if TYPE_CHECKING:
     from certify.certificate import Certificate
+    from certify.datasets.prompt_files import PromptSet
     from certify.plots.style import Picture
 
 
@@ -127,6 +127,7 @@ def prompt(
         for given, default in ((n, 10_000), (statistics, 1_000), (images, 400))
     )
     from certify.adaptive.certification import refuse_private_memory
+    from certify.datasets.prompt_files import PromptSet
 
     given, memory = None, settings.bytes
     if attacks is not None:

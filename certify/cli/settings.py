@@ -94,7 +94,7 @@ Tolerance = Annotated[
 Seed = Annotated[int, typer.Option(help="Seed of all draws.", callback=checked(checks.count(0)))]
 Device = Annotated[
     str | None,
-    typer.Option(help="cpu, cuda, …", show_default="cuda where there is one", callback=checked(checks.device)),
+    typer.Option(help="cpu, cuda, …", show_default="cuda where there is one", callback=checked(_validate.device)),
 ]
 Drawing = Annotated[
     Path | None, typer.Option(help="Write a picture here (.png, .svg or .pdf).", callback=checked(a_drawing))
