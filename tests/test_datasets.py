@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from certify.datasets.runs import (
+from certify.datasets import (
     PromptRow,
     PromptSet,
     Results,

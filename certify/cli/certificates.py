@@ -177,6 +177,7 @@ def report(
     """Write a certificate, or the run over a data set, as one HTML page to forward: it needs no network, no other file."""
     from certify import Certificate
     from certify import report as pages
+    from certify.datasets import RunRecord
 
     one_process("certify report")
     path = new_file("out", folder / "report.html" if out is None else out, _PAGES, force=force)
@@ -184,13 +185,13 @@ def report(
         certificate = Certificate.load(folder)
         over = {"unet": unet, "text_encoder": text_encoder, "variant": variant, "concepts": concept}
         pictures = examples_for(certificate, folder, images, {"model": model, **over}, trust_names, device)
-        digests = pages.file_digests(folder, ("certificate.json", "tensors.safetensors"))
+        digests = _files.digests(folder, ("certificate.json", "tensors.safetensors"))
         page = pages.certificate_page(certificate, folder=str(folder), digests=digests, pictures=pictures)
     elif (folder / "settings.json").exists() or (folder / "results.jsonl").exists():
         if images:
             raise ValueError(f"images = {images}: must be left out for a run; report one of its certificates instead")
-        run = pages.RunRecord.load(folder)
-        digests = pages.file_digests(folder, ("settings.json", "results.jsonl"))
+        run = RunRecord.load(folder)
+        digests = _files.digests(folder, ("settings.json", "results.jsonl"))
         page = pages.run_page(run, folder=str(folder), digests=digests)
     else:
         raise FileNotFoundError(
@@ -229,8 +230,8 @@ def plot(
 ) -> None:
     """Draw a picture of a certificate that is there, or of the run over a data set. Nothing is drawn at random again."""
     from certify import Certificate, plots
+    from certify.datasets import RunRecord
     from certify.plots import style
-    from certify.report import RunRecord
 
     one_process("certify plot")
     path = new_file("out", folder / f"{what}.png" if out is None else out, DRAWINGS, force=force)

@@ -48,7 +48,7 @@ from certify.cli.work import show_work, work_ahead
 
 if TYPE_CHECKING:
     from certify.certificate import Certificate
-    from certify.datasets.prompt_files import PromptSet
+    from certify.datasets import PromptSet
     from certify.plots.style import Picture
 
 
@@ -127,7 +127,7 @@ def prompt(
         for given, default in ((n, 10_000), (statistics, 1_000), (images, 400))
     )
     from certify.adaptive.certification import refuse_private_memory
-    from certify.datasets.prompt_files import PromptSet
+    from certify.datasets import PromptSet
 
     given, memory = None, settings.bytes
     if attacks is not None:
@@ -244,8 +244,7 @@ def prompts(
     """Certify every prompt of a file, and report the certified fraction against the radius. A stopped run goes on."""
     one_process("certify prompts")
 
-    from certify import plots
-    from certify.datasets import runs as datasets
+    from certify import datasets, plots
 
     if out_dir is None:
         writable("--out", Path("runs"))
@@ -362,7 +361,7 @@ def _passed_over(given: PromptSet, taken: int) -> str:
 
 def _folder(out_dir: Path | None, first: Path, decides: dict[str, Any], fresh: bool) -> Path:
     """Where the results of a run go: to the folder given; else to the first of ours that is free, or that is this run's."""
-    from certify.datasets import runs as datasets
+    from certify import datasets
 
     if fresh:
         return unused(first if out_dir is None else out_dir)

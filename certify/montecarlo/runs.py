@@ -244,14 +244,8 @@ class RunFolder:
 
     def _alone(self) -> None:
         self._lock = _files.log(self._place / _LOCK, owner_only=bool(self._salt))
-        try:
-            import fcntl
-        except ImportError:  # no such locks on this system
-            return
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckpointError(f"checkpoint {str(self._place)!r}: another process is writing there") from None
+        if not _files.locked(self._lock):
+            raise CheckpointError(f"checkpoint {str(self._place)!r}: another process is writing there")
 
     def _release(self) -> None:
         if self._lock is not None:
