@@ -64,6 +64,12 @@ def a_drawing(name: str, path: Path) -> None:
     new_file(name, path, DRAWINGS)
 
 
+def below_runs(name: str) -> Path:
+    """The path of a result for which none was given, below runs/, in which files can be written."""
+    writable("--out", Path("runs"))
+    return Path("runs") / name
+
+
 def writable(name: str, path: Path) -> None:
     """Refuses a folder, which need not be there yet, in which nothing can be written: tries to."""
     there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
