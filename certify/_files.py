@@ -39,6 +39,7 @@ __all__ = [
     "locked",
     "log",
     "make_folder",
+    "no_file",
     "printable",
     "read_bytes",
     "read_json",
@@ -188,6 +189,16 @@ def read_tensors(path: Path, sha256: str | None = None) -> tuple[dict[str, Tenso
     except Exception as error:  # what the library raises on foreign bytes is not listed anywhere
         raise ValueError(f"is not a readable safetensors file ({_said(error)})") from error
     raise ValueError("its SHA-256 is not the one on record; the two do not belong together")
+
+
+def no_file(name: str, path: Path) -> None:
+    """Refuses the path of a folder to write into that is a file, or a link that leads nowhere.
+
+    Raises:
+        FileExistsError: it is.
+    """
+    if os.path.lexists(path) and not path.is_dir():
+        raise FileExistsError(f"{name} = {str(path)!r}: is a file; must be a folder")
 
 
 def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:

@@ -297,7 +297,7 @@ def broadcastable(name: str, value: Tensor, shape: Sequence[int], what: str) -> 
 
 def increasing(name: str, values: Any) -> tuple[float, ...]:
     """`values` as strictly increasing finite floats > 0."""
-    if not isinstance(values, Iterable) or (isinstance(values, _arrays()) and values.ndim != 1):
+    if not isinstance(values, Iterable) or (_is_array(values) and values.ndim != 1):
         raise TypeError(f"{name} = {values!r}: must be a non-empty, strictly increasing list")
     numbers_ = tuple(positive(f"{name}[{i}]", v) for i, v in enumerate(values))
     if not numbers_ or any(b <= a for a, b in pairwise(numbers_)):
@@ -311,12 +311,12 @@ def _loaded(library: str, kind: str) -> tuple[type, ...]:
     return () if found is None else (found,)
 
 
-def _arrays() -> tuple[type, ...]:
-    return *_loaded("torch", "Tensor"), *_loaded("numpy", "ndarray")
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (*_loaded("torch", "Tensor"), *_loaded("numpy", "ndarray")))
 
 
 def _real(name: str, value: Any) -> float:
-    if isinstance(value, _arrays()):
+    if _is_array(value):
         if math.prod(value.shape) != 1:
             raise TypeError(f"{name} has shape {tuple(value.shape)}: must be a single number")
         value = value.reshape(()).tolist()

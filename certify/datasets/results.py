@@ -116,11 +116,11 @@ def _records(
     for number, line in enumerate(lines, start=1):
         try:
             record = _files.json_value(line)
-            wrong = _wrong(record, number, run, sealed=sealed)
         except ValueError as error:
             if number == len(lines):
                 break  # a file system may have kept a line's end without its beginning
-            wrong = f"it is not JSON: {error}"
+            raise _damaged(file, number, f"it is not JSON: {error}", advice) from None
+        wrong = _wrong(record, number, run, sealed=sealed)
         if wrong:
             raise _damaged(file, number, wrong, advice)
         records.append(record)
@@ -204,8 +204,7 @@ class Results:
         self.settings = json.loads(json.dumps(settings, allow_nan=False))
         self.run = json_digest(self.settings)[:16]
         self.done: list[dict[str, Any]] = []
-        if self.folder.exists() and not self.folder.is_dir():
-            raise FileExistsError(f"out = {str(folder)!r}: is a file; must be a folder")
+        _files.no_file("out", self.folder)
         self._private = bool(self.settings.get("private"))
         _files.make_folder(self.folder, owner_only=self._private)
         self._compare()

@@ -6,7 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from certify import _validate
@@ -68,6 +68,11 @@ class RowOptions:
         if self.images and self.detector is None:
             raise ValueError(f"images = {self.images}, detector = None: must have a detector to look at images with")
 
+    def of_prompt(self) -> dict[str, Any]:
+        """Those that `certify.adaptive.certification.certify_prompt` takes; its seed is the row's own."""
+        given = {name: value for name, value in asdict(self).items() if name not in ("seed", "save_certificates")}
+        return given | {"detector": self.detector if self.images else None}
+
 
 def row_seed(seed: int, number: int) -> int:
     """The seed of a row: 48 bits of a hash of the run's seed and the row's number, so that rows share no draws."""
@@ -125,22 +130,13 @@ def certify_row(
     if reason:
         return refused(reason)
     remembers = adaptive.policy == "memory"
+    memory_alone = {"tolerance": None, "rhos": DEFAULT_RHOS} if remembers else {"rhos": None}
     try:
         certificate = adaptive.certify(
             row.prompt,
-            rho=options.rho,
-            tolerance=None if remembers else options.tolerance,
-            rhos=DEFAULT_RHOS if remembers else None,
-            n=options.n,
-            alpha=options.alpha,
+            **options.of_prompt() | memory_alone,
             seed=seed,
             pipe=pipe,
-            detector=options.detector if options.images else None,
-            statistics=options.statistics,
-            images=options.images,
-            steps=options.steps,
-            guidance=options.guidance,
-            private=options.private,
             batch_size=batch_size,
             memory=memory,
             progress=progress,

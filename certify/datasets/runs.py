@@ -145,19 +145,14 @@ def estimated_seconds(
         return 0.0
 
     def timed(n: int, statistics: int = 0, images: int = 0) -> float:
+        asked = {"n": n, "statistics": statistics, "images": images, "detector": options.detector if images else None}
         started = time.perf_counter()
         certify_prompt(
             adaptive,
             fit[0].prompt,
-            rho=options.rho,
+            **options.of_prompt() | asked,
             rhos=None,
-            n=n,
             pipe=pipe,
-            detector=options.detector if images else None,
-            statistics=statistics,
-            images=images,
-            steps=options.steps,
-            guidance=options.guidance,
             batch_size=batch_size,
             model=model,
         )

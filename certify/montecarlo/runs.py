@@ -78,8 +78,7 @@ class RunFolder:
             CheckpointError: the run's folder is damaged, or being written by another process. Nothing is changed then.
             FileExistsError: the folder is a file.
         """
-        if self.folder.exists() and not self.folder.is_dir():
-            raise FileExistsError(f"checkpoint = {str(self.folder)!r}: is a file; must be a folder")
+        _files.no_file("checkpoint", self.folder)
         kept = json.loads(json.dumps({"format": _FORMAT, **settings}, allow_nan=False))
         self._salt = b"" if secret is None else self._key()
         self._digest = self._digest_of(kept, secret)
