@@ -41,7 +41,7 @@ from certify.cli.settings import (
     Tolerance,
     with_settings,
 )
-from certify.cli.work import show_work, work_ahead
+from certify.cli.work import rows_ahead, show_work, work_ahead
 
 if TYPE_CHECKING:
     from certify.certificate import Certificate
@@ -212,14 +212,13 @@ def prompts(
         **settings.sampler,
     )
     adaptive, pipe = settings.whole() if statistics or images else (settings.text_only(), None)
-    how: dict[str, Any] = {"pipe": pipe, "batch_size": settings.batch_size}
     decides = datasets.run_settings(adaptive, data, options, pipe=pipe)
     folder = first if out_dir and not fresh else _folder(first, decides, fresh)
     begun = datasets.settings_of(folder) is not None
 
     def estimate(there: int) -> None:
         with terminal.out.status("timing a small certificate"):
-            seconds = datasets.estimated_seconds(adaptive, data.rows[there:asked], options, **how)
+            seconds = rows_ahead(adaptive, pipe, data.rows[there:asked], options, settings.batch_size)
         show_work(f"{asked - there:,} prompts, {n:,} draws each", seconds, long=long)
 
     if not begun:  # a run that is refused leaves nothing
@@ -237,10 +236,11 @@ def prompts(
                     results,
                     options,
                     limit=limit,
+                    pipe=pipe,
+                    batch_size=settings.batch_size,
                     memory=settings.bytes,
                     progress=tick,
                     source=settings.source(None if pipe is None else settings.unet),
-                    **how,
                 )
         except KeyboardInterrupt:
             terminal.out.print(

@@ -16,23 +16,21 @@ from a seed of its own, derived from the seed and the row's number; neither the 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from certify import _validate
-from certify.bounds.base import default_pilot
-from certify.datasets.prompt_files import PromptRow, PromptSet
+from certify.datasets.prompt_files import PromptSet
 from certify.datasets.results import FORMAT, Results
-from certify.datasets.rows import RowOptions, certify_row, unfit
+from certify.datasets.rows import RowOptions, certify_row
 from certify.montecarlo import Progress
 from certify.progress import as_progress
 
 if TYPE_CHECKING:
     from certify.adaptive import AdaptiveMedianSmoother
 
-__all__ = ["certify_rows", "estimated_seconds", "run_settings"]
+__all__ = ["certify_rows", "run_settings"]
 
 _STEPS = 1000  # of progress, a row
 
@@ -122,50 +120,3 @@ def certify_rows(
         results.append(record)
         report(1, 1)
     return results.done[: len(rows)]
-
-
-def estimated_seconds(
-    adaptive: AdaptiveMedianSmoother,
-    rows: Sequence[PromptRow],
-    options: RowOptions,
-    *,
-    pipe: Any = None,
-    batch_size: int | None = None,
-) -> float:
-    """About how long the rows take: a small certificate of the first one that is not refused is timed, term by term.
-
-    Nothing is kept of it, nor stored in a memory.
-    """
-    from certify.adaptive.certification import certify_prompt
-    from certify.certificate import ModelRecord
-
-    model = ModelRecord.of(adaptive.encoder.text_encoder if pipe is None else pipe)
-    fit = [row for row in rows if not unfit(adaptive, row.prompt, named=False)]
-    if not fit:
-        return 0.0
-
-    def timed(n: int, statistics: int = 0, images: int = 0) -> float:
-        asked = {"n": n, "statistics": statistics, "images": images, "detector": options.detector if images else None}
-        started = time.perf_counter()
-        certify_prompt(
-            adaptive,
-            fit[0].prompt,
-            **options.of_prompt() | asked,
-            rhos=None,
-            pipe=pipe,
-            batch_size=batch_size,
-            model=model,
-        )
-        return time.perf_counter() - started
-
-    few, more = 64, 256
-    timed(few)  # whatever happens only once
-    least = timed(few)
-    draws = options.n + default_pilot(options.n) - 2 * few
-    each = max(0.0, timed(more) - least) / (more - few)
-    seconds = least + each * max(0, draws)
-    if options.statistics:
-        seconds += max(0.0, timed(few, statistics=8) - least) / 8 * options.statistics
-    if options.images:  # one with the defence and one without; half as many are made without as with it
-        seconds += max(0.0, timed(few, images=1) - least) / 2 * 1.5 * options.images
-    return seconds * len(fit)
