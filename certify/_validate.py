@@ -297,7 +297,7 @@ def broadcastable(name: str, value: Tensor, shape: Sequence[int], what: str) -> 
 
 def increasing(name: str, values: Any) -> tuple[float, ...]:
     """`values` as strictly increasing finite floats > 0."""
-    if not isinstance(values, Iterable) or (_is_array(values) and values.ndim != 1):
+    if not isinstance(values, Iterable) or getattr(values, "ndim", 1) != 1:
         raise TypeError(f"{name} = {values!r}: must be a non-empty, strictly increasing list")
     numbers_ = tuple(positive(f"{name}[{i}]", v) for i, v in enumerate(values))
     if not numbers_ or any(b <= a for a, b in pairwise(numbers_)):

@@ -117,14 +117,14 @@ class _Asked:
     stick: Any
 
     @classmethod
-    def load(cls, settings: Settings, text: str, n: int, **how: bool) -> _Asked:
-        """Loads the text encoder; says what is going to be drawn (`how`: as `show_work`)."""
+    def load(cls, settings: Settings, text: str, n: int, *, long: bool, at_most: bool = False) -> _Asked:
+        """Loads the text encoder, and says what is going to be drawn."""
         from certify.adaptive.certification import yardstick
 
         adaptive = settings.text_only()
         asked = cls(text, adaptive, adaptive.problem(text), yardstick(adaptive, text))
         terminal.show_truncation(adaptive.encoder.tokenize(text).truncated)
-        show_work(*work_ahead(adaptive, None, text, n), **how)
+        show_work(*work_ahead(adaptive, None, text, n), long=long, at_most=at_most)
         return asked
 
     def show_stick(self) -> None:
