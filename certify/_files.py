@@ -18,7 +18,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -32,11 +32,14 @@ __all__ = [
     "LARGEST_TEXT",
     "csv_rows",
     "decoded",
+    "digests",
     "json_object",
     "json_value",
     "lines",
+    "locked",
     "log",
     "make_folder",
+    "no_file",
     "printable",
     "read_bytes",
     "read_json",
@@ -186,6 +189,38 @@ def read_tensors(path: Path, sha256: str | None = None) -> tuple[dict[str, Tenso
     except Exception as error:  # what the library raises on foreign bytes is not listed anywhere
         raise ValueError(f"is not a readable safetensors file ({_said(error)})") from error
     raise ValueError("its SHA-256 is not the one on record; the two do not belong together")
+
+
+def no_file(name: str, path: Path) -> None:
+    """Refuses the path of a folder to write into that is a file, or a link that leads nowhere.
+
+    Raises:
+        FileExistsError: it is.
+    """
+    if os.path.lexists(path) and not path.is_dir():
+        raise FileExistsError(f"{name} = {str(path)!r}: is a file; must be a folder")
+
+
+def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of those of the files that are in a folder."""
+    there = {name: folder / name for name in names}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in there.items() if path.is_file()}
+
+
+def locked(file: BinaryIO) -> bool:
+    """Takes an open file for this process alone, until it is closed; False: another process has it.
+
+    On a system without such locks it is True.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def regular(path: Path) -> int:

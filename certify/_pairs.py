@@ -56,8 +56,7 @@ class Pair:
             FileExistsError: there is a record already and `overwrite` is not set, or there are tensors without a record.
             OSError: they cannot be written; what was there is there.
         """
-        if os.path.lexists(folder) and not folder.is_dir():
-            raise FileExistsError(f"folder = {str(folder)!r}: is a file; must be a folder")
+        _files.no_file("folder", folder)
         if os.path.lexists(folder / self.record) and not overwrite:  # a link that leads nowhere is somebody's, too
             raise FileExistsError(
                 f"folder = {str(folder)!r} holds a {Path(self.record).stem} already: choose another or set overwrite"

@@ -15,7 +15,7 @@ from typing import Any
 
 from certify import _files
 
-__all__ = ["SUFFIXES", "Entry", "Table", "matching", "normal", "read"]
+__all__ = ["SUFFIXES", "Entry", "Table", "listed", "matching", "normal", "read"]
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".txt")
 """Endings of the files that are read."""
@@ -137,7 +137,7 @@ def _delimited(text: str, delimiters: tuple[str, ...], names: set[str], known: s
     if named:
         columns = tuple(name.strip() or f"column {number}" for number, name in enumerate(head))
         if len(set(columns)) < len(columns):
-            raise ValueError(f"line {begin}: the columns are {_listed(columns)}: must be different, none twice")
+            raise ValueError(f"line {begin}: the columns are {listed(columns)}: must be different, none twice")
     else:
         columns = tuple(map(str, range(len(head))))
     entries = [] if named or not head else [Entry(begin, dict(zip(columns, head, strict=True)))]
@@ -236,7 +236,7 @@ def _of_object(found: dict[str, Any], names: set[str]) -> Table:
             table = columns({name: list(value.values()) for name, value in found.items()})
     if table is None:
         raise ValueError(
-            f"holds an object with {_listed(tuple(found)) or 'nothing'}: must be a list of texts or of objects, an object with "
+            f"holds an object with {listed(tuple(found)) or 'nothing'}: must be a list of texts or of objects, an object with "
             "one such list, or one with columns of equal length"
         )
     return table
@@ -266,6 +266,7 @@ def _of_values(values: list[tuple[int, Any]], place: str) -> Table:
     return Table(columns, True, tuple(Entry(at, value) for at, value in values), place)
 
 
-def _listed(names: tuple[str, ...], most: int = 12) -> str:
+def listed(names: tuple[str, ...], most: int = 12) -> str:
+    """Names of columns in a message, no more than `most` of them."""
     shown = ", ".join(repr(name[:40]) for name in names[:most])
     return f"{shown}, …" if len(names) > most else shown

@@ -1,4 +1,7 @@
-"""Checks of arguments: every message names the argument, its value and what it must be."""
+"""Checks of arguments: every message names the argument, its value and what it must be.
+
+The command line checks its options here before anything is loaded: torch and numpy are imported where a tensor is looked at.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,20 @@ import inspect
 import math
 import numbers
 import secrets
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 __all__ = [
     "broadcastable",
     "choice",
     "count",
+    "device",
     "evaluating",
     "failure",
     "finite",
@@ -177,9 +182,21 @@ def choice(name: str, value: Any, options: Iterable[str]) -> str:
 
 def flag(name: str, value: Any) -> bool:
     """`value`, which must be True or False."""
-    if not isinstance(value, (bool, np.bool_)):
+    if not isinstance(value, (bool, *_loaded("numpy", "bool_"))):
         raise TypeError(f"{name} = {value!r}: must be True or False")
     return bool(value)
+
+
+def device(name: str, value: str | torch.device) -> torch.device:
+    """`value` as a device that is there."""
+    import torch
+
+    try:
+        place = torch.device(value)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"{name} = {str(value)!r}: must be a device that this machine and this torch have") from error
+    return place
 
 
 def tensor(name: str, value: Any) -> Tensor:
@@ -188,6 +205,10 @@ def tensor(name: str, value: Any) -> Tensor:
     A tensor or an array keeps its dtype, which must be a floating one: whole numbers are refused, as they are likelier indices
     or counts. Numbers, and lists of them, become float64, which is what Python's floats are. An array is copied.
     """
+    import numpy as np
+    import torch
+    from torch import Tensor
+
     if isinstance(value, Tensor):
         found = value
     elif isinstance(value, np.ma.MaskedArray):
@@ -219,7 +240,7 @@ def _is_numbers(value: Any) -> bool:
 def finite_tensor(name: str, value: Any) -> Tensor:
     """`value` as `tensor` takes it, without NaN or infinity."""
     found = tensor(name, value)
-    if not bool(torch.isfinite(found).all()):
+    if not bool(found.isfinite().all()):
         raise ValueError(f"{name} holds NaN or infinity: every entry must be finite")
     return found
 
@@ -237,6 +258,8 @@ def evaluating(name: str, value: Any) -> None:
 
     There BatchNorm mixes the rows of a batch and changes its own running mean, and Dropout draws from the global state.
     """
+    from torch import nn
+
     while isinstance(value, functools.partial):
         value = value.func
     module = value if isinstance(value, nn.Module) else getattr(value, "__self__", None)
@@ -261,6 +284,8 @@ def own_tensor(name: str, value: Any) -> Tensor:
 
 def broadcastable(name: str, value: Tensor, shape: Sequence[int], what: str) -> None:
     """Refuses `value` unless it broadcasts to exactly `shape`."""
+    import torch
+
     target = tuple(shape)
     try:
         fits = torch.broadcast_shapes(tuple(value.shape), target) == target
@@ -272,7 +297,7 @@ def broadcastable(name: str, value: Tensor, shape: Sequence[int], what: str) -> 
 
 def increasing(name: str, values: Any) -> tuple[float, ...]:
     """`values` as strictly increasing finite floats > 0."""
-    if not isinstance(values, Iterable) or (isinstance(values, (Tensor, np.ndarray)) and values.ndim != 1):
+    if not isinstance(values, Iterable) or getattr(values, "ndim", 1) != 1:
         raise TypeError(f"{name} = {values!r}: must be a non-empty, strictly increasing list")
     numbers_ = tuple(positive(f"{name}[{i}]", v) for i, v in enumerate(values))
     if not numbers_ or any(b <= a for a, b in pairwise(numbers_)):
@@ -280,12 +305,22 @@ def increasing(name: str, values: Any) -> tuple[float, ...]:
     return numbers_
 
 
+def _loaded(library: str, kind: str) -> tuple[type, ...]:
+    """A class of a library, nothing where it is not loaded: then no value can be of it."""
+    found = getattr(sys.modules.get(library), kind, None)
+    return () if found is None else (found,)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, (*_loaded("torch", "Tensor"), *_loaded("numpy", "ndarray")))
+
+
 def _real(name: str, value: Any) -> float:
-    if isinstance(value, (Tensor, np.ndarray)):
+    if _is_array(value):
         if math.prod(value.shape) != 1:
             raise TypeError(f"{name} has shape {tuple(value.shape)}: must be a single number")
         value = value.reshape(()).tolist()
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} = {value!r}: must be a real number")
     try:
         return float(value)

@@ -23,7 +23,6 @@ from collections.abc import Callable
 from typing import Any
 
 from certify._text import duration, escaped
-from certify.montecarlo.processes import Processes
 
 __all__ = ["Bar", "as_progress"]
 
@@ -87,6 +86,8 @@ def as_progress(progress: Callable[[int, int], None] | bool | None) -> Callable[
 
 def _screen(what: str) -> Screen | None:
     """Where a bar can be seen; None: nowhere."""
+    from certify.montecarlo.processes import Processes
+
     if Processes.current().rank:
         return None
     if _in_notebook():

@@ -7,16 +7,18 @@ import math
 
 import pytest
 
-from certify.datasets.runs import (
+from certify.datasets import (
     PromptRow,
     PromptSet,
     Results,
     RowOptions,
+    RunRecord,
     certified_fraction,
     certify_row,
     row_seed,
     summary,
 )
+from certify.datasets.results import FORMAT
 from certify.plots import plot_certified_fraction
 
 SETTINGS = {"model": "a", "n": 64}
@@ -178,6 +180,21 @@ def test_the_file_can_be_gone_on_from_wherever_it_is_cut(tmp_path, data):
             for number in range(len(results.done) + 1, 4):
                 results.append(record(number))
         assert file.read_bytes() == whole
+
+
+def test_whoever_reads_a_run_finds_the_rows_that_its_writer_does(tmp_path, data):
+    settings = {**SETTINGS, "format": FORMAT}
+    with Results(tmp_path / "a", settings, data) as results:
+        for number in (1, 2, 3):
+            results.append(record(number))
+    file = tmp_path / "a" / "results.jsonl"
+    whole = file.read_bytes()
+    first = whole.index(b"\n") + 1
+    for content in (whole[:first] + b"\0\0\n", *(whole[:cut] for cut in range(first, len(whole), 7))):
+        file.write_bytes(content)
+        read = RunRecord.load(tmp_path / "a").rows
+        with Results(tmp_path / "a", settings, data) as results:
+            assert read == tuple(results.done)
 
 
 def test_results_of_another_run_are_refused_and_left_alone(tmp_path, data):

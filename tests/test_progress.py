@@ -143,7 +143,7 @@ def test_nobody_looking_nothing_written(monkeypatch, capsys):
 def test_other_processes_than_the_first_show_nothing(monkeypatch):
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
-    monkeypatch.setattr(progress.Processes, "current", lambda: SimpleNamespace(rank=1))
+    monkeypatch.setattr("certify.montecarlo.processes.Processes.current", lambda: SimpleNamespace(rank=1))
     Bar("drawing")(1, 2)
     assert screen.getvalue() == ""
 

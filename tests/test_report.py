@@ -28,7 +28,9 @@ from certify import (
     percentile_bounds,
     statistic_bound,
 )
-from certify.report import Pictures, RunRecord, certificate_page, file_digests, run_page
+from certify._files import digests
+from certify.datasets import RunRecord
+from certify.report import Pictures, certificate_page, run_page
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\u202egnorw\x00'
 Y = torch.tensor([[0.2, -0.4], [1.0, 0.3]])
@@ -414,11 +416,11 @@ ROWS = (
 
 
 def test_a_run_page_agrees_with_the_run(tmp_path):
-    from certify.datasets.runs import RowOptions, summary
+    from certify.datasets import RowOptions, summary
 
     folder = write_run(tmp_path / "run", ROWS)
     run = RunRecord.load(folder)
-    page = self_contained(run_page(run, folder="runs/x", digests=file_digests(folder, ("results.jsonl", "none"))))
+    page = self_contained(run_page(run, folder="runs/x", digests=digests(folder, ("results.jsonl", "none"))))
     exact = {value for value, _ in page.values}
     total = summary(ROWS, RowOptions(n=500, alpha=0.01, seed=3))
     for at, fraction in total["certified_fraction"]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,9 +15,9 @@ from certify import _validate
 from certify._text import shown
 from certify.certificate import words
 from certify.cli import checks, terminal
-from certify.cli.checks import checked
+from certify.cli.checks import option
 from certify.cli.endings import DONE, NO, NO_ANSWER
-from certify.cli.folders import agreed, certificate_folder, resumable, saved, slug, writable
+from certify.cli.folders import agreed, below_runs, certificate_folder, resumable, saved, slug
 from certify.cli.processes import one_process, rank
 from certify.cli.settings import (
     Alpha,
@@ -24,68 +25,132 @@ from certify.cli.settings import (
     Drawing,
     Draws,
     Fresh,
-    Guidance,
     Kept,
     Long,
+    PipelineSettings,
     Prompt,
-    Radius,
     Settings,
-    Steps,
     Tolerance,
-    UNet,
     with_settings,
 )
 from certify.cli.work import show_work, work_ahead
 
 if TYPE_CHECKING:
-    from certify.adaptive import AdaptiveMedianSmoother
+    from certify.adaptive import AdaptiveMedianSmoother, Problem
+
+
+@dataclass
+class BoundSettings(Settings):
+    """The options of `radius` and `curve`: one pass of draws of a prompt's encoding, kept until it is over."""
+
+    n: Draws = 10_000
+    alpha: Alpha = 1e-3
+    picture: Drawing = None
+    out_dir: Kept = None
+    fresh: Fresh = False
+    long: Long = False
+
+    def folder(self, command: str, text: str) -> Path:
+        """Where the certificate goes, if one is wanted, and until then the draws."""
+        if self.out_dir is None:
+            return below_runs(f"{command}-{slug(text)}")
+        if self.policy == "memory":
+            raise ValueError(
+                f"--out = {str(self.out_dir)!r}: must be left out with --policy memory; certify prompt stores the region "
+                "that it claims"
+            )
+        return agreed(lambda: certificate_folder(self.out_dir, text, False))
+
+    def answer(
+        self, asked: _Asked, folder: Path, question: Callable[..., Any], decides: dict[str, Any], **how: Any
+    ) -> Any:
+        """Draws, and saves what comes out as a certificate, which `certify check` reads, if one is wanted.
+
+        Args:
+            asked: about what.
+            folder: of `folder`.
+            question: a function of `certify.statements.ask`.
+            decides: what decides the result besides the smoother, for the checkpoint.
+            how: what the question takes besides what every one takes.
+        """
+        from certify.adaptive.certification import EMBEDDING
+
+        adaptive, problem = asked.adaptive, asked.problem
+        decides |= {"n": self.n, "alpha": self.alpha, "seed": self.seed}
+        with resumable(folder, adaptive, asked.text, decides, self.fresh) as checkpoint:
+            with terminal.bar("drawing") as tick:
+                result = question(
+                    problem.f,
+                    problem.y,
+                    problem.noise,
+                    support=problem.support,
+                    n=self.n,
+                    alpha=self.alpha,
+                    seed=self.seed,
+                    policy=adaptive.policy,
+                    smoother=adaptive.aggregate,
+                    function=EMBEDDING,
+                    batch_size=self.batch_size,
+                    memory=self.bytes,
+                    progress=tick,
+                    checkpoint=checkpoint,
+                    **how,
+                )
+            if self.out_dir is not None and rank() == 0:
+                _save(self, asked, result, folder)
+        return result
+
+    def draw(self, figure: Callable[[], Any]) -> None:
+        """Writes the picture that is asked for."""
+        if self.picture is not None:
+            figure().savefig(self.picture)
+            terminal.out.print(f"written: {self.picture}", soft_wrap=True)
+
+
+@dataclass
+class _Asked:
+    """What a question about the encoding is about: the smoother, the problem, and D² to compare with."""
+
+    text: str
+    adaptive: AdaptiveMedianSmoother
+    problem: Problem
+    stick: Any
+
+    @classmethod
+    def load(cls, settings: Settings, text: str, n: int, *, long: bool, at_most: bool = False) -> _Asked:
+        """Loads the text encoder, and says what is going to be drawn."""
+        from certify.adaptive.certification import yardstick
+
+        adaptive = settings.text_only()
+        asked = cls(text, adaptive, adaptive.problem(text), yardstick(adaptive, text))
+        terminal.show_truncation(adaptive.encoder.tokenize(text).truncated)
+        show_work(*work_ahead(adaptive, None, text, n), long=long, at_most=at_most)
+        return asked
+
+    def show_stick(self) -> None:
+        """What D is."""
+        terminal.out.print(
+            words.removed(asdict(self.stick), terminal.MARKUP, self.adaptive.mention(self.text).to_dict())
+        )
 
 
 @with_settings
-def radius(
-    settings: Settings,
-    text: Prompt,
-    tolerance: Tolerance = None,
-    n: Draws = 10_000,
-    alpha: Alpha = 1e-3,
-    picture: Drawing = None,
-    out_dir: Kept = None,
-    fresh: Fresh = False,
-    long: Long = False,
-) -> None:
+def radius(settings: BoundSettings, text: Prompt, tolerance: Tolerance = None) -> None:
     """The largest perturbation under which a prompt's smoothed encoding provably stays within a tolerance."""
-    from certify import certified_radius
-    from certify.adaptive.certification import yardstick
+    from certify import Ellipsoid, certified_radius, plots
     from certify.certificate.certificate import claim_of
 
-    folder = _folder(settings, "radius", text, out_dir)
-    adaptive = settings.text_only()
-    problem, stick = adaptive.problem(text), yardstick(adaptive, text)
-    terminal.show_truncation(adaptive.encoder.tokenize(text).truncated)
-    show_work(*work_ahead(adaptive, None, text, n), long=long)
-    within = _validate.positive("tolerance", stick.distance if tolerance is None else tolerance)
-    decides = {"command": "radius", "tolerance": within, "n": n, "alpha": alpha, "seed": settings.seed}
-    with resumable(folder, adaptive, text, decides, fresh) as checkpoint:
-        with terminal.bar("drawing") as tick:
-            r = certified_radius(
-                problem.f,
-                problem.y,
-                problem.noise,
-                support=problem.support,
-                tolerance=within,
-                alpha=alpha,
-                checkpoint=checkpoint,
-                **_about(adaptive),
-                **settings.draws(n, tick),
-            )
-        if out_dir is not None:
-            _save(settings, adaptive, text, r, folder)
+    folder = settings.folder("radius", text)
+    asked = _Asked.load(settings, text, settings.n, long=settings.long)
+    within = _validate.positive("tolerance", asked.stick.distance if tolerance is None else tolerance)
+    decides = {"command": "radius", "tolerance": within}
+    r = settings.answer(asked, folder, certified_radius, decides, tolerance=within)
     if r.status == "abstained":
         terminal.out.print(words.sentence(claim_of(r), terminal.MARKUP))
         raise typer.Exit(NO_ANSWER)
     terminal.out.print(words.with_confidence(claim_of(r), terminal.MARKUP))
     if tolerance is None:
-        terminal.out.print(words.removed(asdict(stick), terminal.MARKUP, adaptive.mention(text).to_dict()))
+        asked.show_stick()
     table = terminal.table("certified set", "")
     for name, value in (
         ("coordinates with noise", f"{r.ellipsoid.dimensions:,} of {r.ellipsoid.semi_axes.numel():,}"),
@@ -98,99 +163,58 @@ def radius(
         table.add_row(name, value)
     terminal.out.print(table)
     terminal.show_not_covered(r.run.policy, deployed=False)
-    if picture is not None:
-        from certify import Ellipsoid, plots
-
-        record = problem.token_noise
-        rows = [i for i, kind in enumerate(record.kinds) if kind != "padding" or record.sigma[i] > 0]
-        plots.plot_ellipsoid(
-            Ellipsoid(problem.noise.sigma_for(problem.y.shape)[rows], r.rho),
+    record, sigma = asked.problem.token_noise, asked.problem.noise.sigma_for(asked.problem.y.shape)
+    rows = [i for i, kind in enumerate(record.kinds) if kind != "padding" or record.sigma[i] > 0]
+    settings.draw(
+        lambda: plots.plot_ellipsoid(
+            Ellipsoid(sigma[rows], r.rho),
             [record.tokens[i] for i in rows],
-            spread=adaptive.encoder.embedding_spread,
+            spread=asked.adaptive.encoder.embedding_spread,
             title=text,
-        ).savefig(picture)
-        terminal.out.print(f"written: {picture}", soft_wrap=True)
+        )
+    )
 
 
 @with_settings
 def curve(
-    settings: Settings,
+    settings: BoundSettings,
     text: Prompt,
-    rhos: Annotated[
-        str, typer.Option(help="Radii, separated by commas.", callback=checked(checks.increasing))
-    ] = "0.05,0.1,0.25,0.5,0.75,1,1.5,2",
-    pointwise: Annotated[bool, typer.Option("--pointwise", help="Each point by itself, not all at once.")] = False,
-    n: Draws = 10_000,
-    alpha: Alpha = 1e-3,
-    picture: Drawing = None,
-    out_dir: Kept = None,
-    fresh: Fresh = False,
-    long: Long = False,
+    rhos: Annotated[str, option("Radii, separated by commas.", checks.increasing)] = "0.05,0.1,0.25,0.5,0.75,1,1.5,2",
+    pointwise: Annotated[bool, option("Each point by itself, not all at once.", None, "--pointwise")] = False,
 ) -> None:
     """The bound of a prompt at several radii, from one set of draws."""
     from certify import bound_curve, plots
-    from certify.adaptive.certification import yardstick
 
     radii = list(checks.increasing("--rhos", rhos))
-    folder = _folder(settings, "curve", text, out_dir)
-    adaptive = settings.text_only()
-    problem, stick = adaptive.problem(text), yardstick(adaptive, text)
-    terminal.show_truncation(adaptive.encoder.tokenize(text).truncated)
-    show_work(*work_ahead(adaptive, None, text, n), long=long)
-    decides = {"command": "curve", "rhos": radii, "pointwise": pointwise, "n": n, "alpha": alpha, "seed": settings.seed}
-    with resumable(folder, adaptive, text, decides, fresh) as checkpoint:
-        with terminal.bar("drawing") as tick:
-            k_ = bound_curve(
-                problem.f,
-                problem.y,
-                problem.noise,
-                support=problem.support,
-                rhos=radii,
-                alpha=alpha,
-                simultaneous=not pointwise,
-                checkpoint=checkpoint,
-                **_about(adaptive),
-                **settings.draws(n, tick),
-            )
-        if out_dir is not None:
-            _save(settings, adaptive, text, k_, folder)
-    terminal.show_curve(k_.rhos, k_.values, stick.distance)
+    folder = settings.folder("curve", text)
+    asked = _Asked.load(settings, text, settings.n, long=settings.long)
+    decides = {"command": "curve", "rhos": radii, "pointwise": pointwise}
+    k_ = settings.answer(asked, folder, bound_curve, decides, rhos=radii, simultaneous=not pointwise)
+    distance = asked.stick.distance
+    terminal.show_curve(k_.rhos, k_.values, distance)
     terminal.out.print(words.together(k_.simultaneous, k_.alpha, k_.n, len(k_.rhos), terminal.MARKUP))
-    terminal.out.print(words.removed(asdict(stick), terminal.MARKUP, adaptive.mention(text).to_dict()))
-    terminal.show_not_covered(adaptive.policy, deployed=False)
-    if picture is not None:
-        drawn = plots.plot_curve(
-            k_, yardstick=stick.distance, yardstick_label="squared concept-removal distance", title=text
-        )
-        drawn.savefig(picture)
-        terminal.out.print(f"written: {picture}", soft_wrap=True)
+    asked.show_stick()
+    terminal.show_not_covered(asked.adaptive.policy, deployed=False)
+    label = "squared concept-removal distance"
+    settings.draw(lambda: plots.plot_curve(k_, yardstick=distance, yardstick_label=label, title=text))
     if not any(map(math.isfinite, k_.values)):
         raise typer.Exit(NO_ANSWER)
 
 
 @with_settings
 def decide(
-    settings: Settings,
+    settings: PipelineSettings,
     text: Prompt,
-    unet: UNet = None,
-    rho: Radius = 1.0,
+    rho: Annotated[float, option("Radius, in units of the noise.", _validate.positive)] = 1.0,
     tolerance: Tolerance = None,
     rate: Annotated[
         float | None,
-        typer.Option(
-            help="Ask about the attack success rate instead: can at most this be certified?",
-            callback=checked(_validate.probability),
-        ),
+        option("Ask about the attack success rate instead: can at most this be certified?", _validate.probability),
     ] = None,
     detector: Detector = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    n: Annotated[int, typer.Option("--n", help="The most draws.", callback=checked(checks.count()))] = 100_000,
+    n: Annotated[int, option("The most draws.", checks.count(), "--n")] = 100_000,
     alpha: Annotated[
-        float,
-        typer.Option(
-            help="Probability of a wrong yes or no, however often is looked.", callback=checked(_validate.failure)
-        ),
+        float, option("Probability of a wrong yes or no, however often is looked.", _validate.failure)
     ] = 1e-3,
     long: Long = False,
 ) -> None:
@@ -200,7 +224,7 @@ def decide(
     Exits with 0 for yes, 1 for no, and 3 where n draws do not decide it.
     """
     from certify import decide_event, decide_mse
-    from certify.adaptive.certification import EMBEDDING, event_name, yardstick
+    from certify.adaptive.certification import EMBEDDING, event_name
     from certify.images.statistics import attack_succeeds
 
     one_process("certify decide")
@@ -213,18 +237,15 @@ def decide(
         raise ValueError("--detector = None: must be given with --rate for this model and concept")
     shared: dict[str, Any] = {"rho": rho, "n": n, "alpha": alpha, "seed": settings.seed}
     if rate is None:
-        adaptive = settings.text_only(unet)
-        problem, stick = adaptive.problem(text), yardstick(adaptive, text)
-        terminal.show_truncation(adaptive.encoder.tokenize(text).truncated)
-        within = stick.distance if tolerance is None else tolerance
-        show_work(*work_ahead(adaptive, None, text, n), long=long, at_most=True)
+        asked = _Asked.load(settings, text, n, long=long, at_most=True)
+        problem = asked.problem
         with terminal.bar("drawing") as tick:
             decision = decide_mse(
                 problem.f,
                 problem.y,
                 problem.noise,
                 support=problem.support,
-                tolerance=within,
+                tolerance=asked.stick.distance if tolerance is None else tolerance,
                 batch_size=settings.batch_size,
                 policy=problem.policy,
                 function=EMBEDDING,
@@ -232,9 +253,8 @@ def decide(
                 **shared,
             )
     else:
-        sampler = settings.sampler(steps, guidance)
-        adaptive, pipe = settings.whole(unet, sampler["steps"])
-        deployment = adaptive.deployment(text)
+        adaptive, pipe = settings.whole()
+        deployment, sampler = adaptive.deployment(text), settings.sampler
         terminal.show_truncation(adaptive.encoder.tokenize(text).truncated)
         event = attack_succeeds(deployment, pipe, str(detector), **sampler)
         show_work(*work_ahead(adaptive, pipe, text, 0, sampler["steps"], 0, n), long=long, at_most=True)
@@ -257,25 +277,15 @@ def decide(
 
 
 def plan(
-    rho: Annotated[
-        float | None, typer.Option(help="Radius; solves for n.", callback=checked(_validate.positive))
-    ] = None,
-    n: Annotated[int | None, typer.Option("--n", help="Draws; solves for ρ.", callback=checked(checks.count()))] = None,
+    rho: Annotated[float | None, option("Radius; solves for n.", _validate.positive)] = None,
+    n: Annotated[int | None, option("Draws; solves for ρ.", checks.count(), "--n")] = None,
     outputs: Annotated[
-        int,
-        typer.Option(
-            help="Outputs that must hold at once; 59136 for SD v1.4's encoding.", callback=checked(checks.count())
-        ),
+        int, option("Outputs that must hold at once; 59136 for SD v1.4's encoding.", checks.count())
     ] = 1,
     alpha: Alpha = 1e-3,
-    p: Annotated[float, typer.Option("--p", help="Percentile.", callback=checked(_validate.probability))] = 0.5,
-    replicas: Annotated[
-        int, typer.Option(help="Noisy copies seen by one statistic.", callback=checked(checks.count()))
-    ] = 1,
-    target: Annotated[
-        float | None,
-        typer.Option(help="For an event: the probability to certify.", callback=checked(_validate.probability)),
-    ] = None,
+    p: Annotated[float, option("Percentile.", _validate.probability, "--p")] = 0.5,
+    replicas: Annotated[int, option("Noisy copies seen by one statistic.", checks.count())] = 1,
+    target: Annotated[float | None, option("For an event: the probability to certify.", _validate.probability)] = None,
 ) -> None:
     """How many draws a statement needs, or how far a number of draws reaches."""
     import certify
@@ -285,36 +295,14 @@ def plan(
     )
 
 
-def _folder(settings: Settings, command: str, text: str, out_dir: Path | None) -> Path:
-    """Where the certificate goes, if one is wanted, and until then the draws."""
-    if out_dir is None:
-        writable("--out", Path("runs"))
-        return Path("runs") / f"{command}-{slug(text)}"
-    if settings.policy == "memory":
-        raise ValueError(
-            f"--out = {str(out_dir)!r}: must be left out with --policy memory; certify prompt stores the region that it claims"
-        )
-    return agreed(lambda: certificate_folder(out_dir, text, False))
-
-
-def _about(adaptive: AdaptiveMedianSmoother) -> dict[str, Any]:
-    """What a statement about the encoding says that it is about."""
-    from certify.adaptive.certification import EMBEDDING
-
-    return {"policy": adaptive.policy, "smoother": adaptive.aggregate, "function": EMBEDDING}
-
-
-def _save(settings: Settings, adaptive: AdaptiveMedianSmoother, text: str, result: Any, folder: Path) -> None:
-    """Saves a statement about a prompt's encoding as a certificate, which `certify check` reads."""
+def _save(settings: Settings, asked: _Asked, result: Any, folder: Path) -> None:
     from certify import Certificate
     from certify.certificate import ModelRecord
 
-    if rank():
-        return
-    model = ModelRecord.of(adaptive.encoder.text_encoder)
-    record = {"prompt": text, "smoother": adaptive.settings(), "source": settings.source(None)}
-    record |= adaptive.encoder.tokenize(text).truncated
-    folder = saved(Certificate.of(result, model=model, provenance=record), folder)
+    encoder = asked.adaptive.encoder
+    record = {"prompt": asked.text, "smoother": asked.adaptive.settings(), "source": settings.source()}
+    record |= encoder.tokenize(asked.text).truncated
+    folder = saved(Certificate.of(result, model=ModelRecord.of(encoder.text_encoder), provenance=record), folder)
     terminal.out.print(Text(f"written: {folder}/ (certificate.json, tensors.safetensors)"), soft_wrap=True)
 
 

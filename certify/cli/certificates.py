@@ -12,7 +12,7 @@ from rich.text import Text
 from certify import _files, _validate
 from certify.certificate import words
 from certify.cli import checks, terminal
-from certify.cli.checks import checked
+from certify.cli.checks import argument, option
 from certify.cli.endings import NO, NO_ANSWER
 from certify.cli.examples import examples_for
 from certify.cli.folders import DRAWINGS, new_file, there
@@ -39,27 +39,14 @@ def _a_picture(name: str, path: Path) -> None:
 
 
 def check(
-    folder: Annotated[
-        Path, typer.Argument(help="Folder of a certificate.", show_default=False, callback=checked(there))
-    ],
-    n: Annotated[
-        int | None,
-        typer.Option(
-            "--n", help="Fresh draws.", show_default="as many as the claims used", callback=checked(checks.count())
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the fresh draws.", callback=checked(checks.count(0)))] = 1,
-    level: Annotated[
-        float,
-        typer.Option(help="Probability of refuting a true certificate.", callback=checked(_validate.probability)),
-    ] = 1e-6,
+    folder: Annotated[Path, argument("Folder of a certificate.", there)],
+    n: Annotated[int | None, option("Fresh draws.", checks.count(), "--n", shown="as many as the claims used")] = None,
+    seed: Annotated[int, option("Seed of the fresh draws.", checks.count(0))] = 1,
+    level: Annotated[float, option("Probability of refuting a true certificate.", _validate.probability)] = 1e-6,
     text: Annotated[
-        str | None,
-        typer.Option(
-            "--prompt", help="The prompt, for a certificate that leaves it out.", callback=checked(checks.text)
-        ),
+        str | None, option("The prompt, for a certificate that leaves it out.", checks.text, "--prompt")
     ] = None,
-    text_only: Annotated[bool, typer.Option("--text-only", help="Only claims about the text encoding.")] = False,
+    text_only: Annotated[bool, option("Only claims about the text encoding.", None, "--text-only")] = False,
     model: Model = None,
     unet: UNet = None,
     text_encoder: TextEncoder = None,
@@ -145,24 +132,16 @@ def check(
 
 
 def report(
-    folder: Annotated[
-        Path,
-        typer.Argument(
-            help="Folder of `certify prompt` or of `certify prompts`.", show_default=False, callback=checked(there)
-        ),
-    ],
+    folder: Annotated[Path, argument("Folder of `certify prompt` or of `certify prompts`.", there)],
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", help="HTML file to write.", show_default="report.html in the folder", callback=checked(_a_page)
-        ),
+        Path | None, option("HTML file to write.", _a_page, "--out", shown="report.html in the folder")
     ] = None,
     images: Annotated[
         int | None,
-        typer.Option(
-            help="Pairs of images with and without the defence.",
-            show_default="4; without the model: 0",
-            callback=checked(checks.count(0, checks.MOST_PICTURES)),
+        option(
+            "Pairs of images with and without the defence.",
+            checks.count(0, checks.MOST_PICTURES),
+            shown="4; without the model: 0",
         ),
     ] = None,
     model: Model = None,
@@ -172,11 +151,12 @@ def report(
     concept: Concepts = None,
     trust_names: TrustNames = False,
     device: Device = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over a page that is there.")] = False,
+    force: Annotated[bool, option("Write over a page that is there.", None, "--force")] = False,
 ) -> None:
     """Write a certificate, or the run over a data set, as one HTML page to forward: it needs no network, no other file."""
     from certify import Certificate
     from certify import report as pages
+    from certify.datasets import RunRecord
 
     one_process("certify report")
     path = new_file("out", folder / "report.html" if out is None else out, _PAGES, force=force)
@@ -184,13 +164,13 @@ def report(
         certificate = Certificate.load(folder)
         over = {"unet": unet, "text_encoder": text_encoder, "variant": variant, "concepts": concept}
         pictures = examples_for(certificate, folder, images, {"model": model, **over}, trust_names, device)
-        digests = pages.file_digests(folder, ("certificate.json", "tensors.safetensors"))
+        digests = _files.digests(folder, ("certificate.json", "tensors.safetensors"))
         page = pages.certificate_page(certificate, folder=str(folder), digests=digests, pictures=pictures)
     elif (folder / "settings.json").exists() or (folder / "results.jsonl").exists():
         if images:
             raise ValueError(f"images = {images}: must be left out for a run; report one of its certificates instead")
-        run = pages.RunRecord.load(folder)
-        digests = pages.file_digests(folder, ("settings.json", "results.jsonl"))
+        run = RunRecord.load(folder)
+        digests = _files.digests(folder, ("settings.json", "results.jsonl"))
         page = pages.run_page(run, folder=str(folder), digests=digests)
     else:
         raise FileNotFoundError(
@@ -201,36 +181,24 @@ def report(
 
 
 def plot(
-    folder: Annotated[
-        Path,
-        typer.Argument(
-            help="Folder of `certify prompt` or of `certify prompts`.", show_default=False, callback=checked(there)
-        ),
-    ],
+    folder: Annotated[Path, argument("Folder of `certify prompt` or of `certify prompts`.", there)],
     what: Annotated[
         str,
-        typer.Argument(
-            help="curve, rate, noise, ellipsoid, relevance (of a certificate) or fraction (of a data set).",
-            show_default=False,
-            callback=checked(checks.choice(_kinds)),
+        argument(
+            "curve, rate, noise, ellipsoid, relevance (of a certificate) or fraction (of a data set).",
+            checks.choice(_kinds),
         ),
     ],
     out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            help="File to write: .png, .svg or .pdf.",
-            show_default="in the folder, as .png",
-            callback=checked(_a_picture),
-        ),
+        Path | None, option("File to write: .png, .svg or .pdf.", _a_picture, "--out", shown="in the folder, as .png")
     ] = None,
-    narrow: Annotated[bool, typer.Option("--narrow", help="As wide as one of two columns.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Write over a picture that is there.")] = False,
+    narrow: Annotated[bool, option("As wide as one of two columns.", None, "--narrow")] = False,
+    force: Annotated[bool, option("Write over a picture that is there.", None, "--force")] = False,
 ) -> None:
     """Draw a picture of a certificate that is there, or of the run over a data set. Nothing is drawn at random again."""
     from certify import Certificate, plots
+    from certify.datasets import RunRecord
     from certify.plots import style
-    from certify.report import RunRecord
 
     one_process("certify plot")
     path = new_file("out", folder / f"{what}.png" if out is None else out, DRAWINGS, force=force)

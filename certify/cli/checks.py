@@ -1,6 +1,6 @@
 """What each option may be. It is checked when it is read, under the name that was typed, before anything is loaded or drawn.
 
-`checked(check)` goes into an option's declaration, so that an option and what it may be stand side by side. What depends on
+`option` and `argument` declare both, so that an option and what it may be stand side by side. What depends on
 several options at once is left to `Settings.check` and to the commands, which look at it first.
 """
 
@@ -15,23 +15,6 @@ import typer
 
 from certify import _files, _validate
 
-__all__ = [
-    "MOST_PICTURES",
-    "a_file",
-    "checked",
-    "choice",
-    "concepts",
-    "count",
-    "detector",
-    "device",
-    "increasing",
-    "model",
-    "overlay",
-    "size",
-    "text",
-    "typed",
-]
-
 MOST_PICTURES = 100
 """Pairs of images on one sheet or page."""
 
@@ -40,15 +23,31 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 Check = Callable[[str, Any], Any]
 
 
-def checked(check: Check) -> Callable[..., Any]:
-    """The callback of an option: refuses its value, by name, unless it is left out or passes."""
+def option(help: str, check: Check | None, *names: str, shown: str | bool = True) -> Any:
+    """An option.
 
+    Args:
+        help: what it is for.
+        check: refuses its value, by name, unless it is left out or passes; None: whatever it is.
+        names: as it is typed, where that does not follow from its parameter's name.
+        shown: its default, in words; False: it has none to show.
+    """
+    return typer.Option(*names, help=help, show_default=shown, callback=_checked(check))
+
+
+def argument(help: str, check: Check) -> Any:
+    """An argument, as `option`."""
+    return typer.Argument(help=help, show_default=False, callback=_checked(check))
+
+
+def _checked(check: Check | None) -> Callable[..., Any] | None:
     def callback(param: typer.CallbackParam, value: Any) -> Any:
-        if value is not None:
-            check(typed(param), value)
+        # A default passes: what some options may be is only known to what takes seconds to load.
+        if value is not None and value != param.default:
+            check(typed(param), value)  # type: ignore[misc]
         return value
 
-    return callback
+    return None if check is None else callback
 
 
 def typed(param: Any) -> str:
@@ -113,16 +112,6 @@ def model(name: str, value: str) -> None:
         raise FileNotFoundError(
             f"{name} = {value!r}: must be a hub id, or the folder of a pipeline; no {(path / 'model_index.json').absolute()}"
         )
-
-
-def device(name: str, value: str) -> None:
-    """A device that is there."""
-    import torch
-
-    try:
-        torch.empty(0, device=torch.device(value))
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise ValueError(f"{name} = {value!r}: must be a device that this machine and this torch have") from None
 
 
 def a_file(name: str, value: Path) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -51,6 +56,26 @@ class Misuse(Exception):
     """What is wrong, in the words of the command line."""
 
 
+@contextmanager
+def loading() -> Iterator[None]:
+    """While libraries are loaded, which takes seconds, Ctrl-C and SIGTERM end the program at once.
+
+    What breaks off an import may come out of it as any error, or not at all.
+    """
+    codes = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
+    before = {which: signal.getsignal(which) for which in codes}
+    watched = [which for which, how in before.items() if callable(how)]  # a run in the background ignores Ctrl-C
+    if threading.current_thread() is not threading.main_thread():  # elsewhere signals cannot be handled
+        watched = []
+    for which in watched:
+        signal.signal(which, lambda number, _: os._exit(codes[signal.Signals(number)]))
+    try:
+        yield
+    finally:
+        for which in watched:
+            signal.signal(which, before[which])
+
+
 class Command(TyperCommand):
     """A command whose errors name options as they are typed, whatever the library calls them."""
 
@@ -58,7 +83,8 @@ class Command(TyperCommand):
         """Reads the options. Of what is no number the value is named, too."""
         given = list(args)
         try:
-            return super().make_context(info_name, args, *more, **extra)
+            with loading():
+                return super().make_context(info_name, args, *more, **extra)
         except typer.BadParameter as error:
             param = getattr(error, "param", None)
             kind = next((kind for word, kind in _NUMBERS.items() if word in str(error.message)), None)
@@ -69,6 +95,8 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Runs it."""
+        with loading():
+            importlib.import_module("certify.adaptive")  # and what it needs: nearly every command does
         try:
             return super().invoke(ctx)
         except BrokenPipeError:  # who reads the output has seen enough

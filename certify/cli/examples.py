@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from certify import _validate
 from certify.cli import terminal
-from certify.cli.models import compare_weights, device_of, named
+from certify.cli.models import compare_weights, device_of, named, own_sampler
 
 if TYPE_CHECKING:
     from certify.certificate import Certificate
@@ -73,7 +73,6 @@ def _made(certificate: Certificate, images: int, wanted: Mapping[str, Any], devi
     Raises:
         ValueError: the model is another one.
     """
-    from certify import world
     from certify.adaptive.checking import rebuilt
     from certify.images.generation import pair
     from certify.models import load_pipeline
@@ -86,10 +85,10 @@ def _made(certificate: Certificate, images: int, wanted: Mapping[str, Any], devi
         pipe = load_pipeline(where, device=device_of(device), dtype=record.get("dtype"), **put)
         compare_weights(certificate, {"module": pipe.text_encoder, **pipe.components})
         adaptive = rebuilt(certificate, pipe, wanted["concepts"])
-    own = {"num_inference_steps": 50, "guidance_scale": 7.5} if where else world.DEFAULTS
+    own = own_sampler(where)
     made = record.get("images") or (record.get("trajectory") or {}).get("origin") or {}
-    steps = _validate.count("steps", made.get("steps", own["num_inference_steps"]))
-    guidance = _validate.positive("guidance", made.get("guidance", own["guidance_scale"]))
+    steps = _validate.count("steps", made.get("steps", own["steps"]))
+    guidance = _validate.positive("guidance", made.get("guidance", own["guidance"]))
     seed = record.get("seed", 0)
     with terminal.out.status("generating"):
         rows = pair(pipe, adaptive, record["prompt"], images=images, seed=seed, steps=steps, guidance=guidance)

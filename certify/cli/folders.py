@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.text import Text
 
+from certify import _files
 from certify.cli import terminal
 from certify.cli.processes import rank
 
@@ -34,11 +35,9 @@ def certificate_folder(folder: Path | None, text: str, private: bool) -> Path:
     A folder with a checkpoint is that of a run that is not over: it goes on there, if it is the same, or beside it.
     """
     if folder is None:
-        first = Path("runs") / ("private" if private else slug(text))
-        writable("--out", first)
+        first = below_runs("private" if private else slug(text))
         return next(path for path in numbered(first) if not path.exists() or (path / "checkpoint").is_dir())
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"out = {str(folder)!r}: is a file; must be a folder")
+    _files.no_file("out", folder)
     if (folder / "checkpoint").is_dir():
         return folder
     if any((folder / name).exists() for name in FILES):
@@ -48,8 +47,7 @@ def certificate_folder(folder: Path | None, text: str, private: bool) -> Path:
 
 def a_folder(name: str, path: Path) -> None:
     """Refuses the path of a folder to write into that is a file, or where nothing can be written."""
-    if path.exists() and not path.is_dir():
-        raise FileExistsError(f"{name} = {str(path)!r}: is a file; must be a folder")
+    _files.no_file(name, path)
     writable(name, path)
 
 
@@ -62,6 +60,12 @@ def there(name: str, path: Path) -> None:
 def a_drawing(name: str, path: Path) -> None:
     """Refuses the path of a picture that cannot be written, or has another ending than pictures have."""
     new_file(name, path, DRAWINGS)
+
+
+def below_runs(name: str) -> Path:
+    """The path of a result for which none was given, below runs/, in which files can be written."""
+    writable("--out", Path("runs"))
+    return Path("runs") / name
 
 
 def writable(name: str, path: Path) -> None:
@@ -112,7 +116,6 @@ def saved(certificate: Certificate, folder: Path) -> Path:
 @contextmanager
 def kept(folder: Path, fresh: bool = False) -> Iterator[RunFolder]:
     """The folder for a run's checkpoints, below that for its results; says what is there, and what is kept if it is stopped."""
-    from certify import _files
     from certify.montecarlo import RunFolder
     from certify.montecarlo.checkpoint import CheckpointError
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.markup import escape
 
 from certify import _files
 from certify.cli import checks, terminal
-from certify.cli.checks import checked
-from certify.cli.folders import new_file, slug, unused, writable
-from certify.cli.settings import Guidance, Prompt, Settings, Steps, UNet, with_settings
+from certify.cli.checks import argument, option
+from certify.cli.folders import below_runs, new_file, slug, unused
+from certify.cli.settings import PipelineSettings, Prompt, with_settings
 
 
 def _a_sheet(name: str, path: Path) -> None:
@@ -21,48 +20,30 @@ def _a_sheet(name: str, path: Path) -> None:
 
 @with_settings
 def generate(
-    settings: Settings,
+    settings: PipelineSettings,
     text: Prompt,
-    unet: UNet = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    images: Annotated[
-        int, typer.Option(help="Pairs of images.", callback=checked(checks.count(1, checks.MOST_PICTURES)))
-    ] = 4,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            help="Repeat the run with this seed.", show_default="fresh noise", callback=checked(checks.count(0))
-        ),
-    ] = None,
+    images: Annotated[int, option("Pairs of images.", checks.count(1, checks.MOST_PICTURES))] = 4,
+    seed: Annotated[int | None, option("Repeat the run with this seed.", checks.count(0), shown="fresh noise")] = None,
     out_dir: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", help="Picture to write: .png or .jpg.", show_default="runs/…", callback=checked(_a_sheet)
-        ),
+        Path | None, option("Picture to write: .png or .jpg.", _a_sheet, "--out", shown="runs/…")
     ] = None,
 ) -> None:
     """Generate undefended and defended images side by side, from the same initial noise."""
     from certify.images.generation import side_by_side
 
-    if out_dir is None:
-        writable("--out", Path("runs"))
-    path = out_dir or unused(Path("runs") / f"{slug(text)}.png")
-    sampler = settings.sampler(steps, guidance)
-    adaptive, pipe = settings.whole(unet, sampler["steps"])
+    path = out_dir or unused(below_runs(f"{slug(text)}.png"))
+    adaptive, pipe = settings.whole()
     terminal.show_tokens(text, adaptive)
     with terminal.out.status("generating"):
-        picture = side_by_side(pipe, adaptive, text, images=images, seed=seed, **sampler)
+        picture = side_by_side(pipe, adaptive, text, images=images, seed=seed, **settings.sampler)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
     terminal.out.print(f"above: undefended; below: defended, same initial noise\nwritten: {path}", soft_wrap=True)
 
 
 def concepts(
-    name: Annotated[
-        str | None, typer.Argument(help="Show the prompt pairs of this one.", callback=checked(checks.concepts))
-    ] = None,
-    pairs: Annotated[int, typer.Option(help="How many pairs to show.", callback=checked(checks.count()))] = 5,
+    name: Annotated[str | None, argument("Show the prompt pairs of this one.", checks.concepts)] = None,
+    pairs: Annotated[int, option("How many pairs to show.", checks.count())] = 5,
 ) -> None:
     """The concepts that come with the toolkit. A file of your own goes wherever a name does."""
     from certify.adaptive import Concept, available_concepts

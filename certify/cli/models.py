@@ -18,6 +18,14 @@ def device_of(device: str | None) -> str:
     return device or "cpu"
 
 
+def own_sampler(model: str | None) -> dict[str, Any]:
+    """The steps and guidance that a model is sampled with where none are given."""
+    from certify import world
+
+    own = world.DEFAULTS if model is None else {"num_inference_steps": 50, "guidance_scale": 7.5}
+    return {"steps": own["num_inference_steps"], "guidance": own["guidance_scale"]}
+
+
 def named(certificate: Certificate, given: Mapping[str, Any], trust: bool, whole: bool = True) -> dict[str, Any]:
     """What to load for a certificate: model, unet, text_encoder, variant and concepts, None where it is the default.
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from certify.cli import terminal
+from certify.cli.endings import loading
 
 
 @contextmanager
@@ -15,7 +16,8 @@ def together() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield
         return
-    from certify.montecarlo.processes import joined
+    with loading():
+        from certify.montecarlo.processes import joined
 
     with joined() as processes:
         terminal.out.quiet = not processes.is_main

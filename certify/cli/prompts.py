@@ -14,19 +14,19 @@ from certify import _files, _validate
 from certify._text import failure, percent, shown
 from certify.certificate import words
 from certify.cli import checks, terminal
-from certify.cli.checks import checked
+from certify.cli.checks import argument, option
 from certify.cli.endings import NO_ANSWER
 from certify.cli.folders import (
     FILES,
     a_folder,
     agreed,
+    below_runs,
     certificate_folder,
     kept,
     numbered,
     saved,
     slug,
     unused,
-    writable,
 )
 from certify.cli.processes import one_process, rank
 from certify.cli.settings import (
@@ -35,20 +35,17 @@ from certify.cli.settings import (
     Detector,
     Draws,
     Fresh,
-    Guidance,
     Long,
+    PipelineSettings,
     Prompt,
-    Settings,
-    Steps,
     Tolerance,
-    UNet,
     with_settings,
 )
-from certify.cli.work import show_work, work_ahead
-from certify.datasets.prompt_files import PromptSet
+from certify.cli.work import rows_ahead, show_work, work_ahead
 
 if TYPE_CHECKING:
     from certify.certificate import Certificate
+    from certify.datasets import PromptSet
     from certify.plots.style import Picture
 
 
@@ -57,65 +54,35 @@ _PRIVATE = "Leave {} out of every file. σ and relevance stay, and identify the 
 
 @with_settings
 def prompt(
-    settings: Settings,
+    settings: PipelineSettings,
     text: Prompt,
-    unet: UNet = None,
-    rho: Annotated[
-        float,
-        typer.Option(
-            help="Radius for ideal smoothed values, in units of the noise.", callback=checked(_validate.positive)
-        ),
-    ] = 1.0,
+    rho: Annotated[float, option("Radius for ideal smoothed values, in units of the noise.", _validate.positive)] = 1.0,
     rho_deployed: Annotated[
         float,
-        typer.Option(
-            help="Radius for what is deployed; T5 multiplies it by the root of the noisy copies.",
-            callback=checked(_validate.positive),
-        ),
+        option("Radius for what is deployed; T5 multiplies it by the root of the noisy copies.", _validate.positive),
     ] = 0.25,
-    q: Annotated[
-        float,
-        typer.Option(
-            "--q", help="Probability over the noise of what is deployed.", callback=checked(_validate.probability)
-        ),
-    ] = 0.9,
-    n: Annotated[
-        int | None,
-        typer.Option("--n", help="Draws of the encoding.", show_default="10000", callback=checked(checks.count())),
-    ] = None,
+    q: Annotated[float, option("Probability over the noise of what is deployed.", _validate.probability, "--q")] = 0.9,
+    n: Annotated[int | None, option("Draws of the encoding.", checks.count(), "--n", shown="10000")] = None,
     statistics: Annotated[
-        int | None,
-        typer.Option(
-            help="Draws of statistics of the deployed encoding.",
-            show_default="1000",
-            callback=checked(checks.count(0)),
-        ),
+        int | None, option("Draws of statistics of the deployed encoding.", checks.count(0), shown="1000")
     ] = None,
-    images: Annotated[
-        int | None,
-        typer.Option(help="Images for the attack success rate.", show_default="400", callback=checked(checks.count(0))),
-    ] = None,
-    thorough: Annotated[bool, typer.Option("--thorough", help="Ten times as many draws of everything.")] = False,
-    text_only: Annotated[bool, typer.Option("--text-only", help="Only statements about the text encoding.")] = False,
+    images: Annotated[int | None, option("Images for the attack success rate.", checks.count(0), shown="400")] = None,
+    thorough: Annotated[bool, option("Ten times as many draws of everything.", None, "--thorough")] = False,
+    text_only: Annotated[bool, option("Only statements about the text encoding.", None, "--text-only")] = False,
     detector: Detector = None,
     attacks: Annotated[
         Path | None,
-        typer.Option(
-            help="File of attack prompts (.csv, .tsv, .json, .jsonl, .txt): which of them does the radius cover?",
-            callback=checked(checks.a_file),
+        option(
+            "File of attack prompts (.csv, .tsv, .json, .jsonl, .txt): which of them does the radius cover?",
+            checks.a_file,
         ),
     ] = None,
     column: Column = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
     alpha: Alpha = 1e-3,
-    out_dir: Annotated[
-        Path | None,
-        typer.Option("--out", help="Folder for the results.", show_default="runs/…", callback=checked(a_folder)),
-    ] = None,
+    out_dir: Annotated[Path | None, option("Folder for the results.", a_folder, "--out", shown="runs/…")] = None,
     fresh: Fresh = False,
     long: Long = False,
-    private: Annotated[bool, typer.Option("--private", help=_PRIVATE.format("the prompt"))] = False,
+    private: Annotated[bool, option(_PRIVATE.format("the prompt"), None, "--private")] = False,
 ) -> None:
     """Certify a prompt: how far can its encoding, the noise prediction and the image move inside the ellipsoid?
 
@@ -127,8 +94,9 @@ def prompt(
         for given, default in ((n, 10_000), (statistics, 1_000), (images, 400))
     )
     from certify.adaptive.certification import refuse_private_memory
+    from certify.datasets import PromptSet
 
-    given, memory = None, settings.bytes
+    given = None
     if attacks is not None:
         given = PromptSet.load(attacks, column, purpose="adversarial", argument="attacks")
     elif column is not None:
@@ -139,12 +107,12 @@ def prompt(
         one_process("policy memory")
         refuse_private_memory(private)
     folder = agreed(lambda: certificate_folder(out_dir, text, private))
-    sampler = settings.sampler(steps, guidance)
     if text_only:
-        adaptive, pipe, detector = settings.text_only(unet), None, None
+        adaptive, pipe, detector = settings.text_only(), None, None
     else:
-        adaptive, pipe = settings.whole(unet, sampler["steps"])
+        adaptive, pipe = settings.whole()
         detector = detector or settings.own_detector()
+    sampler = settings.sampler
     terminal.show_tokens(text, adaptive, private)
     counts: dict[str, Any] = {"statistics": 0 if text_only else statistics, "images": 0 if detector is None else images}
     show_work(*work_ahead(adaptive, pipe, text, n, sampler["steps"], **counts), long=long)
@@ -163,10 +131,10 @@ def prompt(
                 prompts=prompts,
                 private=private,
                 batch_size=settings.batch_size,
-                memory=memory,
+                memory=settings.bytes,
                 checkpoint=draws,
                 progress=tick,
-                provenance={"source": settings.source(None if pipe is None else unet), **about},
+                provenance={"source": settings.source(None if pipe is None else settings.unet), **about},
                 **counts,
                 **sampler,
             )
@@ -190,64 +158,37 @@ def prompt(
 
 @with_settings
 def prompts(
-    settings: Settings,
+    settings: PipelineSettings,
     file: Annotated[
-        Path,
-        typer.Argument(
-            help="Prompts: .csv, .tsv, .json or .jsonl with a column “prompt”, or .txt.",
-            show_default=False,
-            callback=checked(checks.a_file),
-        ),
+        Path, argument("Prompts: .csv, .tsv, .json or .jsonl with a column “prompt”, or .txt.", checks.a_file)
     ],
     column: Column = None,
-    unet: UNet = None,
-    rho: Annotated[
-        float,
-        typer.Option(help="Radius of the reported bound, in units of the noise.", callback=checked(_validate.positive)),
-    ] = 1.0,
+    rho: Annotated[float, option("Radius of the reported bound, in units of the noise.", _validate.positive)] = 1.0,
     tolerance: Tolerance = None,
     n: Draws = 10_000,
-    alpha: Annotated[
-        float,
-        typer.Option(help="Failure probability of each prompt's certificate.", callback=checked(_validate.failure)),
-    ] = 1e-3,
-    statistics: Annotated[
-        int,
-        typer.Option(help="Draws of statistics of the deployed encoding, a prompt.", callback=checked(checks.count(0))),
-    ] = 0,
-    images: Annotated[
-        int, typer.Option(help="Images for the attack success rate, a prompt.", callback=checked(checks.count(0)))
-    ] = 0,
+    alpha: Annotated[float, option("Failure probability of each prompt's certificate.", _validate.failure)] = 1e-3,
+    statistics: Annotated[int, option("Draws of statistics of the deployed encoding, a prompt.", checks.count(0))] = 0,
+    images: Annotated[int, option("Images for the attack success rate, a prompt.", checks.count(0))] = 0,
     detector: Detector = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first rows.", callback=checked(checks.count()))] = None,
+    limit: Annotated[int | None, option("Only the first rows.", checks.count())] = None,
     save_certificates: Annotated[
-        bool, typer.Option("--save-certificates", help="Keep every row's certificate in a folder.")
+        bool, option("Keep every row's certificate in a folder.", None, "--save-certificates")
     ] = False,
     out_dir: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            help="Folder for the results; a run that is there goes on.",
-            show_default="runs/…",
-            callback=checked(a_folder),
-        ),
+        Path | None, option("Folder for the results; a run that is there goes on.", a_folder, "--out", shown="runs/…")
     ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Begin anew, in another folder where there are results already.")
+        bool, option("Begin anew, in another folder where there are results already.", None, "--fresh")
     ] = False,
-    private: Annotated[bool, typer.Option("--private", help=_PRIVATE.format("prompts and columns"))] = False,
+    private: Annotated[bool, option(_PRIVATE.format("prompts and columns"), None, "--private")] = False,
     long: Long = False,
 ) -> None:
     """Certify every prompt of a file, and report the certified fraction against the radius. A stopped run goes on."""
     one_process("certify prompts")
 
-    from certify import plots
-    from certify.datasets import runs as datasets
+    from certify import datasets, plots
 
-    if out_dir is None:
-        writable("--out", Path("runs"))
+    first = out_dir or below_runs("prompts-private" if private else f"prompts-{slug(file.stem)}")
     detector = (detector or settings.own_detector()) if images else None
     if images and detector is None:
         raise ValueError(
@@ -257,7 +198,6 @@ def prompts(
     if not private:
         terminal.out.print(Text(str(data), style="dim"))
     asked = len(data.rows) if limit is None else min(limit, len(data.rows))
-    sampler = settings.sampler(steps, guidance)
     options = datasets.RowOptions(
         rho=rho,
         tolerance=tolerance,
@@ -269,22 +209,16 @@ def prompts(
         detector=detector,
         private=private,
         save_certificates=save_certificates,
-        **sampler,
+        **settings.sampler,
     )
-    adaptive, pipe = (
-        settings.whole(unet, sampler["steps"]) if statistics or images else (settings.text_only(unet), None)
-    )
-    name = "private" if private else file.name
-    first = Path("runs") / ("prompts-private" if private else f"prompts-{slug(file.stem)}")
-    how: dict[str, Any] = {"pipe": pipe, "batch_size": settings.batch_size}
-    memory = settings.bytes
+    adaptive, pipe = settings.whole() if statistics or images else (settings.text_only(), None)
     decides = datasets.run_settings(adaptive, data, options, pipe=pipe)
-    folder = _folder(out_dir, first, decides, fresh)
+    folder = first if out_dir and not fresh else _folder(first, decides, fresh)
     begun = datasets.settings_of(folder) is not None
 
     def estimate(there: int) -> None:
         with terminal.out.status("timing a small certificate"):
-            seconds = datasets.estimated_seconds(adaptive, data.rows[there:asked], options, **how)
+            seconds = rows_ahead(adaptive, pipe, data.rows[there:asked], options, settings.batch_size)
         show_work(f"{asked - there:,} prompts, {n:,} draws each", seconds, long=long)
 
     if not begun:  # a run that is refused leaves nothing
@@ -297,9 +231,16 @@ def prompts(
             estimate(there)
         try:
             with terminal.bar("certifying") as tick:
-                source = settings.source(None if pipe is None else unet)
                 records = datasets.certify_rows(
-                    adaptive, results, options, limit=limit, memory=memory, progress=tick, source=source, **how
+                    adaptive,
+                    results,
+                    options,
+                    limit=limit,
+                    pipe=pipe,
+                    batch_size=settings.batch_size,
+                    memory=settings.bytes,
+                    progress=tick,
+                    source=settings.source(None if pipe is None else settings.unet),
                 )
         except KeyboardInterrupt:
             terminal.out.print(
@@ -337,6 +278,7 @@ def prompts(
     )
     terminal.show_not_covered(adaptive.policy, deployed=False)
     radii = [float(record["radius"]) for record in records]
+    name = "private" if private else file.name
     title = f"{name}: α = {failure(alpha)} a prompt, n = {n:,}"
     _write(plots.plot_certified_fraction(radii, tolerance=within, title=title), folder / "fraction.png", private)
     written = "results.jsonl, summary.json, fraction.png" + (", certificates/" if save_certificates else "")
@@ -359,14 +301,12 @@ def _passed_over(given: PromptSet, taken: int) -> str:
     return f"; {empty:,} empty {'one' if empty == 1 else 'ones'} passed over" if empty else ""
 
 
-def _folder(out_dir: Path | None, first: Path, decides: dict[str, Any], fresh: bool) -> Path:
-    """Where the results of a run go: to the folder given; else to the first of ours that is free, or that is this run's."""
-    from certify.datasets import runs as datasets
+def _folder(first: Path, decides: dict[str, Any], fresh: bool) -> Path:
+    """The first folder of a run's results that is free, or, unless all is to begin anew, that is this run's."""
+    from certify import datasets
 
     if fresh:
-        return unused(first if out_dir is None else out_dir)
-    if out_dir is not None:
-        return out_dir
+        return unused(first)
     wanted = json.loads(json.dumps(decides))
     return next(f for f in numbered(first) if not f.exists() or datasets.settings_of(f) == wanted)
 

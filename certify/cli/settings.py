@@ -9,135 +9,80 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
-import typer
-
 from certify import _validate
 from certify.cli import checks, terminal
-from certify.cli.checks import checked
+from certify.cli.checks import argument, option
 from certify.cli.folders import a_drawing, a_folder
-from certify.cli.models import device_of
+from certify.cli.models import device_of, own_sampler
 
 if TYPE_CHECKING:
     from certify.adaptive import AdaptiveMedianSmoother
 
 
 DEFAULT_CONCEPT = "circle"
-Prompt = Annotated[str, typer.Argument(help="The prompt.", show_default=False, callback=checked(checks.text))]
+Prompt = Annotated[str, argument("The prompt.", checks.text)]
 Model = Annotated[
     str | None,
-    typer.Option(
-        help="Hub id or folder of a Stable Diffusion 1.x/2.x pipeline.",
-        show_default="the embedded model",
-        callback=checked(checks.model),
-    ),
+    option("Hub id or folder of a Stable Diffusion 1.x/2.x pipeline.", checks.model, shown="the embedded model"),
 ]
-UNet = Annotated[
-    str | None,
-    typer.Option(
-        "--unet",
-        help="State dict, folder or LoRA of an unlearned U-Net, put on top of --model.",
-        callback=checked(checks.overlay),
-    ),
-]
-TextEncoder = Annotated[
-    str | None,
-    typer.Option(
-        help="State dict, folder or LoRA of an unlearned text encoder, put on top of --model.",
-        callback=checked(checks.overlay),
-    ),
-]
+_ON_TOP = "State dict, folder or LoRA of an unlearned {}, put on top of --model."
+UNet = Annotated[str | None, option(_ON_TOP.format("U-Net"), checks.overlay, "--unet")]
+TextEncoder = Annotated[str | None, option(_ON_TOP.format("text encoder"), checks.overlay)]
 Variant = Annotated[
     str | None,
-    typer.Option(
-        help="Of the weight files: fp16 for *.fp16.safetensors. A folder's only one needs no name.",
-        callback=checked(checks.text),
-    ),
+    option("Of the weight files: fp16 for *.fp16.safetensors. A folder's only one needs no name.", checks.text),
 ]
-Draws = Annotated[int, typer.Option("--n", help="Monte Carlo draws.", callback=checked(checks.count()))]
-Alpha = Annotated[
-    float,
-    typer.Option(help="Failure probability of the certificate as a whole.", callback=checked(_validate.failure)),
-]
+Draws = Annotated[int, option("Monte Carlo draws.", checks.count(), "--n")]
+Alpha = Annotated[float, option("Failure probability of the certificate as a whole.", _validate.failure)]
 Column = Annotated[
     str | None,
-    typer.Option(
-        help="The file's column of prompts: its name, or its index from 0 where there is no header.",
-        show_default="by its name",
-        callback=checked(checks.text),
+    option(
+        "The file's column of prompts: its name, or its index from 0 where there is no header.",
+        checks.text,
+        shown="by its name",
     ),
 ]
 Detector = Annotated[
     str | None,
-    typer.Option(
-        help="What an attack wants to see: judge:LABEL, nudenet or nudenet:SCORE.",
-        show_default="the concept, with the embedded model",
-        callback=checked(checks.detector),
+    option(
+        "What an attack wants to see: judge:LABEL, nudenet or nudenet:SCORE.",
+        checks.detector,
+        shown="the concept, with the embedded model",
     ),
 ]
-Steps = Annotated[
-    int | None,
-    typer.Option(help="Sampler steps.", show_default="50; embedded model: 8", callback=checked(checks.count())),
-]
-Guidance = Annotated[
-    float | None,
-    typer.Option(help="Guidance scale.", show_default="7.5; embedded model: 2", callback=checked(_validate.positive)),
-]
-Radius = Annotated[float, typer.Option(help="Radius, in units of the noise.", callback=checked(_validate.positive))]
+Steps = Annotated[int | None, option("Sampler steps.", checks.count(), shown="50; embedded model: 8")]
+Guidance = Annotated[float | None, option("Guidance scale.", _validate.positive, shown="7.5; embedded model: 2")]
 Tolerance = Annotated[
     float | None,
-    typer.Option(
-        help="Squared distance to keep.",
-        show_default="that of the prompt without the concept",
-        callback=checked(_validate.positive),
-    ),
+    option("Squared distance to keep.", _validate.positive, shown="that of the prompt without the concept"),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of all draws.", callback=checked(checks.count(0)))]
-Device = Annotated[
-    str | None,
-    typer.Option(help="cpu, cuda, …", show_default="cuda where there is one", callback=checked(checks.device)),
-]
-Drawing = Annotated[
-    Path | None, typer.Option(help="Write a picture here (.png, .svg or .pdf).", callback=checked(a_drawing))
-]
+Device = Annotated[str | None, option("cpu, cuda, …", _validate.device, shown="cuda where there is one")]
+Drawing = Annotated[Path | None, option("Write a picture here (.png, .svg or .pdf).", a_drawing)]
 Concepts = Annotated[
     list[str] | None,
-    typer.Option(
-        "--concept",
-        "-c",
-        help="Concepts of the certificate, where they are files.",
-        callback=checked(checks.concepts),
-    ),
+    option("Concepts of the certificate, where they are files.", checks.concepts, "--concept", "-c"),
 ]
 TrustNames = Annotated[
-    bool,
-    typer.Option("--trust-names", help="Fetch and read what only the certificate names: model, overlays, concepts."),
+    bool, option("Fetch and read what only the certificate names: model, overlays, concepts.", None, "--trust-names")
 ]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Begin anew, whatever an earlier start has drawn.")]
+Fresh = Annotated[bool, option("Begin anew, whatever an earlier start has drawn.", None, "--fresh")]
 Kept = Annotated[
     Path | None,
-    typer.Option(
-        "--out",
-        help="Folder for the certificate, and until then for what is drawn.",
-        show_default=False,
-        callback=checked(a_folder),
-    ),
+    option("Folder for the certificate, and until then for what is drawn.", a_folder, "--out", shown=False),
 ]
-Batch = Annotated[
-    int | None,
-    typer.Option("--batch-size", help="Encodings in one call of the text encoder.", callback=checked(checks.count())),
-]
-Long = Annotated[bool, typer.Option("--long", help="Run even where the estimate is over 24 hours.")]
+Batch = Annotated[int | None, option("Encodings in one call of the text encoder.", checks.count(), "--batch-size")]
+Long = Annotated[bool, option("Run even where the estimate is over 24 hours.", None, "--long")]
 
 
-def _known(name: str) -> tuple[str, ...]:
-    """Words that the library knows, by the name of their list."""
-    from certify.adaptive import concepts, policies
+def _one_of(name: str) -> checks.Check:
+    """One of some words, which the library knows; by the name of their list."""
 
-    return tuple(getattr(concepts if name == "SIMILARITIES" else policies, name))
+    def allowed() -> tuple[str, ...]:
+        from certify.adaptive import concepts, policies
 
+        return tuple(getattr(concepts if name == "SIMILARITIES" else policies, name))
 
-def _dtypes() -> tuple[str, ...]:
-    return ("float32", "float16", "bfloat16", "float64")
+    return checks.choice(allowed)
 
 
 @dataclass
@@ -146,102 +91,56 @@ class Settings:
 
     concept: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            "What to suppress: a name or a file of pairs. Repeat for several.",
+            checks.concepts,
             "--concept",
             "-c",
-            help="What to suppress: a name or a file of pairs. Repeat for several.",
-            show_default=DEFAULT_CONCEPT,
-            callback=checked(checks.concepts),
+            shown=DEFAULT_CONCEPT,
         ),
     ] = None
     model: Model = None
     text_encoder: TextEncoder = None
     variant: Variant = None
-    sigma0: Annotated[
-        float | None,
-        typer.Option(help="Base noise, absolute, as in the paper.", callback=checked(_validate.positive)),
-    ] = None
+    sigma0: Annotated[float | None, option("Base noise, absolute, as in the paper.", _validate.positive)] = None
     sigma0_relative: Annotated[
-        float | None,
-        typer.Option(
-            help="Base noise in standard deviations of the token embeddings.", callback=checked(_validate.positive)
-        ),
+        float | None, option("Base noise in standard deviations of the token embeddings.", _validate.positive)
     ] = None
-    k: Annotated[
-        float | None,
-        typer.Option("--k", help="How fast noise grows with relevance.", callback=checked(_validate.not_negative)),
-    ] = None
-    use_global: Annotated[bool, typer.Option("--global", help="Use global relevance, too (Algorithm 1's flag).")] = (
-        False
-    )
+    k: Annotated[float | None, option("How fast noise grows with relevance.", _validate.not_negative, "--k")] = None
+    use_global: Annotated[bool, option("Use global relevance, too (Algorithm 1's flag).", None, "--global")] = False
     policy: Annotated[
         str,
-        typer.Option(
-            help="How Σ comes about: frozen, noise-then-adapt or memory (what may be claimed: T7).",
-            callback=checked(checks.choice(functools.partial(_known, "POLICIES"))),
-        ),
+        option("How Σ comes about: frozen, noise-then-adapt or memory (what may be claimed: T7).", _one_of("POLICIES")),
     ] = "frozen"
     sigma_min: Annotated[
-        float | None,
-        typer.Option(
-            help="First noise of noise-then-adapt, absolute.", show_default="σ₀", callback=checked(_validate.positive)
-        ),
+        float | None, option("First noise of noise-then-adapt, absolute.", _validate.positive, shown="σ₀")
     ] = None
     sharing: Annotated[
-        str,
-        typer.Option(
-            help="What the draws of noise-then-adapt share: none, sigma or input.",
-            callback=checked(checks.choice(functools.partial(_known, "SHARING"))),
-        ),
+        str, option("What the draws of noise-then-adapt share: none, sigma or input.", _one_of("SHARING"))
     ] = "none"
-    regions: Annotated[
-        Path | None, typer.Option(help="Folder of the regions of policy memory.", callback=checked(a_folder))
-    ] = None
-    aggregate: Annotated[
-        str,
-        typer.Option(
-            help="median or mean of the noisy encodings.",
-            callback=checked(checks.choice(functools.partial(_known, "AGGREGATES"))),
-        ),
-    ] = "median"
-    replicas: Annotated[
-        int, typer.Option(help="Noisy encodings K of the deployed smoother.", callback=checked(checks.count()))
-    ] = 13
+    regions: Annotated[Path | None, option("Folder of the regions of policy memory.", a_folder)] = None
+    aggregate: Annotated[str, option("median or mean of the noisy encodings.", _one_of("AGGREGATES"))] = "median"
+    replicas: Annotated[int, option("Noisy encodings K of the deployed smoother.", checks.count())] = 13
     truncate: Annotated[
-        bool,
-        typer.Option("--truncate", help="Cut prompts that do not fit into the context, as the plain pipeline does."),
+        bool, option("Cut prompts that do not fit into the context, as the plain pipeline does.", None, "--truncate")
     ] = False
     similarity: Annotated[
-        str | None,
-        typer.Option(
-            help="Cosine over the encoding: flattened or end-of-text.",
-            callback=checked(checks.choice(functools.partial(_known, "SIMILARITIES"))),
-        ),
+        str | None, option("Cosine over the encoding: flattened or end-of-text.", _one_of("SIMILARITIES"))
     ] = None
-    seed: Seed = 0
+    seed: Annotated[int, option("Seed of all draws.", checks.count(0))] = 0
     device: Device = None
     dtype: Annotated[
         str | None,
-        typer.Option(
-            help="float32, float16, bfloat16 or float64.",
-            show_default="float32",
-            callback=checked(checks.choice(_dtypes)),
+        option(
+            "float32, float16, bfloat16 or float64.",
+            checks.choice(lambda: ("float32", "float16", "bfloat16", "float64")),
+            shown="float32",
         ),
     ] = None
     batch_size: Batch = None
     memory: Annotated[
-        str | None,
-        typer.Option(
-            help="What kept draws may take, as in 4GB; then they go to disk.",
-            show_default="1GiB",
-            callback=checked(checks.size),
-        ),
+        str | None, option("What kept draws may take, as in 4GB; then they go to disk.", checks.size, shown="1GiB")
     ] = None
-
-    @property
-    def bytes(self) -> int | None:
-        """`memory` in bytes."""
-        return None if self.memory is None else checks.size("--memory", self.memory)
 
     def check(self) -> None:
         """Refuses options that are fine by themselves and not together."""
@@ -255,6 +154,11 @@ class Settings:
         for name, value, default in (("--sigma-min", self.sigma_min, None), ("--sharing", self.sharing, "none")):
             if self.policy != "noise-then-adapt" and value != default:
                 raise ValueError(f"{name} = {value!r}: must be left out but with --policy noise-then-adapt")
+
+    @property
+    def bytes(self) -> int | None:
+        """`memory` in bytes."""
+        return None if self.memory is None else checks.size("--memory", self.memory)
 
     @property
     def concepts(self) -> list[str]:
@@ -275,40 +179,13 @@ class Settings:
         fixed = {"policy": self.policy, "sharing": self.sharing, "aggregate": self.aggregate, "n": self.replicas}
         return tuned | chosen | fixed | {"use_global": self.use_global, "truncate": self.truncate}
 
-    def sampler(self, steps: int | None, guidance: float | None) -> dict[str, Any]:
-        """Steps and guidance: those given, or the model's own."""
-        from certify import world
-
-        own = world.DEFAULTS if self.model is None else {"num_inference_steps": 50, "guidance_scale": 7.5}
-        return {
-            "steps": own["num_inference_steps"] if steps is None else steps,
-            "guidance": own["guidance_scale"] if guidance is None else guidance,
-        }
-
-    def own_detector(self) -> str | None:
-        """The embedded model's judge, where it knows the concept."""
-        from certify.world.judge import LABELS
-
-        known = [label for labels in LABELS.values() for label in labels]
-        return f"judge:{self.concepts[0]}" if self.model is None and self.concepts[0] in known else None
-
-    def draws(self, n: int, progress: Callable[[int, int], None]) -> dict[str, Any]:
-        """How to draw, for `certify.statements.ask.ask` and what is built on it."""
-        return {
-            "n": n,
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "memory": self.bytes,
-            "progress": progress,
-        }
-
-    def source(self, unet: str | None) -> dict[str, Any]:
+    def source(self, unet: str | None = None) -> dict[str, Any]:
         """Where the model comes from, for a certificate's record."""
         more = {name: value for name in ("text_encoder", "variant") if (value := getattr(self, name)) is not None}
         return {"model": self.model, "unet": unet, **more, "concepts": self.concepts}
 
-    def text_only(self, unet: str | None = None) -> AdaptiveMedianSmoother:
-        """The smoother on the text encoder alone; that a U-Net was given, of which nothing will be said, is said."""
+    def text_only(self) -> AdaptiveMedianSmoother:
+        """The smoother on the text encoder alone."""
         from certify.adaptive import AdaptiveMedianSmoother
         from certify.models import load_text_encoder
 
@@ -316,23 +193,7 @@ class Settings:
             encoder = load_text_encoder(self.model, **self._loading())
             smoother = AdaptiveMedianSmoother.from_encoder(encoder, self.concepts, **self.smoothing())
         terminal.show_overlays(encoder)
-        if unet is not None:
-            terminal.out.print("[dim]--unet is not used: the text encoding does not depend on it.[/]")
         return smoother
-
-    def whole(self, unet: str | None, steps: int | None = None) -> tuple[AdaptiveMedianSmoother, Any]:
-        """The smoother and the pipeline it is built on, whose sampler can take so many steps."""
-        from certify.adaptive import AdaptiveMedianSmoother
-        from certify.models import load_pipeline
-
-        with terminal.out.status("loading the pipeline"):
-            pipe = load_pipeline(self.model, unet=unet, **self._loading())
-            most = int(pipe.scheduler.config.num_train_timesteps)
-            if steps is not None and steps > most:
-                raise ValueError(f"--steps = {steps}: must be at most {most}, which this model was trained with")
-            smoother = AdaptiveMedianSmoother.from_pipeline(pipe, self.concepts, **self.smoothing())
-        terminal.show_overlays(pipe)
-        return smoother, pipe
 
     def _loading(self) -> dict[str, Any]:
         return {
@@ -343,19 +204,69 @@ class Settings:
         }
 
 
+@dataclass
+class PipelineSettings(Settings):
+    """The options of commands that may run the whole pipeline: its U-Net and its sampler, too."""
+
+    unet: UNet = None
+    steps: Steps = None
+    guidance: Guidance = None
+
+    @property
+    def sampler(self) -> dict[str, Any]:
+        """Steps and guidance: those given, or the model's own."""
+        given = {"steps": self.steps, "guidance": self.guidance}
+        return own_sampler(self.model) | {name: value for name, value in given.items() if value is not None}
+
+    def own_detector(self) -> str | None:
+        """The embedded model's judge, where it knows the concept."""
+        from certify.world.judge import LABELS
+
+        known = [label for labels in LABELS.values() for label in labels]
+        return f"judge:{self.concepts[0]}" if self.model is None and self.concepts[0] in known else None
+
+    def text_only(self) -> AdaptiveMedianSmoother:
+        """The smoother on the text encoder alone; that a U-Net was given, of which nothing will be said, is said."""
+        smoother = super().text_only()
+        if self.unet is not None:
+            terminal.out.print("[dim]--unet is not used: the text encoding does not depend on it.[/]")
+        return smoother
+
+    def whole(self) -> tuple[AdaptiveMedianSmoother, Any]:
+        """The smoother and the pipeline it is built on, whose sampler can take so many steps."""
+        from certify.adaptive import AdaptiveMedianSmoother
+        from certify.models import load_pipeline
+
+        steps = self.sampler["steps"]
+        with terminal.out.status("loading the pipeline"):
+            pipe = load_pipeline(self.model, unet=self.unet, **self._loading())
+            most = int(pipe.scheduler.config.num_train_timesteps)
+            if steps > most:
+                raise ValueError(f"--steps = {steps}: must be at most {most}, which this model was trained with")
+            smoother = AdaptiveMedianSmoother.from_pipeline(pipe, self.concepts, **self.smoothing())
+        terminal.show_overlays(pipe)
+        return smoother, pipe
+
+
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command an option for every field of `Settings`, and hands it one `settings`."""
+    """Gives a command, whose first parameter is `settings`, an option for every field of that parameter's class.
+
+    A subclass's own stand before those that it shares; where the command has an option of the name for a purpose of its own,
+    that is the one.
+    """
     own = inspect.signature(command, eval_str=True)
+    kind: type[Settings] = own.parameters["settings"].annotation
+    hints, base = get_type_hints(kind, include_extras=True), {f.name for f in fields(Settings)}
     shared = [
-        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hint)
-        for f, hint in zip(fields(Settings), get_type_hints(Settings, include_extras=True).values(), strict=True)
-        if f.name not in own.parameters  # a command may have an option of the name for a purpose of its own
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
+        for f in sorted(fields(kind), key=lambda f: f.name in base)
+        if f.name not in own.parameters
     ]
     mine = [q.replace(kind=inspect.Parameter.KEYWORD_ONLY) for q in own.parameters.values() if q.name != "settings"]
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
-        settings = Settings(**{option.name: given.pop(option.name) for option in shared})
+        settings = kind(**{option.name: given.pop(option.name) for option in shared})
         settings.check()
         command(settings=settings, **given)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from certify.cli import terminal
 
 if TYPE_CHECKING:
     from certify.adaptive import AdaptiveMedianSmoother
+    from certify.datasets import PromptRow, RowOptions
 
 
 MOST_HOURS = 24
@@ -50,20 +51,49 @@ def work_ahead(
     source = row_generator(0, "timing", deployment.y.device)
     z = deployment.draw(source, 4)
 
-    def timed(run: Callable[[], object]) -> float:
-        run()
-        started = time.perf_counter()
-        run()
-        return time.perf_counter() - started
-
-    each = timed(lambda: deployment(z, source)) / 4  # one deployed encoding
+    each = _timed(lambda: deployment(z, source)) / 4  # one deployed encoding
     seconds = each * (n * 1.2 / deployment.replicas + (2 if pipe is not None else 1) * statistics + images)
     said = [f"{n:,} draws of {math.prod(deployment.y.shape):,} inputs"] if n else []
     if pipe is not None and adaptive.denoiser is not None:
         denoiser = adaptive.denoiser
         x, h = torch.zeros(16, *denoiser.latent_shape, device=z.device), adaptive.encoder.plain([text] * 16)
-        one = timed(lambda: denoiser(x, 1, h)) / 16
+        one = _timed(lambda: denoiser(x, 1, h)) / 16
         seconds += one * (8 * statistics + 1.5 * images * (2 * steps + 4))
         said += [f"{statistics:,} statistics"] if n else []
         said += [f"{images:,} images"] if images else []
     return ", ".join(said), seconds
+
+
+def rows_ahead(
+    adaptive: AdaptiveMedianSmoother, pipe: Any, rows: Sequence[PromptRow], options: RowOptions, batch_size: int | None
+) -> float:
+    """About how many seconds the rows take: a certificate of few draws of the first one that is not refused is timed, and what
+    it draws besides. Nothing is kept of it, nor stored in a memory.
+    """
+    from certify.adaptive.certification import certify_prompt
+    from certify.certificate import ModelRecord
+    from certify.datasets import unfit
+
+    fit = [row.prompt for row in rows if not unfit(adaptive, row.prompt, named=False)]
+    if not fit:
+        return 0.0
+    model = ModelRecord.of(adaptive.encoder.text_encoder)
+    few: dict[str, Any] = {
+        "n": 64,
+        "statistics": 0,
+        "images": 0,
+        "rhos": None,
+        "model": model,
+        "batch_size": batch_size,
+    }
+    least = _timed(lambda: certify_prompt(adaptive, fit[0], rho=options.rho, pipe=pipe, **few))
+    drawn = work_ahead(adaptive, pipe, fit[0], options.n, options.steps, options.statistics, options.images)[1]
+    return (least + drawn) * len(fit)
+
+
+def _timed(run: Callable[[], object]) -> float:
+    """How long it takes the second time."""
+    run()
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started

@@ -1,5 +1,31 @@
 """Data sets: the prompts of a file, and runs that certify every one of them.
 
 prompts as people keep them, in tables     prompt_files.py
-a run over all of them, resumable          runs.py
+one of them, certified                     rows.py
+all of them, resumable                     runs.py
+the folder of a run, written and read      results.py
+what a run comes to                        summary.py
 """
+
+from certify.datasets.prompt_files import PromptRow, PromptSet
+from certify.datasets.results import Results, RunRecord, settings_of
+from certify.datasets.rows import RowOptions, certify_row, row_seed, unfit
+from certify.datasets.runs import certify_rows, run_settings
+from certify.datasets.summary import FRACTION_RHOS, certified_fraction, summary
+
+__all__ = [
+    "FRACTION_RHOS",
+    "PromptRow",
+    "PromptSet",
+    "Results",
+    "RowOptions",
+    "RunRecord",
+    "certified_fraction",
+    "certify_row",
+    "certify_rows",
+    "row_seed",
+    "run_settings",
+    "settings_of",
+    "summary",
+    "unfit",
+]

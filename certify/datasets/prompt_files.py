@@ -214,7 +214,4 @@ def _indices(table: _tables.Table) -> str:
 
 
 def _columns(table: _tables.Table) -> str:
-    shown = (
-        ", ".join(repr(name[:40]) for name in table.columns[:20]) if table.named else f"0 to {len(table.columns) - 1}"
-    )
-    return f"{shown}, …" if len(table.columns) > 20 else shown
+    return _tables.listed(table.columns, 20) if table.named else f"0 to {len(table.columns) - 1}"

@@ -103,7 +103,7 @@ def load_pipeline(
         ValueError: another family of models (SDXL, SD3, Flux, …), code in the folder, pickled weights only, or an
             overlay that does not fit.
     """
-    target, place = _dtype(dtype), _device(device)
+    target, place = _dtype(dtype), _validate.device("device", device or "cpu")
     folder = _resolve(source, revision, cache_dir, local_files_only)
     if folder is None:
         folder = _download_pipeline(str(source), revision, variant, cache_dir, local_files_only)
@@ -152,7 +152,7 @@ def load_text_encoder(
     Returns:
         A `PromptEncoder`.
     """
-    target, place = _dtype(dtype), _device(device)
+    target, place = _dtype(dtype), _validate.device("device", device or "cpu")
     folder = _resolve(source, revision, cache_dir, local_files_only)
     if folder is None:
         folder = _download_text(str(source), revision, variant, cache_dir, local_files_only)
@@ -215,15 +215,6 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     if not isinstance(value, torch.dtype) or value not in allowed:
         raise ValueError(f"dtype = {dtype!r}: must be float16, bfloat16, float32 or float64")
     return value
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    try:
-        place = torch.device(device or "cpu")
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device = {str(device)!r}: must be a device that this machine and this torch have") from error
-    return place
 
 
 def _resolve(

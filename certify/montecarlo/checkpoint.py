@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -238,8 +237,7 @@ def as_checkpoint(value: Checkpoint | str | Path | None) -> Checkpoint | None:
         return value
     if not isinstance(value, (str, Path)):
         raise TypeError(f"checkpoint is a {type(value).__name__}: must be a folder or a Checkpoint")
-    if os.path.lexists(value) and not Path(value).is_dir():
-        raise FileExistsError(f"checkpoint = {str(value)!r}: is a file; must be a folder")
+    _files.no_file("checkpoint", Path(value))
     return Checkpoint(value)
 
 

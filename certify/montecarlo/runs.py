@@ -78,8 +78,7 @@ class RunFolder:
             CheckpointError: the run's folder is damaged, or being written by another process. Nothing is changed then.
             FileExistsError: the folder is a file.
         """
-        if self.folder.exists() and not self.folder.is_dir():
-            raise FileExistsError(f"checkpoint = {str(self.folder)!r}: is a file; must be a folder")
+        _files.no_file("checkpoint", self.folder)
         kept = json.loads(json.dumps({"format": _FORMAT, **settings}, allow_nan=False))
         self._salt = b"" if secret is None else self._key()
         self._digest = self._digest_of(kept, secret)
@@ -244,14 +243,8 @@ class RunFolder:
 
     def _alone(self) -> None:
         self._lock = _files.log(self._place / _LOCK, owner_only=bool(self._salt))
-        try:
-            import fcntl
-        except ImportError:  # no such locks on this system
-            return
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckpointError(f"checkpoint {str(self._place)!r}: another process is writing there") from None
+        if not _files.locked(self._lock):
+            raise CheckpointError(f"checkpoint {str(self._place)!r}: another process is writing there")
 
     def _release(self) -> None:
         if self._lock is not None:

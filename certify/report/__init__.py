@@ -14,8 +14,7 @@ Functions here are pure: records in, a string out. Nothing is drawn afresh or ch
 """
 
 from certify.report.certificate import certificate_page
-from certify.report.files import RunRecord, file_digests
 from certify.report.pictures import Pictures
 from certify.report.run import run_page
 
-__all__ = ["Pictures", "RunRecord", "certificate_page", "file_digests", "run_page"]
+__all__ = ["Pictures", "certificate_page", "run_page"]

@@ -11,11 +11,10 @@ from pathlib import Path
 from certify._text import escaped
 from certify.certificate import words
 from certify.certificate.words import PAGE
-from certify.datasets.runs import FRACTION_RHOS, RowOptions, certified_fraction, summary
+from certify.datasets import FRACTION_RHOS, RowOptions, RunRecord, certified_fraction, summary
 from certify.report._charts import Line, chart
 from certify.report._page import code, document, facts, header, section, shows, table
 from certify.report._sections import COPY, not_covered, smoother_facts
-from certify.report.files import RunRecord
 
 __all__ = ["run_page"]
 

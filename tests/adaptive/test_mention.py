@@ -183,7 +183,7 @@ def test_every_shipped_concept_says_what_it_goes_with(encoder: Any) -> None:
 def test_a_run_over_many_prompts_counts_those_without_the_concept(
     adaptive: AdaptiveMedianSmoother, tmp_path: Path
 ) -> None:
-    from certify.datasets import runs as datasets
+    from certify import datasets
 
     file = tmp_path / "few.txt"
     file.write_text(f"{CIRCLE}\n{DINOSAUR}\n")

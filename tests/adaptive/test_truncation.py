@@ -9,13 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from certify import datasets
 from certify.adaptive import AdaptiveMedianSmoother, Concept, FrozenSmoother
 from certify.adaptive.certification import yardstick
 from certify.adaptive.checking import certified_functions, rebuilt
 from certify.adaptive.coverage import covered_prompts, covered_substitutions
 from certify.certificate import Certificate
-from certify.datasets import runs as datasets
-from certify.datasets.prompt_files import PromptRow
 from tests.adaptive.conftest import CIRCLE
 
 LONG = "a photo of the red circle and " + "the small star and " * 12 + "a coin"
@@ -133,7 +132,7 @@ def test_a_frozen_smoother_cuts_as_it_did(cutting, encoder, tmp_path):
 
 
 def test_rows_of_a_data_set_are_counted(adaptive, cutting):
-    rows = [PromptRow(1, 1, LONG), PromptRow(2, 2, "a red circle")]
+    rows = [datasets.PromptRow(1, 1, LONG), datasets.PromptRow(2, 2, "a red circle")]
     options = datasets.RowOptions(n=64, tolerance=1e6)
     found = [datasets.certify_row(cutting, row, options)[0] for row in rows]
     read = cutting.encoder.tokenize(LONG)

@@ -360,12 +360,31 @@ def test_misuse_is_one_line_and_exit_code_2(run, arguments, message):
     assert "Traceback" not in err
 
 
-def test_help_is_light():
-    """`certify --help` loads none of the model libraries, and nothing that draws pictures."""
-    script = "import sys; sys.argv = ['certify', '--help']\ntry:\n import certify.cli as c; c.main()\nexcept SystemExit: pass\n"
-    script += "print(sorted({'transformers', 'diffusers', 'matplotlib'} & set(sys.modules)))"
+HEAVY = {"torch", "numpy", "scipy", "statsmodels", "transformers", "diffusers", "matplotlib", "safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ("--help", 0),
+        ("--version", 0),
+        ("prompt --help", 0),
+        ("prompts --help", 0),
+        ("prompt", 2),
+        ("radius x --n many", 2),
+        ("prompt x --alpha 2", 2),
+        ("curve x --rhos 1,1", 2),
+        ("prompts nosuch.csv", 2),
+        ("check nosuch", 2),
+        ("nosuch", 2),
+    ],
+)
+def test_help_and_misuse_are_light(arguments, code):
+    """None of them loads anything heavier than the command line's own libraries."""
+    script = f"import sys; sys.argv = ['certify', *{arguments.split()}]\nfrom certify.__main__ import main\n"
+    script += f"try:\n main()\nexcept SystemExit as end: print(end.code, sorted({HEAVY} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip().endswith("[]")
+    assert done.stdout.strip().endswith(f"{code} []"), done.stdout + done.stderr
 
 
 def test_interrupt(run, monkeypatch):

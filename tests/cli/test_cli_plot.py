@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from certify import AdaptiveMedianSmoother, world
-from certify.datasets import runs as datasets
+from certify import AdaptiveMedianSmoother, datasets, world
 from certify.models import load_text_encoder
 
 MAGIC = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}

@@ -10,8 +10,8 @@ import stat
 
 import pytest
 
-from certify import Certificate
-from certify.datasets import runs as datasets
+from certify import Certificate, datasets
+from certify.datasets import runs
 from tests.cli.stopped import stopped
 
 ROWS = (
@@ -70,7 +70,7 @@ def test_a_run_killed_at_random_moments_equals_the_undisturbed_one(run, file, tm
     lines = killed / "results.jsonl"
     for wanted in sorted(chance.sample((0, 1, 4), 2)):
         before = len(lines.read_bytes().splitlines()) if lines.exists() else 0
-        rows = {"certify.datasets.runs:Results.append": wanted - before} if wanted > before else {}
+        rows = {"certify.datasets.results:Results.append": wanted - before} if wanted > before else {}
         # While the next row is encoded.
         moment = rows | {"certify.models:PromptEncoder.encode": chance.randint(1, 3)}
         code, _, errors = stopped(
@@ -150,7 +150,7 @@ def test_an_interrupt_keeps_what_was_done(run, file, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(adaptive, row, *rest, **options)
 
-    monkeypatch.setattr(datasets, "certify_row", interrupted)
+    monkeypatch.setattr(runs, "certify_row", interrupted)
     code, out, err = run(str(file), *SMALL, "--out", "a")
     assert (code, "1 of 6 prompts are kept" in out, "Traceback" in err) == (130, True, False)
     assert (len(records(tmp_path / "a")), (tmp_path / "a" / "summary.json").exists()) == (1, False)

@@ -8,10 +8,9 @@ import shutil
 import pytest
 from PIL import Image
 
-from certify import Certificate, load_pipeline, world
+from certify import Certificate, datasets, load_pipeline, world
 from certify.adaptive import AdaptiveMedianSmoother
 from certify.cli import examples
-from certify.datasets import runs as datasets
 from tests.test_report import Page, self_contained
 
 PROMPT = "a <script> circle"

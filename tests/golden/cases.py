@@ -20,8 +20,7 @@ from certify import Certificate, GaussianNoise, UniformNoise
 from certify.adaptive import noise_then_adapt
 from certify.adaptive.memory import CovarianceMemory
 from certify.bounds import METHODS, ROUTES
-from certify.datasets.prompt_files import PromptSet
-from certify.datasets.runs import Results, RowOptions, certify_rows, run_settings
+from certify.datasets import PromptSet, Results, RowOptions, certify_rows, run_settings
 from certify.images.detectors import load_detector
 from certify.images.statistics import attack_rate_over
 from certify.montecarlo import RunFolder

@@ -14,9 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from certify import Certificate, event_bound, mse_bound, statistic_bound, world
+from certify import Certificate, datasets, event_bound, mse_bound, statistic_bound, world
 from certify.adaptive import AdaptiveMedianSmoother
-from certify.datasets import runs as datasets
 from certify.models import load_text_encoder
 from experiments.__main__ import main as experiments_main
 from tests.hostile.corpus import FOREIGN, Raw, Watched, changed, dumped, mangled_json, payloads, places, tree

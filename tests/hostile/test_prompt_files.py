@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from certify import _files
 from certify.adaptive import Concept
-from certify.datasets.runs import PromptSet
+from certify.datasets import PromptSet
 from experiments.attacks.targets import read as read_targets
 from experiments.defenses.ams import Settings as Smoothing
 from experiments.defenses.blacklist import read_words

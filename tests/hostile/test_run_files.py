@@ -24,10 +24,10 @@ from safetensors.torch import load, save
 
 from certify import GaussianNoise
 from certify.adaptive import CovarianceMemory
-from certify.datasets.runs import PromptSet, Results
+from certify.datasets import PromptSet, Results, RunRecord
 from certify.montecarlo import Counts, ExtremeRanks, RunFolder, draw
 from certify.montecarlo.checkpoint import AGAIN, Checkpoint, CheckpointError, _content
-from certify.report import RunRecord, run_page
+from certify.report import run_page
 from experiments.attacks.attack import FIELDS, Row, read_rows
 from experiments.attacks.attack import _write as write_rows
 from experiments.tables.cells import Cells, digest
