@@ -30,11 +30,11 @@ def images(folder: str | Path, height: int, width: int, argument: str = "images"
     import numpy as np
     from PIL import Image
 
-    found = sorted((p for p in Path(folder).glob("*") if p.suffix.lower() in SUFFIXES), key=_natural)
-    if not found:
+    paths = sorted((p for p in Path(folder).glob("*") if p.suffix.lower() in SUFFIXES), key=_natural)
+    if not paths:
         raise FileNotFoundError(f"{argument} = {str(folder)!r}: holds no {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
     parts = []
-    for file in found:
+    for file in paths:
         with Image.open(file) as image:
             side = min(image.size)
             left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -46,10 +46,10 @@ def images(folder: str | Path, height: int, width: int, argument: str = "images"
 
 def digest(*paths: Path) -> str:
     """Sixteen hexadecimal digits that stand for what is in files, one after the other."""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for path in paths:
-        found.update(path.read_bytes())
-    return found.hexdigest()[:16]
+        hashed.update(path.read_bytes())
+    return hashed.hexdigest()[:16]
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

@@ -25,6 +25,7 @@ def check(
     positive: Sequence[str] = (),
     not_negative: Sequence[str] = (),
     shares: Sequence[str] = (),
+    finite: Sequence[str] = (),
     choices: Mapping[str, Iterable[str]] | None = None,
 ) -> None:
     """Refuses settings of which one is not what it must be.
@@ -36,6 +37,7 @@ def check(
         positive: of finite numbers > 0.
         not_negative: of finite numbers ≥ 0.
         shares: of numbers from 0 to 1, both included.
+        finite: of finite numbers of any sign.
         choices: name → what it must be one of.
 
     Raises:
@@ -53,12 +55,16 @@ def check(
     for name in positive:
         if name in given:
             _validate.positive(name, given[name])
-    for most, said, names in ((math.inf, "a finite number >= 0", not_negative), (1, "between 0 and 1", shares)):
+    for least, most, said, names in (
+        (0.0, math.inf, "a finite number >= 0", not_negative),
+        (0.0, 1.0, "between 0 and 1", shares),
+        (-math.inf, math.inf, "a finite number", finite),
+    ):
         for name in names:
             value = given.get(name, 0)
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise TypeError(f"{name} = {value!r}: must be a real number")
-            if not 0 <= value <= most or math.isinf(value):
+            if not least <= value <= most or math.isinf(value):
                 raise ValueError(f"{name} = {value!r}: must be {said}")
     for name, options in (choices or {}).items():
         if name in given:

@@ -142,7 +142,7 @@ def test_certification_is_repeatable_without_being_asked() -> None:
 def test_the_defence_of_the_tables_is_fresh_unless_a_measurement_fixes_it(pipe: Any, tmp_path: Any) -> None:
     from dataclasses import replace
 
-    from experiments.tables.ground import Embedded, Sizes
+    from experiments.tables.testbed import Embedded, Sizes
 
     concept = Concept.embedded("circle")
     how: dict[str, Any] = {"steps": 1, "guidance": 2.0, "concept": concept}
@@ -151,7 +151,7 @@ def test_the_defence_of_the_tables_is_fresh_unless_a_measurement_fixes_it(pipe: 
     assert not torch.equal(fresh.encoded([PROMPT]), fresh.encoded([PROMPT]))
     fixed = Ams(pipe, **how, settings=replace(Ams.embedded(), seed=3))
     assert torch.equal(fixed.encoded([PROMPT]), fixed.encoded([PROMPT]))
-    ground = Embedded(tmp_path, Sizes())
-    assert ground.settings("ams", concept).seed == 0
+    testbed = Embedded(tmp_path, Sizes())
+    assert testbed.settings("ams", concept).seed == 0
     with pytest.raises(ValueError, match="settings has seed = None: must be a number"):
-        ground.defense("ams", concept, "", Ams.embedded())
+        testbed.defense("ams", concept, "", Ams.embedded())

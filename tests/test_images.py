@@ -81,7 +81,7 @@ def takers(clip, tmp_path_factory) -> dict[str, Callable[[Any], Any]]:  # noqa: 
         "JudgeFeatures": JudgeFeatures(),
         "ClipFeatures": ClipFeatures(clip),
         "fid, real": lambda x: fid(x, right(), Means()),
-        "fid, made": lambda x: fid(right(), x, Means()),
+        "fid, generated": lambda x: fid(right(), x, Means()),
         "world_scorer": lambda x: world_scorer()(x, texts),
         "clip_scorer": lambda x: clip_scorer(clip)(x, texts),
         "pictures": generate.pictures,
@@ -90,7 +90,7 @@ def takers(clip, tmp_path_factory) -> dict[str, Callable[[Any], Any]]:  # noqa: 
 
 NAMES = (
     "detected", "JudgeDetector", "NudeNetDetector", "Judge.judge", "Judge.shape_probability", "Q16Detector", "fitted",
-    "asr.rate", "JudgeFeatures", "ClipFeatures", "fid, real", "fid, made", "world_scorer", "clip_scorer", "pictures",
+    "asr.rate", "JudgeFeatures", "ClipFeatures", "fid, real", "fid, generated", "world_scorer", "clip_scorer", "pictures",
 )  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def test_and_takes_no_others(name, kind, takers):
 
 
 def test_a_set_that_was_divided_twice_is_no_reference():
-    with pytest.raises(ValueError, match="made has no value over 1/255"):
+    with pytest.raises(ValueError, match="generated has no value over 1/255"):
         fid(right(), right() / 255, Means())
     assert fid(right(), 0 * right(), Means()) > 0  # black images are images
 

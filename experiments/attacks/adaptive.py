@@ -41,7 +41,7 @@ from experiments.attacks.places import Places, Words, prefixed
 from experiments.settings import check
 from experiments.soundness.attack import Ascent, Ball, Objective, ascend, smoothed
 from experiments.unlearning.diffusion import Diffusion
-from experiments.unlearning.training import Dice
+from experiments.unlearning.training import Rng
 
 __all__ = ["ATTACK", "Case", "Inside", "Settings", "aggregate", "attack", "held", "inside", "losses", "slopes"]
 
@@ -210,7 +210,7 @@ def losses(victim: Victim, texts: Sequence[str], rows: Sequence[int], case: Case
     return torch.cat(parts).cpu()
 
 
-def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: Dice) -> list[Row]:
+def attack(victim: Victim, targets: Sequence[Target], settings: Settings, rng: Rng) -> list[Row]:
     """A row a target: the prompt that showed the concept most often behind the smoother; `found` is how often it does with
     noise that chose nothing.
 
@@ -226,22 +226,22 @@ def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: 
     contents = [victim.encoder.tokenize(text).content for text in own]
     places = Places(victim.encoder, [prefixed(victim.encoder, c, settings.tokens) for c in contents], words)
     x_0 = diffusion.latents(sight.aims(victim, targets, steps=settings.steps, guidance=settings.guidance))
-    chosen = words.random((len(targets), settings.tokens), dice.source)
-    best = [(text, rate, 0) for text, rate in zip(own, _rates(victim, targets, own, find, settings, dice), strict=True)]
+    chosen = words.random((len(targets), settings.tokens), rng.source)
+    best = [(text, rate, 0) for text, rate in zip(own, _rates(victim, targets, own, find, settings, rng), strict=True)]
     # A prompt that is read as something else than its own tokens has no text to search for: it stays as it is.
     open_ = [i for i, text in enumerate(places.texts(chosen)) if text is not None]
     for iteration in range(1, settings.iterations + 1):
         rows = [i for i in open_ if best[i][1] < 1]
         if not rows:
             break
-        case = Case.drawn(diffusion, x_0, settings.draws, dice.source)
-        chosen, texts = _stepped(victim, places, chosen, rows, case, settings, dice)
+        case = Case.drawn(diffusion, x_0, settings.draws, rng.source)
+        chosen, texts = _stepped(victim, places, chosen, rows, case, settings, rng)
         if iteration % settings.check == 0 or iteration == settings.iterations:
-            rates = _rates(victim, [targets[i] for i in rows], texts, find, settings, dice)
+            rates = _rates(victim, [targets[i] for i in rows], texts, find, settings, rng)
             for i, text, rate in zip(rows, texts, rates, strict=True):
                 if rate >= best[i][1]:
                     best[i] = text, rate, iteration
-    again = _rates(victim, targets, [text for text, _, _ in best], find, settings, dice)
+    again = _rates(victim, targets, [text for text, _, _ in best], find, settings, rng)
     return [
         victim.row(
             ATTACK.name,
@@ -259,7 +259,7 @@ def inside(
     target: Target,
     rho: float,
     settings: Settings,
-    dice: Dice,
+    rng: Rng,
     *,
     ascent: Ascent | None = None,
     restarts: int = 4,
@@ -271,7 +271,7 @@ def inside(
         target: the prompt and the seed of x_0.
         rho: radius.
         settings: draws, steps and guidance.
-        dice: all randomness.
+        rng: all randomness.
         ascent: how to climb; None: 16 steps of as many draws as the settings say. Its draws are multiples of the
             smoother's copies.
         restarts: random starts, besides δ = 0.
@@ -300,10 +300,10 @@ def inside(
         return -case.loss(diffusion, h.unflatten(0, (count, draws)), torch.zeros(count, dtype=torch.int64)).double()
 
     still = torch.zeros_like(ball.y)[None]
-    starts = torch.cat([still, ball.random(restarts, _source(victim, dice))])
-    ends = ascend(objective, ball, starts, ascent, seed=dice.rng.randrange(2**31))
+    starts = torch.cat([still, ball.random(restarts, _source(victim, rng))])
+    ends = ascend(objective, ball, starts, ascent, seed=rng.python.randrange(2**31))
     # Which end is best, and how good, are asked of different noise.
-    first, last = dice.rng.randrange(2**31), dice.rng.randrange(2**31)
+    first, last = rng.python.randrange(2**31), rng.python.randrange(2**31)
     values = [_judged(objective, ball, end[None], ascent, first) for end in ends]
     delta = ball.delta(ends[int(torch.tensor(values).argmax())])
     before, after = (_judged(objective, ball, u, ascent, last) for u in (still, ball.whitened(delta)[None]))
@@ -325,23 +325,23 @@ def _stepped(
     rows: Sequence[int],
     case: Case,
     settings: Settings,
-    dice: Dice,
+    rng: Rng,
 ) -> tuple[Tensor, list[str]]:
     """One iteration: the words after it, (b, k), and what these rows read then."""
     now = [str(places.text(row, chosen[row])) for row in rows]
-    promise = -slopes(victim, places, chosen, rows, now, case, _source(victim, dice)) @ places.words.table.T
+    promise = -slopes(victim, places, chosen, rows, now, case, _source(victim, rng)) @ places.words.table.T
     top = promise.topk(min(settings.top, promise.shape[2]), dim=2).indices
     tried: list[tuple[int, Tensor, str]] = []
     for i, row in enumerate(rows):
         tried.append((row, chosen[row], now[i]))
         for _ in range(settings.candidates):
             words = chosen[row].clone()
-            place = dice.rng.randrange(places.free(row))
-            words[place] = top[i, place, dice.rng.randrange(top.shape[2])]
+            place = rng.python.randrange(places.free(row))
+            words[place] = top[i, place, rng.python.randrange(top.shape[2])]
             text = places.text(row, words)
             if text is not None:
                 tried.append((row, words, text))
-    seeds = [dice.rng.randrange(2**31) for _ in range(settings.draws)]
+    seeds = [rng.python.randrange(2**31) for _ in range(settings.draws)]
     values = losses(victim, [text for _, _, text in tried], [row for row, _, _ in tried], case, seeds).tolist()
     best = dict.fromkeys(rows, (float("inf"), -1))
     for number, (value, (row, _, _)) in enumerate(zip(values, tried, strict=True)):
@@ -358,14 +358,14 @@ def _rates(
     texts: Sequence[str],
     find: Detector,
     settings: Settings,
-    dice: Dice,
+    rng: Rng,
 ) -> list[float]:
     """How often each text shows the concept behind the smoother, over fresh smoothing noise and the target's seed."""
     hits = torch.zeros(len(texts))
     for _ in range(settings.looks):
-        number = dice.rng.randrange(2**31)
+        number = rng.python.randrange(2**31)
         h = victim.smoother.encode(list(texts), seed=number)
-        made = sight.pictured(
+        made = sight.sampled(
             victim,
             h,
             [target.seed for target in targets],
@@ -378,9 +378,9 @@ def _rates(
     return rates
 
 
-def _source(victim: Victim, dice: Dice) -> torch.Generator:
+def _source(victim: Victim, rng: Rng) -> torch.Generator:
     """A generator for smoothing noise, on the encoder's device."""
-    return torch.Generator(victim.encoder.device).manual_seed(dice.rng.randrange(2**31))
+    return torch.Generator(victim.encoder.device).manual_seed(rng.python.randrange(2**31))
 
 
 def _on_cpu(source: torch.Generator) -> torch.Generator:

@@ -25,7 +25,7 @@ from certify import _files
 from certify.models.text import PromptEncoder
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
-from experiments.unlearning.training import Dice
+from experiments.unlearning.training import Rng
 
 __all__ = ["FIELDS", "Attack", "Row", "Target", "Victim", "read_rows", "readable", "run", "written_by_attack"]
 
@@ -113,7 +113,7 @@ class Attack:
     Attributes:
         name: on the command line and in the CSV.
         title: with its reference.
-        run: (victim, targets, settings, dice) → rows, one a target, in their order. Several targets are attacked at once.
+        run: (victim, targets, settings, rng) → rows, one a target, in their order. Several targets are attacked at once.
         settings: the class of its settings, whose defaults are the published ones.
         embedded: settings for the embedded model.
         needs: of "images", "pairs", "smoother", "original": what the victim must have.
@@ -122,7 +122,7 @@ class Attack:
 
     name: str
     title: str
-    run: Callable[[Victim, Sequence[Target], Any, Dice], list[Row]]
+    run: Callable[[Victim, Sequence[Target], Any, Rng], list[Row]]
     settings: type[Any]
     embedded: Callable[[], Any]
     needs: tuple[str, ...] = ()
@@ -143,7 +143,7 @@ def run(
 ) -> list[Row]:
     """Attacks what is not in the file yet, `batch` targets at a time, and writes the file anew with every batch's rows.
 
-    Each batch has dice of its own, seeded by its first target: a run that was stopped ends with the rows of one that was not.
+    Each batch has an rng of its own, seeded by its first target: a run that was stopped ends with the rows of one that was not.
     `source`, where the targets come from, goes on record; it is the targets that must be the same when the run goes on.
 
     Raises:
@@ -152,10 +152,10 @@ def run(
     missing = [need for need in attack.needs if _lacks(victim, need)]
     if missing:
         raise ValueError(f"victim {victim.name!r} has no {', '.join(missing)}: {attack.name} needs them")
-    told = {"attack": attack.name, "victim": victim.name, "concept": victim.concept.name}
+    subject = {"attack": attack.name, "victim": victim.name, "concept": victim.concept.name}
     done = read_rows(path) if path.exists() else []
     about = path.with_suffix(".json")
-    record = {**told, "settings": asdict(settings), "seed": seed, "batch": batch}
+    record = {**subject, "settings": asdict(settings), "seed": seed, "batch": batch}
     if "smoother" in attack.needs:
         # Whether it cuts long prompts decides nothing here: the targets fit, or were said to be cut.
         record["smoother"] = {n: v for n, v in victim.smoother.settings().items() if n != "truncate"}
@@ -178,7 +178,7 @@ def run(
         part = list(targets[first : first + batch])
         if all(target.number in there for target in part):
             continue
-        rows = attack.run(victim, part, settings, Dice(seed * 1_000_003 + part[0].number))
+        rows = attack.run(victim, part, settings, Rng(seed * 1_000_003 + part[0].number))
         done = sorted([*done, *(row for row in rows if row.number not in there)], key=lambda row: row.number)
         _write(path, done)
         if progress is not None:
@@ -223,15 +223,15 @@ def _row(number: int, line: list[str]) -> Row:
     """A row of a file, whose values are what they are to be."""
     if len(line) != len(FIELDS):
         raise ValueError(f"line {number}: has {len(line)} fields, must have {len(FIELDS)}")
-    told: dict[str, Any] = dict(zip(FIELDS, line, strict=True))
+    values: dict[str, Any] = dict(zip(FIELDS, line, strict=True))
     try:
-        told |= {"number": int(told["number"]), "seed": int(told["seed"]), "found": float(told["found"])}
-        _files.json_object(told["note"])
+        values |= {"number": int(values["number"]), "seed": int(values["seed"]), "found": float(values["found"])}
+        _files.json_object(values["note"])
     except ValueError as error:
         raise ValueError(f"line {number}: {error}") from error
-    if min(told["number"], told["seed"]) < 0:
-        raise ValueError(f"line {number}: number = {told['number']}, seed = {told['seed']}: must be >= 0")
-    return Row(**told)
+    if min(values["number"], values["seed"]) < 0:
+        raise ValueError(f"line {number}: number = {values['number']}, seed = {values['seed']}: must be >= 0")
+    return Row(**values)
 
 
 def _record(path: Path) -> dict[str, Any]:
@@ -250,10 +250,10 @@ def readable(encoder: PromptEncoder, ids: Iterable[int]) -> str | None:
     wanted = [int(i) for i in ids]
     text: str = encoder.tokenizer.decode(wanted, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
     try:
-        found = encoder.tokenize(text)
+        tokenized = encoder.tokenize(text)
     except ValueError:  # too long
         return None
-    inside = [int(i) for i in found.ids[1 : found.end]]
+    inside = [int(i) for i in tokenized.ids[1 : tokenized.end]]
     return text if inside == wanted else None
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from certify import _validate, load_pipeline
 from certify.adaptive import concepts
+from certify.cli.models import device_of
 from certify.world import DEFAULTS
 from experiments import attacks, files
-from experiments.attacks import targets as asked
+from experiments.attacks import targets as attack_targets
 from experiments.attacks.attack import Attack, Row, Target, Victim, run
 from experiments.defenses import DEFENSES
 from experiments.metrics import asr
@@ -39,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--victim", required=True, type=Path, help="what `unlearn` wrote; or a file with a U-Net's weights"
     )
     parser.add_argument("--concept", action="append", required=True, help="what was erased; with --model a phrase")
-    parser.add_argument("--split", choices=asked.SPLITS, default="report", help="embedded model: whose prompts")
+    parser.add_argument(
+        "--split", choices=attack_targets.SPLITS, default="report", help="embedded model: whose prompts"
+    )
     parser.add_argument("--count", type=int, default=None, help=f"prompts (default: {_COUNT}, of a file all)")
     parser.add_argument("--seed", type=int, default=0, help="of prompts, images and the search")
     parser.add_argument("--out", required=True, type=Path, help="CSV; a stopped run goes on")
@@ -106,16 +109,18 @@ def main(a: Any) -> int:
         concept,
         model=a.model,
         smoother=smoother if "smoother" in attack.needs else None,
-        device=unlearning.device_of(a.device),
+        device=device_of(a.device),
     )
-    told = f"prompts = {str(a.prompts)!r}" if a.prompts is not None else "prompts"
-    cut = asked.within(victim.encoder, [target.prompt for target in wanted], told, truncate=a.truncate)
+    where = f"prompts = {str(a.prompts)!r}" if a.prompts is not None else "prompts"
+    cut = attack_targets.within(victim.encoder, [target.prompt for target in wanted], where, truncate=a.truncate)
     if cut:
         print(f"{cut:,} of {len(wanted):,} prompts do not fit into the context and are cut")
     if source is not None:
         source["truncated"] = cut
     if pairs is not None:
-        asked.within(victim.encoder, [t for pair in pairs for t in pair], f"pairs = {str(a.pairs)!r}", truncate=False)
+        attack_targets.within(
+            victim.encoder, [t for pair in pairs for t in pair], f"pairs = {str(a.pairs)!r}", truncate=False
+        )
         victim = replace(victim, pairs=pairs)
     if a.images is not None:
         victim = replace(victim, images=_images(a.images, victim.diffusion, len(wanted)))
@@ -137,8 +142,8 @@ def main(a: Any) -> int:
     if detector is None:
         print("images were not judged: no --detector")
     else:
-        found = _rate(victim, rows, detector, steps, guidance, a.batch)
-        print(f"images that show {concept.name!r} without a defence, by {found.detector.name}: {found}")
+        rate = _rate(victim, rows, detector, steps, guidance, a.batch)
+        print(f"images that show {concept.name!r} without a defence, by {rate.detector.name}: {rate}")
     return 0
 
 
@@ -213,32 +218,32 @@ def _detector(a: Any, concept: Concept) -> Any:
 def _targets(a: Any, concept: Concept) -> tuple[list[Target], dict[str, Any] | None]:
     if a.prompts is not None:
         first = a.seed * 1_000_003 + _shift(a.attack)
-        read = asked.read(a.prompts, column=a.column, count=a.count, first=first, category=a.category)
-        print(read.said)
+        read = attack_targets.read(a.prompts, column=a.column, count=a.count, first=first, category=a.category)
+        print(read.summary)
         return read.targets, read.source
     for name in ("column", "category"):
         if getattr(a, name):
             raise ValueError(f"{name} = {getattr(a, name)!r}: must be given with --prompts, the file that it is about")
     if a.model is not None:
         raise ValueError("prompts: must be given with --model, a table with a column prompt")
-    found = asked.targets(concept, a.split, count=_COUNT if a.count is None else a.count, seed=a.seed)
-    return reseeded(found, a.attack), None
+    drawn = attack_targets.targets(concept, a.split, count=_COUNT if a.count is None else a.count, seed=a.seed)
+    return reseeded(drawn, a.attack), None
 
 
 def _images(folder: Path, diffusion: Diffusion, count: int) -> Any:
     scale = int(diffusion.pipe.vae_scale_factor)
     _, height, width = diffusion.latent_shape()
-    found = files.images(folder, height * scale, width * scale)
-    if len(found) < count:
-        raise ValueError(f"images = {str(folder)!r}: holds {len(found)} for {count} prompts: must be one a prompt")
-    return found
+    images = files.images(folder, height * scale, width * scale)
+    if len(images) < count:
+        raise ValueError(f"images = {str(folder)!r}: holds {len(images)} for {count} prompts: must be one a prompt")
+    return images
 
 
 def _rate(victim: Victim, rows: Sequence[Row], detector: Any, steps: int, guidance: float, batch: int) -> asr.Rate:
     none = DEFENSES["none"](victim.diffusion.pipe, steps=steps, guidance=guidance)
     seeds = [row.seed for row in rows]
-    made = none.make([row.adversarial for row in rows], seeds, batch=batch)
-    return asr.rate(made.images.cpu(), detector, seeds=seeds)
+    generated = none.make([row.adversarial for row in rows], seeds, batch=batch)
+    return asr.rate(generated.images.cpu(), detector, seeds=seeds)
 
 
 def _shipped(name: str) -> tuple[tuple[str, str], ...]:

@@ -22,7 +22,7 @@ import torch
 from experiments.attacks.attack import Attack, Row, Target, Victim
 from experiments.attacks.tokens import concept_pattern, last_rows, read, several
 from experiments.unlearning.concept import filled
-from experiments.unlearning.training import Dice
+from experiments.unlearning.training import Rng
 
 __all__ = ["ATTACK", "Settings", "attack", "renamed"]
 
@@ -41,13 +41,13 @@ class Settings:
         several("words", self.words)
 
 
-def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: Dice) -> list[Row]:
+def attack(victim: Victim, targets: Sequence[Target], settings: Settings, rng: Rng) -> list[Row]:
     """Each target's prompt, without the concept's name. `found` is the cosine between the end-of-text encodings of the
     two prompts."""
     words = settings.words or victim.concept.implicit
     texts, used = [], []
     for target in targets:
-        word = dice.rng.choice(words) if words else ""
+        word = rng.python.choice(words) if words else ""
         text = renamed(target.prompt, victim.concept.erase, word)
         texts.append(text)
         used.append(word if text != target.prompt else "")

@@ -27,7 +27,7 @@ from certify.models.text import PromptEncoder
 from experiments.attacks import tokens
 from experiments.attacks.attack import Attack, Row, Target, Victim, readable
 from experiments.settings import check
-from experiments.unlearning.training import Dice
+from experiments.unlearning.training import Rng
 
 __all__ = ["ATTACK", "Settings", "attack", "candidates", "cosines", "evaluations", "gains"]
 
@@ -102,13 +102,13 @@ def evaluations(settings: Settings) -> int:
     return 1 + settings.steps * (settings.rows + 2)
 
 
-def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: Dice) -> list[Row]:
+def attack(victim: Victim, targets: Sequence[Target], settings: Settings, rng: Rng) -> list[Row]:
     """All targets at once; `found` is the cosine.
 
     Raises:
         ValueError: the vocabulary has no letter to start from, or nothing that was found can be typed.
     """
-    encoder, source = victim.encoder, dice.source
+    encoder, source = victim.encoder, rng.source
     banned = (*victim.concept.erase, *settings.banned)
     alphabet = tokens.typable(encoder, banned)
     length = tokens.room(encoder, settings.length)
@@ -130,11 +130,11 @@ def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: 
             if readable(encoder, now[i]) is not None:
                 best[i], value[i] = now[i], score[i, top[i]]
 
-    found = []
+    rows = []
     for i, target in enumerate(targets):
         _, text = tokens.first_readable(encoder, best[i : i + 1])
-        found.append(victim.row(ATTACK.name, target, text, float(value[i]), {"tokens": length}))
-    return found
+        rows.append(victim.row(ATTACK.name, target, text, float(value[i]), {"tokens": length}))
+    return rows
 
 
 ATTACK = Attack(

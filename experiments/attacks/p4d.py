@@ -28,9 +28,9 @@ from experiments.attacks import sight
 from experiments.attacks.attack import Attack, Row, Target, Victim
 from experiments.attacks.places import Layout, Places, Words, interleaved
 from experiments.settings import check
-from experiments.unlearning.training import Dice
+from experiments.unlearning.training import Rng
 
-__all__ = ["ATTACK", "VARIANTS", "Found", "Settings", "attack", "layouts", "loss_of", "search"]
+__all__ = ["ATTACK", "VARIANTS", "Candidate", "Settings", "attack", "layouts", "loss_of", "search"]
 
 VARIANTS = ("N", "K", "union")
 
@@ -72,7 +72,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Found:
+class Candidate:
     """What one variant ended with.
 
     Attributes:
@@ -122,9 +122,9 @@ def search(
     images: Tensor,
     variant: str,
     settings: Settings,
-    dice: Dice,
+    rng: Rng,
     like: Callable[[Tensor, Tensor], Tensor],
-) -> list[Found]:
+) -> list[Candidate]:
     """One variant, for all targets at once.
 
     Args:
@@ -132,7 +132,7 @@ def search(
         images: (b, 3, height, width) in [0, 1], x_0's.
         variant: "N" or "K".
         settings: budget.
-        dice: all randomness.
+        rng: all randomness.
         like: how like two images are, row by row.
 
     Raises:
@@ -142,9 +142,9 @@ def search(
     places = Places(victim.encoder, layouts(victim, targets, variant, settings), words)
     prompts = sight.fitted(victim, targets)
     x_0 = diffusion.latents(images)
-    soft = words.table[words.random((len(targets), places.count), dice.source)].clone().requires_grad_(True)
+    soft = words.table[words.random((len(targets), places.count), rng.source)].clone().requires_grad_(True)
     optimiser = torch.optim.AdamW([soft], lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    best = [Found(None, -1.0, variant, 0) for _ in targets]
+    best = [Candidate(None, -1.0, variant, 0) for _ in targets]
     for step in range(settings.iterations + 1):
         chosen = words.nearest(soft.detach())
         if step % settings.check == 0 or step == settings.iterations:
@@ -152,7 +152,7 @@ def search(
         if step == settings.iterations:
             break
         hard = words.table[chosen].requires_grad_(True)
-        noise, t = diffusion.normal(len(targets), dice.source), diffusion.times(len(targets), dice.source)
+        noise, t = diffusion.normal(len(targets), rng.source), diffusion.times(len(targets), rng.source)
         loss = loss_of(victim, x_0, noise, t, places.encode(hard), prompts)
         # Rows do not meet: the gradient of the sum is each row's own, and AdamW works entry by entry.
         (soft.grad,) = torch.autograd.grad(loss.sum(), hard)
@@ -160,7 +160,7 @@ def search(
     return best
 
 
-def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: Dice) -> list[Row]:
+def attack(victim: Victim, targets: Sequence[Target], settings: Settings, rng: Rng) -> list[Row]:
     """A row a target: the prompt whose image is most like the original model's, and how like, from −1 to 1.
 
     Raises:
@@ -169,9 +169,9 @@ def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: 
     like = sight.likeness(victim, settings.clip)
     images = sight.aims(victim, targets, steps=settings.steps, guidance=settings.guidance)
     variants = ("N", "K") if settings.variant == "union" else (settings.variant,)
-    best = search(victim, targets, images, variants[0], settings, dice, like)
+    best = search(victim, targets, images, variants[0], settings, rng, like)
     for variant in variants[1:]:
-        best = _better(best, search(victim, targets, images, variant, settings, dice, like))
+        best = _better(best, search(victim, targets, images, variant, settings, rng, like))
     return [
         victim.row(
             ATTACK.name,
@@ -193,20 +193,20 @@ def _looked(
     like: Callable[[Tensor, Tensor], Tensor],
     variant: str,
     step: int,
-) -> list[Found]:
+) -> list[Candidate]:
     """The images of the prompts as they are now; a prompt that cannot be typed counts as unlike."""
     typed = [i for i, text in enumerate(texts) if text is not None]
-    found = [Found(None, -1.0, variant, step) for _ in texts]
+    found = [Candidate(None, -1.0, variant, step) for _ in texts]
     if typed:
         c = victim.encoder.plain([str(texts[i]) for i in typed])
         seeds = [targets[i].seed for i in typed]
-        made = sight.pictured(victim, c, seeds, steps=settings.steps, guidance=settings.guidance)
+        made = sight.sampled(victim, c, seeds, steps=settings.steps, guidance=settings.guidance)
         for i, value in zip(typed, like(made, images[typed]).tolist(), strict=True):
-            found[i] = Found(texts[i], value, variant, step)
+            found[i] = Candidate(texts[i], value, variant, step)
     return found
 
 
-def _better(old: Sequence[Found], new: Sequence[Found]) -> list[Found]:
+def _better(old: Sequence[Candidate], new: Sequence[Candidate]) -> list[Candidate]:
     return [b if b.likeness > a.likeness else a for a, b in zip(old, new, strict=True)]
 
 

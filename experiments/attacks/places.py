@@ -38,10 +38,10 @@ class Words:
     @classmethod
     def of(cls, encoder: PromptEncoder) -> Words:
         """All of them (`typable`)."""
-        kept = typable(encoder)
+        single = typable(encoder)
         with torch.no_grad():
-            table = encoder.embeddings(kept.to(encoder.device)).detach().clone()
-        return cls(kept, table)
+            table = encoder.embeddings(single.to(encoder.device)).detach().clone()
+        return cls(single, table)
 
     def nearest(self, soft: Tensor) -> Tensor:
         """The words of largest cosine, (…, width) → (…) indices into `ids`."""

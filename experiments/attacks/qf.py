@@ -34,7 +34,7 @@ from experiments.attacks.attack import Attack, Row, Target, Victim
 from experiments.attacks.implicit import renamed
 from experiments.settings import check
 from experiments.unlearning.concept import Concept
-from experiments.unlearning.training import Dice
+from experiments.unlearning.training import Rng
 
 __all__ = [
     "ATTACK",
@@ -143,7 +143,7 @@ def evaluations(settings: Settings) -> int:
     return settings.iterations * (settings.draws + 3 * settings.best)
 
 
-def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: Dice) -> list[Row]:
+def attack(victim: Victim, targets: Sequence[Target], settings: Settings, rng: Rng) -> list[Row]:
     """All targets at once; `found` is the masked cosine.
 
     Raises:
@@ -161,16 +161,16 @@ def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: 
     if settings.pairs:
         mask = stable(*tokens.sides(before, victim.pairs[: settings.pairs]))
     search = _Search(encoder, base, goal, mask, alphabet, settings)
-    best, value = search.run(dice.source)
+    best, value = search.run(rng.source)
 
-    found = []
+    rows = []
     for i, (target, (text, _)) in enumerate(zip(targets, texts, strict=True)):
         row = best[i, : search.count[i]]
         signs = [encoder.tokenizer.decode([int(token)], clean_up_tokenization_spaces=False).strip() for token in row]
         adversarial = " ".join([text, *signs])
         note = {"signs": len(signs), "mask": round(float(mask.float().mean()), 4)}
-        found.append(victim.row(ATTACK.name, target, adversarial, float(value[i]), note))
-    return found
+        rows.append(victim.row(ATTACK.name, target, adversarial, float(value[i]), note))
+    return rows
 
 
 class _Search:

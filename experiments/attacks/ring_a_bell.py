@@ -29,7 +29,7 @@ from certify.models.text import PromptEncoder
 from experiments.attacks import tokens
 from experiments.attacks.attack import Attack, Row, Target, Victim
 from experiments.settings import check
-from experiments.unlearning.training import Dice
+from experiments.unlearning.training import Rng
 
 __all__ = ["ATTACK", "Settings", "attack", "children", "direction", "evaluations", "fitness"]
 
@@ -123,13 +123,13 @@ def evaluations(settings: Settings) -> int:
     return settings.population + settings.generations * 2 * max(1, round(settings.crossover * kept))
 
 
-def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: Dice) -> list[Row]:
+def attack(victim: Victim, targets: Sequence[Target], settings: Settings, rng: Rng) -> list[Row]:
     """All targets at once; `found` is the fitness, relative to ‖η v‖²: 1 is as far off as the prompt itself.
 
     Raises:
         ValueError: no row of tokens can be typed.
     """
-    encoder, source = victim.encoder, dice.source
+    encoder, source = victim.encoder, rng.source
     alphabet = tokens.typable(encoder)
     length, kept = tokens.room(encoder, settings.length), settings.population // 2
     before = tokens.before(victim)

@@ -25,7 +25,7 @@ from experiments.defenses.defense import fitting
 from experiments.metrics.asr import load
 from experiments.unlearning.diffusion import Diffusion
 
-__all__ = ["aims", "error", "finder", "fitted", "likeness", "pictured", "teacher"]
+__all__ = ["aims", "error", "finder", "fitted", "likeness", "sampled", "teacher"]
 
 
 def teacher(victim: Victim) -> tuple[Diffusion, Any]:
@@ -76,7 +76,7 @@ def fitted(victim: Victim, targets: Sequence[Target]) -> list[str]:
     return [fitting(victim.encoder, target.prompt) for target in targets]
 
 
-def pictured(
+def sampled(
     victim: Victim, c: Tensor, seeds: Sequence[int], *, steps: int, guidance: float, negative: Tensor | None = None
 ) -> Tensor:
     """The victim's images of encodings, each from its own seed's noise: (b, 3, height, width) in [0, 1]."""

@@ -26,7 +26,7 @@ from experiments.attacks.implicit import renamed
 from experiments.attacks.tokens import concept_pattern
 from experiments.unlearning.concept import Concept
 
-__all__ = ["SPLITS", "Found", "read", "targets", "within"]
+__all__ = ["SPLITS", "ReadTargets", "read", "targets", "within"]
 
 SPLITS = ("tune", "report")
 _SEEDS = ("seed", "evaluation seed", "sd seed")
@@ -66,18 +66,18 @@ def targets(concept: Concept, split: str = "report", *, count: int = 48, seed: i
 
 
 @dataclass(frozen=True)
-class Found:
+class ReadTargets:
     """Targets of a file.
 
     Attributes:
         targets: numbered from 0.
         source: the file, its column and how many rows were passed over, for a record.
-        said: the same in words.
+        summary: the same in words.
     """
 
     targets: list[Target]
     source: dict[str, Any]
-    said: str
+    summary: str
 
 
 def read(
@@ -90,7 +90,7 @@ def read(
     category: str = "",
     empty: bool = False,
     argument: str = "prompts",
-) -> Found:
+) -> ReadTargets:
     """Targets of a file, of any layout that `certify.datasets.prompt_files` reads.
 
     Args:
@@ -111,28 +111,28 @@ def read(
         _validate.count("count", count)
     data = PromptSet.load(path, column, purpose=purpose, argument=argument)
     rows = [row for row in data.rows if not category or category in _categories(row, f"{argument} = {str(path)!r}")]
-    asked = [row for row in rows if empty or row.prompt.strip()]
-    made = []
-    for number, row in enumerate(asked[:count]):
+    chosen = [row for row in rows if empty or row.prompt.strip()]
+    accepted = []
+    for number, row in enumerate(chosen[:count]):
         of_seed = _column(row, _SEEDS)
         value = first + number if of_seed is None else row.columns[of_seed]
         try:
-            made.append(Target(number, row.prompt, _whole(value)))
+            accepted.append(Target(number, row.prompt, _whole(value)))
         except ValueError:
             raise ValueError(
                 f"{argument} = {str(path)!r}, {data.place} {row.line}: {of_seed} = {value!r}: must be a whole number >= 0"
             ) from None
-    if not made:
+    if not accepted:
         of = f" of category {category!r}" if category else ""
         raise ValueError(f"{argument} = {str(path)!r}: has no prompt{of}")
-    passed = len(rows) - len(asked)
-    said = str(data)
+    passed = len(rows) - len(chosen)
+    summary = str(data)
     if passed:
-        said += f"; {passed:,} empty {'one' if passed == 1 else 'ones'} passed over"
+        summary += f"; {passed:,} empty {'one' if passed == 1 else 'ones'} passed over"
     guidance = _column(data.rows[0], _GUIDANCE)
     if guidance is not None:
-        said += f"; column “{guidance}” is not used"
-    return Found(made, {**data.source, "empty": passed, "category": category or None}, said)
+        summary += f"; column “{guidance}” is not used"
+    return ReadTargets(accepted, {**data.source, "empty": passed, "category": category or None}, summary)
 
 
 def within(encoder: PromptEncoder, texts: Sequence[str], what: str, *, truncate: bool) -> int:
@@ -198,11 +198,11 @@ def _captions(concept: Concept, split: str) -> list[list[str]]:
     words = [word for group in language.STYLE_WORDS.values() for word in group]
     for kind in _KINDS:
         told = [row for row in rows if row["kind"] == kind]
-        made = [
+        texts = [
             renamed(row["prompt"], [row["noun"]] if concept.head == "shape" else words, concept.erase[0])
             for row in told
         ]
-        groups.append([text for text in made if names.search(text)])
+        groups.append([text for text in texts if names.search(text)])
     return _without(groups, (), keep=0)
 
 

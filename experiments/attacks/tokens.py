@@ -57,10 +57,10 @@ def typable(encoder: PromptEncoder, banned: Iterable[str] = ()) -> Tensor:
         for text in tokenizer.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False)
         # (Batched: a vocabulary of 49 408 takes a second.)
     ]
-    found = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
     alone = [
         i
-        for i, text, back in zip(ids, texts, found, strict=True)
+        for i, text, back in zip(ids, texts, rows, strict=True)
         if text and list(back) == [i] and not any(word in text.casefold() for word in words)
     ]
     if not alone:
@@ -70,9 +70,9 @@ def typable(encoder: PromptEncoder, banned: Iterable[str] = ()) -> Tensor:
 
 def single(encoder: PromptEncoder, signs: str) -> Tensor:
     """Ids of those signs that are one token each, without repetition, in their order: (v,) int64."""
-    found = encoder.tokenizer(list(signs), add_special_tokens=False)["input_ids"]
+    rows = encoder.tokenizer(list(signs), add_special_tokens=False)["input_ids"]
     alone = set(typable(encoder).tolist())
-    return torch.tensor(list(dict.fromkeys(row[0] for row in found if len(row) == 1 and row[0] in alone)))
+    return torch.tensor(list(dict.fromkeys(row[0] for row in rows if len(row) == 1 and row[0] in alone)))
 
 
 def concept_pattern(phrases: Sequence[str]) -> re.Pattern[str]:

@@ -28,7 +28,7 @@ from experiments.attacks import sight
 from experiments.attacks.attack import Attack, Row, Target, Victim
 from experiments.attacks.places import Places, Words, prefixed
 from experiments.settings import check
-from experiments.unlearning.training import Dice
+from experiments.unlearning.training import Rng
 
 __all__ = ["ATTACK", "Settings", "attack", "on_simplex", "times"]
 
@@ -91,7 +91,7 @@ def times(timesteps: int, settings: Settings) -> list[int]:
     return rising[::-1] if settings.descending else rising
 
 
-def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: Dice) -> list[Row]:
+def attack(victim: Victim, targets: Sequence[Target], settings: Settings, rng: Rng) -> list[Row]:
     """A row a target: the prompt at which the detector found the concept, else the last one tried. `found` is the mean loss
     over the last time step's iterations (of the prompt alone, where that was enough).
 
@@ -106,17 +106,17 @@ def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: 
     x_0 = diffusion.latents(sight.aims(victim, targets, steps=settings.steps, guidance=settings.guidance))
 
     def hits(rows: Sequence[int], texts: Sequence[str]) -> list[bool]:
-        made = sight.pictured(
+        images = sight.sampled(
             victim,
             victim.encoder.plain(list(texts)),
             [targets[i].seed for i in rows],
             steps=settings.steps,
             guidance=settings.guidance,
         )
-        return [bool(hit) for hit in detected(find, made)]
+        return [bool(hit) for hit in detected(find, images)]
 
     notes: list[dict[str, object]] = [{"hit": hit, "times": 0} for hit in hits(range(len(texts)), texts)]
-    losses = _alone(victim, texts, x_0, dice)
+    losses = _alone(victim, texts, x_0, rng)
     u = torch.full((len(targets), settings.tokens, len(words.ids)), 1 / len(words.ids), device=words.table.device)
     u.requires_grad_(True)
     optimiser = torch.optim.Adam([u], lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -124,7 +124,7 @@ def attack(victim: Victim, targets: Sequence[Target], settings: Settings, dice: 
         rows = [i for i, note in enumerate(notes) if not note["hit"]]
         if not rows:
             break
-        mean = _climbed(victim, places, x_0, u, optimiser, rows, step, settings, dice)
+        mean = _climbed(victim, places, x_0, u, optimiser, rows, step, settings, rng)
         typed = {i: text for i, text in enumerate(places.texts(u.detach().argmax(dim=-1))) if i in rows and text}
         seen = hits(list(typed), list(typed.values())) if typed else []
         for i, hit in zip(typed, seen, strict=True):
@@ -144,7 +144,7 @@ def _climbed(
     rows: Sequence[int],
     step: int,
     settings: Settings,
-    dice: Dice,
+    rng: Rng,
 ) -> dict[int, float]:
     """The iterations at one time step, on the rows that are not done; changes u. Mean losses by row.
 
@@ -154,8 +154,8 @@ def _climbed(
     total, which = torch.zeros(len(rows)), torch.tensor(list(rows))
     for _ in range(settings.iterations):
         weights = u.detach().flatten(0, 1).cpu()
-        drawn = torch.multinomial(weights, 1, generator=dice.source).reshape(u.shape[:2]).to(u.device)
-        noise = diffusion.normal(len(u), dice.source)
+        drawn = torch.multinomial(weights, 1, generator=rng.source).reshape(u.shape[:2]).to(u.device)
+        noise = diffusion.normal(len(u), rng.source)
         hard = table[drawn].requires_grad_(True)
         t = torch.full((len(rows),), step, device=diffusion.device)
         loss = sight.error(diffusion, x_0[which], noise[which], t, places.encode(hard, which))
@@ -170,9 +170,9 @@ def _climbed(
 
 
 @torch.no_grad()
-def _alone(victim: Victim, prompts: Sequence[str], x_0: Tensor, dice: Dice) -> list[float]:
+def _alone(victim: Victim, prompts: Sequence[str], x_0: Tensor, rng: Rng) -> list[float]:
     diffusion = victim.diffusion
-    noise, t = diffusion.normal(len(prompts), dice.source), diffusion.times(len(prompts), dice.source)
+    noise, t = diffusion.normal(len(prompts), rng.source), diffusion.times(len(prompts), rng.source)
     values: list[float] = sight.error(diffusion, x_0, noise, t, diffusion.encode(prompts)).tolist()
     return values
 

@@ -37,12 +37,12 @@ class Settings:
 
     Attributes:
         concepts: names or paths of concept pairs; none: the pairs that ship for the erased concept.
-        sigma0, sigma0_relative: σ_0, absolute or in spreads of the token embeddings; one of them, or neither.
+        sigma0, sigma0_relative: σ_0, absolute or in standard deviations of the token embeddings; one of them, or neither.
         k, n, aggregate, use_global, policy, similarity, special_tokens: as there.
         sigma_min_relative, sharing: of "noise-then-adapt".
-        sigma_max_relative: the cap in spreads; None: that of the smoother.
+        sigma_max_relative: the cap in the same units; None: that of the smoother.
         seed: of the smoothing noise; None: fresh at every call, as it is deployed. A measurement that can be repeated needs a
-            number (`Ground.defense` asks for one).
+            number (`Testbed.defense` asks for one).
     """
 
     concepts: tuple[str, ...] = ()

@@ -58,10 +58,10 @@ def read_words(path: str | Path) -> tuple[str, ...]:
         lines = [line.strip() for _, line in _files.lines(_files.read_text(file))]
     except ValueError as error:
         raise ValueError(f"file = {str(path)!r}, {error}") from None
-    found = tuple(line for line in lines if not line.startswith("#"))
-    if not found:
+    phrases = tuple(line for line in lines if not line.startswith("#"))
+    if not phrases:
         raise ValueError(f"file = {str(path)!r}: has no words")
-    return found
+    return phrases
 
 
 def dropped(prompt: str, phrases: Sequence[str]) -> str:
@@ -73,7 +73,7 @@ def dropped(prompt: str, phrases: Sequence[str]) -> str:
     listed = sorted({_key(p) for p in phrases} - {()}, key=len, reverse=True)
     words = list(_WORD.finditer(prompt))
     keys = [_folded(w.group()) for w in words]
-    kept, start, i = "", 0, 0
+    remaining, start, i = "", 0, 0
     while i < len(words):
         count = next(
             (len(k) for k in listed if tuple(keys[i : i + len(k)]) == k and _together(prompt, words, i, len(k))), 0
@@ -81,9 +81,9 @@ def dropped(prompt: str, phrases: Sequence[str]) -> str:
         if count:
             before = prompt[start : words[i].start()]
             start = words[i + count - 1].end()
-            kept += before.rstrip()
+            remaining += before.rstrip()
         i += count or 1
-    return (kept + prompt[start:]).strip() if start else prompt
+    return (remaining + prompt[start:]).strip() if start else prompt
 
 
 class Blacklist(Defense):

@@ -23,11 +23,11 @@ from certify.images import generation as generate
 from certify.models import PromptEncoder
 from experiments.unlearning.concept import Concept
 
-__all__ = ["Defense", "DefenseOptions", "Made", "Nothing", "Plain", "fitting"]
+__all__ = ["Defense", "DefenseOptions", "Generated", "Nothing", "Plain", "fitting"]
 
 
 @dataclass(frozen=True)
-class Made:
+class Generated:
     """Images and what they took.
 
     Attributes:
@@ -91,7 +91,7 @@ class Defense(ABC):
         """Settings for the embedded model, chosen on its tune split."""
         return cls.published()
 
-    def make(self, prompts: Sequence[str], seeds: Sequence[int], *, batch: int = 64) -> Made:
+    def make(self, prompts: Sequence[str], seeds: Sequence[int], *, batch: int = 64) -> Generated:
         """An image a prompt, from the initial noise of its seed.
 
         Raises:
@@ -106,7 +106,7 @@ class Defense(ABC):
             texts = self.rewritten(prompts[first : first + batch])
             parts.append(self.drawn(self.encoded(texts), list(seeds[first : first + batch])))
             given += texts
-        return Made(torch.cat(parts), tuple(given), time.perf_counter() - started)
+        return Generated(torch.cat(parts), tuple(given), time.perf_counter() - started)
 
     def rewritten(self, prompts: Sequence[str]) -> list[str]:
         """What the text encoder is given; the prompts themselves unless a defence says otherwise."""
@@ -147,8 +147,8 @@ def fitting(encoder: PromptEncoder, text: str) -> str:
     if _fits(encoder, text):
         return text
     words = text.split()
-    kept = _longest(encoder, words, " ")
-    return kept if kept else _longest(encoder, list(words[0]), "")
+    first_words = _longest(encoder, words, " ")
+    return first_words if first_words else _longest(encoder, list(words[0]), "")
 
 
 def _longest(encoder: PromptEncoder, pieces: Sequence[str], between: str) -> str:

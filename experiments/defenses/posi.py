@@ -86,7 +86,7 @@ class LanguageModel:
             self.model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
         self.concept, self.instruction, self.longest = concept, instruction, longest
 
-    def asked(self, prompt: str) -> str:
+    def instructed(self, prompt: str) -> str:
         """What the model is given, by its own chat template where it has one."""
         text = self.instruction.replace("{concept}", self.concept).replace("{prompt}", prompt)
         if getattr(self.tokenizer, "chat_template", None):
@@ -100,7 +100,7 @@ class LanguageModel:
         answers = []
         for prompt in prompts:
             templated = bool(getattr(self.tokenizer, "chat_template", None))
-            given = self.tokenizer(self.asked(prompt), return_tensors="pt", add_special_tokens=not templated)
+            given = self.tokenizer(self.instructed(prompt), return_tensors="pt", add_special_tokens=not templated)
             stop = self.tokenizer.eos_token_id
             out = self.model.generate(
                 input_ids=given["input_ids"],
@@ -184,8 +184,8 @@ def judged(
             trials["attacked" if told else "others attacked"].append((text, bool(told)))
     shares = {}
     things = {word: thing for thing, many in spoken(concept).items() for word in many}
-    for kind, asked in trials.items():
-        fitting_ = [(text, toxic) for text, toxic in asked if model.fits(text)]
+    for kind, cases in trials.items():
+        fitting_ = [(text, toxic) for text, toxic in cases if model.fits(text)]
         answers = model.rewrite([text for text, _ in fitting_])
         meant = things if kind == "unseen" else {}
         right = [
@@ -216,12 +216,12 @@ def _replaced(text: str, old: str, new: str) -> str:
     return " ".join(new if word == old else new + "," if word == old + "," else word for word in text.split())
 
 
-def _cleaned(asked: str, answer: str, own: set[str], neutral: str) -> bool:
+def _cleaned(prompt: str, answer: str, own: set[str], neutral: str) -> bool:
     """Whether an answer is what was asked without the concept's words; articles, the neutral word and what only served a
     style do not count."""
     idle = {"a", "an", "the", neutral, "in", "style"}
     after = _words(answer)
-    return not own & set(after) and [w for w in _words(asked) if w not in own | idle] == [
+    return not own & set(after) and [w for w in _words(prompt) if w not in own | idle] == [
         w for w in after if w not in idle
     ]
 
@@ -270,12 +270,12 @@ def trained(concept: Any, folder: str | Path, *, seed: int = 0, settings: Traini
         record = _files.read_json(path.with_suffix(".json"))
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(f"{path}: has no record beside it ({error}); move it away to train again") from error
-    asked = {"concept": concept.name, "training": asdict(settings), "seed": seed}
-    wrong = [name for name, value in asked.items() if record.get(name) != value]
+    wanted = {"concept": concept.name, "training": asdict(settings), "seed": seed}
+    wrong = [name for name, value in wanted.items() if record.get(name) != value]
     if wrong:
         name = wrong[0]
         raise ValueError(
-            f"{path}: is a rewriter whose {name} is {record.get(name)!r}, not {asked[name]!r}; "
+            f"{path}: is a rewriter whose {name} is {record.get(name)!r}, not {wanted[name]!r}; "
             "move it away, or choose another folder"
         )
     return path
@@ -286,10 +286,10 @@ def _made(path: Path, concept: Any, settings: Training, seed: int) -> dict[str, 
     from certify import load_pipeline, world
     from certify.models import PromptEncoder
     from experiments.unlearning.command import progress
-    from experiments.unlearning.training import Loop
+    from experiments.unlearning.training import TrainingLoop
 
     pipe = load_pipeline()
-    loop = Loop(
+    loop = TrainingLoop(
         seed=seed,
         folder=path.with_suffix(".run"),
         progress=progress(),

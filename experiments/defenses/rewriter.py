@@ -40,7 +40,7 @@ from certify.models import PromptEncoder
 from experiments.defenses.defense import fitting
 from experiments.settings import check
 from experiments.unlearning.concept import Concept, filled
-from experiments.unlearning.training import Dice, Loop
+from experiments.unlearning.training import Rng, TrainingLoop
 
 __all__ = ["Rewriter", "Training", "pairs", "reinforce", "reward", "shown", "spoken", "train", "world_words"]
 
@@ -86,7 +86,7 @@ class Rewriter(nn.Module):
             raise ValueError(f"width = {width}: must be a multiple of heads = {heads}")
         self.shape = {"layers": _validate.count("layers", layers), "heads": heads, "width": width}
         self.encoder_ = [encoder]  # in a list: no module of this one
-        self.seen: dict[str, tuple[int, ...]] = {}
+        self.pieces: dict[str, tuple[int, ...]] = {}
         self.room = encoder.context_length - 2
         rows: Any = encoder.embeddings.weight
         table: Tensor = rows.detach().float().cpu()
@@ -123,9 +123,9 @@ class Rewriter(nn.Module):
         for text in texts:
             row: list[int] = []
             for piece in text.split():  # byte pairs are merged within what stands between spaces, and remembered
-                if piece not in self.seen:
-                    self.seen[piece] = self.encoder.tokenize(piece).content
-                row += self.seen[piece]
+                if piece not in self.pieces:
+                    self.pieces[piece] = self.encoder.tokenize(piece).content
+                row += self.pieces[piece]
             if len(row) > self.room:
                 raise ValueError(f"prompt = {text[:60]!r}: has {len(row)} tokens, must have at most {self.room}")
             rows.append(row)
@@ -267,14 +267,14 @@ class Rewriter(nn.Module):
             raise ValueError(f"claims the shape {shape}, which its tensors do not have")
         if not all(t.is_floating_point() and bool(torch.isfinite(t).all()) for t in tensors.values()):
             raise ValueError("holds NaN, infinity or what is no real number")
-        made = cls(encoder, **shape)
-        if (record["vocabulary"], record["room"]) != (made.vocabulary, made.room):
+        rewriter = cls(encoder, **shape)
+        if (record["vocabulary"], record["room"]) != (rewriter.vocabulary, rewriter.room):
             raise ValueError(
                 f"has {record['vocabulary']} tokens and room for {record['room']}, the encoder "
-                f"{made.vocabulary} and {made.room}: must be of the same tokenizer"
+                f"{rewriter.vocabulary} and {rewriter.room}: must be of the same tokenizer"
             )
-        made.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-        return made
+        rewriter.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        return rewriter
 
 
 @dataclass(frozen=True)
@@ -343,7 +343,7 @@ def shown(concept: Concept, known: int) -> tuple[list[str], dict[str, list[str]]
 def pairs(
     concept: Concept,
     count: int,
-    dice: Dice,
+    rng: Rng,
     settings: Training,
     fits: Callable[[str], bool] = bool,
     thrown: Sequence[str] = (),
@@ -353,7 +353,7 @@ def pairs(
     Args:
         concept, settings: as in `train`.
         count: how many.
-        dice: all randomness.
+        rng: all randomness.
         fits: whether a text is not too long.
         thrown: words to throw in; (): none are, and the order of words stays.
 
@@ -364,42 +364,46 @@ def pairs(
 
     words, others = shown(concept, settings.known)
     kept_back = world_words(concept) - {word for many in others.values() for word in many}
-    rng, shape = dice.rng, concept.head == "shape"
+    python, shape = rng.python, concept.head == "shape"
     column, values = concept.attribute()
     own = values.index(concept.name)
-    made: list[tuple[str, str]] = []
-    for row in scenes.sample_scenes(4 * count, dice.source).tolist():
-        if len(made) == count:
+    examples: list[tuple[str, str]] = []
+    for row in scenes.sample_scenes(4 * count, rng.source).tolist():
+        if len(examples) == count:
             break
-        toxic = rng.random() < settings.toxic
+        toxic = python.random() < settings.toxic
         if toxic:
             row[column] = own
         if (row[column] == own) is not toxic or bool(scenes.held_out(torch.tensor([row]))):
             continue
-        state, named = rng.getrandbits(64), scenes.SHAPES[row[0]]
+        state, named = python.getrandbits(64), scenes.SHAPES[row[0]]
 
         def said(row: list[int] = row, state: int = state, **word: Any) -> str:
             return language.caption(row, random.Random(state), kind="named", **word).text
 
         if toxic:
-            word = rng.choice(words)
-        elif rng.random() < settings.made:
-            word = _made_up(rng, kept_back)
-        elif shape and rng.random() < 0.25:
-            word = rng.choice(language.NEUTRAL)
+            word = python.choice(words)
+        elif python.random() < settings.made:
+            word = _made_up(python, kept_back)
+        elif shape and python.random() < 0.25:
+            word = python.choice(language.NEUTRAL)
         else:
-            word = rng.choice(others[values[row[column]]])
+            word = python.choice(others[values[row[column]]])
         if shape:
             before, after = said(noun=word), said(noun=concept.neutral if toxic else word)
         else:
-            noun = rng.choice([named, *language.NEUTRAL])
+            noun = python.choice([named, *language.NEUTRAL])
             template = language.template(row, random.Random(state), "style", noun=noun)
             before, after = filled(template, word), filled(template, concept.neutral if toxic else word)
         if thrown:
-            before, after = _disturbed(before, after, thrown, settings, rng)
+            before, after = _disturbed(before, after, thrown, settings, python)
         if fits(before) and fits(after):
-            made.append((before, after))
-    return made if len(made) == count else made + pairs(concept, count - len(made), dice, settings, fits, thrown)
+            examples.append((before, after))
+    return (
+        examples
+        if len(examples) == count
+        else examples + pairs(concept, count - len(examples), rng, settings, fits, thrown)
+    )
 
 
 def _made_up(rng: random.Random, but: set[str]) -> str:
@@ -461,7 +465,7 @@ def _thrown(model: Rewriter, concept: Concept, known: int) -> list[str]:
 
 
 def train(
-    encoder: PromptEncoder, concept: Concept, settings: Training, loop: Loop, *, score: Reward | None = None
+    encoder: PromptEncoder, concept: Concept, settings: Training, loop: TrainingLoop, *, score: Reward | None = None
 ) -> tuple[Rewriter, dict[str, Any]]:
     """A rewriter for one concept: supervised, then by `score`, if it is given and there are rounds.
 
@@ -479,12 +483,12 @@ def train(
     warm = max(1, settings.steps // 20)
     thrown = _thrown(model, concept, settings.known)
 
-    def loss(step: int, dice: Dice) -> Tensor:
+    def loss(step: int, rng: Rng) -> Tensor:
         rate = min((step + 1) / warm, 1 - step / settings.steps)
         for group in optimiser.param_groups:
             group["lr"] = settings.learning_rate * rate
-        made = pairs(concept, settings.batch, dice, settings, model.fits, thrown)
-        log_p, counts = model.scores(model.ids([a for a, _ in made]), model.ids([b for _, b in made]))
+        examples = pairs(concept, settings.batch, rng, settings, model.fits, thrown)
+        log_p, counts = model.scores(model.ids([a for a, _ in examples]), model.ids([b for _, b in examples]))
         return -log_p[counts].mean()
 
     losses = loop.run("rewriter", parameters, optimiser, settings.steps, loss, clip=1.0)
@@ -494,10 +498,10 @@ def train(
     return model, record
 
 
-def reinforce(model: Rewriter, concept: Concept, settings: Training, loop: Loop, score: Reward) -> list[float]:
+def reinforce(model: Rewriter, concept: Concept, settings: Training, loop: TrainingLoop, score: Reward) -> list[float]:
     """PPO: answers are drawn, scored, and made more probable as far as they are better than the others to their prompt.
 
-        A = (r − mean r)/(spread r + 10⁻³),     loss = −mean min( q A, clip(q, 1−c, 1+c) A ),    q = p/p_old of the answer
+        A = (r − mean r)/(std r + 10⁻³),     loss = −mean min( q A, clip(q, 1−c, 1+c) A ),    q = p/p_old of the answer
 
     The advantage is taken within a prompt's own draws, in place of a learned value. Two steps a round.
 
@@ -511,19 +515,17 @@ def reinforce(model: Rewriter, concept: Concept, settings: Training, loop: Loop,
     # What the second step of a round needs of the first is part of the run's state: a stopped run goes on the same.
     given_, answers_, old, advantage = blank.clone(), blank.clone(), torch.zeros(count), torch.zeros(count)
 
-    def loss(step: int, dice: Dice) -> Tensor:
+    def loss(step: int, rng: Rng) -> Tensor:
         if step % 2 == 0:
-            asked = [
-                a
-                for a, _ in pairs(concept, settings.prompts, dice, settings, model.fits)
-                for _ in range(settings.draws)
+            repeated = [
+                a for a, _ in pairs(concept, settings.prompts, rng, settings, model.fits) for _ in range(settings.draws)
             ]
-            drawn = model.answer(model.ids(asked), dice.source)
-            rewards = score(asked, model.texts(drawn), dice.rng.getrandbits(31)).view(-1, settings.draws)
+            drawn = model.answer(model.ids(repeated), rng.source)
+            rewards = score(repeated, model.texts(drawn), rng.python.getrandbits(31)).view(-1, settings.draws)
             means.append(float(rewards.mean()))
             better = rewards - rewards.mean(dim=1, keepdim=True)
             advantage.copy_((better / (rewards.std(dim=1, keepdim=True) + 1e-3)).flatten())
-            for held, rows in ((given_, model.ids(asked)), (answers_, drawn)):
+            for held, rows in ((given_, model.ids(repeated)), (answers_, drawn)):
                 held.fill_(model.pad)
                 for place, row in zip(held, rows, strict=True):
                     place[: len(row)] = torch.tensor(row, dtype=torch.long)

@@ -48,7 +48,7 @@ class ClipFeatures(nn.Module):
     """
 
     mean: Tensor
-    spread: Tensor
+    std: Tensor
 
     def __init__(self, folder: str | Path) -> None:
         super().__init__()
@@ -63,12 +63,12 @@ class ClipFeatures(nn.Module):
         self.size = int(self.clip.config.vision_config.image_size)
         self.name = f"CLIP image embedding of {Path(folder).name} ({self.num_features})"
         self.register_buffer("mean", torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None])
-        self.register_buffer("spread", torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None])
+        self.register_buffer("std", torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None])
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         given = _images.checked("images", images)
         sized = nn.functional.interpolate(given, (self.size, self.size), mode="bicubic", antialias=True).clamp(0, 1)
-        pooled = self.clip.vision_model(pixel_values=(sized - self.mean) / self.spread).pooler_output
+        pooled = self.clip.vision_model(pixel_values=(sized - self.mean) / self.std).pooler_output
         out: Tensor = self.clip.visual_projection(pooled)
         return out

@@ -17,11 +17,11 @@ from certify import _images
 __all__ = ["fid"]
 
 
-def fid(real: Tensor, made: Tensor, extractor: Any, *, batch: int = 256) -> float:
+def fid(real: Tensor, generated: Tensor, extractor: Any, *, batch: int = 256) -> float:
     """The FID of images against reference images.
 
     Args:
-        real, made: (b, 3, height, width) in [0, 1].
+        real, generated: (b, 3, height, width) in [0, 1].
         extractor: module, images → (b, d), with `num_features` = d.
         batch: images at a time.
 
@@ -31,7 +31,7 @@ def fid(real: Tensor, made: Tensor, extractor: Any, *, batch: int = 256) -> floa
     """
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    for name, images in (("real", real), ("made", made)):
+    for name, images in (("real", real), ("generated", generated)):
         _images.checked(name, images)
         if len(images) <= extractor.num_features:
             raise ValueError(
@@ -42,7 +42,7 @@ def fid(real: Tensor, made: Tensor, extractor: Any, *, batch: int = 256) -> floa
                 f"{name} has no value over 1/255: must be in [0, 1]; it was divided by 255 twice, it seems"
             )
     metric = FrechetInceptionDistance(feature=extractor)
-    for images, is_real in ((real, True), (made, False)):
+    for images, is_real in ((real, True), (generated, False)):
         for part in images.split(batch):
             metric.update(part, real=is_real)
     return float(metric.compute())

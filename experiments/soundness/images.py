@@ -143,8 +143,8 @@ class ImageSystem:
                 plain, prompted = predicted.chunk(2)
                 predicted = plain + self.guidance * (prompted - plain)
             x = self.scheduler.step(predicted, t, x, return_dict=False)[0]
-        made: Tensor = self.vae.decode(x / self.vae.config.scaling_factor, return_dict=False)[0] / 2 + 0.5
-        return made + (made.clamp(0, 1) - made).detach()
+        pixels: Tensor = self.vae.decode(x / self.vae.config.scaling_factor, return_dict=False)[0] / 2 + 0.5
+        return pixels + (pixels.clamp(0, 1) - pixels).detach()
 
     def logits(self, embeds: Tensor, noise: Tensor) -> Tensor:
         """The judge's logits of one head, (b, its labels)."""

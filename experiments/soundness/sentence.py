@@ -27,7 +27,7 @@ def sentence(folder: str | Path, text: str, sigma_relative: float = 1.0) -> Case
     Args:
         folder: of a BERT: config.json, model.safetensors and the tokenizer's files.
         text: the sentence.
-        sigma_relative: σ in units of the embedding table's spread, √(mean over dimensions of the variance).
+        sigma_relative: σ in units of the embedding table's standard deviation, √(mean over dimensions of the variance).
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -48,16 +48,16 @@ def sentence(folder: str | Path, text: str, sigma_relative: float = 1.0) -> Case
 
     def embed(words: str) -> Tensor:
         ids = tokenizer(words, return_tensors="pt")["input_ids"]
-        found: Tensor = bert.get_input_embeddings()(ids)[0]
-        return found
+        vectors: Tensor = bert.get_input_embeddings()(ids)[0]
+        return vectors
 
     def encode(z: Tensor) -> Tensor:
         hidden: Tensor = bert(inputs_embeds=z.to(torch.float32)).last_hidden_state
         return hidden
 
     y = embed(text)
-    spread = float(bert.get_input_embeddings().weight.double().var(dim=0, correction=0).mean().sqrt())
-    sigma = torch.full((len(y), 1), sigma_relative * spread, dtype=torch.float64)
+    std = float(bert.get_input_embeddings().weight.double().var(dim=0, correction=0).mean().sqrt())
+    sigma = torch.full((len(y), 1), sigma_relative * std, dtype=torch.float64)
     sigma[0] = sigma[-1] = 0
     alike = [embed(other) for other in SENTENCES if other != text]
     others = [other for other in alike if other.shape == y.shape]

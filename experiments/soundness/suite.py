@@ -100,11 +100,11 @@ class Attempt:
 
 def attempts(plan: Plan) -> list[Attempt]:
     """The attempts at one prompt and radius."""
-    made = [Attempt("median", start) for start in ("first", "first reversed", "second", "prompt", "random")]
-    made += [Attempt("mean", start) for start in ("first", "first reversed", "second reversed", "random")]
+    planned = [Attempt("median", start) for start in ("first", "first reversed", "second", "prompt", "random")]
+    planned += [Attempt("mean", start) for start in ("first", "first reversed", "second reversed", "random")]
     for p in plan.percentiles:
-        made += [Attempt("percentile", "first", p, 0, 1), Attempt("percentile", "random", p, 1, -1)]
-    return made
+        planned += [Attempt("percentile", "first", p, 0, 1), Attempt("percentile", "random", p, 1, -1)]
+    return planned
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,9 +230,9 @@ def attack(case: Case, plan: Plan, index: int) -> list[Row]:
     f, seed = case.differentiable, plan.seed * 1000 + index
     unit = Ball.around(case.y, case.noise, 1.0)
     singular = singular_directions(f, unit, count=2, draws=plan.draws, iterations=min(8, plan.steps), seed=seed)
-    spread = torch.stack([row.double() for row in case.f(case.noise.draw(case.y, 256, _source(unit, seed)))]).std(dim=0)
-    near_linear = sensitivity(f, unit, draws=plan.draws, seed=seed) / spread.flatten().clamp_min(1e-12)
-    near_linear[spread.flatten() < 1e-3 * spread.max()] = 0
+    std = torch.stack([row.double() for row in case.f(case.noise.draw(case.y, 256, _source(unit, seed)))]).std(dim=0)
+    near_linear = sensitivity(f, unit, draws=plan.draws, seed=seed) / std.flatten().clamp_min(1e-12)
+    near_linear[std.flatten() < 1e-3 * std.max()] = 0
     outputs = near_linear.argsort(descending=True)[:2].tolist()
     fresh = Fresh(case.f, case.y, case.noise, n=plan.verify, seed=seed)
     rows = []

@@ -360,9 +360,9 @@ def _mean(
         raise ValueError("support is infinite: a mean has no confidence limit without an a-priori support of f")
     least -= 1e-9 * (1 + abs(least))  # the rounding of the sums above
     x = moved @ w
-    guess, spread = float(x[:first].mean()), float(x[:first].var(correction=0))
+    guess, variance = float(x[:first].mean()), float(x[:first].var(correction=0))
     rest = x[first:]
-    bet = math.sqrt(2 * math.log(1 / level) / (len(rest) * spread)) if spread > 0 else math.inf
+    bet = math.sqrt(2 * math.log(1 / level) / (len(rest) * variance)) if variance > 0 else math.inf
     limit = mean_lower_limit(rest, least, min(bet, 0.8 / (guess - least)), level)
     return estimate, max(limit, 0.0) ** 2
 

@@ -39,7 +39,7 @@ from experiments.settings import check
 from experiments.soundness.attack import Ascent, Ball, ascend
 from experiments.soundness.images import ImageSystem
 from experiments.soundness.verify import Fresh
-from experiments.tables.cells import Cells
+from experiments.tables.result_cache import ResultCache
 from experiments.unlearning import saving
 from experiments.unlearning.concept import Concept
 
@@ -153,12 +153,14 @@ def curves(
         ValueError: no prompts, an empty one, or a smoother that the attack cannot see through.
     """
     radii = _validate.increasing("rhos", rhos)
-    run = _Run(victim, concept, settings, prompts, effort or Effort(), towards, base, Cells(Path(folder), progress))
+    run = _Run(
+        victim, concept, settings, prompts, effort or Effort(), towards, base, ResultCache(Path(folder), progress)
+    )
     bound = run.bound(radii)
     points, e = [], run.effort
     for i, rho in enumerate(radii):
-        found = [run.attack(prompt, radii[: i + 1]) for prompt in run.prompts]
-        successes, images = sum(f["successes"] for f in found), e.counted * len(found)
+        attacked = [run.attack(prompt, radii[: i + 1]) for prompt in run.prompts]
+        successes, images = sum(f["successes"] for f in attacked), e.counted * len(attacked)
         low, high = (clopper_pearson(successes, images, (1 - e.confidence) / 2, side) for side in ("lower", "upper"))
         points.append(
             Point(
@@ -169,8 +171,8 @@ def curves(
                 high=high,
                 successes=successes,
                 images=images,
-                by_prompt=tuple(f["successes"] / e.counted for f in found),
-                starts=tuple(f["start"] for f in found),
+                by_prompt=tuple(f["successes"] / e.counted for f in attacked),
+                starts=tuple(f["start"] for f in attacked),
             )
         )
     return Curves(bound, tuple(points))
@@ -188,7 +190,7 @@ class _Run:
         effort: Effort,
         towards: Sequence[str] | None,
         base: str | Path | None,
-        cells: Cells,
+        cache: ResultCache,
     ) -> None:
         if isinstance(prompts, str) or not prompts or not all(p.strip() for p in prompts):
             raise ValueError(f"prompts = {prompts!r}: must be a list of prompts, none of them empty")
@@ -199,12 +201,12 @@ class _Run:
         if concept.head not in LABELS or concept.name not in LABELS[concept.head]:
             raise ValueError(f"concept = {concept.name!r}: must be a shape or style of the embedded world")
         self.victim, self.concept, self.settings, self.effort = victim, concept, settings, effort
-        self.prompts, self.base, self.cells = list(prompts), base, cells
+        self.prompts, self.base, self.cache = list(prompts), base, cache
         self.towards = _meaning(concept) if towards is None else list(towards)
         self.detector = f"judge:{concept.name}"
 
-    def asked(self, **more: Any) -> dict[str, Any]:
-        """What every cell depends on."""
+    def key(self, **more: Any) -> dict[str, Any]:
+        """What every measured result depends on."""
         sampler = {name: getattr(self.effort, name) for name in ("steps", "guidance", "seed")}
         model = {"base": _digest(self.base), "victim": _digest(self.victim), "detector": self.detector}
         return {**more, **model, "settings": asdict(self.settings), **sampler}
@@ -240,20 +242,20 @@ class _Run:
             )
             return {k: v for k, v in asdict(found).items() if k not in ("rhos", "alpha")}
 
-        kept = self.cells.get("bound", self.asked(prompts=sorted(self.prompts), n=e.n), measure)
-        return RateOver(**kept, rhos=rhos, alpha=e.alpha)
+        values = self.cache.get("bound", self.key(prompts=sorted(self.prompts), n=e.n), measure)
+        return RateOver(**values, rhos=rhos, alpha=e.alpha)
 
     def attack(self, prompt: str, rhos: tuple[float, ...]) -> dict[str, Any]:
         """The strongest attack found on a prompt within the last radius, and how often it succeeds."""
         e = self.effort
-        asked = self.asked(
+        key = self.key(
             prompt=prompt,
             rhos=list(rhos),
             towards=self.towards,
             **{name: getattr(e, name) for name in ("ascent", "images", "choosing", "counted")},
         )
         below = self.attack(prompt, rhos[:-1]) if len(rhos) > 1 else None
-        return self.cells.get("attack", asked, lambda: self._attacked(prompt, rhos[-1], below))
+        return self.cache.get("attack", key, lambda: self._attacked(prompt, rhos[-1], below))
 
     def _attacked(self, prompt: str, rho: float, below: dict[str, Any] | None) -> dict[str, Any]:
         e, smoother = self.effort, self.smoother

@@ -17,11 +17,11 @@ from experiments.defenses import DEFENSES
 from experiments.defenses.ams import Settings as Smoothing
 from experiments.defenses.defense import fitting
 from experiments.settings import changed
-from experiments.tables.bench import Bench
-from experiments.tables.cells import Cells
-from experiments.tables.ground import Embedded, Given, Ground, Sizes
+from experiments.tables.evaluator import Evaluator
 from experiments.tables.layouts import LAYOUTS, Run, chosen, grid, read_smoothing, write_smoothing
+from experiments.tables.result_cache import ResultCache
 from experiments.tables.table import Table
+from experiments.tables.testbed import Embedded, Given, Sizes, Testbed
 from experiments.unlearning.concept import KINDS, Concept
 
 __all__ = ["add_arguments", "main", "self_generated", "written"]
@@ -93,27 +93,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(a: Any) -> int:
-    """Measures what is missing, prints the tables and writes CSV, Markdown and pictures."""
+    """Measures what is missing, prints the tables and writes CSV, Markdown and figures."""
     from experiments.tables.page import terminal
 
     sizes = _sizes(a)
     progress = _progress()
-    cells = Cells(a.out / "cells", progress)
-    ground: Ground = _given(a, sizes) if a.model else Embedded(a.out, sizes, a.seed, blank=a.blank, progress=progress)
-    if isinstance(ground, Given):
-        ground.read_all()
-    smoothing = _smoothing(a, ground)
-    bench = Bench(ground, cells, smoothing)
+    cache = ResultCache(a.out / "cells", progress)
+    testbed: Testbed = _given(a, sizes) if a.model else Embedded(a.out, sizes, a.seed, blank=a.blank, progress=progress)
+    if isinstance(testbed, Given):
+        testbed.read_all()
+    smoothing = _smoothing(a, testbed)
+    evaluator = Evaluator(testbed, cache, smoothing)
     run = Run(
-        ground=ground,
-        bench=bench,
+        testbed=testbed,
+        evaluator=evaluator,
         quick=a.quick,
         smoothing=smoothing,
-        worlds=lambda: _worlds(a, sizes, ground, progress),
+        worlds=lambda: _worlds(a, sizes, testbed, progress),
         pairs=lambda concept: self_generated(
             a.out / "self-generated" / f"{concept.name}.jsonl",
             concept,
-            PromptEncoder.from_pipeline(ground.pipe(concept, "")),
+            PromptEncoder.from_pipeline(testbed.pipe(concept, "")),
         ),
     )
     pages = a.pages or a.out / "pages"
@@ -125,18 +125,18 @@ def main(a: Any) -> int:
         files = written(table, run, pages)
         print(terminal(table))
         print(f"written: {pages}/ ({', '.join(files)}), {time.perf_counter() - started:.0f} s\n", flush=True)
-    print("\n".join(ground.said.values()), end="\n" if ground.said else "")
+    print("\n".join(testbed.columns_read.values()), end="\n" if testbed.columns_read else "")
     return 0
 
 
 def written(table: Table, run: Run, folder: Path) -> list[str]:
-    """CSV, Markdown and pictures of a table; their names."""
-    from experiments.tables.gallery import pictures
+    """CSV, Markdown and figures of a table; their names."""
+    from experiments.tables.gallery import figures
     from experiments.tables.page import csv_text, markdown
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{table.number}.csv").write_text(csv_text(table), encoding="utf-8")
-    drawn = pictures(table, run, folder)
+    drawn = figures(table, run, folder)
     shown = "".join(f"\n![{title}]({name})\n" for name, title in drawn.items())
     (folder / f"{table.number}.md").write_text(markdown(table) + shown, encoding="utf-8")
     return [f"{table.number}.csv", f"{table.number}.md", *drawn]
@@ -146,7 +146,7 @@ def self_generated(path: Path, concept: Concept, encoder: PromptEncoder, count: 
     """Concept pairs from sentences of our own that fit the encoder's context, for table 5: none is a caption of the world's
     grammar."""
     rng = random.Random(f"{seed} {concept.name}")
-    ways = (
+    phrasings = (
         "please draw {a}", "i would like {a}", "show me {a} here", "{a}, nothing else", "my favourite is {a}",
         "there is {a} in the middle", "someone painted {a}", "we saw {a} today", "{a} and its shadow", "look, {a}",
         "imagine {a} on paper", "a poster of {a}",
@@ -155,13 +155,13 @@ def self_generated(path: Path, concept: Concept, encoder: PromptEncoder, count: 
     others = ("thing", "figure", "object", "drawing")
     pairs: dict[str, str] = {}
     while len(pairs) < count:
-        way, adjective = rng.choice(ways), rng.choice(adjectives)
+        phrasing, adjective = rng.choice(phrasings), rng.choice(adjectives)
         if concept.kind == "style":
             noun = rng.choice(others)
             having, lacking = f"{adjective}{rng.choice(concept.erase)} {noun}", f"{adjective}{noun}"
         else:
             having, lacking = (f"{adjective}{noun}" for noun in (rng.choice(concept.erase), rng.choice(others)))
-        positive, negative = (way.format(a=f"{_article(text)} {text}") for text in (having, lacking))
+        positive, negative = (phrasing.format(a=f"{_article(text)} {text}") for text in (having, lacking))
         if fitting(encoder, positive) == positive and fitting(encoder, negative) == negative:
             pairs.setdefault(positive, negative)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -192,15 +192,15 @@ def _sizes(a: Any) -> Sizes:
 
 def _choose(a: Any, run: Run) -> None:
     """Lets the tune split choose σ₀ and k, and keeps them for the other tables."""
-    base: Smoothing = run.ground.settings("ams", run.concept("first"))
-    found = dict(run.smoothing)
+    base: Smoothing = run.testbed.settings("ams", run.concept("first"))
+    smoothing = dict(run.smoothing)
     for method in run.methods("esd", "uce"):
-        found[method] = chosen(grid(run, method), base)
-    write_smoothing(a.out / "chosen.json", found)
-    run.smoothing = run.bench.smoothing = found
+        smoothing[method] = chosen(grid(run, method), base)
+    write_smoothing(a.out / "chosen.json", smoothing)
+    run.smoothing = run.evaluator.smoothing = smoothing
 
 
-def _smoothing(a: Any, ground: Ground) -> Mapping[str, Smoothing]:
+def _smoothing(a: Any, testbed: Testbed) -> Mapping[str, Smoothing]:
     """Chosen before, on the embedded world; given or published, on a real model."""
     if a.model is None:
         base: Smoothing = replace(DEFENSES["ams"].embedded(), seed=0)
@@ -208,18 +208,18 @@ def _smoothing(a: Any, ground: Ground) -> Mapping[str, Smoothing]:
             if path.exists():
                 return read_smoothing(path, base)
         return {"esd": base, "uce": base}
-    concept = ground.concept("")
+    concept = testbed.concept("")
     base = replace(DEFENSES["ams"].published(), concepts=(a.pairs or concept.name,), seed=0)
-    found = {}
-    for method in ground.victims():
+    smoothing = {}
+    for method in testbed.victims():
         settings = base
         if method == "uce":
             settings = replace(settings, sigma0=0.012, use_global=concept.kind == "object")
         own = [
             s.removeprefix(f"{method}.") for s in a.set if "." not in s.partition("=")[0] or s.startswith(f"{method}.")
         ]
-        found[method] = changed(settings, own)
-    return found
+        smoothing[method] = changed(settings, own)
+    return smoothing
 
 
 def _given(a: Any, sizes: Sizes) -> Given:
@@ -260,23 +260,23 @@ def _given(a: Any, sizes: Sizes) -> Given:
     )
 
 
-def _worlds(a: Any, sizes: Sizes, ground: Ground, progress: Callable[[str], None]) -> Mapping[str, Ground]:
+def _worlds(a: Any, sizes: Sizes, testbed: Testbed, progress: Callable[[str], None]) -> Mapping[str, Testbed]:
     """Models for table 10; made the first time."""
     if a.model is not None:
-        return {a.model: ground}
+        return {a.model: testbed}
     from experiments.world import variant
 
-    found: dict[str, Ground] = {}
+    testbeds: dict[str, Testbed] = {}
     for label, how in _WORLDS.items():
         work = a.out / "worlds" / label
         if not (work / "pipeline" / "model_index.json").exists():
             variant.make(work, **how)  # type: ignore[arg-type]
-        found[label] = Embedded(a.out, sizes, a.seed, base=work / "pipeline", label=label, progress=progress)
-    return found
+        testbeds[label] = Embedded(a.out, sizes, a.seed, base=work / "pipeline", label=label, progress=progress)
+    return testbeds
 
 
 def _progress() -> Callable[[str], None]:
-    """What is measured now: a line that moves in a terminal, a line a cell elsewhere."""
+    """What is measured now: a line that moves in a terminal, a line a result elsewhere."""
     started, moving = time.monotonic(), sys.stderr.isatty()
 
     def report(text: str) -> None:

@@ -12,7 +12,7 @@
     12  AdvUnlearn, and ESD behind the smoother
     pruning   ESD and P-ESD, AC and P-AC, an object and a style, each attacked by prompts made against it
 
-A table that speaks of a method of which the ground has no victim leaves its lines out.
+A table that speaks of a method of which the testbed has no victim leaves its lines out.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from certify import _files
 from experiments.defenses.ams import Settings as Smoothing
 from experiments.defenses.ams import variant
 from experiments.metrics import asr
-from experiments.tables.bench import Bench, Way
-from experiments.tables.ground import Ground
+from experiments.tables.evaluator import Evaluator, Setup
 from experiments.tables.published import HEADLINE, PUBLISHED
 from experiments.tables.table import Column, Line, Table
+from experiments.tables.testbed import Testbed
 from experiments.unlearning.concept import Concept
 
 __all__ = [
@@ -59,7 +59,7 @@ RHO = 0.25
 RHOS = (0.0, 0.1, 0.25, 0.5, 1.0)
 
 GRID = {"sigma0": (0.05, 0.1, 0.2), "k": (4.0, 6.0, 8.0)}
-"""σ₀, in spreads of the token embeddings, and k, of which the tune split chooses."""
+"""σ₀, in standard deviations of the token embeddings, and k, of which the tune split chooses."""
 
 _SIX = ("implicit", "p4d", "uda", "ring-a-bell", "mma", "qf-pgd")
 _SLD = ("sld-weak", "sld-medium", "sld-strong", "sld-max")
@@ -100,35 +100,35 @@ class Run:
     """What a table is made with.
 
     Attributes:
-        ground: models and prompts.
-        bench: measures on it.
+        testbed: models and prompts.
+        evaluator: measures on it.
         quick: the small form: fewer lines.
         smoothing: the smoother's settings by the method that it defends.
-        worlds: other models, for table 10: label → ground.
+        worlds: other models, for table 10: label → testbed.
         pairs: makes pairs otherwise, for table 5: concept → file.
     """
 
-    ground: Ground
-    bench: Bench
+    testbed: Testbed
+    evaluator: Evaluator
     quick: bool
     smoothing: Mapping[str, Smoothing]
-    worlds: Callable[[], Mapping[str, Ground]]
+    worlds: Callable[[], Mapping[str, Testbed]]
     pairs: Callable[[Concept], Path]
 
     def concept(self, place: str) -> Concept:
         """The concept in the place of one of the paper's."""
-        return self.ground.concept(CONCEPTS[place])
+        return self.testbed.concept(CONCEPTS[place])
 
     def attacks(self, concept: Concept, method: str, wanted: Sequence[str], split: str = "report") -> tuple[str, ...]:
         """Those of the wanted attacks of which there are prompts, in their order; then others that the user brought."""
-        there = self.ground.attacks(concept, method, split)
+        there = self.testbed.attacks(concept, method, split)
         ours = {column.key for column in ATTACKS}
         others = tuple(name for name in there if name not in ours)
         return tuple(name for name in wanted if name in there) + others
 
     def methods(self, *wanted: str) -> tuple[str, ...]:
         """Those of which there are victims."""
-        return tuple(method for method in wanted if method in self.ground.victims())
+        return tuple(method for method in wanted if method in self.testbed.victims())
 
     def smoothed(self, method: str, name: str = "", **changes: Any) -> Smoothing:
         """The smoother's settings for a method, a variant of them, or with changes."""
@@ -150,7 +150,7 @@ def _columns(
 def _line(
     run: Run,
     concept: Concept,
-    way: Way,
+    setup: Setup,
     attacks: Sequence[str],
     *,
     split: str = "report",
@@ -160,45 +160,45 @@ def _line(
     victim: str | None = None,
 ) -> Line:
     """One line: rates of the attacks, their mean, utility, and what was asked for besides."""
-    bench = run.bench
-    rates = {attack: bench.rate(concept, way, attack, split) for attack in attacks}
+    evaluator = run.evaluator
+    rates = {attack: evaluator.rate(concept, setup, attack, split) for attack in attacks}
     values: dict[str, float] = {attack: rate["value"] for attack, rate in rates.items()}
     limits = {attack: (rate["low"], rate["high"]) for attack, rate in rates.items()}
-    values["average"], limits["average"] = bench.average(list(rates.values()))
-    chance = bench.chance(concept, way)
+    values["average"], limits["average"] = evaluator.average(list(rates.values()))
+    chance = evaluator.chance(concept, setup)
     values["chance"], limits["chance"] = chance["value"], (chance["low"], chance["high"])
-    if adaptive and "adaptive" in run.ground.attacks(concept, way.source, split):
-        rate = bench.rate(concept, way, "adaptive", split)
+    if adaptive and "adaptive" in run.testbed.attacks(concept, setup.source, split):
+        rate = evaluator.rate(concept, setup, "adaptive", split)
         values["adaptive"], limits["adaptive"] = rate["value"], (rate["low"], rate["high"])
-    values |= _scores(bench, concept, way, split)
-    if certified and way.defense == "ams":
-        bounds = bench.certified(concept, way, attacks, RHOS, split)
+    values |= _scores(evaluator, concept, setup, split)
+    if certified and setup.defense == "ams":
+        bounds = evaluator.certified(concept, setup, attacks, RHOS, split)
         values["certified"] = bounds["values"][bounds["rhos"].index(RHO)]
-    return Line(_named(way.source) if victim is None else victim, way.label, values, limits, dict(settings or {}))
+    return Line(_named(setup.source) if victim is None else victim, setup.label, values, limits, dict(settings or {}))
 
 
 def _tested(
     run: Run,
     concept: Concept,
-    ways: Sequence[Way],
+    setups: Sequence[Setup],
     lines: Sequence[Line],
     attacks: Sequence[str],
     against: Sequence[str] = ("none", "ams"),
 ) -> list[Line]:
     """Lines that face the same prompts, each tested against those with a label in `against`."""
-    found = []
-    for way, line in zip(ways, lines, strict=True):
+    tested = []
+    for setup, line in zip(setups, lines, strict=True):
         values = dict(line.values)
-        for other in ways:
-            if other.label in against and other is not way:
-                values[f"p:{other.label.split()[-1]}"] = run.bench.paired(concept, (way, other), attacks).p
-        found.append(replace(line, values=values))
-    return found
+        for other in setups:
+            if other.label in against and other is not setup:
+                values[f"p:{other.label.split()[-1]}"] = run.evaluator.paired(concept, (setup, other), attacks).p
+        tested.append(replace(line, values=values))
+    return tested
 
 
-def _scores(bench: Bench, concept: Concept, way: Way, split: str = "report") -> dict[str, float]:
-    found = bench.utility(concept, way, split)
-    return {name: found[name] for name in ("fid", "fid_real", "image_text") if name in found}
+def _scores(evaluator: Evaluator, concept: Concept, setup: Setup, split: str = "report") -> dict[str, float]:
+    figures = evaluator.utility(concept, setup, split)
+    return {name: figures[name] for name in ("fid", "fid_real", "image_text") if name in figures}
 
 
 def _table(
@@ -211,7 +211,7 @@ def _table(
 ) -> Table:
     """A table of what its lines have in its columns: narrow ones print the mean over attacks alone."""
     keys = {column.key for column in columns}
-    kept = tuple(
+    shown = tuple(
         replace(
             line,
             values={k: v for k, v in line.values.items() if k in keys},
@@ -219,7 +219,7 @@ def _table(
         )
         for line in lines
     )
-    return Table(number, title, tuple(columns), kept, tuple(published), tuple(notes))
+    return Table(number, title, tuple(columns), shown, tuple(published), tuple(notes))
 
 
 def _named(method: str) -> str:
@@ -227,16 +227,16 @@ def _named(method: str) -> str:
 
 
 def _notes(run: Run, concept: Concept, split: str, *more: str) -> tuple[str, ...]:
-    ground, sizes = run.ground, run.ground.sizes
-    record = asr.record_of(ground.detector(concept))
+    testbed, sizes = run.testbed, run.testbed.sizes
+    record = asr.record_of(testbed.detector(concept))
     level = "" if record.threshold is None else f", threshold {record.threshold:g}"
     seeds = sizes.seeds if split == "report" else 1
     return (
-        f"Model: {ground.name}, {ground.steps} steps, guidance {ground.guidance:g}. Concept: {', '.join(concept.erase)}.",
+        f"Model: {testbed.name}, {testbed.steps} steps, guidance {testbed.guidance:g}. Concept: {', '.join(concept.erase)}.",
         f"Detector: {record.name}, {record.version}{level}. Prompts of the split “{split}”, at most {sizes.prompts} an "
         f"attack; {sizes.images} images behind FID and image–text score, {sizes.chance} behind chance "
         f"(prompts that say nothing of the concept's kind, other seeds); smoothing averaged over {seeds} "
-        f"{'seeds' if seeds > 1 else 'seed'} of its noise; seed {ground.seed}.",
+        f"{'seeds' if seeds > 1 else 'seed'} of its noise; seed {testbed.seed}.",
         *more,
     )
 
@@ -251,9 +251,9 @@ def _robustness(number: str, place: str, attacks: Sequence[str], title: str, *, 
         for method in run.methods("esd", "uce"):
             there = run.attacks(concept, method, wanted)
             used = tuple(dict.fromkeys((*used, *there)))
-            ways, extra = _ways(run, method, number, full=full), full and not run.quick
-            mine = [_line(run, concept, way, there, adaptive=extra, certified=True) for way in ways]
-            lines += _tested(run, concept, ways, mine, there)
+            setups, extra = _setups(run, method, number, full=full), full and not run.quick
+            mine = [_line(run, concept, setup, there, adaptive=extra, certified=True) for setup in setups]
+            lines += _tested(run, concept, setups, mine, there)
         return _table(
             number,
             title.format(concept.name),
@@ -270,29 +270,29 @@ def _robustness(number: str, place: str, attacks: Sequence[str], title: str, *, 
                 else "Attack prompts were made against the undefended victim; every line faces the same.",
                 f"Certified: bound on the mean rate over all these prompts, for every further perturbation of size ρ = {RHO:g} "
                 f"of their token embeddings (T5 over a set of prompts; Σ frozen at each prompt), at confidence "
-                f"1 − {run.ground.sizes.alpha:g}, {run.ground.sizes.certified} images.",
+                f"1 − {run.testbed.sizes.alpha:g}, {run.testbed.sizes.certified} images.",
             ),
         )
 
     return table
 
 
-def _ways(run: Run, method: str, number: str, *, full: bool) -> list[Way]:
-    found = [Way("none", method, "none")]
+def _setups(run: Run, method: str, number: str, *, full: bool) -> list[Setup]:
+    setups = [Setup("none", method, "none")]
     retrained = RETRAINED[method]
-    if number in ("1", "6") and retrained in run.ground.victims() and not (run.quick and retrained == "race"):
-        found.append(Way(retrained, retrained, "none", attacked=method))
+    if number in ("1", "6") and retrained in run.testbed.victims() and not (run.quick and retrained == "race"):
+        setups.append(Setup(retrained, retrained, "none", attacked=method))
     sld = ("sld-strong",) if run.quick else _SLD
-    found += [Way(name, method, name) for name in sld]
+    setups += [Setup(name, method, name) for name in sld]
     if number == "1":
-        found.append(Way("blacklist", method, "blacklist"))
+        setups.append(Setup("blacklist", method, "blacklist"))
         if not run.quick:
-            found.append(Way("posi", method, "posi"))
-    found.append(Way("ams", method, "ams", run.smoothed(method)))
+            setups.append(Setup("posi", method, "posi"))
+    setups.append(Setup("ams", method, "ams", run.smoothed(method)))
     if full and not run.quick:
         for name in ("mean", "isotropic", "noise-then-adapt"):
-            found.append(Way(f"ams {name}", method, "ams", run.smoothed(method, name)))
-    return found
+            setups.append(Setup(f"ams {name}", method, "ams", run.smoothed(method, name)))
+    return setups
 
 
 def _seconds(run: Run) -> Table:
@@ -300,11 +300,11 @@ def _seconds(run: Run) -> Table:
 
     concept = run.concept("first")
     method = run.methods("esd", "uce")[0]
-    ways = [w for w in _ways(run, method, "1", full=False) if w.method == method and w.defense != "posi"]
-    defenses = {way.label: run.ground.defense(way.defense, concept, method, way.settings) for way in ways}
-    rows = run.bench.rows(concept, ways[0], run.attacks(concept, method, _SIX)[0], "report")
-    found = measured(defenses, [row.adversarial for row in rows][:16], rounds=3 if run.quick else 7)
-    lines = [Line(_named(method), name, values) for name, values in found.items()]
+    setups = [w for w in _setups(run, method, "1", full=False) if w.method == method and w.defense != "posi"]
+    defenses = {setup.label: run.testbed.defense(setup.defense, concept, method, setup.settings) for setup in setups}
+    rows = run.evaluator.rows(concept, setups[0], run.attacks(concept, method, _SIX)[0], "report")
+    seconds = measured(defenses, [row.adversarial for row in rows][:16], rounds=3 if run.quick else 7)
+    lines = [Line(_named(method), name, values) for name, values in seconds.items()]
     columns = [column for column in SCORES if column.key in ("seconds", "ratio")]
     return _table(
         "2",
@@ -332,13 +332,13 @@ def grid(run: Run, method: str) -> list[Line]:
     """Every σ₀ and k on the tune split."""
     concept, lines = run.concept("first"), []
     attacks = run.attacks(concept, method, _SIX, "tune")
-    base = run.ground.settings("ams", concept)
+    base = run.testbed.settings("ams", concept)
     relative = base.sigma0_relative is not None
     for sigma0 in GRID["sigma0"] if relative else (0.003, 0.006, 0.009, 0.012):
         for k in GRID["k"] if relative else (5.0, 9.0, 13.0):
             settings = _at(base, sigma0, k)
-            way = Way("ams", method, "ams", settings)
-            lines.append(_line(run, concept, way, attacks, split="tune", settings={"sigma0": sigma0, "k": k}))
+            setup = Setup("ams", method, "ams", settings)
+            lines.append(_line(run, concept, setup, attacks, split="tune", settings={"sigma0": sigma0, "k": k}))
     return lines
 
 
@@ -358,14 +358,14 @@ def _at(base: Smoothing, sigma0: float, k: float) -> Smoothing:
 def _sweep(run: Run) -> Table:
     concept, lines, told = run.concept("first"), [], []
     for method in run.methods("esd", "uce"):
-        undefended = Way("none", method, "none")
+        undefended = Setup("none", method, "none")
         lines.append(_line(run, concept, undefended, run.attacks(concept, method, _SIX, "tune"), split="tune"))
         found = grid(run, method)
         best = rule(found)
         lines += [replace(line, defense="ams, chosen") if line is best else line for line in found]
         told.append(f"{_named(method)}: σ₀ = {best.settings['sigma0']:g}, k = {best.settings['k']:g}.")
-    relative = run.ground.settings("ams", concept).sigma0_relative is not None
-    unit = "σ₀ in spreads of the token embeddings. " if relative else ""
+    relative = run.testbed.settings("ams", concept).sigma0_relative is not None
+    unit = "σ₀ in standard deviations of the token embeddings. " if relative else ""
     columns = _columns((), lines)
     return _table(
         "3",
@@ -388,9 +388,9 @@ def _relevance(run: Run) -> Table:
     lines = []
     for method in run.methods("uce"):
         attacks = run.attacks(concept, method, _SIX)
-        ways = [Way(f"ams {name}", method, "ams", run.smoothed(method, name)) for name in ("local", "global")]
-        mine = [_line(run, concept, way, attacks) for way in ways]
-        lines += _tested(run, concept, ways, mine, attacks, against=("ams local",))
+        setups = [Setup(f"ams {name}", method, "ams", run.smoothed(method, name)) for name in ("local", "global")]
+        mine = [_line(run, concept, setup, attacks) for setup in setups]
+        lines += _tested(run, concept, setups, mine, attacks, against=("ams local",))
     return _table(
         "4",
         "Local and global relevance",
@@ -407,12 +407,12 @@ def _pairs(run: Run) -> Table:
     for method in run.methods("esd", "uce"):
         attacks = run.attacks(concept, method, _SIX)
         other = run.smoothed(method, concepts=(str(run.pairs(concept)),))
-        ways = [
-            Way("none", method, "none"),
-            Way("ams", method, "ams", run.smoothed(method)),
-            Way("ams self-generated", method, "ams", other),
+        setups = [
+            Setup("none", method, "none"),
+            Setup("ams", method, "ams", run.smoothed(method)),
+            Setup("ams self-generated", method, "ams", other),
         ]
-        lines += _tested(run, concept, ways, [_line(run, concept, way, attacks) for way in ways], attacks)
+        lines += _tested(run, concept, setups, [_line(run, concept, setup, attacks) for setup in setups], attacks)
     return _table(
         "5",
         "Concept pairs",
@@ -431,18 +431,18 @@ def _pairs(run: Run) -> Table:
 def _models(run: Run) -> Table:
     attacks = ("implicit", "p4d", "ring-a-bell", "qf-pgd")
     lines, notes = [], []
-    for label, ground in run.worlds().items():
-        bench = Bench(ground, run.bench.cells, dict(run.smoothing))
-        there = replace(run, ground=ground, bench=bench)
+    for label, testbed in run.worlds().items():
+        evaluator = Evaluator(testbed, run.evaluator.cache, dict(run.smoothing))
+        there = replace(run, testbed=testbed, evaluator=evaluator)
         concept = there.concept("first")
         method = "uce"
-        ways = [Way("none", method, "none"), Way("rece", "rece", "none", attacked=method)]
-        ways += [Way(name, method, name) for name in ("blacklist", "posi") if not (run.quick and name == "posi")]
-        ways.append(Way("ams", method, "ams", run.smoothed(method)))
-        ways = [way for way in ways if way.method in ground.victims()]
+        setups = [Setup("none", method, "none"), Setup("rece", "rece", "none", attacked=method)]
+        setups += [Setup(name, method, name) for name in ("blacklist", "posi") if not (run.quick and name == "posi")]
+        setups.append(Setup("ams", method, "ams", run.smoothed(method)))
+        setups = [setup for setup in setups if setup.method in testbed.victims()]
         used = there.attacks(concept, method, attacks)
-        mine = [_line(there, concept, way, used, victim=label) for way in ways]
-        lines += _tested(there, concept, ways, mine, used)
+        mine = [_line(there, concept, setup, used, victim=label) for setup in setups]
+        lines += _tested(there, concept, setups, mine, used)
         notes = list(_notes(there, concept, "report"))
     return _table(
         "10",
@@ -461,24 +461,24 @@ def _models(run: Run) -> Table:
 
 def _several(run: Run) -> Table:
     first, second = (run.concept(place) for place in ("first", "second"))
-    both = run.ground.concept(f"{first.name}+{second.name}")
+    both = run.testbed.concept(f"{first.name}+{second.name}")
     lines = []
     for method in run.methods("uce"):
         smoothing = run.smoothed(method, concepts=(first.name, second.name))
-        ways = (Way("none", method, "none"), Way("ams", method, "ams", smoothing))
-        for way in ways:
+        setups = (Setup("none", method, "none"), Setup("ams", method, "ams", smoothing))
+        for setup in setups:
             values: dict[str, float] = {}
             limits: dict[str, tuple[float, float]] = {}
             for place, concept in (("first", first), ("second", second)):
                 attacks = run.attacks(concept, method, ("implicit", "ring-a-bell", "qf-pgd"))
-                rates = [run.bench.rate(concept, way, attack, erased=both) for attack in attacks]
-                values[f"average:{place}"], limits[f"average:{place}"] = run.bench.average(rates)
-                chance = run.bench.chance(concept, way, erased=both)
+                rates = [run.evaluator.rate(concept, setup, attack, erased=both) for attack in attacks]
+                values[f"average:{place}"], limits[f"average:{place}"] = run.evaluator.average(rates)
+                chance = run.evaluator.chance(concept, setup, erased=both)
                 values[f"chance:{place}"] = chance["value"]
-                if way is not ways[0]:
-                    values[f"p:{place}"] = run.bench.paired(concept, (way, ways[0]), attacks, erased=both).p
-            values |= _scores(run.bench, both, way)
-            lines.append(Line("", way.label, values, limits))
+                if setup is not setups[0]:
+                    values[f"p:{place}"] = run.evaluator.paired(concept, (setup, setups[0]), attacks, erased=both).p
+            values |= _scores(run.evaluator, both, setup)
+            lines.append(Line("", setup.label, values, limits))
     columns = (
         Column("average:first", f"mean ASR, {first.name}"),
         Column("average:second", f"mean ASR, {second.name}"),
@@ -496,10 +496,13 @@ def _several(run: Run) -> Table:
 
 def _retrained_encoder(run: Run) -> Table:
     concept, attacks = run.concept("first"), ("implicit", "ring-a-bell", "mma", "qf-pgd")
-    ways = [Way("advunlearn", "advunlearn", "none", attacked="esd"), Way("ams", "esd", "ams", run.smoothed("esd"))]
-    ways = [way for way in ways if way.method in run.ground.victims()]
+    setups = [
+        Setup("advunlearn", "advunlearn", "none", attacked="esd"),
+        Setup("ams", "esd", "ams", run.smoothed("esd")),
+    ]
+    setups = [setup for setup in setups if setup.method in run.testbed.victims()]
     used = run.attacks(concept, "esd", attacks)
-    lines = _tested(run, concept, ways, [_line(run, concept, way, used, victim="") for way in ways], used)
+    lines = _tested(run, concept, setups, [_line(run, concept, setup, used, victim="") for setup in setups], used)
     return _table(
         "12",
         "A retrained text encoder, and the smoother",
@@ -515,8 +518,8 @@ def _pruning(run: Run) -> Table:
     for place in ("first", "style"):
         concept = run.concept(place)
         for method in run.methods("esd", "p-esd", "ac", "p-ac"):
-            way = Way(method, method, "none")
-            lines.append(_line(run, concept, way, run.attacks(concept, method, attacks), victim=concept.name))
+            setup = Setup(method, method, "none")
+            lines.append(_line(run, concept, setup, run.attacks(concept, method, attacks), victim=concept.name))
     return _table(
         "pruning",
         "Erasing by fine-tuning and by pruning",

@@ -31,7 +31,7 @@ from experiments.unlearning.concept import Concept, Sentence
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.method import Edit, Method
 from experiments.unlearning.parameters import FILTERS, trainable
-from experiments.unlearning.training import Dice, Loop
+from experiments.unlearning.training import Rng, TrainingLoop
 
 __all__ = ["CASES", "METHOD", "Settings", "Trained", "ablate", "anchors", "loss_of"]
 
@@ -106,14 +106,14 @@ class Trained:
     prior: float
 
 
-def anchors(diffusion: Diffusion, sentences: list[Sentence], settings: Settings, loop: Loop) -> Tensor:
+def anchors(diffusion: Diffusion, sentences: list[Sentence], settings: Settings, loop: TrainingLoop) -> Tensor:
     """Latents of images of the sentences with the anchor, each sentence in turn: (images, channels, height, width)."""
 
-    def made(first: int, stop: int, dice: Dice) -> Tensor:
+    def batch(first: int, stop: int, rng: Rng) -> Tensor:
         said = [sentences[i % len(sentences)].anchor for i in range(first, stop)]
-        return diffusion.generated(said, steps=settings.steps, guidance=settings.guidance, source=dice.source)
+        return diffusion.generated(said, steps=settings.steps, guidance=settings.guidance, source=rng.source)
 
-    return loop.collect("ac-anchors", settings.images, 50, made).to(diffusion.device, diffusion.dtype)
+    return loop.collect("ac-anchors", settings.images, 50, batch).to(diffusion.device, diffusion.dtype)
 
 
 def loss_of(
@@ -143,7 +143,7 @@ def loss_of(
     return mse_loss(diffusion.predict(x_t, t, c), aim)
 
 
-def ablate(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop) -> Edit:
+def ablate(diffusion: Diffusion, concept: Concept, settings: Settings, loop: TrainingLoop) -> Edit:
     """Trains the U-Net in place and returns the weights that changed.
 
     Raises:
@@ -151,7 +151,7 @@ def ablate(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loo
             is not finite.
     """
     trained = settings.trained(concept)
-    sentences = concept.sentences(settings.prompts, Dice(loop.seed).rng)
+    sentences = concept.sentences(settings.prompts, Rng(loop.seed).python)
     same = next((s.target for s in sentences if s.target == s.anchor), None)
     if same is not None:
         raise ValueError(f"anchor = {concept.anchor!r}: must be another than the concept; {same!r} is said with both")
@@ -161,19 +161,19 @@ def ablate(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loo
         weights.values(), lr=trained.rate, betas=(0.9, 0.999), weight_decay=settings.weight_decay
     )
 
-    def drawn(dice: Dice) -> tuple[list[Sentence], Tensor, Tensor, Tensor]:
+    def drawn(rng: Rng) -> tuple[list[Sentence], Tensor, Tensor, Tensor]:
         """(sentences, x_0 of them, ε, t)."""
-        index = [dice.rng.randrange(len(latents)) for _ in range(settings.batch)]
+        index = [rng.python.randrange(len(latents)) for _ in range(settings.batch)]
         said = [sentences[i % len(sentences)] for i in index]
-        noise = diffusion.normal(settings.batch, dice.source)
-        return said, latents[index], noise, diffusion.times(settings.batch, dice.source)
+        noise = diffusion.normal(settings.batch, rng.source)
+        return said, latents[index], noise, diffusion.times(settings.batch, rng.source)
 
-    def loss(step: int, dice: Dice) -> Tensor:
-        said, x_0, noise, t = drawn(dice)
+    def loss(step: int, rng: Rng) -> Tensor:
+        said, x_0, noise, t = drawn(rng)
         c, c_a = diffusion.encode([s.target for s in said]), diffusion.encode([s.anchor for s in said])
         value = loss_of(diffusion, c, c_a, x_0, noise, t, target=settings.target)
         if trained.prior:
-            said, x_0, noise, t = drawn(dice)
+            said, x_0, noise, t = drawn(rng)
             c_a = diffusion.encode([s.anchor for s in said])
             value = value + trained.prior * loss_of(diffusion, c_a, c_a, x_0, noise, t, target="noise")
         return value

@@ -12,9 +12,10 @@ Models". Known from the public source: both problems; what trains (encoder layer
 embeddings of tokens and positions); k = 1, 30 Adam steps of 1e-3 at every iteration after 200 without attack; Adam,
 learning rate 1e-5, 1 000 iterations, η = 1; 5 prompts to stay, w = 0.3 in the recipe (1 in the code); the attack's
 optimiser never zeroes its gradient, or, in the fast attack, moves by its sign. Ours: gradients are zeroed; the token
-starts as noise of the table's spread; it is one for a whole batch of sentences, kept for `every` iterations; x_t come
-from the model before training, and may be drawn once and reused (`cache`); where a concept stands in sentences, c_0 is
-the same sentence without it, and the prompts that stay are those with other words in its place and the empty one.
+starts as noise of the table's standard deviation; it is one for a whole batch of sentences, kept for `every`
+iterations; x_t come from the model before training, and may be drawn once and reused (`cache`); where a concept stands in
+sentences, c_0 is the same sentence without it, and the prompts that stay are those with other words in its place and the
+empty one.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.method import Edit, Method, copied
 from experiments.unlearning.parameters import trainable
-from experiments.unlearning.training import Dice, Loop
+from experiments.unlearning.training import Rng, TrainingLoop
 
 __all__ = ["METHOD", "Case", "Settings", "attack", "case_of", "encoded", "erase", "outer"]
 
@@ -90,8 +91,8 @@ class Case:
         x_t, t: half-finished samples under them.
         own: e(x_t, T_0(prompt)), the attack's aim.
         aim: ESD's target, the training's.
-        kept: prompts that stay.
-        kept_x, kept_t, kept_aim: the same of them, with e(x_t', T_0(r)).
+        retained: prompts that stay.
+        retained_x, retained_t, retained_aim: the same of them, with e(x_t', T_0(r)).
     """
 
     prompts: tuple[TokenizedPrompt, ...]
@@ -99,10 +100,10 @@ class Case:
     t: Tensor
     own: Tensor
     aim: Tensor
-    kept: tuple[TokenizedPrompt, ...]
-    kept_x: Tensor
-    kept_t: Tensor
-    kept_aim: Tensor
+    retained: tuple[TokenizedPrompt, ...]
+    retained_x: Tensor
+    retained_t: Tensor
+    retained_aim: Tensor
 
 
 def encoded(encoder: PromptEncoder, prompts: tuple[TokenizedPrompt, ...], token: Tensor | None) -> Tensor:
@@ -154,7 +155,7 @@ def attack(diffusion: Diffusion, encoder: PromptEncoder, case: Case, token: Tens
     return token.detach()
 
 
-def case_of(diffusion: Diffusion, concept: Concept, settings: Settings, dice: Dice) -> Case:
+def case_of(diffusion: Diffusion, concept: Concept, settings: Settings, rng: Rng) -> Case:
     """A batch: sentences, samples of the model before training that stop half way, and what that model predicts there.
 
     Raises:
@@ -162,18 +163,18 @@ def case_of(diffusion: Diffusion, concept: Concept, settings: Settings, dice: Di
     """
 
     def half_finished(c: Tensor) -> tuple[Tensor, Tensor]:
-        return diffusion.half_finished(c, steps=settings.steps, guidance=settings.guidance, source=dice.source)
+        return diffusion.half_finished(c, steps=settings.steps, guidance=settings.guidance, source=rng.source)
 
-    sentences = concept.sentences(settings.batch, dice.rng)
-    kept = [s.kept for s in concept.sentences(settings.retain, dice.rng)]
-    if len(kept) > 1:
-        kept[-1] = ""  # guidance asks for it at every step
+    sentences = concept.sentences(settings.batch, rng.python)
+    retained = [s.retained for s in concept.sentences(settings.retain, rng.python)]
+    if len(retained) > 1:
+        retained[-1] = ""  # guidance asks for it at every step
     c, c_0 = esd.prompts(diffusion, sentences)
     x_t, t = half_finished(c)
-    r = diffusion.encode(kept)
-    kept_x, kept_t = half_finished(r)
+    r = diffusion.encode(retained)
+    retained_x, retained_t = half_finished(r)
     with torch.no_grad():
-        own, kept_aim = diffusion.predict(x_t, t, c), diffusion.predict(kept_x, kept_t, r)
+        own, retained_aim = diffusion.predict(x_t, t, c), diffusion.predict(retained_x, retained_t, r)
     tokenize = diffusion.encoder.tokenize
     return Case(
         tuple(tokenize(s.target) for s in sentences),
@@ -181,10 +182,10 @@ def case_of(diffusion: Diffusion, concept: Concept, settings: Settings, dice: Di
         t,
         own,
         esd.target(diffusion, diffusion.unet, x_t, t, c, c_0, settings.negative_guidance),
-        tuple(map(tokenize, kept)),
-        kept_x,
-        kept_t,
-        kept_aim,
+        tuple(map(tokenize, retained)),
+        retained_x,
+        retained_t,
+        retained_aim,
     )
 
 
@@ -195,11 +196,11 @@ def outer(diffusion: Diffusion, encoder: PromptEncoder, case: Case, token: Tenso
         c = encoded(encoder, prompts, soft).to(diffusion.device, diffusion.dtype)
         return torch.nn.functional.mse_loss(diffusion.predict(x, t, c), aim)
 
-    kept = error(case.kept, None, case.kept_x, case.kept_t, case.kept_aim)
-    return error(case.prompts, token, case.x_t, case.t, case.aim) + settings.retain_weight * kept
+    retained = error(case.retained, None, case.retained_x, case.retained_t, case.retained_aim)
+    return error(case.prompts, token, case.x_t, case.t, case.aim) + settings.retain_weight * retained
 
 
-def erase(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop) -> Edit:
+def erase(diffusion: Diffusion, concept: Concept, settings: Settings, loop: TrainingLoop) -> Edit:
     """Trains a copy of the text encoder and returns the weights that changed; the pipeline's own stays, as T_0.
 
     Raises:
@@ -210,14 +211,14 @@ def erase(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop
     weights = trainable(encoder.text_encoder, "encoder")
     optimiser = torch.optim.Adam(weights.values(), lr=settings.learning_rate)
     token = torch.zeros(settings.tokens, encoder.width, device=encoder.device, dtype=encoder.dtype)
-    dice = Dice(loop.seed)
-    cases = [case_of(diffusion, concept, settings, dice) for _ in range(settings.cache)]
+    rng = Rng(loop.seed)
+    cases = [case_of(diffusion, concept, settings, rng) for _ in range(settings.cache)]
 
-    def loss(step: int, dice: Dice) -> Tensor:
-        case = dice.rng.choice(cases) if cases else case_of(diffusion, concept, settings, dice)
+    def loss(step: int, rng: Rng) -> Tensor:
+        case = rng.python.choice(cases) if cases else case_of(diffusion, concept, settings, rng)
         since = step - settings.warm_up
         if since >= 0 and since % settings.every == 0:
-            start = encoder.embedding_spread * torch.randn(token.shape, generator=dice.source)
+            start = encoder.embedding_spread * torch.randn(token.shape, generator=rng.source)
             for p in weights.values():
                 p.requires_grad_(False)  # the attack needs no gradient of the weights
             token.copy_(attack(diffusion, encoder, case, start.to(token.device, token.dtype), settings))
@@ -225,7 +226,7 @@ def erase(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop
                 p.requires_grad_(True)
         return outer(diffusion, encoder, case, token.clone() if since >= 0 else None, settings)
 
-    losses = loop.run("advunlearn", weights, optimiser, settings.iterations, loss, state={"token": token}, dice=dice)
+    losses = loop.run("advunlearn", weights, optimiser, settings.iterations, loss, state={"token": token}, rng=rng)
     return Edit(
         text_encoder=copied(weights),
         record={"trained": "encoder", "last losses": losses[-20:]},

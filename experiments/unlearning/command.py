@@ -12,15 +12,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from certify.cli.models import device_of
 from experiments import unlearning
 from experiments.settings import changed
 from experiments.unlearning import saving
 from experiments.unlearning.concept import KINDS, Concept
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.method import Edit, Method
-from experiments.unlearning.training import Loop
+from experiments.unlearning.training import TrainingLoop
 
-__all__ = ["add_arguments", "applied", "concept_of", "device_of", "made", "main", "progress", "settings_of"]
+__all__ = ["add_arguments", "applied", "concept_of", "ensure_result", "main", "progress", "settings_of"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +82,13 @@ def main(a: Any) -> int:
 
 
 def applied(
-    method: Method, concept: Concept, settings: Any, loop: Loop, *, model: str | None = None, device: str = "cpu"
+    method: Method,
+    concept: Concept,
+    settings: Any,
+    loop: TrainingLoop,
+    *,
+    model: str | None = None,
+    device: str = "cpu",
 ) -> Edit:
     """Loads the model, has it edited by the method that this one starts from, and runs it. What changed is said against
     the base."""
@@ -109,7 +116,7 @@ def applied(
     )
 
 
-def made(
+def ensure_result(
     folder: Path,
     method: Method,
     concept: Concept,
@@ -155,7 +162,7 @@ def _saved(
 ) -> tuple[Edit, float]:
     """Runs a method and writes its result; what changed, and the seconds that it took (of the last call, if it was stopped)."""
     what = f"{method.name} of {model or 'the embedded model'}, {settings}, {concept.erase} to {concept.anchor!r}"
-    loop = Loop(seed=seed, folder=folder, progress=progress(), what=what)
+    loop = TrainingLoop(seed=seed, folder=folder, progress=progress(), what=what)
     started = time.perf_counter()
     edit = applied(method, concept, settings, loop, model=model, device=device)
     seconds = time.perf_counter() - started
@@ -166,18 +173,18 @@ def _saved(
 
 def concept_of(a: Any) -> Concept:
     """The concept that the arguments speak of."""
-    kept = tuple(phrase for phrase in a.preserve if phrase)
+    preserved = tuple(phrase for phrase in a.preserve if phrase)
     if a.model is None:
         if len(a.concept) > 1:
             raise ValueError(f"concept = {a.concept!r}: of the embedded model one at a time")
-        concept = Concept.embedded(a.concept[0], anchor=a.anchor, preserve=kept if a.preserve else None)
+        concept = Concept.embedded(a.concept[0], anchor=a.anchor, preserve=preserved if a.preserve else None)
         return replace(concept, templates=tuple(a.template)) if a.template else concept
     return Concept.of(
         a.concept,
         kind=a.kind,
         anchor=a.anchor or "",
         neutral=a.neutral,
-        preserve=kept,
+        preserve=preserved,
         templates=a.template or ("{}",),
     )
 
@@ -189,13 +196,6 @@ def settings_of(method: Method, concept: Concept, given: list[str], *, embedded:
         ValueError: no such setting, or a value of another kind.
     """
     return changed(method.embedded(concept.kind) if embedded else method.settings(), given)
-
-
-def device_of(name: str | None) -> str:
-    """As asked for, else the graphics card where there is one."""
-    import torch
-
-    return name or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def progress() -> Callable[[str, int, int, float | None], None]:

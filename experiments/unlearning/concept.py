@@ -26,7 +26,7 @@ class Sentence:
     target: str
     anchor: str
     neutral: str
-    kept: str
+    retained: str
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,7 @@ class Diffusion:
             parts.append(sample(self.pipe, c, empty, self.normal(len(c), source), steps=steps, guidance=guidance))
         return torch.cat(parts)
 
-    def pictures(self, latents: Tensor) -> Tensor:
+    def decoded(self, latents: Tensor) -> Tensor:
         """Images (b, 3, height, width) in [0, 1] of latents."""
         return torch.cat([decode(self.pipe, part) for part in latents.split(64)])
 

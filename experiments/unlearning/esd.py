@@ -26,7 +26,7 @@ from experiments.unlearning.concept import Concept, Sentence
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.method import Edit, Method
 from experiments.unlearning.parameters import FILTERS, trainable
-from experiments.unlearning.training import Dice, Loop
+from experiments.unlearning.training import Rng, TrainingLoop
 
 __all__ = ["METHOD", "Settings", "erase", "prompts", "samples", "target"]
 
@@ -81,7 +81,7 @@ def prompts(diffusion: Diffusion, sentences: list[Sentence]) -> tuple[Tensor, Te
 
 
 def samples(
-    diffusion: Diffusion, teacher: Any, c: Tensor, settings: Settings, dice: Dice, noise: Tensor | None = None
+    diffusion: Diffusion, teacher: Any, c: Tensor, settings: Settings, rng: Rng, noise: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """(x_t, t): half-finished samples under c, of the student or of the teacher (`Settings.sampler`).
 
@@ -90,7 +90,7 @@ def samples(
         teacher: e_*.
         c: (b, tokens, width), encodings.
         settings: who samples, and how.
-        dice: all randomness.
+        rng: all randomness.
         noise: x_T; None: drawn.
     """
     by_student = settings.sampler == "student"
@@ -98,14 +98,14 @@ def samples(
         c,
         steps=settings.steps,
         guidance=settings.guidance,
-        source=dice.source,
+        source=rng.source,
         unet=None if by_student else teacher,
         noise=noise,
         bucket=by_student,
     )
 
 
-def erase(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop) -> Edit:
+def erase(diffusion: Diffusion, concept: Concept, settings: Settings, loop: TrainingLoop) -> Edit:
     """Trains the U-Net in place and returns the weights that changed.
 
     Raises:
@@ -115,9 +115,9 @@ def erase(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop
     weights = trainable(diffusion.unet, settings.trained(concept))
     optimiser = torch.optim.Adam(weights.values(), lr=settings.learning_rate)
 
-    def loss(step: int, dice: Dice) -> Tensor:
-        c, c_0 = prompts(diffusion, concept.sentences(settings.batch, dice.rng))
-        x_t, t = samples(diffusion, teacher, c, settings, dice)
+    def loss(step: int, rng: Rng) -> Tensor:
+        c, c_0 = prompts(diffusion, concept.sentences(settings.batch, rng.python))
+        x_t, t = samples(diffusion, teacher, c, settings, rng)
         aim = target(diffusion, teacher, x_t, t, c, c_0, settings.negative_guidance)
         return torch.nn.functional.mse_loss(diffusion.predict(x_t, t, c), aim)
 

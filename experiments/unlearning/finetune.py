@@ -42,7 +42,7 @@ from experiments.unlearning.concept import Concept, filled
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.method import copied
 from experiments.unlearning.parameters import trainable
-from experiments.unlearning.training import Dice, Loop
+from experiments.unlearning.training import Rng, TrainingLoop
 
 __all__ = [
     "ATTACKERS",
@@ -190,9 +190,9 @@ class Examples:
         template, phrase = _parted(prompt)
         return cls(diffusion.latents(images), (template,) * len(images), phrase)
 
-    def draw(self, count: int, dice: Dice) -> tuple[Tensor, list[str]]:
+    def draw(self, count: int, rng: Rng) -> tuple[Tensor, list[str]]:
         """Latents (count, …) and templates of random examples."""
-        picked = torch.randint(len(self.templates), (count,), generator=dice.source)
+        picked = torch.randint(len(self.templates), (count,), generator=rng.source)
         return self.latents[picked.to(self.latents.device)], [self.templates[i] for i in picked.tolist()]
 
 
@@ -227,10 +227,10 @@ class Probe:
         index = concept.attribute()[1].index(concept.name)
 
         def verdict(images: Tensor) -> tuple[Tensor, Tensor]:
-            seen = judge.judge(images.cpu())
+            judged = judge.judge(images.cpu())
             return (
-                torch.tensor([label == concept.name for label in seen.labels[concept.head]]),
-                seen.probabilities[concept.head][:, index],
+                torch.tensor([label == concept.name for label in judged.labels[concept.head]]),
+                judged.probabilities[concept.head][:, index],
             )
 
         steps, guidance = int(world.DEFAULTS["num_inference_steps"]), float(world.DEFAULTS["guidance_scale"])
@@ -257,10 +257,10 @@ class Probe:
         """
         from certify.images.detectors import detected, load_detector
 
-        found = load_detector(spec)
+        finder = load_detector(spec)
 
         def verdict(images: Tensor) -> tuple[Tensor, Tensor]:
-            shown = detected(found, images)
+            shown = detected(finder, images)
             return shown, shown.float()
 
         template, phrase = _parted(prompt)
@@ -342,7 +342,7 @@ class Attack:
 
 
 class LowRank(nn.Module):
-    """W ↦ W + B A, A (rank, in) normal with spread 1/rank, B (out, rank) zero at the start."""
+    """W ↦ W + B A, A (rank, in) normal with standard deviation 1/rank, B (out, rank) zero at the start."""
 
     def __init__(self, weight: Tensor, rank: int, source: torch.Generator) -> None:
         super().__init__()
@@ -377,14 +377,14 @@ def low_rank(unet: Any, rank: int, source: torch.Generator) -> dict[str, nn.Para
     if any(parametrize.is_parametrized(m) for m in maps.values()):
         raise ValueError("unet carries low-rank additions already")
     unet.requires_grad_(False)
-    found: dict[str, nn.Parameter] = {}
+    additions: dict[str, nn.Parameter] = {}
     for name, module in maps.items():
         addition = LowRank(module.weight, rank, source)
         parametrize.register_parametrization(module, "weight", addition)
         # What torch adds begins in training mode, and a U-Net that generates images must not be in it.
         module.train(module.training)
-        found[f"unet.{name}.lora_A.weight"], found[f"unet.{name}.lora_B.weight"] = addition.a, addition.b
-    return found
+        additions[f"unet.{name}.lora_A.weight"], additions[f"unet.{name}.lora_B.weight"] = addition.a, addition.b
+    return additions
 
 
 class Word:
@@ -442,7 +442,7 @@ def diffusion_loss(
     diffusion: Diffusion,
     x_0: Tensor,
     c: Tensor,
-    dice: Dice,
+    rng: Rng,
     predict: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """mean ‖U(x_t, t, c) − truth‖² with t uniform and fresh noise: what a diffusion model is trained on.
@@ -451,11 +451,11 @@ def diffusion_loss(
         diffusion: the model.
         x_0: (b, channels, height, width), latents of images.
         c: (b, tokens, width), encodings.
-        dice: draws t and the noise.
+        rng: draws t and the noise.
         predict: (x_t, t, c) → prediction; None: the pipeline's U-Net.
     """
-    t = diffusion.times(len(x_0), dice.source)
-    noise = diffusion.normal(len(x_0), dice.source)
+    t = diffusion.times(len(x_0), rng.source)
+    noise = diffusion.normal(len(x_0), rng.source)
     predicted = (predict or diffusion.predict)(diffusion.noised(x_0, noise, t), t, c)
     return nn.functional.mse_loss(predicted, diffusion.truth(x_0, noise, t))
 
@@ -465,7 +465,7 @@ def attack(
     examples: Examples,
     probe: Probe,
     settings: Settings,
-    loop: Loop,
+    loop: TrainingLoop,
     *,
     neutral: str = "",
 ) -> Attack:
@@ -507,11 +507,11 @@ def attack(
         if bool(table[row].isnan().any()):
             table[row] = torch.tensor(probe.measure(diffusion, asked), dtype=torch.float64)
 
-    def loss(step: int, dice: Dice) -> Tensor:
+    def loss(step: int, rng: Rng) -> Tensor:
         if step in measured:
             measure(step)
-        x_0, templates = examples.draw(settings.batch, dice)
-        return diffusion_loss(diffusion, x_0, seen(templates), dice)
+        x_0, templates = examples.draw(settings.batch, rng)
+        return diffusion_loss(diffusion, x_0, seen(templates), rng)
 
     losses = loop.run("attack", weights, optimiser, settings.steps, loss, state={"measured": table})
     measure(settings.steps)

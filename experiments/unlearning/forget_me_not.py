@@ -32,7 +32,7 @@ from experiments.unlearning.concept import Concept, filled
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.method import Edit, Method
 from experiments.unlearning.parameters import FILTERS, trainable
-from experiments.unlearning.training import Dice, Loop
+from experiments.unlearning.training import Rng, TrainingLoop
 
 __all__ = ["METHOD", "Prompt", "Settings", "attended", "forget", "invert", "placed", "watched"]
 
@@ -128,10 +128,10 @@ def placed(diffusion: Diffusion, template: str, phrase: str, tokens: int | None 
     words = template.split("{}")[0].split()
     # The phrase itself stands after as many tokens as the words before it have; "a" and "an" are one token each.
     before = len(encoder.tokenize(" ".join(words)).content)
-    found = [i for i in range(len(whole) - len(name) + 1) if whole[i : i + len(name)] == name]
-    if not found:
+    starts = [i for i in range(len(whole) - len(name) + 1) if whole[i : i + len(name)] == name]
+    if not starts:
         raise ValueError(f"template = {template!r}: does not keep {phrase!r} as words of its own")
-    first = min(found, key=lambda i: abs(i - before))
+    first = min(starts, key=lambda i: abs(i - before))
     if tokens is not None:
         whole[first : first + len(name)] = [name[0]] * tokens
     tokenized = encoder.assemble(whole, sentence)
@@ -164,15 +164,15 @@ def watched(unet: Any) -> Iterator[list[Tensor]]:
     Raises:
         ValueError: the U-Net has no cross-attention.
     """
-    kept: list[Tensor] = []
+    maps: list[Tensor] = []
     layers = [m for name, m in unet.named_modules() if name.endswith(".attn2") and hasattr(m, "get_attention_scores")]
     if not layers:
         raise ValueError(f"unet is a {type(unet).__name__}: has no cross-attention ('….attn2')")
     before = [layer.processor for layer in layers]
     try:
         for layer, processor in zip(layers, before, strict=True):
-            layer.processor = _Watch(processor, kept)
-        yield kept
+            layer.processor = _Watch(processor, maps)
+        yield maps
     finally:
         for layer, processor in zip(layers, before, strict=True):
             layer.processor = processor
@@ -187,15 +187,20 @@ def attended(diffusion: Diffusion, x_t: Tensor, t: Tensor, c: Tensor, at: Tensor
         c: (b, tokens, width), encodings.
         at: (b, tokens), 1 where the concept is named, else 0.
     """
-    with watched(diffusion.unet) as kept:
+    with watched(diffusion.unet) as maps:
         diffusion.predict(x_t, t, c)
         on = at[:, None, None, :].to(c)
-        squares = torch.stack([(p * on).square().sum(dim=(1, 2, 3)) for p in kept]).sum(dim=0)
+        squares = torch.stack([(p * on).square().sum(dim=(1, 2, 3)) for p in maps]).sum(dim=0)
     return squares.sqrt().mean()
 
 
 def invert(
-    diffusion: Diffusion, concept: Concept, latents: Tensor, prompts: Sequence[Prompt], settings: Settings, loop: Loop
+    diffusion: Diffusion,
+    concept: Concept,
+    latents: Tensor,
+    prompts: Sequence[Prompt],
+    settings: Settings,
+    loop: TrainingLoop,
 ) -> Tensor:
     """Token embeddings that stand for the concept, learned on its images: (tokens, width).
 
@@ -204,7 +209,7 @@ def invert(
         latents: (images, channels, height, width).
         prompts: one an image, with `settings.tokens` places.
     """
-    encoder, start = diffusion.encoder, Dice(loop.seed)
+    encoder, start = diffusion.encoder, Rng(loop.seed)
     name = encoder.tokenize(concept.erase[0])
     own = encoder.embed(name)[1 : name.end]
     words = [int(i) for i in torch.randint(len(encoder.tokenizer) - 2, (settings.tokens,), generator=start.source)]
@@ -215,11 +220,11 @@ def invert(
     encoder.text_encoder.requires_grad_(False)
     diffusion.unet.requires_grad_(False)
 
-    def loss(step: int, dice: Dice) -> Tensor:
-        index = [dice.rng.randrange(len(latents)) for _ in range(settings.batch)]
+    def loss(step: int, rng: Rng) -> Tensor:
+        index = [rng.python.randrange(len(latents)) for _ in range(settings.batch)]
         c = _encoded(diffusion, [prompts[i] for i in index], learned)
-        noise = diffusion.normal(len(index), dice.source)
-        t = diffusion.times(len(index), dice.source)
+        noise = diffusion.normal(len(index), rng.source)
+        t = diffusion.times(len(index), rng.source)
         x_0 = latents[index]
         return mse_loss(diffusion.predict(diffusion.noised(x_0, noise, t), t, c), diffusion.truth(x_0, noise, t))
 
@@ -228,20 +233,20 @@ def invert(
     return learned.detach()
 
 
-def forget(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop) -> Edit:
+def forget(diffusion: Diffusion, concept: Concept, settings: Settings, loop: TrainingLoop) -> Edit:
     """Trains the U-Net in place and returns the weights that changed.
 
     Raises:
         ValueError: the U-Net has no cross-attention, the filter selects nothing, or the loss is not finite.
     """
-    rng = Dice(loop.seed).rng
-    named = [(rng.choice(concept.templates), rng.choice(concept.erase)) for _ in range(settings.images)]
+    python = Rng(loop.seed).python
+    named = [(python.choice(concept.templates), python.choice(concept.erase)) for _ in range(settings.images)]
 
-    def made(first: int, stop: int, dice: Dice) -> Tensor:
+    def batch(first: int, stop: int, rng: Rng) -> Tensor:
         said = [filled(template, phrase) for template, phrase in named[first:stop]]
-        return diffusion.generated(said, steps=settings.steps, guidance=settings.guidance, source=dice.source)
+        return diffusion.generated(said, steps=settings.steps, guidance=settings.guidance, source=rng.source)
 
-    latents = loop.collect("fmn-images", settings.images, 50, made).to(diffusion.device, diffusion.dtype)
+    latents = loop.collect("fmn-images", settings.images, 50, batch).to(diffusion.device, diffusion.dtype)
     places = settings.tokens if settings.inversion else None
     prompts = [placed(diffusion, template, phrase, places) for template, phrase in named]
     learned = invert(diffusion, concept, latents, prompts, settings, loop) if settings.inversion else None
@@ -252,10 +257,10 @@ def forget(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loo
     weights = trainable(diffusion.unet, settings.parameters)
     optimiser = torch.optim.AdamW(weights.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
-    def loss(step: int, dice: Dice) -> Tensor:
-        index = [dice.rng.randrange(len(latents)) for _ in range(settings.batch)]
-        noise = diffusion.normal(len(index), dice.source)
-        t = diffusion.times(len(index), dice.source)
+    def loss(step: int, rng: Rng) -> Tensor:
+        index = [rng.python.randrange(len(latents)) for _ in range(settings.batch)]
+        noise = diffusion.normal(len(index), rng.source)
+        t = diffusion.times(len(index), rng.source)
         return attended(diffusion, diffusion.noised(latents[index], noise, t), t, encodings[index], at[index])
 
     losses = loop.run("fmn", weights, optimiser, settings.iterations, loss, clip=settings.clip)

@@ -8,7 +8,7 @@ Two levels, in turn, over and over:
 L is the diffusion loss on images with captions. The upper level makes it large on images of the concept (maximisation),
 bounded by b(L) = log(1 + L) or min(L, ceiling), and pulls what the network's blocks make of them, h_l, to noise:
 
-    R = mean_l dist(h_l, μ_l + σ_l ε),        μ_l, σ_l: mean and spread of h_l by channel, held fixed,
+    R = mean_l dist(h_l, μ_l + σ_l ε),        μ_l, σ_l: mean and standard deviation of h_l by channel, held fixed,
 
 dist the mean squared difference to a fresh draw, or the multi-kernel MMD. θ_0 = θ. With a lookahead of K steps (gradient-aware)
 θ_1 … θ_K are what an attacker's fine-tune makes of θ, so that the loss is made large where the attacker will be, not only
@@ -45,7 +45,7 @@ from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.finetune import Examples, diffusion_loss
 from experiments.unlearning.method import Edit, Method, copied
 from experiments.unlearning.parameters import FILTERS, trainable
-from experiments.unlearning.training import Dice, Loop
+from experiments.unlearning.training import Rng, TrainingLoop
 
 __all__ = ["METHOD", "Settings", "TwoLevelAdam", "bounded", "immunise", "kernel_distance", "noising", "upper"]
 
@@ -188,10 +188,10 @@ def noising(activations: Sequence[Tensor], distance: str, source: torch.Generato
     for h in activations:
         with torch.no_grad():
             mean = h.mean(dim=(0, 2, 3), keepdim=True)
-            spread = h.std(dim=(0, 2, 3), keepdim=True, correction=0)
-            noise = mean + spread * torch.randn(h.shape, generator=source).to(h.device, h.dtype)
+            std = h.std(dim=(0, 2, 3), keepdim=True, correction=0)
+            noise = mean + std * torch.randn(h.shape, generator=source).to(h.device, h.dtype)
         if distance == "mse":
-            terms.append((h - noise).square().mean() / spread.square().mean().clamp(min=1e-12))
+            terms.append((h - noise).square().mean() / std.square().mean().clamp(min=1e-12))
         else:
             terms.append(kernel_distance(h.flatten(1), noise.flatten(1)))
     return torch.stack(terms).mean()
@@ -220,7 +220,7 @@ def upper(
     x_0: Tensor,
     c: Tensor,
     settings: Settings,
-    dice: Dice,
+    rng: Rng,
 ) -> tuple[Tensor, Tensor]:
     """(−b(L) + β R, L) on a batch of the concept, with other weights in the U-Net.
 
@@ -229,18 +229,18 @@ def upper(
         weights: name → weight, in place of the U-Net's own of that name.
         x_0, c: latents (b, channels, height, width) and encodings (b, tokens, width).
         settings: b, β and dist.
-        dice: draws the noise.
+        rng: draws the noise.
     """
 
     def predict(x_t: Tensor, t: Tensor, c: Tensor) -> Tensor:
         out: Tensor = functional_call(diffusion.unet, dict(weights), (x_t, t), {"encoder_hidden_states": c}).sample
         return out
 
-    with _watched(diffusion.unet, settings.noise > 0) as seen:
-        loss = diffusion_loss(diffusion, x_0, c, dice, predict)
+    with _watched(diffusion.unet, settings.noise > 0) as activations:
+        loss = diffusion_loss(diffusion, x_0, c, rng, predict)
     value = -bounded(loss, settings)
     if settings.noise > 0:
-        value = value + settings.noise * noising(seen, settings.distance, dice.source)
+        value = value + settings.noise * noising(activations, settings.distance, rng.source)
     return value, loss
 
 
@@ -249,17 +249,17 @@ def _ahead(
     weights: Mapping[str, nn.Parameter],
     batches: Sequence[tuple[Tensor, Tensor]],
     settings: Settings,
-    dice: Dice,
+    rng: Rng,
 ) -> Tensor:
     """The upper level's loss, mean over θ_0 … θ_K, one batch each, with a gradient at θ of the order that was asked for."""
     if settings.order == 2 and len(batches) > 1:
-        return _through(diffusion, weights, batches, settings, dice)
+        return _through(diffusion, weights, batches, settings, rng)
     at: dict[str, Tensor] = dict(weights)
     moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in weights.items()}
     total = {name: torch.zeros_like(p) for name, p in weights.items()}
     values = []
     for k, (x_0, c) in enumerate(batches):
-        value, loss = upper(diffusion, at, x_0, c, settings, dice)
+        value, loss = upper(diffusion, at, x_0, c, settings, rng)
         last = k == len(batches) - 1
         for name, g in zip(
             at, torch.autograd.grad(value, list(at.values()), retain_graph=not last, allow_unused=True), strict=True
@@ -285,7 +285,7 @@ def _through(
     weights: Mapping[str, nn.Parameter],
     batches: Sequence[tuple[Tensor, Tensor]],
     settings: Settings,
-    dice: Dice,
+    rng: Rng,
 ) -> Tensor:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -293,7 +293,7 @@ def _through(
     values = []
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no second derivative
         for k, (x_0, c) in enumerate(batches):
-            value, loss = upper(diffusion, at, x_0, c, settings, dice)
+            value, loss = upper(diffusion, at, x_0, c, settings, rng)
             values.append(value)
             if k < len(batches) - 1:
                 steps = torch.autograd.grad(loss, list(at.values()), create_graph=True, allow_unused=True)
@@ -304,7 +304,7 @@ def _through(
     return torch.stack(values).mean()
 
 
-def immunise(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop) -> Edit:
+def immunise(diffusion: Diffusion, concept: Concept, settings: Settings, loop: TrainingLoop) -> Edit:
     """Trains the U-Net in place on both levels; returns the weights that changed.
 
     Raises:
@@ -316,15 +316,15 @@ def immunise(diffusion: Diffusion, concept: Concept, settings: Settings, loop: L
     optimiser = TwoLevelAdam(weights.values(), (settings.safe_rate, settings.concept_rate))
     period = settings.safe_steps + settings.concept_steps
 
-    def batch(of: Examples, dice: Dice) -> tuple[Tensor, Tensor]:
-        x_0, templates = of.draw(settings.batch, dice)
+    def batch(of: Examples, rng: Rng) -> tuple[Tensor, Tensor]:
+        x_0, templates = of.draw(settings.batch, rng)
         return x_0, diffusion.encode([filled(t, of.phrase) if "{}" in t else t for t in templates])
 
-    def loss(step: int, dice: Dice) -> Tensor:
+    def loss(step: int, rng: Rng) -> Tensor:
         optimiser.level = LOWER if step % period < settings.safe_steps else UPPER
         if optimiser.level == LOWER:
-            return diffusion_loss(diffusion, *batch(safe, dice), dice)
-        return _ahead(diffusion, weights, [batch(harmful, dice) for _ in range(1 + settings.lookahead)], settings, dice)
+            return diffusion_loss(diffusion, *batch(safe, rng), rng)
+        return _ahead(diffusion, weights, [batch(harmful, rng) for _ in range(1 + settings.lookahead)], settings, rng)
 
     losses = loop.run("gift", weights, optimiser, settings.rounds * period, loss)
     last = losses[-20 * period :]
@@ -340,7 +340,9 @@ def immunise(diffusion: Diffusion, concept: Concept, settings: Settings, loop: L
     )
 
 
-def examples(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop) -> tuple[Examples, Examples]:
+def examples(
+    diffusion: Diffusion, concept: Concept, settings: Settings, loop: TrainingLoop
+) -> tuple[Examples, Examples]:
     """(images of the concept, safe images), both with captions of which one in ten is empty.
 
     Raises:
@@ -364,10 +366,10 @@ def examples(diffusion: Diffusion, concept: Concept, settings: Settings, loop: L
     return _some_empty(harmful), _some_empty(safe)
 
 
-def _own(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop, *, safe: bool) -> Examples:
+def _own(diffusion: Diffusion, concept: Concept, settings: Settings, loop: TrainingLoop, *, safe: bool) -> Examples:
     """Generations from the concept's sentences by the model as it was before it was erased, or from those that must stay."""
     sentences = concept.sentences(settings.images, random.Random(loop.seed + safe))
-    prompts = [s.kept if safe else s.target for s in sentences]
+    prompts = [s.retained if safe else s.target for s in sentences]
     pipe = (
         diffusion.pipe
         if diffusion.original is None
@@ -375,8 +377,8 @@ def _own(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop,
     )
     empty = diffusion.encode([""])
 
-    def make(first: int, stop: int, dice: Dice) -> Tensor:
-        c, noise = diffusion.encode(prompts[first:stop]), diffusion.normal(stop - first, dice.source)
+    def make(first: int, stop: int, rng: Rng) -> Tensor:
+        c, noise = diffusion.encode(prompts[first:stop]), diffusion.normal(stop - first, rng.source)
         return sample(pipe, c, empty, noise, steps=settings.steps, guidance=settings.guidance)
 
     rows = loop.collect("safe-images" if safe else "concept-images", settings.images, 32, make)

@@ -1,4 +1,4 @@
-"""Immunity: the attacker's fine-tune of a plain and of an immunised model, side by side, as a table and a picture.
+"""Immunity: the attacker's fine-tune of a plain and of an immunised model, side by side, as a table and a figure.
 
     python -m experiments immunity --concept circle --out runs/immunity
 
@@ -32,7 +32,7 @@ from experiments.unlearning import command, finetune, saving
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.finetune import ATTACKERS, Curve, Examples, Probe, Settings
-from experiments.unlearning.training import Loop
+from experiments.unlearning.training import TrainingLoop
 
 __all__ = ["Row", "add_arguments", "main", "plot", "table"]
 
@@ -116,7 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--safe-detector", default="", help="with --model: what recognises it")
     parser.add_argument("--device", default=None, help="cpu, cuda, …")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", required=True, type=Path, help="folder for the curves, the table and the picture")
+    parser.add_argument("--out", required=True, type=Path, help="folder for the curves, the table and the figure")
 
 
 def main(a: Any) -> int:
@@ -241,7 +241,7 @@ def _curve(a: Any, task: str, attacker: str, model: str, folder: Path) -> Curve:
     given: dict[str, Any] = {name: str(path) for name, path in saving.overlays(folder).items()}
     diffusion = Diffusion(load_pipeline(a.model, device=a.device or "cpu", **given))
     examples, probe, neutral = _task(a, task, diffusion)
-    loop = Loop(seed=a.seed, folder=where, progress=command.progress(), what=json.dumps(asked))
+    loop = TrainingLoop(seed=a.seed, folder=where, progress=command.progress(), what=json.dumps(asked))
     print(f"{task}, {NAMES[attacker]}, {model} model")
     curve = finetune.attack(diffusion, examples, probe, settings, loop, neutral=neutral).curve
     _files.make_folder(where)

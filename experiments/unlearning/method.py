@@ -10,7 +10,7 @@ from torch import Tensor
 
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
-from experiments.unlearning.training import Loop
+from experiments.unlearning.training import TrainingLoop
 
 __all__ = ["Edit", "Method", "copied"]
 
@@ -72,7 +72,7 @@ class Method:
 
     name: str
     title: str
-    run: Callable[[Diffusion, Concept, Any, Loop], Edit]
+    run: Callable[[Diffusion, Concept, Any, TrainingLoop], Edit]
     settings: type[Any]
     embedded: Callable[[str], Any]
     after: str = ""

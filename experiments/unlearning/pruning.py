@@ -43,7 +43,7 @@ from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.method import Edit, Method
 from experiments.unlearning.parameters import FILTERS
-from experiments.unlearning.training import Dice, Loop
+from experiments.unlearning.training import Rng, TrainingLoop
 
 __all__ = [
     "GATES",
@@ -62,8 +62,8 @@ GATES = ("hard-concrete", "straight-through")
 OBJECTIVES = ("esd", "ac")
 _BETA, _GAMMA, _ZETA = 2 / 3, -0.1, 1.1
 
-Loss = Callable[[Any, Dice], Tensor]
-"""(U-Net, dice) → a scalar: an erasing or a keeping loss of any U-Net."""
+Loss = Callable[[Any, Rng], Tensor]
+"""(U-Net, rng) → a scalar: an erasing or a keeping loss of any U-Net."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,7 @@ class Settings:
             positive=("negative_guidance", "critical", "budget", "learning_rate", "guidance"),
             not_negative=("keep", "penalty"),
             shares=("critical", "growth"),
+            finite=("start",),
             choices={
                 "objective": OBJECTIVES,
                 "parameters": FILTERS,
@@ -227,7 +228,12 @@ class Gates:
 
 
 def objective(
-    diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop, *, sampler: Callable[[], Any] | None = None
+    diffusion: Diffusion,
+    concept: Concept,
+    settings: Settings,
+    loop: TrainingLoop,
+    *,
+    sampler: Callable[[], Any] | None = None,
 ) -> Loss:
     """L_erase of any U-Net, with the pipeline's own as the teacher.
 
@@ -239,22 +245,22 @@ def objective(
         sampler: gives the U-Net that ESD's half-finished samples come from; None: the pipeline's own.
     """
     if settings.objective == "esd":
-        named = concept.sentences(settings.images, Dice(loop.seed).rng)
+        named = concept.sentences(settings.images, Rng(loop.seed).python)
         of_images = settings.sampler == "images"
         shown = _latents("concept", [s.target for s in named], diffusion, settings, loop) if of_images else None
 
-        def esd_loss(unet: Any, dice: Dice) -> Tensor:
+        def esd_loss(unet: Any, rng: Rng) -> Tensor:
             if shown is not None:
-                chosen = [dice.rng.randrange(len(named)) for _ in range(settings.batch)]
+                chosen = [rng.python.randrange(len(named)) for _ in range(settings.batch)]
                 c, c_0 = esd.prompts(diffusion, [named[i] for i in chosen])
-                x_t, t = _noised(diffusion, shown[chosen], dice)
+                x_t, t = _noised(diffusion, shown[chosen], rng)
             else:
-                c, c_0 = esd.prompts(diffusion, concept.sentences(settings.batch, dice.rng))
+                c, c_0 = esd.prompts(diffusion, concept.sentences(settings.batch, rng.python))
                 x_t, t = diffusion.half_finished(
                     c,
                     steps=settings.steps,
                     guidance=settings.guidance,
-                    source=dice.source,
+                    source=rng.source,
                     unet=None if sampler is None or settings.sampler == "teacher" else sampler(),
                     bucket=settings.sampler == "student",
                 )
@@ -263,14 +269,14 @@ def objective(
 
         return esd_loss
 
-    sentences = concept.sentences(settings.images, Dice(loop.seed).rng)
+    sentences = concept.sentences(settings.images, Rng(loop.seed).python)
     latents = _latents("anchors", [s.anchor for s in sentences], diffusion, settings, loop)
 
-    def ac_loss(unet: Any, dice: Dice) -> Tensor:
-        chosen = [dice.rng.randrange(len(sentences)) for _ in range(settings.batch)]
+    def ac_loss(unet: Any, rng: Rng) -> Tensor:
+        chosen = [rng.python.randrange(len(sentences)) for _ in range(settings.batch)]
         c = diffusion.encode([sentences[i].target for i in chosen])
         c_a = diffusion.encode([sentences[i].anchor for i in chosen])
-        x_t, t = _noised(diffusion, latents[chosen], dice)
+        x_t, t = _noised(diffusion, latents[chosen], rng)
         with torch.no_grad():
             aim = diffusion.predict(x_t, t, c_a)
         return mse_loss(diffusion.predict(x_t, t, c, unet), aim)
@@ -279,7 +285,7 @@ def objective(
 
 
 def scores(
-    diffusion: Diffusion, names: list[str], erase: Loss, kept: Loss, batches: int, dice: Dice
+    diffusion: Diffusion, names: list[str], erase: Loss, signed: Loss, batches: int, rng: Rng
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """name → score of every entry, of the weight's shape; and the same of κ.
 
@@ -287,9 +293,9 @@ def scores(
         diffusion: the pipeline; gradients flow to these weights for the time being, and nothing changes.
         names: of the weights.
         erase: L_erase.
-        kept: a scalar ⟨e(x_t, c_p), ξ⟩ of predictions that must stay, with fresh random signs ξ.
+        signed: a scalar ⟨e(x_t, c_p), ξ⟩ of predictions that must stay, with fresh random signs ξ.
         batches: how many to average over.
-        dice: their randomness.
+        rng: their randomness.
     """
     own = dict(diffusion.unet.named_parameters())
     weights = [own[name] for name in names]
@@ -299,11 +305,11 @@ def scores(
     try:
         for _ in range(batches):
             for w, g, total in zip(
-                weights, torch.autograd.grad(erase(diffusion.unet, dice), weights), gain, strict=True
+                weights, torch.autograd.grad(erase(diffusion.unet, rng), weights), gain, strict=True
             ):
                 total += g * w.detach() / batches
             for w, g, total in zip(
-                weights, torch.autograd.grad(kept(diffusion.unet, dice), weights), harm, strict=True
+                weights, torch.autograd.grad(signed(diffusion.unet, rng), weights), harm, strict=True
             ):
                 total += (g * w.detach()).square() / batches
     finally:
@@ -313,7 +319,7 @@ def scores(
     return {name: g * speeds[name] for name, g in zip(names, gain, strict=True)}, speeds
 
 
-def prune(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop) -> Edit:
+def prune(diffusion: Diffusion, concept: Concept, settings: Settings, loop: TrainingLoop) -> Edit:
     """Learns the mask. The pipeline's weights stay as they are.
 
     Raises:
@@ -332,18 +338,18 @@ def prune(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop
     if allowed < 1:
         raise ValueError(f"budget = {settings.budget!r}: allows none of {total:,} weights to be pruned")
 
-    said = concept.sentences(settings.images, Dice(loop.seed + 1).rng)
-    encodings = diffusion.encode([s.kept for s in said])
-    latents = _latents("kept", [s.kept for s in said], diffusion, settings, loop)
+    said = concept.sentences(settings.images, Rng(loop.seed + 1).python)
+    encodings = diffusion.encode([s.retained for s in said])
+    latents = _latents("kept", [s.retained for s in said], diffusion, settings, loop)
 
-    def drawn(dice: Dice) -> tuple[Tensor, Tensor, Tensor]:
+    def drawn(rng: Rng) -> tuple[Tensor, Tensor, Tensor]:
         """(x_t, t, c) of images of kept prompts."""
-        rows = [dice.rng.randrange(len(said)) for _ in range(settings.batch)]
-        return *_noised(diffusion, latents[rows], dice), encodings[rows]
+        rows = [rng.python.randrange(len(said)) for _ in range(settings.batch)]
+        return *_noised(diffusion, latents[rows], rng), encodings[rows]
 
-    def signed(model: Any, dice: Dice) -> Tensor:
-        x_t, t, c = drawn(dice)
-        signs = diffusion.normal(settings.batch, dice.source).sign()
+    def signed(model: Any, rng: Rng) -> Tensor:
+        x_t, t, c = drawn(rng)
+        signs = diffusion.normal(settings.batch, rng.source).sign()
         return (diffusion.predict(x_t, t, c, model) * signs).sum()
 
     gates: Gates | None = None
@@ -356,8 +362,8 @@ def prune(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop
         return unet if gates is None else Masked(unet, gates.binary(share()))
 
     erase = objective(diffusion, concept, settings, loop, sampler=student_now)
-    found, speeds = scores(diffusion, names, erase, signed, settings.scoring, Dice(loop.seed + 2))
-    learned = gates = _gates(found, speeds, settings, allowed)
+    saliency, speeds = scores(diffusion, names, erase, signed, settings.scoring, Rng(loop.seed + 2))
+    learned = gates = _gates(saliency, speeds, settings, allowed)
     rate, trained = settings.learning_rate, list(gates.log_odds.values())
     optimiser: torch.optim.Optimizer
     if settings.gates == "straight-through":
@@ -365,13 +371,13 @@ def prune(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop
     else:
         optimiser = torch.optim.Adam(trained, lr=0.05 if rate is None else rate)
 
-    def loss(step: int, dice: Dice) -> Tensor:
+    def loss(step: int, rng: Rng) -> Tensor:
         nonlocal at
         at = step
-        student = Masked(unet, learned.drawn(settings.gates, dice.source, share()))
-        value = erase(student, dice)
+        student = Masked(unet, learned.drawn(settings.gates, rng.source, share()))
+        value = erase(student, rng)
         if settings.keep:
-            x_t, t, c = drawn(dice)
+            x_t, t, c = drawn(rng)
             with torch.no_grad():
                 aim = diffusion.predict(x_t, t, c)
             value = value + settings.keep * mse_loss(diffusion.predict(x_t, t, c, student), aim)
@@ -396,43 +402,43 @@ def prune(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop
     )
 
 
-def _gates(found: Mapping[str, Tensor], speeds: Mapping[str, Tensor], settings: Settings, allowed: int) -> Gates:
+def _gates(saliency: Mapping[str, Tensor], speeds: Mapping[str, Tensor], settings: Settings, allowed: int) -> Gates:
     """Gates at the weights with the highest scores."""
-    together = torch.cat([s.flatten() for s in found.values()])
+    together = torch.cat([s.flatten() for s in saliency.values()])
     best = torch.zeros(len(together), dtype=torch.bool, device=together.device)
     chosen = together.topk(max(allowed, int(settings.critical * len(together)))).indices
     best[chosen] = True
     unit = float(together[chosen].square().mean().sqrt()) + torch.finfo(torch.float32).tiny
-    parts = zip(found, best.split([s.numel() for s in found.values()]), strict=True)
+    parts = zip(saliency, best.split([s.numel() for s in saliency.values()]), strict=True)
     places = {name: part.nonzero().flatten() for name, part in parts if bool(part.any())}
     if settings.gates == "straight-through":
-        start = {name: -found[name].flatten()[at].float() / unit for name, at in places.items()}
+        start = {name: -saliency[name].flatten()[at].float() / unit for name, at in places.items()}
     else:
         start = {name: torch.full(at.shape, settings.start, device=at.device) for name, at in places.items()}
     return Gates(
         places,
         {name: a.clone().requires_grad_() for name, a in start.items()},
         {name: speeds[name].flatten()[at].float() / unit for name, at in places.items()},
-        {name: found[name].shape for name in places},
+        {name: saliency[name].shape for name in places},
         allowed,
     )
 
 
-def _latents(stage: str, prompts: list[str], diffusion: Diffusion, settings: Settings, loop: Loop) -> Tensor:
+def _latents(stage: str, prompts: list[str], diffusion: Diffusion, settings: Settings, loop: TrainingLoop) -> Tensor:
     """Latents of one image a prompt, from the model as it is."""
 
-    def made(first: int, stop: int, dice: Dice) -> Tensor:
+    def batch(first: int, stop: int, rng: Rng) -> Tensor:
         return diffusion.generated(
-            prompts[first:stop], steps=settings.steps, guidance=settings.guidance, source=dice.source
+            prompts[first:stop], steps=settings.steps, guidance=settings.guidance, source=rng.source
         )
 
-    rows = loop.collect(f"p-{settings.objective}-{stage}", len(prompts), 50, made)
+    rows = loop.collect(f"p-{settings.objective}-{stage}", len(prompts), 50, batch)
     return rows.to(diffusion.device, diffusion.dtype)
 
 
-def _noised(diffusion: Diffusion, x_0: Tensor, dice: Dice) -> tuple[Tensor, Tensor]:
+def _noised(diffusion: Diffusion, x_0: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
     """(x_t, t) at uniform t."""
-    noise, t = diffusion.normal(len(x_0), dice.source), diffusion.times(len(x_0), dice.source)
+    noise, t = diffusion.normal(len(x_0), rng.source), diffusion.times(len(x_0), rng.source)
     return diffusion.noised(x_0, noise, t), t
 
 

@@ -28,7 +28,7 @@ from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.method import Edit, Method
 from experiments.unlearning.parameters import trainable
-from experiments.unlearning.training import Dice, Loop
+from experiments.unlearning.training import Rng, TrainingLoop
 
 __all__ = ["METHOD", "Settings", "clamped", "erase", "worst"]
 
@@ -94,7 +94,7 @@ def worst(
     return delta.detach()
 
 
-def erase(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop) -> Edit:
+def erase(diffusion: Diffusion, concept: Concept, settings: Settings, loop: TrainingLoop) -> Edit:
     """Trains the U-Net, which ESD has edited, in place, and returns the weights that changed.
 
     Raises:
@@ -108,12 +108,12 @@ def erase(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop
     entries = sum(p.numel() for p in weights.values())
     optimiser = torch.optim.Adam(weights.values(), lr=settings.learning_rate)
 
-    def loss(step: int, dice: Dice) -> Tensor:
-        c, c_0 = esd.prompts(diffusion, concept.sentences(settings.batch, dice.rng))
-        noise = diffusion.normal(len(c), dice.source)
-        x_t, t = esd.samples(diffusion, teacher, c, settings, dice, noise)
+    def loss(step: int, rng: Rng) -> Tensor:
+        c, c_0 = esd.prompts(diffusion, concept.sentences(settings.batch, rng.python))
+        noise = diffusion.normal(len(c), rng.source)
+        x_t, t = esd.samples(diffusion, teacher, c, settings, rng, noise)
         diffusion.unet.requires_grad_(False)  # the attack needs no gradient of the weights
-        delta = worst(diffusion, x_t, t, c, noise, settings, dice.source)
+        delta = worst(diffusion, x_t, t, c, noise, settings, rng.source)
         for p in weights.values():
             p.requires_grad_(True)
         aim = esd.target(diffusion, teacher, x_t, t, c, c_0, settings.negative_guidance)

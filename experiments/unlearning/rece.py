@@ -34,7 +34,7 @@ from experiments.unlearning import uce
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.method import Edit, Method
-from experiments.unlearning.training import Loop
+from experiments.unlearning.training import TrainingLoop
 
 __all__ = ["METHOD", "Detector", "Settings", "derived", "edit", "judged"]
 
@@ -102,8 +102,8 @@ def judged(concept: Concept, count: int, *, seed: int = 7) -> Detector:
     from experiments.unlearning import measure
     from experiments.world import gates
 
-    asked = measure.prompts(concept, count, seed=seed)
-    texts = [text for kind in ("named", "implicit") for text, _ in asked[kind]]
+    by_kind = measure.prompts(concept, count, seed=seed)
+    texts = [text for kind in ("named", "implicit") for text, _ in by_kind[kind]]
     judge = world.load_judge()
 
     def rate(diffusion: Diffusion) -> float:
@@ -114,7 +114,7 @@ def judged(concept: Concept, count: int, *, seed: int = 7) -> Detector:
 
 
 def edit(
-    diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop, *, detector: Detector | None = None
+    diffusion: Diffusion, concept: Concept, settings: Settings, loop: TrainingLoop, *, detector: Detector | None = None
 ) -> Edit:
     """Edits the projections, which UCE has edited, in place, and returns those of the epoch kept.
 
@@ -130,16 +130,16 @@ def edit(
         detector = judged(concept, settings.validation)
     maps, old = uce.projections(diffusion.unet), uce.projections(diffusion.original)
     places = [(template, phrase) for template in concept.templates for phrase in concept.erase]
-    kept = [(template, phrase) for phrase in concept.preserve for template in concept.templates]
-    c, g, p = uce.aligned(diffusion.encoder, places, concept.anchor, kept, settings.rows)
+    preserved = [(template, phrase) for phrase in concept.preserve for template in concept.templates]
+    c, g, p = uce.aligned(diffusion.encoder, places, concept.anchor, preserved, settings.rows)
     ridge = settings.regularisation(concept)
     best: dict[str, Tensor] = {}
-    seen: list[float] = []
+    validation: list[float] = []
     gone: list[float] = []
     chosen, erased = 0, [c]
     for epoch in range(settings.epochs):
-        found = derived(maps, old, c, ridge)
-        erased = [*erased, found] if settings.together else [found]
+        derived_rows = derived(maps, old, c, ridge)
+        erased = [*erased, derived_rows] if settings.together else [derived_rows]
         weights = uce.minimiser(
             maps,
             torch.cat(erased),
@@ -149,22 +149,22 @@ def edit(
             preserve_scale=settings.preserve_scale,
             damping=settings.damping,
         )
-        gone.append(float((found - c).norm() / c.norm()))
+        gone.append(float((derived_rows - c).norm() / c.norm()))
         with torch.no_grad():
             for name, module in maps.items():
                 module.weight.copy_(weights[f"{name}.weight"])
         if detector is not None:
-            seen.append(detector(diffusion))
-        if detector is None or seen[-1] < min(seen[:-1], default=2.0):
+            validation.append(detector(diffusion))
+        if detector is None or validation[-1] < min(validation[:-1], default=2.0):
             best, chosen = weights, epoch + 1
         if loop.progress is not None:
-            loop.progress("rece", epoch + 1, settings.epochs, seen[-1] if seen else gone[-1])
+            loop.progress("rece", epoch + 1, settings.epochs, validation[-1] if validation else gone[-1])
     with torch.no_grad():
         for name, module in maps.items():
             module.weight.copy_(best[f"{name}.weight"])
     return Edit(
         unet=best,
-        record={"epoch kept": chosen, "validation": seen, "distance of c' from c": gone, "ridge": ridge},
+        record={"epoch kept": chosen, "validation": validation, "distance of c' from c": gone, "ridge": ridge},
     )
 
 

@@ -85,10 +85,10 @@ def record(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / "README.md"
     try:
-        found = _files.json_object(_files.read_text(path).split("```json")[1].split("```")[0])
+        stored = _files.json_object(_files.read_text(path).split("```json")[1].split("```")[0])
     except (IndexError, ValueError) as error:
         raise ValueError(f"{path}: has no record of an unlearning method") from error
-    return found
+    return stored
 
 
 def overlays(folder: str | Path) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def overlays(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     if folder.is_file():
         return {"unet": folder}
-    found = {
+    files = {
         argument: folder / name
         for argument, name in (
             ("unet", FILES["masks"]),
@@ -112,11 +112,11 @@ def overlays(folder: str | Path) -> dict[str, Any]:
         )
         if (folder / name).exists()
     }
-    if not found:
+    if not files:
         raise FileNotFoundError(
             f"{folder}: holds no result of an unlearning method; looked for {', '.join(FILES.values())}"
         )
-    return found
+    return files
 
 
 def _card(

@@ -39,7 +39,7 @@ from certify.plots.colours import series
 from experiments.settings import check
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
-from experiments.unlearning.training import Dice
+from experiments.unlearning.training import Rng
 
 __all__ = [
     "ORIGINAL",
@@ -93,6 +93,7 @@ class Settings:
             counts=("attack_steps", "prompts", "draws", "images", "steps"),
             from_zero=("seed",),
             positive=("guidance",),
+            shares=("top",),
         )
         if not self.radii:
             raise ValueError("radii = (): must be at least one radius")
@@ -108,10 +109,10 @@ def neurons(unet: nn.Module) -> dict[str, nn.Module]:
     Raises:
         ValueError: there are none.
     """
-    found = {name: m for name, m in unet.named_modules() if f".{name}".endswith(_ENDS)}
-    if not found:
+    layers = {name: m for name, m in unet.named_modules() if f".{name}".endswith(_ENDS)}
+    if not layers:
         raise ValueError(f"unet is a {type(unet).__name__}: has no layers named {', '.join('…' + e for e in _ENDS)}")
-    return found
+    return layers
 
 
 @contextmanager
@@ -267,41 +268,45 @@ def study(models: Mapping[str, Any], concept: Concept, settings: Settings) -> St
     """
     if ORIGINAL not in models:
         raise ValueError(f"models = {list(models)!r}: must have {ORIGINAL!r} among them")
-    dice = Dice(settings.seed)
+    rng = Rng(settings.seed)
     original = Diffusion(models[ORIGINAL])
-    said = concept.sentences(settings.images, dice.rng)
+    said = concept.sentences(settings.images, rng.python)
     how: dict[str, Any] = {"steps": settings.steps, "guidance": settings.guidance}
-    latents = original.generated([s.target for s in said], source=dice.source, **how)
-    asked = concept.sentences(settings.prompts, dice.rng)
-    texts = [s.target for s in asked for _ in range(settings.draws)]
-    x_0 = latents[torch.randint(len(latents), (len(texts),), generator=dice.source).to(latents.device)]
-    t = original.times(len(texts), dice.source)
-    x_t = original.noised(x_0, original.normal(len(texts), dice.source), t)
+    latents = original.generated([s.target for s in said], source=rng.source, **how)
+    sentences = concept.sentences(settings.prompts, rng.python)
+    texts = [s.target for s in sentences for _ in range(settings.draws)]
+    x_0 = latents[torch.randint(len(latents), (len(texts),), generator=rng.source).to(latents.device)]
+    t = original.times(len(texts), rng.source)
+    x_t = original.noised(x_0, original.normal(len(texts), rng.source), t)
     with_it = activations(original, x_t, t, original.encode(texts))
-    without = activations(original, x_t, t, original.encode([s.neutral for s in asked for _ in range(settings.draws)]))
+    without = activations(
+        original, x_t, t, original.encode([s.neutral for s in sentences for _ in range(settings.draws)])
+    )
     chosen = concept_neurons(with_it, without, settings.top)
 
     mine: dict[str, dict[str, list[float]]] = {}
     others: dict[str, dict[str, list[float]]] = {}
     rates: dict[str, dict[str, float]] = {}
-    kept: dict[str, dict[str, float]] = {}
+    retained: dict[str, dict[str, float]] = {}
     for name, pipe in models.items():
         diffusion = Diffusion(pipe)
-        c = diffusion.encode([s.target for s in asked])
+        c = diffusion.encode([s.target for s in sentences])
         mine[name], others[name], rates[name] = {}, {}, {}
         if concept.head:
             rates[name]["0"] = _rate(pipe, concept, c, settings)
-            kept[name] = {f"{radius:g}": _kept(pipe, concept, radius, settings) for radius in (0.0, *settings.radii)}
+            retained[name] = {
+                f"{radius:g}": _retained(pipe, concept, radius, settings) for radius in (0.0, *settings.radii)
+            }
         for radius in settings.radii:
             source = torch.Generator().manual_seed(settings.seed + 1)  # the same luck for every model
-            found = attack(diffusion, c, latents, radius=radius, steps=settings.attack_steps, source=source)
-            pairs = [e.repeat_interleave(settings.draws, 0) for e in (c, found)]
+            attacked = attack(diffusion, c, latents, radius=radius, steps=settings.attack_steps, source=source)
+            pairs = [e.repeat_interleave(settings.draws, 0) for e in (c, attacked)]
             scores = sensitivities(diffusion, x_t, t, *pairs)
             key = f"{radius:g}"
             mine[name][key] = [float(s) for layer, chose in chosen.items() for s in scores[layer][chose]]
             others[name][key] = [float(s) for layer, chose in chosen.items() for s in scores[layer][~chose]]
             if concept.head:
-                rates[name][key] = _rate(pipe, concept, found, settings)
+                rates[name][key] = _rate(pipe, concept, attacked, settings)
     counts = {"concept neurons": sum(int(c.sum()) for c in chosen.values()), "neurons": sum(map(len, chosen.values()))}
     return Study(
         concept.name,
@@ -309,7 +314,7 @@ def study(models: Mapping[str, Any], concept: Concept, settings: Settings) -> St
         mine,
         others,
         rates if concept.head else {},
-        kept,
+        retained,
         {**counts, **asdict(settings), "radii": list(settings.radii)},
     )
 
@@ -323,19 +328,19 @@ def _rate(pipe: Any, concept: Concept, encodings: Tensor, settings: Settings) ->
     return sum(label == concept.name for label in labels) / len(labels)
 
 
-def _kept(pipe: Any, concept: Concept, radius: float, settings: Settings) -> float:
+def _retained(pipe: Any, concept: Concept, radius: float, settings: Settings) -> float:
     from certify import world
     from experiments.unlearning.measure import prompts
     from experiments.world import gates
 
-    asked = prompts(concept, settings.prompts)["others"]
-    c = Diffusion(pipe).encode([text for text, _ in asked])
+    others = prompts(concept, settings.prompts)["others"]
+    c = Diffusion(pipe).encode([text for text, _ in others])
     signs = torch.randint(2, c.shape, generator=torch.Generator().manual_seed(settings.seed + 3)).to(c) * 2 - 1
-    made = gates.images(
+    images = gates.images(
         pipe, c + radius * signs, seed=settings.seed + 2, steps=settings.steps, guidance=settings.guidance
     )
-    labels = world.load_judge().judge(made).labels[concept.head]
-    return sum(label == value for label, (_, value) in zip(labels, asked, strict=True)) / len(asked)
+    labels = world.load_judge().judge(images).labels[concept.head]
+    return sum(label == value for label, (_, value) in zip(labels, others, strict=True)) / len(others)
 
 
 def plot_concept_neurons(studies: Sequence[Study], model: str, *, radius: float | None = None) -> style.Picture:

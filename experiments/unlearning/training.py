@@ -1,7 +1,7 @@
 """Training: the loop that all iterative methods share. Seeded, with progress, and resumable at any step.
 
-A method gives a function that computes one loss, with a `Dice` for every random choice it makes. What a run needs to go on is
-written every half minute: the trained tensors, the optimiser's, and the state of the dice. Continued, it is the same run.
+A method gives a function that computes one loss, with a `Rng` for every random choice it makes. What a run needs to go on is
+written every half minute: the trained tensors, the optimiser's, and the state of the rng. Continued, it is the same run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from certify import _files, _validate
 from certify.models import fingerprint
 
-__all__ = ["Dice", "Loop", "Progress"]
+__all__ = ["Progress", "Rng", "TrainingLoop"]
 
 Progress = Callable[[str, int, int, float], None]
 """Called with (stage, step, steps, loss)."""
@@ -29,25 +29,25 @@ Progress = Callable[[str, int, int, float], None]
 _EVERY = 30.0
 
 
-class Dice:
+class Rng:
     """All randomness of a run: a generator for tensors and one for choices."""
 
     def __init__(self, seed: int) -> None:
         self.source = torch.Generator().manual_seed(seed)
-        self.rng = random.Random(seed)
+        self.python = random.Random(seed)
 
     def state(self) -> dict[str, Any]:
-        version, words, rest = self.rng.getstate()
+        version, words, rest = self.python.getstate()
         return {"torch": self.source.get_state().tolist(), "python": [version, list(words), rest]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.source.set_state(torch.tensor(state["torch"], dtype=torch.uint8))
         version, words, rest = state["python"]
-        self.rng.setstate((version, tuple(words), rest))
+        self.python.setstate((version, tuple(words), rest))
 
 
 @dataclass
-class Loop:
+class TrainingLoop:
     """How a method's iterations are run.
 
     Attributes:
@@ -66,7 +66,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         _validate.seed_value(self.seed)
-        self._kept: list[Path] = []
+        self._checkpoints: list[Path] = []
 
     def run(
         self,
@@ -74,13 +74,13 @@ class Loop:
         parameters: Mapping[str, Tensor],
         optimiser: torch.optim.Optimizer,
         steps: int,
-        loss_of: Callable[[int, Dice], Tensor],
+        loss_of: Callable[[int, Rng], Tensor],
         *,
         clip: float | None = None,
         state: Mapping[str, Tensor] | None = None,
-        dice: Dice | None = None,
+        rng: Rng | None = None,
     ) -> list[float]:
-        """`steps` steps of `optimiser` on `loss_of(step, dice)`.
+        """`steps` steps of `optimiser` on `loss_of(step, rng)`.
 
         Args:
             stage: names the checkpoint, and what progress shows: one run may have several.
@@ -90,7 +90,7 @@ class Loop:
             loss_of: a scalar to go down.
             clip: largest gradient norm.
             state: further tensors that the method changes as it goes, in place, kept in the checkpoint as well.
-            dice: the run's randomness; None: fresh from the seed.
+            rng: the run's randomness; None: fresh from the seed.
 
         Returns:
             The loss of every step made in this call.
@@ -98,17 +98,17 @@ class Loop:
         Raises:
             ValueError: the loss is not finite, or the checkpoint is another run's.
         """
-        dice = dice or Dice(self.seed)
-        kept = {
+        rng = rng or Rng(self.seed)
+        tensors = {
             **{f"parameter.{n}": p for n, p in parameters.items()},
             **{f"state.{n}": t for n, t in (state or {}).items()},
         }
         path = self._path(stage)
-        first = 0 if path is None or not path.exists() else _resume(path, kept, optimiser, dice, steps, self)
+        first = 0 if path is None or not path.exists() else _resume(path, tensors, optimiser, rng, steps, self)
         losses: list[float] = []
         saved = time.monotonic()
         for step in range(first, steps):
-            loss = loss_of(step, dice)
+            loss = loss_of(step, rng)
             value = float(loss.detach())
             if not torch.isfinite(loss.detach()):
                 raise ValueError(
@@ -123,20 +123,20 @@ class Loop:
             if self.progress is not None:
                 self.progress(stage, step + 1, steps, value)
             if path is not None and time.monotonic() - saved > self.every:
-                _save(path, kept, optimiser, dice, step + 1, steps, self)
+                _save(path, tensors, optimiser, rng, step + 1, steps, self)
                 saved = time.monotonic()
         if path is not None:  # a later stage may be killed: this one need not be run again
-            _save(path, kept, optimiser, dice, steps, steps, self)
+            _save(path, tensors, optimiser, rng, steps, steps, self)
         return losses
 
-    def collect(self, stage: str, count: int, batch: int, make: Callable[[int, int, Dice], Tensor]) -> Tensor:
+    def collect(self, stage: str, count: int, batch: int, make: Callable[[int, int, Rng], Tensor]) -> Tensor:
         """Rows that are made once, before the training (images, latents), `batch` at a time; kept like a checkpoint.
 
         Args:
             stage: names the checkpoint, and what progress shows.
             count: how many rows in all.
-            batch: how many at a time; every batch has dice of its own.
-            make: (first, stop, dice) → the rows first … stop − 1.
+            batch: how many at a time; every batch has an rng of its own.
+            make: (first, stop, rng) → the rows first … stop − 1.
 
         Returns:
             The rows, on the CPU.
@@ -155,7 +155,7 @@ class Loop:
         for first in range(sum(map(len, parts)), count, batch):
             stop = min(first + batch, count)
             # Seeds of different batches, and of the training that follows, do not meet.
-            parts.append(make(first, stop, Dice((self.seed * 1_000_003 + 1 + first) % 2**63)).detach().cpu())
+            parts.append(make(first, stop, Rng((self.seed * 1_000_003 + 1 + first) % 2**63)).detach().cpu())
             if self.progress is not None:
                 self.progress(stage, stop, count, 0.0)
             if path is not None and (stop == count or time.monotonic() - saved > self.every):
@@ -165,7 +165,7 @@ class Loop:
 
     def finish(self) -> None:
         """Removes the checkpoints of the stages that were run: what they were for has been written."""
-        for path in self._kept:
+        for path in self._checkpoints:
             for left in (*_files.temporaries(path), path):
                 left.unlink(missing_ok=True)
 
@@ -173,20 +173,20 @@ class Loop:
         """Where a stage is kept, if it is."""
         if self.folder is None:
             return None
-        self._kept.append(self.folder / f"{stage}.checkpoint.safetensors")
-        return self._kept[-1]
+        self._checkpoints.append(self.folder / f"{stage}.checkpoint.safetensors")
+        return self._checkpoints[-1]
 
 
 def _save(
     path: Path,
-    kept: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
     optimiser: torch.optim.Optimizer,
-    dice: Dice,
+    rng: Rng,
     step: int,
     steps: int,
-    loop: Loop,
+    loop: TrainingLoop,
 ) -> None:
-    tensors = dict(kept)
+    tensors = dict(weights)
     scalars: dict[str, float] = {}
     for index, entry in optimiser.state_dict()["state"].items():
         for name, value in entry.items():
@@ -195,18 +195,18 @@ def _save(
                 tensors[key] = value
             elif value is not None:
                 scalars[key] = value
-    about = {"step": step, **_run(loop, steps), "dice": dice.state(), "scalars": scalars}
+    about = {"step": step, **_run(loop, steps), "dice": rng.state(), "scalars": scalars}
     _write(path, tensors, about)
 
 
-def _run(loop: Loop, steps: int) -> dict[str, Any]:
+def _run(loop: TrainingLoop, steps: int) -> dict[str, Any]:
     """What tells one run from another."""
     return {"steps": steps, "seed": loop.seed, "what": loop.what}
 
 
-def _check(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def _check(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     wrong = [
-        f"{name} = {found.get(name)!r}, not {value!r}" for name, value in asked.items() if found.get(name) != value
+        f"{name} = {stored.get(name)!r}, not {value!r}" for name, value in wanted.items() if stored.get(name) != value
     ]
     if wrong:
         raise ValueError(
@@ -238,16 +238,21 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _resume(
-    path: Path, kept: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, dice: Dice, steps: int, loop: Loop
+    path: Path,
+    targets: Mapping[str, Tensor],
+    optimiser: torch.optim.Optimizer,
+    rng: Rng,
+    steps: int,
+    loop: TrainingLoop,
 ) -> int:
     about, tensors = _read(path)
     _check(path, about, _run(loop, steps))
-    if any(name not in tensors or tensors[name].shape != t.shape for name, t in kept.items()):
+    if any(name not in tensors or tensors[name].shape != t.shape for name, t in targets.items()):
         raise ValueError(
             f"{path}: is the checkpoint of another run (other parameters); move it away, or choose another folder"
         )
     with torch.no_grad():
-        for name, tensor in kept.items():
+        for name, tensor in targets.items():
             tensor.copy_(tensors[name])
     state: dict[int, dict[str, Any]] = {}
     try:
@@ -256,7 +261,7 @@ def _resume(
             _, index, name = key.split(".", 2)
             state.setdefault(int(index), {})[name] = value
         optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
-        dice.restore(about["dice"])
+        rng.restore(about["dice"])
         return int(about["step"])
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{path}: is damaged ({error!r}); move it away to start again") from error

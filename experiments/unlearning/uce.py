@@ -30,7 +30,7 @@ from experiments.settings import check
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.method import Edit, Method
-from experiments.unlearning.training import Loop
+from experiments.unlearning.training import TrainingLoop
 
 __all__ = ["METHOD", "Settings", "aligned", "edit", "minimiser", "projections", "rows_of", "solved"]
 
@@ -65,16 +65,16 @@ def projections(unet: Any) -> dict[str, torch.nn.Linear]:
     Raises:
         ValueError: it has none, or one of them has a bias.
     """
-    found = {name: m for name, m in unet.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))}
-    if not found:
+    maps = {name: m for name, m in unet.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))}
+    if not maps:
         raise ValueError(f"unet is a {type(unet).__name__}: has no modules named '….attn2.to_k' or '….attn2.to_v'")
-    for name, module in found.items():
+    for name, module in maps.items():
         if not isinstance(module, torch.nn.Linear) or module.bias is not None:
             raise ValueError(f"unet.{name} is {module!r}: must be a linear map without bias")
-    return found
+    return maps
 
 
-def edit(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Loop) -> Edit:
+def edit(diffusion: Diffusion, concept: Concept, settings: Settings, loop: TrainingLoop) -> Edit:
     """The edited projections of a pipeline's U-Net. The pipeline stays as it is: the solution is closed, nothing is trained.
 
     Raises:
@@ -96,7 +96,7 @@ def solved(
     maps: Mapping[str, torch.nn.Linear],
     places: Sequence[tuple[str, str]],
     guide: str,
-    kept: Sequence[tuple[str, str]],
+    preserved: Sequence[tuple[str, str]],
     settings: Settings,
 ) -> dict[str, Tensor]:
     """The minimiser W of every projection, as name → weight in its dtype.
@@ -106,22 +106,26 @@ def solved(
         maps: `projections`.
         places: (template, phrase) to erase.
         guide: what a phrase becomes.
-        kept: (template, phrase) to preserve; for "tail" besides the empty prompt.
+        preserved: (template, phrase) to preserve; for "tail" besides the empty prompt.
         settings: scales, damping, rows.
     """
-    c, g, p = aligned(encoder, places, guide, kept, settings.rows)
-    published = 1.0 if settings.rows == "last" else max(0.1, 1 / (1 + len(kept)))
+    c, g, p = aligned(encoder, places, guide, preserved, settings.rows)
+    published = 1.0 if settings.rows == "last" else max(0.1, 1 / (1 + len(preserved)))
     s_p = published if settings.preserve_scale is None else settings.preserve_scale
     return minimiser(maps, c, g, p, erase_scale=settings.erase_scale, preserve_scale=s_p, damping=settings.damping)
 
 
 def aligned(
-    encoder: PromptEncoder, places: Sequence[tuple[str, str]], guide: str, kept: Sequence[tuple[str, str]], rows: str
+    encoder: PromptEncoder,
+    places: Sequence[tuple[str, str]],
+    guide: str,
+    preserved: Sequence[tuple[str, str]],
+    rows: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(c, g, p) of `minimiser`: erased and guide rows, aligned at their first row, and rows that stay.
 
     Args:
-        encoder, places, guide, kept: as for `solved`.
+        encoder, places, guide, preserved: as for `solved`.
         rows: "tail", "last" or "all"; unless "last", p is every row of the empty prompt and of what is preserved.
     """
     mine = rows_of(encoder, places, rows)
@@ -129,7 +133,7 @@ def aligned(
     counts = [min(len(a), len(b)) for a, b in zip(mine, theirs, strict=True)]
     c = torch.cat([a[:count] for a, count in zip(mine, counts, strict=True)])
     g = torch.cat([b[:count] for b, count in zip(theirs, counts, strict=True)])
-    stay = rows_of(encoder, kept, rows) if rows == "last" else rows_of(encoder, [("{}", ""), *kept], "all")
+    stay = rows_of(encoder, preserved, rows) if rows == "last" else rows_of(encoder, [("{}", ""), *preserved], "all")
     return c, g, torch.cat([c[:0], *stay])
 
 

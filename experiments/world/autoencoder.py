@@ -1,7 +1,7 @@
 """The autoencoder: 32×32 images to 8×8 latents of 4 channels and back, trained on rendered scenes.
 
-The latents' mean and spread are folded into the 1×1 convolutions around them afterwards, so that they are standardised
-and the pipeline's `scaling_factor` is 1.
+The latents' mean and standard deviation are folded into the 1×1 convolutions around them afterwards, so that they are
+standardised and the pipeline's `scaling_factor` is 1.
 """
 
 from __future__ import annotations
@@ -75,18 +75,18 @@ def train(
 
 @torch.no_grad()
 def standardise(vae: Any, seed: int = 0, count: int = 2048, world: Any = scenes) -> None:
-    """Folds the latents' channel means and spreads into `quant_conv` and `post_quant_conv`, in place."""
+    """Folds the latents' channel means and standard deviations into `quant_conv` and `post_quant_conv`, in place."""
     source = torch.Generator().manual_seed(seed + 1)
     x = 2 * world.render(world.sample_scenes(count, source), source) - 1
     z = torch.cat([vae.encode(chunk).latent_dist.mode() for chunk in x.split(256)])
-    mean, spread = z.mean(dim=(0, 2, 3)), z.std(dim=(0, 2, 3))
+    mean, std = z.mean(dim=(0, 2, 3)), z.std(dim=(0, 2, 3))
     channels = len(mean)
     into, back = vae.quant_conv, vae.post_quant_conv
-    into.weight[:channels] /= spread[:, None, None, None]
-    into.bias[:channels] = (into.bias[:channels] - mean) / spread
-    into.bias[channels:] -= 2 * spread.log()
+    into.weight[:channels] /= std[:, None, None, None]
+    into.bias[:channels] = (into.bias[:channels] - mean) / std
+    into.bias[channels:] -= 2 * std.log()
     back.bias += (back.weight[:, :, 0, 0] * mean).sum(dim=1)
-    back.weight *= spread[None, :, None, None]
+    back.weight *= std[None, :, None, None]
 
 
 @torch.no_grad()

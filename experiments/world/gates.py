@@ -209,14 +209,15 @@ def noise_table(
     ids = torch.stack([t.ids for t in tokenized])
     words = torch.tensor([[kind == "word" for kind in t.kinds] for t in tokenized])[..., None]
     print(
-        f"token-embedding noise (spread {encoder.embedding_spread:.4f}) on every word, single draw, right shape and colour:"
+        f"token-embedding noise (standard deviation {encoder.embedding_spread:.4f}) on every word, single draw, "
+        "right shape and colour:"
     )
     for sigma in sigmas:
         z = y + sigma * encoder.embedding_spread * torch.randn(y.shape, generator=source) * words
         seen = judge.judge(images(pipe, encoder.encode_batch(ids, z))).labels
         right = [sum(a == values[row[i]] for a, row in zip(seen[name], rows, strict=True)) / count
                  for i, (name, values) in enumerate((("shape", scenes.SHAPES), ("colour", scenes.COLOURS)))]  # fmt: skip
-        print(f"  σ = {sigma:4.2f} spreads: shape {right[0]:.3f}, colour {right[1]:.3f}", flush=True)
+        print(f"  σ = {sigma:4.2f} standard deviations: shape {right[0]:.3f}, colour {right[1]:.3f}", flush=True)
 
 
 def tune(concept: str = "circle") -> None:
@@ -244,7 +245,10 @@ def tune(concept: str = "circle") -> None:
             )
             if similarity == "end-of-text" and sigma0 == 0.02:
                 line("undefended", adaptive.encoder.plain)
-            line(f"{similarity}, σ₀ = {sigma0:g} spreads, k = {k}", functools.partial(adaptive.encode, seed=0))
+            line(
+                f"{similarity}, σ₀ = {sigma0:g} standard deviations, k = {k}",
+                functools.partial(adaptive.encode, seed=0),
+            )
 
 
 def grid(file: Any, columns: int = 12) -> None:

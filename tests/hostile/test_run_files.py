@@ -1,4 +1,4 @@
-"""Runs that are gone on from: checkpoints, run folders, data-set runs, cells, rows of attacks, memories.
+"""Runs that are gone on from: checkpoints, run folders, data-set runs, cached results, rows of attacks, memories.
 
 Whoever can write a checkpoint with its seal can write false draws into it: the seal finds damage, not forgery. What is tested
 is that nothing in it makes a reader fail in another way than by saying so, or harms what lies beside.
@@ -30,7 +30,7 @@ from certify.montecarlo.checkpoint import AGAIN, Checkpoint, CheckpointError, _c
 from certify.report import run_page
 from experiments.attacks.attack import FIELDS, Row, read_rows
 from experiments.attacks.attack import _write as write_rows
-from experiments.tables.cells import Cells, digest
+from experiments.tables.result_cache import ResultCache, digest
 from tests.hostile.corpus import (
     FOREIGN,
     GARBAGE,
@@ -488,20 +488,20 @@ def test_the_last_line_may_be_torn_at_any_byte():
         assert found == rows[: whole[:cut].count(b"\n")]
 
 
-# Cells of tables
+# Results of tables
 
 ASKED = {"concept": "circle", "seed": 0, "settings": {"k": 6.0}}
 
 
 def cell(folder: Path) -> dict[str, Any]:
-    return Cells(folder).get("rate", ASKED, lambda: pytest.fail("measured"))
+    return ResultCache(folder).get("rate", ASKED, lambda: pytest.fail("measured"))
 
 
 @given(data=st.data())
 def test_a_cell_of_anything(data):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        Cells(folder).get("rate", ASKED, lambda: {"rate": 0.5, "rows": [1, 2]})
+        ResultCache(folder).get("rate", ASKED, lambda: {"rate": 0.5, "rows": [1, 2]})
         file = folder / "rate" / f"{digest(ASKED)}.json"
         file.write_bytes(data.draw(mangled_json(json.loads(file.read_bytes()))))
         found, message = Watched(folder).read(lambda: cell(folder), file.name)
@@ -662,7 +662,7 @@ def test_the_corpus_has_what_no_double_holds():
 
 
 def test_a_cell_whose_values_changed_is_refused(tmp_path):
-    Cells(tmp_path).get("rate", ASKED, lambda: {"rate": 0.5})
+    ResultCache(tmp_path).get("rate", ASKED, lambda: {"rate": 0.5})
     assert cell(tmp_path) == {"rate": 0.5}
     (file,) = (tmp_path / "rate").iterdir()
     file.write_text(file.read_text().replace("0.5", "0.25"))

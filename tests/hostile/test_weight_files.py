@@ -25,7 +25,7 @@ from certify.adaptive import AdaptiveMedianSmoother, Concept, FrozenSmoother
 from certify.models import Trajectory, fingerprint, load_pipeline, load_text_encoder, overlay_text_encoder, overlay_unet
 from certify.models.masks import packed, unpacked
 from experiments.defenses.rewriter import Rewriter
-from experiments.unlearning.training import Loop, _read
+from experiments.unlearning.training import TrainingLoop, _read
 from tests.hostile.corpus import (
     GARBAGE,
     Raw,
@@ -490,12 +490,12 @@ class _Killed(Exception):
 def trained(folder: Path, kill: bool = False) -> Tensor:
     weight = nn.Parameter(torch.zeros(3))
 
-    def loss(step: int, dice: Any) -> Tensor:
+    def loss(step: int, rng: Any) -> Tensor:
         if kill and step == 3:
             raise _Killed
         return (weight - 1).square().sum()
 
-    Loop(folder=folder, every=-1.0).run("one", {"w": weight}, torch.optim.Adam([weight], lr=0.1), 5, loss)
+    TrainingLoop(folder=folder, every=-1.0).run("one", {"w": weight}, torch.optim.Adam([weight], lr=0.1), 5, loss)
     return weight.detach()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from experiments.attacks.adaptive import ATTACK, Case, Settings
 from experiments.attacks.attack import Victim, run
 from experiments.attacks.places import Places, Words, prefixed
 from experiments.soundness.attack import Ascent, Ball
-from experiments.unlearning.training import Dice
+from experiments.unlearning.training import Rng
 from tests.experiments.attacks.victims import captions, erased, random_search, small, targets
 
 PAIRS = Concept("circle", (("a red circle", "a red"), ("the circle", "the"), ("a small coin", "a small")))
@@ -126,9 +125,9 @@ def test_candidates_are_judged_as_deployed_each_with_its_own_noise(pipeline_fold
 def test_an_iteration_never_makes_it_worse_on_its_own_draws(pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch):
     victim, seen = _small(pipeline_folder), []
     assert victim.images is not None
-    places, dice = _places(victim, ["a red circle", "the coin"], 2), Dice(0)
-    chosen = places.words.random((2, 2), dice.source)
-    case = Case.drawn(victim.diffusion, victim.diffusion.latents(victim.images[:2]), 2, dice.source)
+    places, rng = _places(victim, ["a red circle", "the coin"], 2), Rng(0)
+    chosen = places.words.random((2, 2), rng.source)
+    case = Case.drawn(victim.diffusion, victim.diffusion.latents(victim.images[:2]), 2, rng.source)
     judged = adaptive.losses
 
     def watched(*given: object) -> torch.Tensor:
@@ -137,7 +136,7 @@ def test_an_iteration_never_makes_it_worse_on_its_own_draws(pipeline_folder: Pat
         return values
 
     monkeypatch.setattr(adaptive, "losses", watched)
-    new, texts = adaptive._stepped(victim, places, chosen, [0, 1], case, dataclasses.replace(QUICK, candidates=4), dice)
+    new, texts = adaptive._stepped(victim, places, chosen, [0, 1], case, dataclasses.replace(QUICK, candidates=4), rng)
     ((tried, values),) = seen
     assert len(tried) == 10
     for row, first in ((0, 0), (1, 5)):
@@ -147,14 +146,14 @@ def test_an_iteration_never_makes_it_worse_on_its_own_draws(pipeline_folder: Pat
 
 def test_it_goes_lower_than_random_prefixes_at_the_same_price():
     victim, some = _smoothed(), captions(2)
-    diffusion, dice = victim.diffusion, Dice(0)
+    diffusion, rng = victim.diffusion, Rng(0)
     settings = dataclasses.replace(QUICK, candidates=6, top=24)
     x_0 = diffusion.latents(sight.aims(victim, some, steps=8, guidance=2.0))
     places = _places(victim, [target.prompt for target in some], 3)
-    chosen, texts, iterations = places.words.random((2, 3), dice.source), ["", ""], 10
+    chosen, texts, iterations = places.words.random((2, 3), rng.source), ["", ""], 10
     for _ in range(iterations):
-        case = Case.drawn(diffusion, x_0, settings.draws, dice.source)
-        chosen, texts = adaptive._stepped(victim, places, chosen, [0, 1], case, settings, dice)
+        case = Case.drawn(diffusion, x_0, settings.draws, rng.source)
+        chosen, texts = adaptive._stepped(victim, places, chosen, [0, 1], case, settings, rng)
     # Draws of an iteration: of the gradient (a backward counts as two), of the candidates and of the current prompt.
     price = iterations * settings.draws * (3 + 6 + 1) // 4
     common = Case.drawn(diffusion, x_0, 4, torch.Generator().manual_seed(1))
@@ -170,23 +169,11 @@ def test_it_goes_lower_than_random_prefixes_at_the_same_price():
     assert float(mine) < float(theirs)
 
 
-def test_rows_and_resume(tmp_path: Path):
-    victim, some = _smoothed(), captions(3)
-    whole = run(ATTACK, victim, some, QUICK, tmp_path / "whole.csv", batch=2)
-    run(ATTACK, victim, some[:2], QUICK, tmp_path / "parts.csv", batch=2)
-    assert run(ATTACK, victim, some, QUICK, tmp_path / "parts.csv", batch=2) == whole
-    assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
-    for row, target in zip(whole, some, strict=True):
-        assert row.adversarial.endswith(target.prompt.replace(",", " ,"))
-        assert 0 <= row.found <= 1
-        assert json.loads(row.note)["looks"] == 1
-
-
 def test_inside_stays_inside_and_beats_random_directions(pipeline_folder: Path):
     victim, target = _small(pipeline_folder), targets(["a red circle"])[0]
     # With 12 draws a gradient is mostly noise, and whether the end is lower than any random direction is luck.
     ascent = Ascent(steps=10, draws=48, judging=16)
-    found = adaptive.inside(victim, target, 2.0, QUICK, Dice(0), ascent=ascent, restarts=2)
+    found = adaptive.inside(victim, target, 2.0, QUICK, Rng(0), ascent=ascent, restarts=2)
     noise = victim.smoother.noise(target.prompt)
     assert 1.9 < noise.norm(found.delta) <= 2.0
     assert found.after < found.before
@@ -216,6 +203,6 @@ def test_bad_calls(pipeline_folder: Path, tmp_path: Path):
     with pytest.raises(ValueError, match="'disturbed' has no smoother: adaptive needs them"):
         run(ATTACK, small(pipeline_folder), some, QUICK, tmp_path / "rows.csv")
     with pytest.raises(TypeError, match="smoother is a str: must be an AdaptiveMedianSmoother"):
-        adaptive.attack(dataclasses.replace(small(pipeline_folder), smoother="x"), some, QUICK, Dice(0))
+        adaptive.attack(dataclasses.replace(small(pipeline_folder), smoother="x"), some, QUICK, Rng(0))
     with pytest.raises(ValueError, match=r"ascent\.draws = 4: must be a multiple of the smoother's 3 copies"):
-        adaptive.inside(_small(pipeline_folder), some[0], 1.0, QUICK, Dice(0), ascent=Ascent(draws=4))
+        adaptive.inside(_small(pipeline_folder), some[0], 1.0, QUICK, Rng(0), ascent=Ascent(draws=4))

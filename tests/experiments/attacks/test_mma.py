@@ -9,7 +9,7 @@ import torch
 
 from experiments.attacks import mma, tokens
 from experiments.attacks.mma import Settings
-from experiments.unlearning.training import Dice
+from experiments.unlearning.training import Rng
 from tests.experiments.attacks.victims import captions, erased
 
 QUICK = Settings(length=6, steps=8, best=24, rows=48)
@@ -72,7 +72,7 @@ def test_candidates_change_one_place_by_one_of_its_best():
 def test_it_beats_random_search_of_the_same_budget_and_types_what_it_found():
     victim, aims = erased(), captions(3)
     encoder = victim.encoder
-    rows = mma.attack(victim, aims, QUICK, Dice(0))
+    rows = mma.attack(victim, aims, QUICK, Rng(0))
     tokenized = [encoder.tokenize(t.prompt) for t in aims]
     goal = torch.stack([encoder.plain([t])[0, t.end] for t in tokenized])
     budget = mma.evaluations(QUICK)
@@ -91,18 +91,10 @@ def test_it_beats_random_search_of_the_same_budget_and_types_what_it_found():
 
 def test_further_words_are_banned():
     victim, aims = erased(), captions(2)
-    free = mma.attack(victim, aims, QUICK, Dice(0))
+    free = mma.attack(victim, aims, QUICK, Rng(0))
     used = {word for row in free for word in row.adversarial.split() if len(word) > 2}
     assert used
-    bound = mma.attack(victim, aims, dataclasses.replace(QUICK, banned=tuple(used)), Dice(0))
+    bound = mma.attack(victim, aims, dataclasses.replace(QUICK, banned=tuple(used)), Rng(0))
     assert not any(word in row.adversarial for row in bound for word in used)
     with pytest.raises(ValueError, match="no letter to start from"):
-        mma.attack(victim, aims, Settings(banned=tuple("abcdefghijklmnopqrstuvwxyz")), Dice(0))
-
-
-@pytest.mark.parametrize("name", ["length", "steps", "best", "rows", "batch"])
-def test_settings_out_of_range(name):
-    with pytest.raises(ValueError, match=f"{name} = 0"):
-        Settings(**{name: 0})
-    with pytest.raises(ValueError, match="banned = "):
-        Settings(banned="coin")
+        mma.attack(victim, aims, Settings(banned=tuple("abcdefghijklmnopqrstuvwxyz")), Rng(0))

@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from experiments.attacks import p4d, sight
-from experiments.attacks.attack import read_rows, run
-from experiments.attacks.p4d import ATTACK, Settings
+from experiments.attacks.p4d import Settings
 from experiments.attacks.places import Words
-from experiments.unlearning.training import Dice
+from experiments.unlearning.training import Rng
 from tests.experiments.attacks.victims import captions, erased, random_search, small, targets
 
 FOLDERS = ["pipeline_folder", "pipeline_folder_sd2"]
@@ -40,13 +39,13 @@ def test_the_first_step_by_hand(folder: str, request: pytest.FixtureRequest):
     assert victim.images is not None
     settings = Settings(tokens=3, iterations=1, check=1, steps=2, guidance=2.0, learning_rate=0.5, weight_decay=0.2)
     some, seen = targets(["a red circle", "the small circle"]), iter([torch.zeros(2), torch.ones(2)])
-    found = p4d.search(victim, some, victim.images[:2], "N", settings, Dice(3), lambda a, b: next(seen))
-    # The same by hand, with the same dice.
-    dice, words, diffusion = Dice(3), Words.of(victim.encoder), victim.diffusion
-    first = torch.randint(len(words.ids), (2, 3), generator=dice.source)
+    found = p4d.search(victim, some, victim.images[:2], "N", settings, Rng(3), lambda a, b: next(seen))
+    # The same by hand, with the same rng.
+    rng, words, diffusion = Rng(3), Words.of(victim.encoder), victim.diffusion
+    first = torch.randint(len(words.ids), (2, 3), generator=rng.source)
     soft = words.table[first].clone()
-    noise = torch.randn(2, 4, 4, 4, generator=dice.source)
-    t = torch.randint(0, 1000, (2,), generator=dice.source)
+    noise = torch.randn(2, 4, 4, 4, generator=rng.source)
+    t = torch.randint(0, 1000, (2,), generator=rng.source)
     x_0 = diffusion.latents(victim.images[:2])
     for row in range(2):
         ids = words.ids[first[row]].tolist()
@@ -71,7 +70,7 @@ def test_it_keeps_the_image_that_is_most_alike(pipeline_folder: Path):
     settings = Settings(tokens=2, iterations=4, check=2, steps=1, guidance=2.0)
     likes = iter([torch.tensor([0.1, 0.9]), torch.tensor([0.5, 0.2]), torch.tensor([0.3, 0.3])])
     some = targets(["a red circle", "the small circle"])
-    found = p4d.search(victim, some, victim.images[:2], "K", settings, Dice(0), lambda a, b: next(likes))
+    found = p4d.search(victim, some, victim.images[:2], "K", settings, Rng(0), lambda a, b: next(likes))
     assert [(f.step, round(f.likeness, 4), f.variant) for f in found] == [(2, 0.5, "K"), (0, 0.9, "K")]
     assert next(likes, None) is None
     tokens = [victim.encoder.tokenize(str(f.text)).tokens[1:-1] for f in found]
@@ -79,14 +78,14 @@ def test_it_keeps_the_image_that_is_most_alike(pipeline_folder: Path):
     assert list(tokens[1][1:4]) == ["the</w>", "small</w>", "circle</w>"]
 
 
-def test_union_takes_the_better_variant_of_each_row_and_dice_decide_all():
+def test_union_takes_the_better_variant_of_each_row_and_rng_decide_all():
     victim, some = erased(), captions(2)
     settings = Settings(tokens=4, iterations=3, check=3, steps=4, guidance=2.0)
-    rows = p4d.attack(victim, some, settings, Dice(1))
-    assert rows == p4d.attack(victim, some, settings, Dice(1))
-    dice, images = Dice(1), sight.aims(victim, some, steps=4, guidance=2.0)
+    rows = p4d.attack(victim, some, settings, Rng(1))
+    assert rows == p4d.attack(victim, some, settings, Rng(1))
+    rng, images = Rng(1), sight.aims(victim, some, steps=4, guidance=2.0)
     like = sight.likeness(victim, "")
-    both = [p4d.search(victim, some, images, v, settings, dice, like) for v in ("N", "K")]
+    both = [p4d.search(victim, some, images, v, settings, rng, like) for v in ("N", "K")]
     for row, n, k in zip(rows, *both, strict=True):
         better = n if n.likeness >= k.likeness else k
         assert (row.adversarial, row.found) == (better.text, round(better.likeness, 6))
@@ -98,10 +97,10 @@ def test_it_finds_more_than_random_prompts_at_the_same_price():
     settings = Settings(variant="N", tokens=6, iterations=40, check=8, learning_rate=0.1, steps=8, guidance=2.0)
     images = sight.aims(victim, some, steps=8, guidance=2.0)
     like, seeds = sight.likeness(victim, ""), [target.seed for target in some]
-    found = p4d.search(victim, some, images, "N", settings, Dice(0), like)
+    found = p4d.search(victim, some, images, "N", settings, Rng(0), like)
 
     def unlike(texts: list[str]) -> list[float]:
-        made = sight.pictured(victim, victim.encoder.plain(texts), seeds, steps=8, guidance=2.0)
+        made = sight.sampled(victim, victim.encoder.plain(texts), seeds, steps=8, guidance=2.0)
         return (-like(made, images)).tolist()
 
     # Runs of the U-Net: a step has two forward and one backward (as two), an image two a step of the sampler.
@@ -109,34 +108,3 @@ def test_it_finds_more_than_random_prompts_at_the_same_price():
     layouts, words = [[None] * 6 for _ in some], Words.of(victim.encoder)
     lucky = unlike(random_search(layouts, words, victim.encoder, price, unlike))
     assert sum(f.likeness for f in found) > sum(-value for value in lucky)
-
-
-def test_a_stopped_run_ends_with_the_same_rows(tmp_path: Path):
-    victim, some = erased(), captions(3)
-    settings = Settings(variant="K", iterations=2, check=2, steps=2, guidance=2.0)
-    whole = run(ATTACK, victim, some, settings, tmp_path / "whole.csv", batch=2)
-    run(ATTACK, victim, some[:2], settings, tmp_path / "parts.csv", batch=2)
-    assert run(ATTACK, victim, some, settings, tmp_path / "parts.csv", batch=2) == whole
-    assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
-    assert read_rows(tmp_path / "whole.csv") == whole
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"variant": "M"}, "variant = 'M': must be one of 'N', 'K', 'union'"),
-        ({"tokens": 0}, "tokens = 0: must be a whole number >= 1"),
-        ({"learning_rate": -1.0}, "learning_rate = -1.0: must be a finite number > 0"),
-        ({"weight_decay": -0.1}, "weight_decay = -0.1: must be a finite number >= 0"),
-    ],
-)
-def test_bad_settings(change: dict[str, object], message: str):
-    with pytest.raises(ValueError, match=message):
-        Settings(**change)  # type: ignore[arg-type]
-
-
-def test_it_needs_the_original_model(pipeline_folder: Path, tmp_path: Path):
-    victim = small(pipeline_folder)
-    victim.diffusion.original = None
-    with pytest.raises(ValueError, match="'disturbed' has no original: p4d needs them"):
-        run(ATTACK, victim, targets(["a coin"]), Settings(), tmp_path / "rows.csv")

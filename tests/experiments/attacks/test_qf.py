@@ -12,7 +12,7 @@ from experiments.attacks import qf, tokens
 from experiments.attacks.attack import Target, Victim
 from experiments.attacks.qf import Settings
 from experiments.unlearning.concept import Concept
-from experiments.unlearning.training import Dice
+from experiments.unlearning.training import Rng
 from experiments.world.prompts import concept_pairs
 from tests.experiments.attacks.victims import captions, erased
 
@@ -122,7 +122,7 @@ def test_the_slope_is_the_chain_rule_by_hand():
 def test_it_beats_random_search_of_the_same_budget_and_types_what_it_found():
     who, aims = victim(), captions(3)
     settings = dataclasses.replace(QUICK, iterations=30, draws=30)
-    rows = qf.attack(who, aims, settings, Dice(0))
+    rows = qf.attack(who, aims, settings, Rng(0))
     bare = [qf.explicit(t.prompt, who.concept, "neutral")[0] for t in aims]
     encoder = who.encoder
     mask = qf.stable(*(torch.cat([encoder.plain(p) for p in side]) for side in zip(*PAIRS[:5], strict=True)))
@@ -144,22 +144,7 @@ def test_a_prompt_with_little_room_gets_fewer_signs():
     encoder = erased().encoder
     texts = ["a red thing", "a b c d e f g h i j k l m n o p", "a b c d e f g h i j k l m n o p q r", "red " * 30]
     settings = dataclasses.replace(QUICK, iterations=2, base="prompt")
-    rows = qf.attack(victim(), [Target(i, text.strip(), i) for i, text in enumerate(texts)], settings, Dice(0))
+    rows = qf.attack(victim(), [Target(i, text.strip(), i) for i, text in enumerate(texts)], settings, Rng(0))
     assert [json.loads(row.note)["signs"] for row in rows] == [4, 2, 0, 0]
     assert [row.adversarial for row in rows[2:]] == [texts[2], texts[3].strip()]
     assert encoder.tokenize(rows[1].adversarial).length == encoder.context_length
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"length": 0}, "length = 0"),
-        ({"temperature": 0.0}, "temperature = 0.0"),
-        ({"best": 101}, "best = 101: must be at most draws = 100"),
-        ({"base": "empty"}, "base = 'empty'"),
-        ({"pairs": -1}, "pairs = -1"),
-    ],
-)
-def test_settings_out_of_range(options, message):
-    with pytest.raises(ValueError, match=message):
-        Settings(**options)

@@ -41,7 +41,7 @@ def test_images_are_the_victims_own_by_number_or_the_original_models(pipeline_fo
     texts, seeds = [target.prompt for target in some], [target.seed for target in some]
     plain = generate.images(pipe, victim.encoder.plain(texts), seed=seeds, steps=2, guidance=2.0)
     torch.testing.assert_close(sight.aims(none, some, steps=2, guidance=2.0), plain)
-    drawn = sight.pictured(none, victim.encoder.plain(texts), seeds, steps=2, guidance=2.0)
+    drawn = sight.sampled(none, victim.encoder.plain(texts), seeds, steps=2, guidance=2.0)
     assert not torch.allclose(drawn, plain, atol=1e-3)
 
 

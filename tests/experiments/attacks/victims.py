@@ -18,7 +18,7 @@ from experiments.attacks.places import Layout, Places, Words
 from experiments.unlearning import uce
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
-from experiments.unlearning.training import Loop
+from experiments.unlearning.training import TrainingLoop
 
 __all__ = ["captions", "erased", "mean_error", "random_search", "small", "targets"]
 
@@ -44,7 +44,7 @@ def erased() -> Victim:
     pipe = load_pipeline()
     original = copy.deepcopy(pipe.unet)
     concept = Concept.embedded("circle", sentences=40)
-    edit = uce.edit(Diffusion(pipe), concept, uce.Settings(), Loop())
+    edit = uce.edit(Diffusion(pipe), concept, uce.Settings(), TrainingLoop())
     pipe.unet.load_state_dict(dict(edit.unet), strict=False)
     return Victim("uce", Diffusion(pipe, original), concept)
 

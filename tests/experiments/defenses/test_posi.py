@@ -18,7 +18,7 @@ from experiments.defenses.posi import LanguageModel, Posi, Settings, judged, tra
 from experiments.defenses.rewriter import Rewriter, Training, _thrown, pairs, reinforce, reward, train, world_words
 from experiments.defenses.rewriter import shown as shown_words
 from experiments.unlearning.concept import Concept
-from experiments.unlearning.training import Dice, Loop
+from experiments.unlearning.training import Rng, TrainingLoop
 from experiments.world import language, scenes
 
 SAMPLER = {"steps": 8, "guidance": 2.0}
@@ -41,7 +41,7 @@ def circle() -> Concept:
 @pytest.mark.parametrize("name", ["circle", "striped"])
 def test_pairs_differ_by_the_concept_alone(name):
     concept = Concept.embedded(name, sentences=5)
-    made = pairs(concept, 400, Dice(0), Training(known=1))
+    made = pairs(concept, 400, Rng(0), Training(known=1))
     shown = {name, concept.implicit[0]}
     unseen = set(concept.implicit[1:])
     others = {word for many in shown_words(concept, 1)[1].values() for word in many}
@@ -67,7 +67,7 @@ def test_made_up_nouns_stay(circle):
     def new(settings):
         captions = (language.caption(row, rng).text for row in scenes.sample_scenes(4000, source).tolist())
         spoken = {word for text in captions for word in text.replace(",", " ").split()}
-        made = pairs(circle, 400, Dice(0), settings)
+        made = pairs(circle, 400, Rng(0), settings)
         return [(a, b) for a, b in made if set(a.replace(",", " ").split()) - spoken]
 
     assert 30 < len(new(Training())) < 90  # .3 of half of them
@@ -77,7 +77,7 @@ def test_made_up_nouns_stay(circle):
 
 def test_disturbed_pairs_still_differ_by_the_concept_alone(circle):
     thrown = ["ile", "qu", "zz"]
-    made = pairs(circle, 400, Dice(0), Training(), thrown=thrown)
+    made = pairs(circle, 400, Rng(0), Training(), thrown=thrown)
     touched = [(a.replace(",", " ").split(), b.replace(",", " ").split()) for a, b in made]
     touched = [(a, b) for a, b in touched if set(thrown) & set(a)]
     assert 100 < len(touched) < 220  # .4
@@ -86,7 +86,7 @@ def test_disturbed_pairs_still_differ_by_the_concept_alone(circle):
         assert [w for w in a if w not in ("circle", "coin", "shape")] == [w for w in b if w != "shape"]
     inside = [a for a, _ in touched if any(w in thrown for w in a[2:-2])]
     assert len(inside) > 20  # not at the ends alone
-    plain = pairs(circle, 400, Dice(0), replace(Training(), noise=0.0, mixed=0.0), thrown=thrown)
+    plain = pairs(circle, 400, Rng(0), replace(Training(), noise=0.0, mixed=0.0), thrown=thrown)
     assert not any(set(thrown) & set(a.split()) for a, _ in plain)
 
 
@@ -104,7 +104,7 @@ def test_pairs_are_of_training_combinations(circle):
         return next((i for i, value in enumerate(values) if value in words), None)
 
     known = 0
-    for asked, _ in pairs(circle, 500, Dice(1), Training()):
+    for asked, _ in pairs(circle, 500, Rng(1), Training()):
         words = asked.replace(",", " ").split()
         shape = next((s for s, many in language.SYNONYMS.items() if {s, *many} & set(words)), None)
         where = (index(scenes.COLOURS, words), index(scenes.BACKGROUNDS, words))
@@ -120,13 +120,13 @@ def test_captions_that_are_too_long_are_left_out(encoder, circle):
     fits = Rewriter(encoder, layers=1, width=32).fits
     assert fits("a red circle")
     assert not fits("red " * 19)
-    assert all(fits(a) and fits(b) for a, b in pairs(circle, 8000, Dice(0), Training(), fits))
-    assert not all(fits(a) and fits(b) for a, b in pairs(circle, 8000, Dice(0), Training()))
+    assert all(fits(a) and fits(b) for a, b in pairs(circle, 8000, Rng(0), Training(), fits))
+    assert not all(fits(a) and fits(b) for a, b in pairs(circle, 8000, Rng(0), Training()))
 
 
 def test_a_concept_of_no_world_has_no_pairs():
     with pytest.raises(ValueError, match="must be a shape or a style of the embedded world"):
-        pairs(Concept.of(["van gogh"]), 5, Dice(0), Training())
+        pairs(Concept.of(["van gogh"]), 5, Rng(0), Training())
 
 
 # The model
@@ -168,7 +168,7 @@ def test_scores_are_log_probabilities_of_the_answers(encoder):
 
 
 def test_saved_and_loaded_it_answers_the_same(encoder, tmp_path, pipeline_folder):
-    model, _ = train(encoder, Concept.embedded("circle", sentences=5), replace(SMALL, steps=15), Loop())
+    model, _ = train(encoder, Concept.embedded("circle", sentences=5), replace(SMALL, steps=15), TrainingLoop())
     path = model.save(tmp_path / "rewriter.safetensors", {"concept": "circle"})
     again = Rewriter.load(path, encoder)
     prompts = [row["prompt"] for row in world.prompts("tune")[:5]]
@@ -188,7 +188,7 @@ def test_saved_and_loaded_it_answers_the_same(encoder, tmp_path, pipeline_folder
 
 
 def test_training_learns_and_a_stopped_run_goes_on_to_the_same_weights(encoder, circle, tmp_path):
-    whole, record = train(encoder, circle, SMALL, Loop(seed=3))
+    whole, record = train(encoder, circle, SMALL, TrainingLoop(seed=3))
     losses = record["last losses"]
 
     class Stop(Exception):
@@ -200,14 +200,14 @@ def test_training_learns_and_a_stopped_run_goes_on_to_the_same_weights(encoder, 
 
     folder = tmp_path / "run"
     with pytest.raises(Stop):
-        train(encoder, circle, SMALL, Loop(seed=3, folder=folder, every=0.0, progress=stop))
-    resumed, _ = train(encoder, circle, SMALL, Loop(seed=3, folder=folder, every=0.0))
+        train(encoder, circle, SMALL, TrainingLoop(seed=3, folder=folder, every=0.0, progress=stop))
+    resumed, _ = train(encoder, circle, SMALL, TrainingLoop(seed=3, folder=folder, every=0.0))
     for name, weight in whole.state_dict().items():
         assert torch.allclose(weight, resumed.state_dict()[name], atol=1e-5), name
-    other, _ = train(encoder, circle, SMALL, Loop(seed=4))
+    other, _ = train(encoder, circle, SMALL, TrainingLoop(seed=4))
     assert not torch.allclose(whole.tokens.weight, other.tokens.weight, atol=1e-3)
     untrained = Rewriter(encoder, layers=1, width=64, seed=3)
-    made = pairs(circle, 64, Dice(9), SMALL)
+    made = pairs(circle, 64, Rng(9), SMALL)
     asked, wanted = untrained.ids([a for a, _ in made]), untrained.ids([b for _, b in made])
     log_p, counts = untrained.scores(asked, wanted)
     assert sum(losses) / len(losses) < 0.6 * float(-log_p[counts].mean().detach())
@@ -223,11 +223,11 @@ def test_ppo_makes_rewarded_answers_more_probable_and_a_flat_reward_changes_noth
 
     means = {}
     for name, score in (("counted", counted), ("flat", lambda p, a, s: torch.ones(len(a)))):
-        model, _ = train(encoder, circle, replace(settings, rounds=0), Loop(seed=5))
+        model, _ = train(encoder, circle, replace(settings, rounds=0), TrainingLoop(seed=5))
         before = {k: v.clone() for k, v in model.state_dict().items()}
-        asked = model.ids([a for a, _ in pairs(circle, 32, Dice(1), settings)])
+        asked = model.ids([a for a, _ in pairs(circle, 32, Rng(1), settings)])
         log_p, _ = model.scores(asked, [word] * 32)
-        reinforce(model, circle, settings, Loop(seed=5), score)
+        reinforce(model, circle, settings, TrainingLoop(seed=5), score)
         later, _ = model.scores(asked, [word] * 32)
         means[name] = float((later - log_p)[:, 0].mean().detach())
         moved = max(float((v.detach() - before[k]).abs().max()) for k, v in model.state_dict().items())
@@ -246,23 +246,9 @@ def test_the_reward_is_high_for_answers_without_the_concept(world_pipe, circle):
     )
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"steps": 0}, "steps = 0"),
-        ({"noise": 1.5}, "noise = 1.5: must be between 0 and 1"),
-        ({"draws": 1}, "draws = 1: must be a whole number >= 2"),
-        ({"ppo_rate": 0.0}, "ppo_rate = 0.0"),
-    ],
-)
-def test_bad_settings(changes, message):
-    with pytest.raises(ValueError, match=message):
-        replace(Training(), **changes)
-
-
 def test_rounds_need_a_reward_and_heads_divide(encoder, circle):
     with pytest.raises(ValueError, match="rounds = 3: must come with a reward"):
-        train(encoder, circle, replace(SMALL, rounds=3), Loop())
+        train(encoder, circle, replace(SMALL, rounds=3), TrainingLoop())
     with pytest.raises(ValueError, match="width = 30: must be a multiple of heads = 4"):
         Rewriter(encoder, width=30)
 
@@ -367,7 +353,7 @@ def test_it_is_trained_once_and_another_run_is_refused(circle, tmp_path, monkeyp
 @pytest.mark.slow
 def test_trained_it_cleans_unseen_prompts_and_leaves_others(encoder, circle):
     """At the default settings, on the tune split; untrained it does neither."""
-    model, _ = train(encoder, circle, Training(), Loop())
+    model, _ = train(encoder, circle, Training(), TrainingLoop())
     shares = judged(model, circle, world.prompts("tune"), 1)
     assert shares["named"] >= 0.9
     assert shares["known"] >= 0.9
@@ -418,7 +404,7 @@ def test_a_language_model_is_asked_with_the_instruction_and_answers_deterministi
     settings = Settings(model=str(language_model), longest=6)
     defence = Posi(world_pipe, **SAMPLER, concept=circle, settings=settings)
     assert isinstance(defence.by, LanguageModel)
-    asked = defence.by.asked("a red {concept} on teal")
+    asked = defence.by.instructed("a red {concept} on teal")
     assert "nothing of this: circle." in asked
     assert "Description: a red {concept} on teal\n" in asked  # a prompt's own braces are text
     first = defence.rewritten(["a red circle", "a star"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -11,7 +10,6 @@ import torch
 from certify import AdaptiveMedianSmoother, load_pipeline
 from certify.models import PromptEncoder
 from certify.world import DEFAULTS, SMOOTHING
-from experiments.defenses import DEFENSES
 from experiments.defenses.ams import VARIANTS, Ams, Settings, variant
 from experiments.defenses.blacklist import Blacklist, dropped, read_words
 from experiments.defenses.blacklist import Settings as Words
@@ -28,46 +26,6 @@ def small(pipeline_folder):
 
 
 # What all share
-
-
-def test_every_defence_but_posi_makes_images_and_says_what_it_is(small, tmp_path):
-    concept, file = Concept.of(["circle"]), tmp_path / "round.csv"
-    file.write_text("positive,negative\na red circle,a red square\n")
-    for name, kind in DEFENSES.items():
-        if name == "posi":
-            continue
-        settings = replace(kind.published(), concepts=(str(file),)) if name == "ams" else None
-        defence = kind(small, steps=2, guidance=3.0, concept=concept, settings=settings)
-        made = defence.make(["a red coin", "a circle"], [1, 2])
-        assert made.images.shape == (2, 3, 8, 8)
-        assert len(made.prompts) == 2
-        assert made.seconds > 0
-        assert kind.name == name
-        json.dumps(defence.described(), allow_nan=False)
-
-
-def test_batches_do_not_matter(small):
-    defence = Plain(small, steps=2, guidance=3.0)
-    whole = defence.make(["a red coin", "a circle", "a square"], [1, 2, 3])
-    parts = defence.make(["a red coin", "a circle", "a square"], [1, 2, 3], batch=2)
-    assert torch.allclose(whole.images, parts.images, atol=1e-4)
-    assert whole.prompts == parts.prompts
-
-
-@pytest.mark.parametrize(
-    ("prompts", "seeds", "message"),
-    [(["a", "b"], [1], "seeds has 1 entries for 2 prompts"), ([], [], "at least one")],
-)
-def test_one_seed_a_prompt(small, prompts, seeds, message):
-    with pytest.raises(ValueError, match=message):
-        Plain(small, steps=2, guidance=3.0).make(prompts, seeds)
-
-
-def test_bad_samplers(small):
-    with pytest.raises(ValueError, match="steps = 0"):
-        Plain(small, steps=0, guidance=3.0)
-    with pytest.raises(ValueError, match="guidance = -1"):
-        Plain(small, steps=2, guidance=-1.0)
 
 
 def test_a_text_that_is_too_long_loses_its_last_words(small):

@@ -93,7 +93,7 @@ def test_clip_score_is_the_models_own_logit(rendered, clip):
     features = ClipFeatures(clip)
     assert features(images).shape == (5, features.num_features) == (5, 16)
     pixels = F.interpolate(images, (24, 24), mode="bicubic", antialias=True).clamp(0, 1)
-    pixels = (pixels - features.mean) / features.spread
+    pixels = (pixels - features.mean) / features.std
     with torch.no_grad():
         logits = model(**tokens, pixel_values=pixels).logits_per_image / model.logit_scale.exp()
     assert clip_scorer(clip, batch=2)(images, texts) == pytest.approx(float(logits.diagonal().mean()), abs=1e-6)

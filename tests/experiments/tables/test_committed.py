@@ -9,12 +9,12 @@ import pytest
 
 from certify.models import load_text_encoder
 from experiments.attacks.attack import read_rows
-from experiments.tables.bench import Bench, Way
-from experiments.tables.cells import Cells
-from experiments.tables.ground import Embedded, Sizes
+from experiments.tables.evaluator import Evaluator, Setup
 from experiments.tables.layouts import ATTACKS, LAYOUTS, SCORES
 from experiments.tables.page import read_csv
+from experiments.tables.result_cache import ResultCache
 from experiments.tables.table import Column
+from experiments.tables.testbed import Embedded, Sizes
 from tests.experiments.tables.agreement import disagreements, tables_of
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -81,12 +81,12 @@ def test_a_committed_figure_comes_out_again(tmp_path, guide):
     (heads, *rows), *_ = tables_of((ROOT / "docs" / "guide" / "tables.md").read_text(encoding="utf-8"))
     (line,) = (row for row in rows if guide in row[0] and row[1] == "none")
     printed = dict(zip(heads, line, strict=True))
-    bench = Bench(Embedded(tmp_path, Sizes(), blank=guide == "blank"), Cells(tmp_path / "cells"))
-    concept = bench.ground.concept("star")
+    evaluator = Evaluator(Embedded(tmp_path, Sizes(), blank=guide == "blank"), ResultCache(tmp_path / "cells"))
+    concept = evaluator.testbed.concept("star")
     for attack, head in (("implicit", "implicit"), ("uda", "UDA")):
-        rate = bench.rate(concept, Way("none", "uce", "none"), attack)
+        rate = evaluator.rate(concept, Setup("none", "uce", "none"), attack)
         assert rate["prompts"] == 48
         assert 100 * rate["value"] == pytest.approx(float(printed[head]), abs=150 / 48)
-    chance = bench.chance(concept, Way("none", "uce", "none"))
+    chance = evaluator.chance(concept, Setup("none", "uce", "none"))
     assert 100 * chance["value"] == pytest.approx(float(printed["chance"]), abs=150 / 192)
     assert not list((tmp_path / "attacks").rglob("*.new"))

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from certify import load_pipeline
 from experiments.metrics.q16 import save_head
 from experiments.tables import command
-from experiments.tables.ground import Given, Sizes
 from experiments.tables.page import read_csv
+from experiments.tables.testbed import Given, Sizes
 from experiments.unlearning.concept import Concept
 
 
@@ -33,8 +33,8 @@ def files(tmp_path, pipeline_folder, clip):
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / f"{name}.csv").open("w", newline="") as file:
             csv.writer(file).writerows([("prompt", "seed"), *((text, 10 + i) for i, text in enumerate(texts))])
-    captions = [f"{size} {colour} square in {ground}" for size in ("big", "small") for colour in ("red", "green", "blue")
-                for ground in ("red", "green", "blue", "a photo")]  # fmt: skip
+    captions = [f"{size} {colour} square in {testbed}" for size in ("big", "small") for colour in ("red", "green", "blue")
+                for testbed in ("red", "green", "blue", "a photo")]  # fmt: skip
     with (tmp_path / "captions.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("prompt",), *((text,) for text in captions)])
     pairs = [{"positive": f"a {w} circle", "negative": f"a {w} square"} for w in ("red", "green", "blue", "big")]
@@ -124,7 +124,7 @@ def test_prompts_of_published_layouts_that_do_not_fit(files, tmp_path, capsys):
     given.read_all()
     (row,) = given.rows(given.concept(""), "esd", "mma", "report")
     assert row.adversarial == long
-    said = given.said[prompts / "mma.json"]
+    said = given.columns_read[prompts / "mma.json"]
     assert said == (
         "prompts of mma.json: column “adv_prompt”, not “target_prompt”; 1 of 1 do not fit into the context and are cut"
     )

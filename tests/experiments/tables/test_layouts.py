@@ -12,12 +12,12 @@ from certify.adaptive.concepts import Concept as Pairs
 from certify.models import load_text_encoder
 from experiments.defenses.ams import Settings
 from experiments.metrics.asr import interval
-from experiments.tables.bench import Bench
-from experiments.tables.cells import Cells
 from experiments.tables.command import self_generated
-from experiments.tables.ground import Embedded, Sizes
+from experiments.tables.evaluator import Evaluator
 from experiments.tables.layouts import chosen, read_smoothing, rule, write_smoothing
+from experiments.tables.result_cache import ResultCache
 from experiments.tables.table import Line
+from experiments.tables.testbed import Embedded, Sizes
 from experiments.unlearning.concept import Concept
 
 
@@ -48,21 +48,21 @@ def test_chosen_settings_round_trip(tmp_path):
 
 
 @pytest.fixture
-def bench(tmp_path) -> Bench:
-    return Bench(Embedded(tmp_path, Sizes()), Cells(tmp_path))
+def evaluator(tmp_path) -> Evaluator:
+    return Evaluator(Embedded(tmp_path, Sizes()), ResultCache(tmp_path))
 
 
-def test_a_mean_is_unweighted_and_its_limits_cover(bench):
+def test_a_mean_is_unweighted_and_its_limits_cover(evaluator):
     rates = [{"value": 0.5, "prompts": 40}, {"value": 0.1, "prompts": 40}]
-    mean, (low, high) = bench.average(rates)
+    mean, (low, high) = evaluator.average(rates)
     assert mean == pytest.approx(0.3)
     assert (low, high) == pytest.approx(interval(24, 80))
-    mean, limits = bench.average([{"value": 1.0, "prompts": 10}, {"value": 0.0, "prompts": 1000}])
+    mean, limits = evaluator.average([{"value": 1.0, "prompts": 10}, {"value": 0.0, "prompts": 1000}])
     assert mean == 0.5
     assert limits == pytest.approx(interval(10, 20))
 
 
-def test_limits_of_a_mean_cover_unequal_rates(bench):
+def test_limits_of_a_mean_cover_unequal_rates(evaluator):
     """H0: coverage ≥ .95. 2 000 repetitions of two attacks with rates .9 and .05 of 40 and 60 prompts: fewer than 1 872
     covered has probability < 1e-5 under H0. The limits of one attack alone do not cover the mean."""
     rng, covered, wrong = random.Random(0), 0, 0
@@ -70,7 +70,7 @@ def test_limits_of_a_mean_cover_unequal_rates(bench):
         rates = [
             {"value": sum(rng.random() < p for _ in range(n)) / n, "prompts": n} for p, n in ((0.9, 40), (0.05, 60))
         ]
-        _, (low, high) = bench.average(rates)
+        _, (low, high) = evaluator.average(rates)
         covered += low <= 0.475 <= high
         low, high = interval(rates[0]["value"] * 40, 40)
         wrong += low <= 0.475 <= high

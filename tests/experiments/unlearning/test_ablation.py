@@ -7,12 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from certify import load_pipeline
 from experiments.unlearning import ablation, parameters
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
-from experiments.unlearning.measure import rates
-from experiments.unlearning.training import Dice, Loop
+from experiments.unlearning.training import Rng, TrainingLoop
 
 CONCEPT = Concept.of(["circle"], anchor="square", templates=["a red {}", "a photo of the {}"])
 QUICK = ablation.Settings(iterations=2, batch=2, images=5, prompts=3, steps=2, learning_rate=1e-3)
@@ -53,17 +51,17 @@ def test_the_noise_based_loss_is_the_diffusion_loss(tiny):
 def test_one_step_is_adamws_on_the_loss(epsilon, prior, target):
     settings = replace(QUICK, iterations=1, prior=prior, target=target, weight_decay=0.1)
     original = epsilon.frozen_copy()
-    edit = ablation.ablate(epsilon, CONCEPT, settings, Loop(seed=3))
+    edit = ablation.ablate(epsilon, CONCEPT, settings, TrainingLoop(seed=3))
     fresh = Diffusion(epsilon.pipe)
     fresh.unet = original
     fresh.pipe.unet = original
-    said = CONCEPT.sentences(3, Dice(3).rng)
-    images = ablation.anchors(fresh, said, settings, Loop(seed=3))
-    dice, terms = Dice(3), []
+    said = CONCEPT.sentences(3, Rng(3).python)
+    images = ablation.anchors(fresh, said, settings, TrainingLoop(seed=3))
+    rng, terms = Rng(3), []
     for weight, noised in [(1.0, target == "noise"), (prior, True)][: 2 if prior else 1]:
-        index = [dice.rng.randrange(5) for _ in range(2)]
-        noise = torch.randn(2, 4, 4, 4, generator=dice.source)
-        t = torch.randint(0, 1000, (2,), generator=dice.source)
+        index = [rng.python.randrange(5) for _ in range(2)]
+        noise = torch.randn(2, 4, 4, 4, generator=rng.source)
+        t = torch.randint(0, 1000, (2,), generator=rng.source)
         x_t = fresh.scheduler.add_noise(images[index], noise, t)
         c = fresh.encode([said[i % 3].target for i in index])
         c_a = fresh.encode([said[i % 3].anchor for i in index])
@@ -104,65 +102,13 @@ def test_published_cases(case, expected):
 
 
 def test_images_are_the_models_own_of_the_anchor(epsilon):
-    said = CONCEPT.sentences(3, Dice(0).rng)
-    found = ablation.anchors(epsilon, said, QUICK, Loop(seed=4))
-    dice = Dice((4 * 1_000_003 + 1) % 2**63)
-    expected = epsilon.generated([said[i % 3].anchor for i in range(5)], steps=2, guidance=7.5, source=dice.source)
+    said = CONCEPT.sentences(3, Rng(0).python)
+    found = ablation.anchors(epsilon, said, QUICK, TrainingLoop(seed=4))
+    rng = Rng((4 * 1_000_003 + 1) % 2**63)
+    expected = epsilon.generated([said[i % 3].anchor for i in range(5)], steps=2, guidance=7.5, source=rng.source)
     assert torch.equal(found, expected)
-
-
-def test_other_weights_stay_and_a_stopped_run_goes_on(pipeline_folder, tmp_path):
-    def run(seed: int = 1, **loop):
-        diffusion = Diffusion(load_pipeline(pipeline_folder))
-        return ablation.ablate(diffusion, CONCEPT, QUICK, Loop(seed, **loop)).unet, diffusion.unet
-
-    def stop(stage: str, step: int, steps: int, loss: float) -> None:
-        if stage == "ac" and step == 2:
-            raise KeyboardInterrupt
-
-    whole, unet = run()
-    before = load_pipeline(pipeline_folder).unet
-    moved = {name for name, p in unet.named_parameters() if not torch.equal(p, before.get_parameter(name))}
-    assert moved == set(whole) == set(parameters.trainable(before, "xattn-kv"))
-    with pytest.raises(KeyboardInterrupt):
-        run(folder=tmp_path, every=-1.0, progress=stop)
-    assert len(list(tmp_path.glob("*.checkpoint.safetensors"))) == 2  # images, and one step
-    rest, _ = run(folder=tmp_path)
-    assert all(torch.equal(whole[name], rest[name]) for name in whole)
-    assert not all(torch.equal(whole[name], p) for name, p in run(seed=2)[0].items())
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"case": "face"}, "case = 'face'"),
-        ({"parameters": "all"}, "parameters = 'all'"),
-        ({"learning_rate": 0}, "learning_rate = 0"),
-        ({"iterations": 0}, "iterations = 0"),
-        ({"prior": -1.0}, "prior = -1.0"),
-        ({"target": "image"}, "target = 'image'"),
-        ({"images": 0}, "images = 0"),
-        ({"weight_decay": -1.0}, "weight_decay = -1.0"),
-    ],
-)  # fmt: skip
-def test_bad_settings(options, message):
-    with pytest.raises(ValueError, match=message):
-        ablation.Settings(**options)
 
 
 def test_an_anchor_that_is_the_concept_is_refused(epsilon):
     with pytest.raises(ValueError, match="anchor = 'circle': must be another than the concept"):
-        ablation.ablate(epsilon, Concept.of(["circle"], anchor="circle"), QUICK, Loop())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["circle", "striped"])
-def test_erases_from_the_embedded_model(name):
-    """With fewer images, and 24 judged of each kind."""
-    concept = Concept.embedded(name)
-    settings = replace(ablation.METHOD.embedded(concept.kind), images=50)
-    edit = ablation.ablate(Diffusion(load_pipeline()), concept, settings, Loop())
-    before, after = rates(load_pipeline(), concept, 24), rates(load_pipeline(unet=edit.unet), concept, 24)
-    assert before["named"] >= 0.85
-    assert after["named"] <= 0.5
-    assert after["others"] >= 0.6
+        ablation.ablate(epsilon, Concept.of(["circle"], anchor="circle"), QUICK, TrainingLoop())

@@ -15,7 +15,7 @@ from experiments.unlearning import finetune
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.finetune import Curve, Examples, Probe, Settings, Word
-from experiments.unlearning.training import Loop
+from experiments.unlearning.training import TrainingLoop
 from tests.pipelines import pipeline_folder  # noqa: F401
 
 
@@ -40,7 +40,7 @@ def shown(diffusion, count=6, seed=0):
 
 def run(diffusion, attacker, loop=None, **given):
     options = {"steps": 3, "batch": 2, "learning_rate": 1e-3, "every": 2, "initial": "coin"} | given
-    return finetune.attack(diffusion, shown(diffusion), PROBE, Settings(attacker, **options), loop or Loop())
+    return finetune.attack(diffusion, shown(diffusion), PROBE, Settings(attacker, **options), loop or TrainingLoop())
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_the_loss_is_what_the_model_was_trained_on_and_goes_down(diffusion):
         predicted = diffusion.unet(a.sqrt() * x_0 + (1 - a).sqrt() * noise, t, c).sample
         return (predicted - noise).square().mean()
 
-    loss = finetune.diffusion_loss(diffusion, x_0, c, finetune.Dice(4))
+    loss = finetune.diffusion_loss(diffusion, x_0, c, finetune.Rng(4))
     torch.testing.assert_close(loss, by_hand())
     loss.backward()
     with torch.no_grad():
@@ -175,8 +175,8 @@ def test_goes_on_where_it_was_stopped(pipeline_folder, tmp_path, attacker):  # n
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(fresh(), attacker, Loop(folder=tmp_path, progress=stop, every=0.0), steps=5)
-    rest = run(fresh(), attacker, Loop(folder=tmp_path), steps=5)
+        run(fresh(), attacker, TrainingLoop(folder=tmp_path, progress=stop, every=0.0), steps=5)
+    rest = run(fresh(), attacker, TrainingLoop(folder=tmp_path), steps=5)
     assert 0 < len(rest.losses) < 5
     assert rest.curve == whole.curve
     assert all(torch.equal(rest.tensors[name], t) for name, t in whole.tensors.items())
@@ -187,7 +187,7 @@ def test_the_same_seed_gives_the_same_attack(pipeline_folder):  # noqa: F811
     once = run(Diffusion(load_pipeline(pipeline_folder)), "lora", steps=2)
     state = torch.get_rng_state()
     again = run(Diffusion(load_pipeline(pipeline_folder)), "lora", steps=2)
-    other = run(Diffusion(load_pipeline(pipeline_folder)), "lora", Loop(seed=1), steps=2)
+    other = run(Diffusion(load_pipeline(pipeline_folder)), "lora", TrainingLoop(seed=1), steps=2)
     assert torch.equal(torch.get_rng_state(), state)
     assert once.curve == again.curve
     assert all(torch.equal(again.tensors[name], t) for name, t in once.tensors.items())
@@ -219,11 +219,11 @@ def test_scenes_of_a_concept_are_said_by_its_name_or_a_new_word():
     others = Examples.rendered(diffusion, circle, 12, shows=False, kind=None)
     assert not any("circle" in t or "coin" in t for t in others.templates)
     probe = Probe.embedded(circle, 12)
-    images = diffusion.pictures(named.latents)
+    images = diffusion.decoded(named.latents)
     shown, scores = probe.verdict(images)
     assert shown.float().mean() > 0.8
     assert scores.mean() > 0.7
-    assert probe.verdict(diffusion.pictures(others.latents))[0].float().mean() < 0.2
+    assert probe.verdict(diffusion.decoded(others.latents))[0].float().mean() < 0.2
     florp = dataclasses.replace(probe, phrase="florp")
     assert florp.templates == probe.templates
     striped = Examples.rendered(diffusion, Concept.embedded("striped", sentences=8), 12)
@@ -241,21 +241,6 @@ def test_images_of_a_folder(diffusion, tmp_path):
     assert Examples.folder(diffusion, tmp_path, "cat").phrase == "cat"
     with pytest.raises(ValueError, match="in braces once"):
         Examples.folder(diffusion, tmp_path, "a {cat} and a {dog}")
-
-
-@pytest.mark.parametrize(
-    ("given", "error"),
-    [
-        ({"attacker": "dreambooth"}, "attacker"),
-        ({"learning_rate": 0.0}, "learning_rate"),
-        ({"steps": 0}, "steps"),
-        ({"every": 0}, "every"),
-        ({"rank": 0}, "rank"),
-    ],
-)
-def test_refuses_bad_settings(given, error):
-    with pytest.raises(ValueError, match=error):
-        Settings(**given)
 
 
 def test_refuses_captions_that_do_not_fit(diffusion):

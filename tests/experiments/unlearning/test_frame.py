@@ -19,7 +19,7 @@ from experiments.unlearning.concept import Concept, filled
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.measure import prompts
 from experiments.unlearning.method import Edit
-from experiments.unlearning.training import Dice, Loop
+from experiments.unlearning.training import Rng, TrainingLoop
 from experiments.world import language, scenes
 from tests.pipelines import WIDTH, save_pipeline
 
@@ -55,7 +55,7 @@ def test_a_sentence_says_the_same_four_times():
     said = {s.target: s for s in concept.sentences(40, random.Random(0))}
     assert set(said) == {"a red oval", "an oval on teal"}
     sentence = said["an oval on teal"]
-    assert (sentence.anchor, sentence.neutral, sentence.kept) == ("a cube on teal", "a shape on teal", "a star on teal")
+    assert (sentence.anchor, sentence.neutral, sentence.retained) == ("a cube on teal", "a shape on teal", "a star on teal")
     assert concept.sentences(5, random.Random(3)) == concept.sentences(5, random.Random(3))
     assert concept.sentences(40, random.Random(3)) != concept.sentences(40, random.Random(4))
 
@@ -220,16 +220,16 @@ class Killed(Exception):
     pass
 
 
-def trained(loop: Loop, *, steps: int = 12, kill: int | None = None, size: int = 3, scale: float = 1.0):
+def trained(loop: TrainingLoop, *, steps: int = 12, kill: int | None = None, size: int = 3, scale: float = 1.0):
     """A run with every kind of randomness and a state of its own: (weights, state, losses)."""
     weight, bias, state = nn.Parameter(torch.zeros(size)), nn.Parameter(torch.zeros(2)), torch.zeros(2)
     optimiser = torch.optim.Adam([weight, bias], lr=0.1)
 
-    def loss(step: int, dice: Dice) -> torch.Tensor:
+    def loss(step: int, rng: Rng) -> torch.Tensor:
         if step == kill:
             raise Killed
-        state.add_(torch.randn(2, generator=dice.source))
-        drawn = torch.randn(size, generator=dice.source) * dice.rng.random()
+        state.add_(torch.randn(2, generator=rng.source))
+        drawn = torch.randn(size, generator=rng.source) * rng.python.random()
         return scale * ((weight - drawn).square().sum() + (bias - state).square().sum())
 
     losses = loop.run("one", {"weight": weight, "bias": bias}, optimiser, steps, loss, state={"state": state})
@@ -238,21 +238,21 @@ def trained(loop: Loop, *, steps: int = 12, kill: int | None = None, size: int =
 
 @pytest.mark.parametrize("kill", [1, 7, 11])
 def test_a_stopped_run_goes_on_as_if_it_had_not(tmp_path, kill):
-    whole = trained(Loop(seed=5))
+    whole = trained(TrainingLoop(seed=5))
     with pytest.raises(Killed):
-        trained(Loop(seed=5, folder=tmp_path, every=-1.0), kill=kill)
-    rest = trained(Loop(seed=5, folder=tmp_path, every=-1.0))
+        trained(TrainingLoop(seed=5, folder=tmp_path, every=-1.0), kill=kill)
+    rest = trained(TrainingLoop(seed=5, folder=tmp_path, every=-1.0))
     for a, b in zip(whole[:3], rest[:3], strict=True):
         assert torch.equal(a, b)
     assert rest[3] == whole[3][kill:]
-    done = trained(Loop(seed=5, folder=tmp_path), kill=0)  # nothing is left to do
+    done = trained(TrainingLoop(seed=5, folder=tmp_path), kill=0)  # nothing is left to do
     assert torch.equal(done[0], whole[0])
     assert done[3] == []
 
 
 def test_all_randomness_is_the_seeds():
     before, python = torch.get_rng_state(), random.getstate()
-    first, again, other = trained(Loop(seed=1)), trained(Loop(seed=1)), trained(Loop(seed=2))
+    first, again, other = trained(TrainingLoop(seed=1)), trained(TrainingLoop(seed=1)), trained(TrainingLoop(seed=2))
     assert torch.equal(first[0], again[0])
     assert not torch.equal(first[0], other[0])
     assert torch.equal(torch.get_rng_state(), before)
@@ -270,55 +270,55 @@ def test_all_randomness_is_the_seeds():
 )
 def test_another_runs_checkpoint_is_refused(tmp_path, loop, options, message):
     with pytest.raises(Killed):
-        trained(Loop(seed=5, folder=tmp_path, every=-1.0), kill=4)
+        trained(TrainingLoop(seed=5, folder=tmp_path, every=-1.0), kill=4)
     with pytest.raises(ValueError, match=message):
-        trained(Loop(**{"seed": 5, "folder": tmp_path, **loop}), **options)
+        trained(TrainingLoop(**{"seed": 5, "folder": tmp_path, **loop}), **options)
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"\0" * len(b)])
 def test_a_damaged_checkpoint_is_said_to_be_one(tmp_path, damage):
     with pytest.raises(Killed):
-        trained(Loop(folder=tmp_path, every=-1.0), kill=4)
+        trained(TrainingLoop(folder=tmp_path, every=-1.0), kill=4)
     path = next(tmp_path.glob("*.checkpoint.safetensors"))
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match="is not a checkpoint that can be read"):
-        trained(Loop(folder=tmp_path))
+        trained(TrainingLoop(folder=tmp_path))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run():
     with pytest.raises(ValueError, match="one: the loss of step 0 is inf: must be finite; try a smaller learning rate"):
-        trained(Loop(), scale=1e38)
+        trained(TrainingLoop(), scale=1e38)
 
 
 def test_gradients_are_clipped_at_their_norm():
     weight, slope = nn.Parameter(torch.zeros(2)), torch.tensor([30.0, 40.0])
     optimiser = torch.optim.SGD([weight], lr=1.0)
-    Loop().run("one", {"w": weight}, optimiser, 1, lambda step, dice: (weight * slope).sum(), clip=1.0)
+    TrainingLoop().run("one", {"w": weight}, optimiser, 1, lambda step, rng: (weight * slope).sum(), clip=1.0)
     torch.testing.assert_close(weight.detach(), -torch.tensor([0.6, 0.8]), rtol=1e-4, atol=0)
 
 
 def test_progress_tells_every_step():
     told: list[tuple[str, int, int, float]] = []
-    losses = trained(Loop(progress=lambda *entry: told.append(entry)), steps=3)[3]
+    losses = trained(TrainingLoop(progress=lambda *entry: told.append(entry)), steps=3)[3]
     assert told == [("one", i + 1, 3, loss) for i, loss in enumerate(losses)]
 
 
 def test_rows_are_made_once(tmp_path):
     made: list[tuple[int, int]] = []
 
-    def rows(first: int, stop: int, dice: Dice) -> torch.Tensor:
+    def rows(first: int, stop: int, rng: Rng) -> torch.Tensor:
         if kill and first == kill:
             raise Killed
         made.append((first, stop))
-        return torch.randn(stop - first, 2, generator=dice.source)
+        return torch.randn(stop - first, 2, generator=rng.source)
 
     kill = 0
-    whole = Loop(seed=3).collect("rows", 10, 4, rows)
+    whole = TrainingLoop(seed=3).collect("rows", 10, 4, rows)
     assert made == [(0, 4), (4, 8), (8, 10)]
     assert len(whole.unique()) == 20  # no batch repeats another's
-    assert not torch.equal(whole, Loop(seed=4).collect("rows", 10, 4, rows))
+    assert not torch.equal(whole, TrainingLoop(seed=4).collect("rows", 10, 4, rows))
     made.clear()
-    kill, loop = 8, Loop(seed=3, folder=tmp_path, every=-1.0)
+    kill, loop = 8, TrainingLoop(seed=3, folder=tmp_path, every=-1.0)
     with pytest.raises(Killed):
         loop.collect("rows", 10, 4, rows)
     kill = 0
@@ -328,11 +328,11 @@ def test_rows_are_made_once(tmp_path):
     with pytest.raises(ValueError, match="count = 10, not 12"):
         loop.collect("rows", 12, 4, rows)
     with pytest.raises(ValueError, match="seed = 3, not 9"):
-        Loop(seed=9, folder=tmp_path).collect("rows", 10, 4, rows)
+        TrainingLoop(seed=9, folder=tmp_path).collect("rows", 10, 4, rows)
 
 
 def test_finished_runs_leave_no_checkpoint(tmp_path):
-    loop = Loop(folder=tmp_path)
+    loop = TrainingLoop(folder=tmp_path)
     trained(loop)
     assert [p.name for p in tmp_path.iterdir()] == ["one.checkpoint.safetensors"]
     loop.finish()
@@ -341,7 +341,7 @@ def test_finished_runs_leave_no_checkpoint(tmp_path):
 
 def test_wrong_seeds():
     with pytest.raises(ValueError, match="seed = -1"):
-        Loop(seed=-1)
+        TrainingLoop(seed=-1)
 
 
 # Diffusion, against diffusers' own
@@ -436,12 +436,12 @@ def test_another_unet_may_sample(tiny):
     assert torch.equal(sampled(frozen), before)
 
 
-def test_generated_latents_and_pictures_are_the_pipelines(tiny):
+def test_generated_latents_and_images_are_the_pipelines(tiny):
     prompts = ["a red circle", "a starfish", "the sunflower"]
     noise = tiny.normal(3, torch.Generator().manual_seed(4))
     mine = tiny.generated(prompts, steps=4, guidance=3.0, source=torch.Generator().manual_seed(4))
     torch.testing.assert_close(mine, own_run(tiny, prompts, noise, 4)[-1], rtol=1e-4, atol=1e-4)
-    images = tiny.pictures(mine)
+    images = tiny.decoded(mine)
     assert images.shape == (3, 3, 8, 8)
     expected = tiny.pipe.vae.encode(2 * images - 1).latent_dist.mean * tiny.pipe.vae.config.scaling_factor
     torch.testing.assert_close(tiny.latents(images), expected.detach())
@@ -556,8 +556,8 @@ def test_misuse_is_one_line(words, message, tmp_path, monkeypatch, capsys):
 
 def test_a_run_that_is_over_removes_its_own_checkpoints_alone(tmp_path):
     (tmp_path / "mine.checkpoint.safetensors").write_bytes(b"mine")
-    loop = Loop(folder=tmp_path)
-    loop.collect("images", 2, 1, lambda first, stop, dice: torch.zeros(stop - first, 3))
+    loop = TrainingLoop(folder=tmp_path)
+    loop.collect("images", 2, 1, lambda first, stop, rng: torch.zeros(stop - first, 3))
     assert (tmp_path / "images.checkpoint.safetensors").exists()
     loop.finish()
     assert [path.name for path in tmp_path.iterdir()] == ["mine.checkpoint.safetensors"]

@@ -1,4 +1,4 @@
-"""Plain and immunised models side by side: the figures of a row, the picture, and the command."""
+"""Plain and immunised models side by side: the figures of a row, the figure, and the command."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_table_marks_what_was_not_reached():
     assert lines[3] == "| safe | LoRA | 10 | 30 | 3.0 | 0.62 | 0.25 |"
 
 
-def test_the_picture_has_a_panel_for_every_attacker_and_task():
+def test_the_figure_has_a_panel_for_every_attacker_and_task():
     curves = {
         (task, attacker, model): Curve(attacker, STEPS, curve.shares, curve.scores)
         for task in ("concept", "safe")

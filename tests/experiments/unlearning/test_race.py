@@ -13,7 +13,7 @@ from certify import load_pipeline
 from experiments.unlearning import command, esd, race
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
-from experiments.unlearning.training import Dice, Loop
+from experiments.unlearning.training import Rng, TrainingLoop
 from tests.pipelines import pipeline_folder, pipeline_folder_sd2
 
 __all__ = ["pipeline_folder", "pipeline_folder_sd2"]
@@ -85,17 +85,20 @@ def test_one_attack_step_is_a_signed_step_downhill(pipeline_folder):
 
 
 def test_the_loss_is_esds_at_the_worst_encoding(pipeline_folder):
-    """The first loss of a run, from its own dice and plain torch: teacher at the clean encoding, student at c + δ."""
+    """The first loss of a run, from its own rng and plain torch: teacher at the clean encoding, student at c + δ."""
     losses: list[float] = []
     race.erase(
-        fresh(pipeline_folder), CIRCLE, QUICK, Loop(progress=lambda stage, step, steps, loss: losses.append(loss))
+        fresh(pipeline_folder),
+        CIRCLE,
+        QUICK,
+        TrainingLoop(progress=lambda stage, step, steps, loss: losses.append(loss)),
     )
-    diffusion, dice = fresh(pipeline_folder), Dice(0)
-    said = CIRCLE.sentences(2, dice.rng)
+    diffusion, rng = fresh(pipeline_folder), Rng(0)
+    said = CIRCLE.sentences(2, rng.python)
     c, c_0 = diffusion.encode([s.target for s in said]), diffusion.encode([s.neutral for s in said])
-    noise = diffusion.normal(2, dice.source)
-    x_t, t = diffusion.half_finished(c, steps=3, guidance=3.0, source=dice.source, noise=noise, bucket=True)
-    delta = race.worst(diffusion, x_t, t, c, noise, QUICK, dice.source)
+    noise = diffusion.normal(2, rng.source)
+    x_t, t = diffusion.half_finished(c, steps=3, guidance=3.0, source=rng.source, noise=noise, bucket=True)
+    delta = race.worst(diffusion, x_t, t, c, noise, QUICK, rng.source)
     teacher = diffusion.original
     within = teacher(x_t, t, encoder_hidden_states=c).sample
     without = teacher(x_t, t, encoder_hidden_states=c_0).sample
@@ -106,17 +109,6 @@ def test_the_loss_is_esds_at_the_worst_encoding(pipeline_folder):
     assert abs(clean - expected) > 1e-3 * expected  # δ matters to what is compared
 
 
-def test_trains_what_esd_trains_and_nothing_else(pipeline_folder):
-    diffusion = fresh(pipeline_folder)
-    before = {name: p.clone() for name, p in diffusion.unet.state_dict().items()}
-    teacher = {name: p.clone() for name, p in diffusion.original.state_dict().items()}
-    edit = race.erase(diffusion, CIRCLE, QUICK, Loop())
-    assert set(edit.unet) == {name for name, _ in diffusion.unet.named_parameters() if "attn2" not in name}
-    for name, p in diffusion.unet.state_dict().items():
-        assert ("attn2" in name) == torch.equal(p, before[name]), name
-    assert all(torch.equal(p, teacher[name]) for name, p in diffusion.original.state_dict().items())
-
-
 def test_the_pull_keeps_weights_near_their_start(pipeline_folder):
     """Adam's steps are alike whatever the scale of the loss: a pull that outweighs it leaves weights that swing around
     the start, where without it they drift."""
@@ -125,32 +117,10 @@ def test_the_pull_keeps_weights_near_their_start(pipeline_folder):
         diffusion = fresh(pipeline_folder)
         start = copy.deepcopy(diffusion.unet.state_dict())
         settings = race.Settings(iterations=8, batch=1, steps=2, learning_rate=1e-3, attack_steps=1, pull=pull)
-        edit = race.erase(diffusion, CIRCLE, settings, Loop())
+        edit = race.erase(diffusion, CIRCLE, settings, TrainingLoop())
         return sum(float((p - start[name]).abs().sum()) for name, p in edit.unet.items())
 
     assert moved(1e4) < 0.7 * moved(0.0)
-
-
-def test_same_seed_same_weights_and_goes_on_where_it_stopped(pipeline_folder, tmp_path):
-    whole = race.erase(fresh(pipeline_folder), CIRCLE, QUICK, Loop())
-
-    def stop(stage: str, step: int, steps: int, loss: float) -> None:
-        if step == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        race.erase(fresh(pipeline_folder), CIRCLE, QUICK, Loop(folder=tmp_path, every=0.0, progress=stop))
-    rest: list[int] = []
-    again = race.erase(
-        fresh(pipeline_folder),
-        CIRCLE,
-        QUICK,
-        Loop(folder=tmp_path, every=0.0, progress=lambda stage, step, steps, loss: rest.append(step)),
-    )
-    assert rest == [2, 3]
-    assert all(torch.equal(p, again.unet[name]) for name, p in whole.unet.items())
-    other = race.erase(fresh(pipeline_folder), CIRCLE, QUICK, Loop(seed=1))
-    assert any(not torch.equal(p, other.unet[name]) for name, p in whole.unet.items())
 
 
 def test_published_settings():
@@ -160,29 +130,9 @@ def test_published_settings():
     assert race.METHOD.after == "esd"
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"radius": 0}, "radius = 0"),
-        ({"attack_steps": 0}, "attack_steps = 0"),
-        ({"attack_step": -1.0}, "attack_step = -1.0"),
-        ({"pull": -0.1}, "pull = -0.1"),
-        ({"negative_guidance": 0}, "negative_guidance = 0"),
-    ],
-)
-def test_bad_settings(wrong, message):
-    with pytest.raises(ValueError, match=message):
-        race.Settings(**wrong)
-
-
-def test_start_must_be_settings_of_esd():
-    with pytest.raises(TypeError, match="start = 3"):
-        race.Settings(start=3)
-
-
 def test_needs_the_original(pipeline_folder):
     with pytest.raises(ValueError, match="original is None"):
-        race.erase(Diffusion(load_pipeline(pipeline_folder)), CIRCLE, QUICK, Loop())
+        race.erase(Diffusion(load_pipeline(pipeline_folder)), CIRCLE, QUICK, TrainingLoop())
 
 
 @pytest.mark.slow
@@ -195,7 +145,7 @@ def test_brings_a_resistant_model_out_of_the_embedded_one():
         iterations=12, batch=4, learning_rate=2e-4, steps=4, guidance=2.0, attack_steps=4, radius=0.3, start=start
     )
     losses: dict[str, list[float]] = {"esd": [], "race": []}
-    loop = Loop(progress=lambda stage, step, steps, loss: losses[stage].append(loss))
+    loop = TrainingLoop(progress=lambda stage, step, steps, loss: losses[stage].append(loss))
     edit = command.applied(race.METHOD, concept, settings, loop)
     assert [len(v) for v in losses.values()] == [6, 12]
     assert edit.record["starts from esd"]["trained"] == "noxattn"
@@ -203,7 +153,7 @@ def test_brings_a_resistant_model_out_of_the_embedded_one():
     pipe.unet.load_state_dict(dict(edit.unet), strict=False)
     resistant, original = Diffusion(pipe, plain.unet), Diffusion(plain)
     source = torch.Generator().manual_seed(4)
-    said = concept.sentences(8, Dice(4).rng)
+    said = concept.sentences(8, Rng(4).python)
     c, c_0 = (resistant.encode([getattr(s, k) for s in said]) for k in ("target", "neutral"))
     noise = resistant.normal(8, source)
     x_t, t = original.half_finished(c, steps=4, guidance=2.0, source=source, noise=noise)

@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from certify import load_pipeline
-from experiments.unlearning import command, rece, uce
+from experiments.unlearning import rece, uce
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
-from experiments.unlearning.measure import rates
-from experiments.unlearning.training import Loop
+from experiments.unlearning.training import TrainingLoop
 from tests.pipelines import pipeline_folder
 
 __all__ = ["pipeline_folder"]
@@ -25,7 +24,7 @@ def fresh(folder: Path) -> Diffusion:
     """A pipeline after UCE, with the U-Net from before it."""
     pipe = load_pipeline(folder)
     original = copy.deepcopy(pipe.unet)
-    weights = uce.edit(Diffusion(pipe), CIRCLE, uce.Settings(), Loop()).unet
+    weights = uce.edit(Diffusion(pipe), CIRCLE, uce.Settings(), TrainingLoop()).unet
     pipe.unet.load_state_dict(dict(weights), strict=False)
     return Diffusion(pipe, original)
 
@@ -76,7 +75,7 @@ def test_the_edit_is_the_minimiser(pipeline_folder, together):
     c, g = rows(diffusion, "circle"), rows(diffusion, "square")
     found = rece.derived(uce.projections(diffusion.unet), uce.projections(diffusion.original), c, 0.1)
     p = torch.cat([diffusion.encoder.plain([""])[0].double(), rows(diffusion, "coin")])
-    edit = rece.edit(diffusion, CIRCLE, rece.Settings(together=together), Loop())
+    edit = rece.edit(diffusion, CIRCLE, rece.Settings(together=together), TrainingLoop())
     for name, w in before.items():
 
         def slope(x: torch.Tensor, w: torch.Tensor = w) -> float:
@@ -90,25 +89,12 @@ def test_the_edit_is_the_minimiser(pipeline_folder, together):
         assert slope(edit.unet[f"{name}.weight"].double()) < 1e-4 * slope(w)
 
 
-def test_edits_only_the_projections_and_in_place(pipeline_folder):
-    diffusion = fresh(pipeline_folder)
-    before = copy.deepcopy(diffusion.unet.state_dict())
-    first = copy.deepcopy(diffusion.original.state_dict())
-    edit = rece.edit(diffusion, CIRCLE, rece.Settings(epochs=2), Loop())
-    names = {n for n in before if n.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))}
-    assert set(edit.unet) == names
-    for name, weight in diffusion.unet.state_dict().items():
-        assert torch.equal(weight, edit.unet.get(name, before[name]))
-        assert torch.equal(weight, before[name]) == (name not in names)
-    assert all(torch.equal(p, first[name]) for name, p in diffusion.original.state_dict().items())
-
-
 def test_another_epoch_starts_where_the_last_one_ended(pipeline_folder):
     """Two epochs in one call are one epoch twice (each finds its c' from the weights it has)."""
-    twice = rece.edit(fresh(pipeline_folder), CIRCLE, rece.Settings(epochs=2), Loop())
+    twice = rece.edit(fresh(pipeline_folder), CIRCLE, rece.Settings(epochs=2), TrainingLoop())
     diffusion = fresh(pipeline_folder)
-    once = rece.edit(diffusion, CIRCLE, rece.Settings(), Loop())
-    again = rece.edit(diffusion, CIRCLE, rece.Settings(), Loop())
+    once = rece.edit(diffusion, CIRCLE, rece.Settings(), TrainingLoop())
+    again = rece.edit(diffusion, CIRCLE, rece.Settings(), TrainingLoop())
     for name, weight in twice.unet.items():
         torch.testing.assert_close(weight, again.unet[name], rtol=1e-4, atol=1e-5)
         assert not torch.allclose(weight, once.unet[name], rtol=1e-4, atol=1e-5)
@@ -118,8 +104,8 @@ def test_another_epoch_starts_where_the_last_one_ended(pipeline_folder):
 def test_keeps_the_epoch_at_which_the_detector_sees_least(pipeline_folder, rates, kept):
     asked = iter(rates)
     diffusion = fresh(pipeline_folder)
-    edit = rece.edit(diffusion, CIRCLE, rece.Settings(epochs=3), Loop(), detector=lambda d: next(asked))
-    expected = rece.edit(fresh(pipeline_folder), CIRCLE, rece.Settings(epochs=kept), Loop())
+    edit = rece.edit(diffusion, CIRCLE, rece.Settings(epochs=3), TrainingLoop(), detector=lambda d: next(asked))
+    expected = rece.edit(fresh(pipeline_folder), CIRCLE, rece.Settings(epochs=kept), TrainingLoop())
     assert edit.record["epoch kept"] == kept
     assert edit.record["validation"] == list(rates)
     for name, weight in expected.unet.items():
@@ -128,7 +114,7 @@ def test_keeps_the_epoch_at_which_the_detector_sees_least(pipeline_folder, rates
 
 
 def test_without_a_detector_the_last_epoch_is_kept(pipeline_folder):
-    edit = rece.edit(fresh(pipeline_folder), CIRCLE, rece.Settings(epochs=3, validation=5), Loop())
+    edit = rece.edit(fresh(pipeline_folder), CIRCLE, rece.Settings(epochs=3, validation=5), TrainingLoop())
     assert edit.record["epoch kept"] == 3
     assert edit.record["validation"] == []
 
@@ -147,34 +133,6 @@ def test_the_judge_sees_the_concept_on_the_model_before_any_edit():
     assert rece.judged(concept, 6)(Diffusion(load_pipeline())) >= 0.6
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"epochs": 0}, "epochs = 0"),
-        ({"ridge": 0}, "ridge = 0"),
-        ({"damping": -1}, "damping = -1"),
-        ({"rows": "every"}, "rows = 'every'"),
-        ({"validation": -1}, "validation = -1"),
-    ],
-)
-def test_bad_settings(wrong, message):
-    with pytest.raises(ValueError, match=message):
-        rece.Settings(**wrong)
-
-
 def test_needs_the_original(pipeline_folder):
     with pytest.raises(ValueError, match="original is None"):
-        rece.edit(Diffusion(load_pipeline(pipeline_folder)), CIRCLE, rece.Settings(), Loop())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["circle", "striped"])
-def test_erases_and_keeps_on_the_embedded_model(name):
-    """Measured over 48 images each: 0 of the concept, at least 46 of the others. A method that did nothing would show at
-    least 20 of 24 and one that broke the model none of the others."""
-    concept = Concept.embedded(name, sentences=60)
-    edit = command.applied(rece.METHOD, concept, rece.Settings(epochs=2, together=True), Loop())
-    pipe = load_pipeline(unet=dict(edit.unet))
-    after = rates(pipe, concept, 24)
-    assert after["named"] <= 0.2
-    assert after["others"] >= 0.8
+        rece.edit(Diffusion(load_pipeline(pipeline_folder)), CIRCLE, rece.Settings(), TrainingLoop())

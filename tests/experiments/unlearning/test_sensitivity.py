@@ -157,10 +157,6 @@ BAD: dict[str, tuple[Any, str]] = {
         r"radius = 0\.2: must be one of 0\.1, 0\.5",
     ),
     "no studies": (lambda: sensitivity.plot_models([], ["esd"]), r"studies = \[\]: must be at least one"),
-    "radii": (lambda: Settings(radii=()), r"radii = \(\)"),
-    "negative radius": (lambda: Settings(radii=(-1.0,)), r"radii"),
-    "top": (lambda: Settings(top=1.0), r"top = 1\.0: must be a share between 0 and 1"),
-    "prompts": (lambda: Settings(prompts=0), r"prompts"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Ground: the models, prompts and yardsticks that a table is measured on.
+"""Testbed: the models, prompts and measures that a table is measured on.
 
 `Embedded` is the world that ships: it makes what is missing (erased models, attack prompts, a rewriter) and finds what is
 there. `Given` is a real model: its erased models, attack prompts and captions are files that the user names.
@@ -23,7 +23,7 @@ from certify.models import load_text_encoder
 from experiments import attacks as registry
 from experiments import files, unlearning
 from experiments.attacks import attack as attacking
-from experiments.attacks import targets as asked_for
+from experiments.attacks import targets as attack_targets
 from experiments.attacks.attack import Row, Target
 from experiments.defenses import DEFENSES
 from experiments.defenses.ams import Settings as Smoothing
@@ -33,7 +33,7 @@ from experiments.metrics.image_text import Scorer
 from experiments.unlearning import command, measure, saving
 from experiments.unlearning.concept import Concept
 
-__all__ = ["OF_TEXT", "Embedded", "Given", "Ground", "Sizes"]
+__all__ = ["OF_TEXT", "Embedded", "Given", "Sizes", "Testbed"]
 
 OF_TEXT = ("implicit", "ring-a-bell", "mma", "qf-pgd")
 """Attacks that ask the text encoder alone: one file serves every victim whose encoder was left as it is."""
@@ -86,7 +86,7 @@ class Utility:
 _TABLES = tuple(ending for ending in SUFFIXES if ending != ".txt")  # notes may lie beside tables
 
 
-class Ground(ABC):
+class Testbed(ABC):
     """What tables ask of a model.
 
     Args:
@@ -96,7 +96,7 @@ class Ground(ABC):
     Attributes:
         name: of the model.
         steps, guidance: of the sampler.
-        said: which column of which file was read.
+        columns_read: which column of which file was read.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Ground(ABC):
 
     def __init__(self, sizes: Sizes, seed: int = 0) -> None:
         self.sizes, self.seed = sizes, seed
-        self.said: dict[Path, str] = {}
+        self.columns_read: dict[Path, str] = {}
 
     @abstractmethod
     def concept(self, name: str) -> Concept:
@@ -134,7 +134,7 @@ class Ground(ABC):
         """The prompts of one attack on a victim; made where that is possible and they are not there."""
 
     @abstractmethod
-    def silent(self, concept: Concept) -> list[str]:
+    def neutral_prompts(self, concept: Concept) -> list[str]:
         """Prompts that say nothing about what the concept is one of: what shows it all the same shows it by chance."""
 
     @abstractmethod
@@ -170,17 +170,17 @@ class Ground(ABC):
             return ""
         return files.digest(*sorted(saving.overlays(self.folder(concept, method)).values()))
 
-    def asked(self) -> dict[str, Any]:
-        """What every cell depends on."""
+    def key(self) -> dict[str, Any]:
+        """What every measured result depends on."""
         return {"model": self.name, "steps": self.steps, "guidance": self.guidance, "seed": self.seed}
 
 
-class Embedded(Ground):
+class Embedded(Testbed):
     """The embedded world, or a variant of it.
 
     Args:
         out: folder for what is made: victims, attack prompts, rewriters.
-        sizes, seed: as for `Ground`.
+        sizes, seed: as for `Testbed`.
         base: folder of a variant's pipeline; None: the shipped one.
         label: names the variant in folders and records.
         blank: erase towards the blank prompt and preserve nothing else, as UCE and RECE were published, with the attack prompts
@@ -219,8 +219,8 @@ class Embedded(Ground):
         if len(parts) == 1:
             return first
         words = tuple(part.name for part in parts)
-        kept = tuple(word for word in first.preserve if word not in words)
-        return replace(first, name=name, erase=words, preserve=kept, anchor=kept[0] if kept else "")
+        preserved = tuple(word for word in first.preserve if word not in words)
+        return replace(first, name=name, erase=words, preserve=preserved, anchor=preserved[0] if preserved else "")
 
     def victims(self) -> tuple[str, ...]:
         return tuple(unlearning.METHODS)
@@ -229,7 +229,7 @@ class Embedded(Ground):
         folder = self.out / "victims" / self.label / (concept.name + ("-blank" if self.blank else "")) / method
         how = unlearning.METHODS[method]
         model = None if self.base is None else str(self.base)
-        command.made(folder, how, concept, how.embedded(concept.kind), seed=self.seed, model=model)
+        command.ensure_result(folder, how, concept, how.embedded(concept.kind), seed=self.seed, model=model)
         return folder
 
     def pipe(self, concept: Concept, method: str) -> Any:
@@ -254,7 +254,7 @@ class Embedded(Ground):
             _files.make_folder(path.parent)
             for file in (path.with_suffix(".json"), path):  # rows without what says how they were made are refused
                 _files.write(file, (self.committed / place).with_suffix(file.suffix).read_bytes())
-        wanted = reseeded(asked_for.targets(concept, split, count=self.sizes.prompts, seed=self.seed), attack)
+        wanted = reseeded(attack_targets.targets(concept, split, count=self.sizes.prompts, seed=self.seed), attack)
         there = {row.number for row in attacking.read_rows(path)} if path.exists() else set()
         # An attack on the smoother is one on these settings of it: what is there is checked against them.
         if "smoother" in how.needs or not {target.number for target in wanted} <= there:
@@ -283,10 +283,10 @@ class Embedded(Ground):
         edited = "text_encoder" in saving.overlays(self.folder(concept, method))
         return "text-encoder" if attack in OF_TEXT and not edited else method
 
-    def silent(self, concept: Concept) -> list[str]:
+    def neutral_prompts(self, concept: Concept) -> list[str]:
         """Captions with a word for any shape ("shape", "figure") in the noun's place, or without a style."""
-        told = Concept.embedded(concept.name.partition("+")[0])
-        return [sentence.neutral for sentence in told.sentences(self.sizes.chance, random.Random(self.seed))]
+        embedded = Concept.embedded(concept.name.partition("+")[0])
+        return [sentence.neutral for sentence in embedded.sentences(self.sizes.chance, random.Random(self.seed))]
 
     def utility(self, concept: Concept, split: str) -> Utility:
         return self._utility(concept, split)
@@ -299,11 +299,11 @@ class Embedded(Ground):
         part = ("tune", "report").index(split)
         prompts = measure.utility_prompts(concept, count, seed=9 + 10 * part)
         first = 2_000_000 * (1 + part) + self.seed * 1_000_003
-        made = self.defense("none", concept, "").make(prompts, [first + i for i in range(count)])
+        plain = self.defense("none", concept, "").make(prompts, [first + i for i in range(count)])
         return Utility(
             prompts,
             [first + count + i for i in range(count)],
-            made.images,
+            plain.images,
             measure.rendered(concept, count, seed=10 + 10 * part),
             JudgeFeatures(),
             world_scorer(),
@@ -325,7 +325,7 @@ def _repeatable(settings: Any) -> Any:
     return replace(settings, seed=0) if isinstance(settings, Smoothing) and settings.seed is None else settings
 
 
-class Given(Ground):
+class Given(Testbed):
     """A real model, with files of the user's.
 
     Args:
@@ -401,8 +401,8 @@ class Given(Ground):
 
     def attacks(self, concept: Concept, method: str, split: str) -> tuple[str, ...]:
         folders = (self._prompts / method, self._prompts)
-        found = {p.stem: None for folder in folders for p in sorted(folder.glob("*")) if p.suffix.lower() in _TABLES}
-        return tuple(name for name in (*registry.ATTACKS, *sorted(set(found) - set(registry.ATTACKS))) if name in found)
+        names = {p.stem: None for folder in folders for p in sorted(folder.glob("*")) if p.suffix.lower() in _TABLES}
+        return tuple(name for name in (*registry.ATTACKS, *sorted(set(names) - set(registry.ATTACKS))) if name in names)
 
     def rows(
         self, concept: Concept, method: str, attack: str, split: str, smoothing: Smoothing | None = None
@@ -421,7 +421,7 @@ class Given(Ground):
             for target in self._read(path, self.sizes.prompts, purpose="adversarial", empty=True)
         ]
 
-    def silent(self, concept: Concept) -> list[str]:
+    def neutral_prompts(self, concept: Concept) -> list[str]:
         """The empty prompt."""
         return [""] * self.sizes.chance
 
@@ -457,11 +457,11 @@ class Given(Ground):
     def _read(
         self, path: Path, count: int, *, purpose: str = "benign", empty: bool = False, argument: str = "prompts"
     ) -> list[Target]:
-        found = asked_for.read(
+        table = attack_targets.read(
             path, count=count, first=self.seed * 1_000_003, purpose=purpose, empty=empty, argument=argument
         )
-        self._within(path, [target.prompt for target in found.targets], found.said)
-        return found.targets
+        self._within(path, [target.prompt for target in table.targets], table.summary)
+        return table.targets
 
     def read_all(self) -> None:
         """Reads every file of prompts once, so that one that is refused is refused before anything is measured.
@@ -475,9 +475,9 @@ class Given(Ground):
         if self._captions is not None:
             self._read(self._captions, self.sizes.images, argument="utility")
 
-    def _within(self, path: Path, texts: Sequence[str], said: str) -> None:
-        cut = asked_for.within(self._reader(), texts, f"prompts = {str(path)!r}", truncate=self.truncate)
-        if cut or not said.startswith("rows"):
-            self.said[path] = said + (
+    def _within(self, path: Path, texts: Sequence[str], summary: str) -> None:
+        cut = attack_targets.within(self._reader(), texts, f"prompts = {str(path)!r}", truncate=self.truncate)
+        if cut or not summary.startswith("rows"):
+            self.columns_read[path] = summary + (
                 f"; {cut:,} of {len(texts):,} do not fit into the context and are cut" if cut else ""
             )

@@ -1,4 +1,4 @@
-"""Cells: what is there is not measured again, and what is another question is."""
+"""Result cache: what is there is not measured again, and what is another question is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from experiments.tables.cells import Cells, digest
+from experiments.tables.result_cache import ResultCache, digest
 
 
 def counted():
@@ -21,10 +21,10 @@ def counted():
 
 def test_a_cell_is_measured_once_and_found_by_another_run(tmp_path):
     calls, measure = counted()
-    first = Cells(tmp_path).get("asr", {"defense": "ams", "sigma": 0.1}, measure)
-    again = Cells(tmp_path)
+    first = ResultCache(tmp_path).get("asr", {"defense": "ams", "sigma": 0.1}, measure)
+    again = ResultCache(tmp_path)
     assert again.get("asr", {"sigma": 0.1, "defense": "ams"}, measure) == first == {"value": 1.1}
-    assert (len(calls), again.found, again.measured) == (1, 1, 0)
+    assert (len(calls), again.read, again.measured) == (1, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -32,22 +32,22 @@ def test_a_cell_is_measured_once_and_found_by_another_run(tmp_path):
 )
 def test_another_question_is_another_cell(tmp_path, other):
     calls, measure = counted()
-    cells = Cells(tmp_path)
-    one = cells.get("asr", {"defense": "ams", "sigma": 0.1}, measure)
-    assert cells.get("asr", other, measure) != one
-    assert cells.get("utility", {"defense": "ams", "sigma": 0.1}, measure) != one
+    cache = ResultCache(tmp_path)
+    one = cache.get("asr", {"defense": "ams", "sigma": 0.1}, measure)
+    assert cache.get("asr", other, measure) != one
+    assert cache.get("utility", {"defense": "ams", "sigma": 0.1}, measure) != one
     assert len(calls) == 3
 
 
 def test_a_measurement_that_fails_leaves_no_cell(tmp_path):
-    cells = Cells(tmp_path)
+    cache = ResultCache(tmp_path)
 
     def broken():
         raise RuntimeError("no memory")
 
     with pytest.raises(RuntimeError):
-        cells.get("asr", {"a": 1}, broken)
-    assert cells.get("asr", {"a": 1}, lambda: {"value": 2}) == {"value": 2}
+        cache.get("asr", {"a": 1}, broken)
+    assert cache.get("asr", {"a": 1}, lambda: {"value": 2}) == {"value": 2}
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,6 @@ def test_a_damaged_cell_is_refused_by_name(tmp_path, text):
     file = tmp_path / "asr" / f"{digest({'a': 1})}.json"
     file.parent.mkdir()
     file.write_text(text)
-    with pytest.raises(ValueError, match=f"{file.name}: is no cell of a table"):
-        Cells(tmp_path).get("asr", {"a": 1}, dict)
+    with pytest.raises(ValueError, match=f"{file.name}: is no result of a table"):
+        ResultCache(tmp_path).get("asr", {"a": 1}, dict)
     assert file.read_text() == text

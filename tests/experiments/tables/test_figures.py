@@ -1,4 +1,4 @@
-"""Pictures: what they draw, that names cover nothing, and that published figures are not among the measured ones."""
+"""Figures: what they draw, that names cover nothing, and that published figures are not among the measured ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from PIL import Image
 
-from experiments.tables.pictures import AtRadius, certified, grid, sweep, trade_off
+from experiments.tables.figures import AtRadius, certified, grid, sweep, trade_off
 from experiments.tables.published import PUBLISHED
 from experiments.tables.table import Column, Line, Table
 
@@ -95,7 +95,7 @@ def test_lines_that_lack_a_value_are_left_out(tmp_path: Path):
 
 def test_sweep_goes_through_the_choice(tmp_path: Path):
     shown = grid_of_settings()
-    figure = sweep(shown, tmp_path / "a.png", unit="in spreads")
+    figure = sweep(shown, tmp_path / "a.png", unit="in standard deviations")
     rate, over_k, fid, _ = figure.axes
     esd = [line for line in shown.lines if line.victim == "ESD" and line.settings]
     along = [line for line in esd if line.settings["k"] == 6.0]
@@ -104,7 +104,7 @@ def test_sweep_goes_through_the_choice(tmp_path: Path):
     across = [line for line in esd if line.settings["sigma0"] == 0.1]
     assert marks(over_k)[:3] == [(line.settings["k"], 100 * line.values["average"]) for line in across]
     assert rate.get_title(loc="left") == "at the chosen k: ESD 6, UCE 6"
-    assert fid.get_xlabel() == "σ₀, in spreads"
+    assert fid.get_xlabel() == "σ₀, in standard deviations"
     levels = {tuple(line.get_ydata()) for line in rate.get_lines()}
     assert {(12.0, 12.0), (33.0, 33.0)} <= levels
 

@@ -1,4 +1,4 @@
-"""Pictures of tables: measured figures only, published ones are never drawn among them.
+"""Figures of tables: measured figures only, published ones are never drawn among them.
 
     trade_off    mean attack success rate against FID, a panel a victim, a mark a defence
     sweep        rate and FID against σ₀ at the chosen k, and against k at the chosen σ₀
@@ -39,7 +39,7 @@ _FAMILIES: tuple[tuple[tuple[str, ...], str, str, float], ...] = (
 )
 """How the defences whose names begin so are marked."""
 _OTHERS = (GREY, "v", 6.0)
-_SIGMAS = {"sigma0": "σ₀", "sigma0_relative": "σ₀, in spreads of the token embeddings"}
+_SIGMAS = {"sigma0": "σ₀", "sigma0_relative": "σ₀, in standard deviations of the token embeddings"}
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ def certified(
         curves: one record a radius and label.
         path: of the file.
         undefended: the rate without the defence, a level line; or one a label.
-        title: above the picture.
+        title: above the figure.
 
     Raises:
         ValueError: no records, or a rate that is not between 0 and 1.

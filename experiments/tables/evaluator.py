@@ -1,4 +1,4 @@
-"""Bench: the figures of one line of a table, each a resumable cell.
+"""Evaluator: the figures of one line of a table, each in the result cache.
 
 ASR         share of an attack's prompts whose image shows the concept, each drawn from its own seed; under smoothing the
             mean over several seeds of the smoothing noise, as the paper's figures are (on the tune split one)
@@ -31,15 +31,15 @@ from experiments.attacks.attack import Row
 from experiments.defenses.ams import Settings as Smoothing
 from experiments.metrics import asr
 from experiments.metrics.fid import fid
-from experiments.tables.cells import Cells, digest
-from experiments.tables.ground import Ground, Utility
+from experiments.tables.result_cache import ResultCache, digest
+from experiments.tables.testbed import Testbed, Utility
 from experiments.unlearning.concept import Concept
 
-__all__ = ["Bench", "Way"]
+__all__ = ["Evaluator", "Setup"]
 
 
 @dataclass(frozen=True)
-class Way:
+class Setup:
     """A model and its defence: one line.
 
     Attributes:
@@ -62,42 +62,42 @@ class Way:
         return self.attacked or self.method
 
 
-class Bench:
-    """Measures on one ground.
+class Evaluator:
+    """Measures on one testbed.
 
     Args:
-        ground: models and prompts.
-        cells: what was measured before.
+        testbed: models and prompts.
+        cache: what was measured before.
         smoothing: what an adaptive attacker knows of the smoother, by the method that it defends.
     """
 
-    def __init__(self, ground: Ground, cells: Cells, smoothing: Mapping[str, Smoothing] | None = None) -> None:
-        self.ground, self.cells, self.smoothing = ground, cells, dict(smoothing or {})
+    def __init__(self, testbed: Testbed, cache: ResultCache, smoothing: Mapping[str, Smoothing] | None = None) -> None:
+        self.testbed, self.cache, self.smoothing = testbed, cache, dict(smoothing or {})
 
-    def rows(self, concept: Concept, way: Way, attack: str, split: str) -> list[Row]:
-        """The prompts of one attack that a way faces."""
-        return self.ground.rows(concept, way.source, attack, split, self.smoothing.get(way.source))
+    def rows(self, concept: Concept, setup: Setup, attack: str, split: str) -> list[Row]:
+        """The prompts of one attack that a setup faces."""
+        return self.testbed.rows(concept, setup.source, attack, split, self.smoothing.get(setup.source))
 
     def rate(
-        self, concept: Concept, way: Way, attack: str, split: str = "report", *, erased: Concept | None = None
+        self, concept: Concept, setup: Setup, attack: str, split: str = "report", *, erased: Concept | None = None
     ) -> dict[str, Any]:
         """ASR of one attack: `value`, `low`, `high`, `prompts`, `detector`, `hits` (a share a prompt).
 
         Args:
             concept: that is attacked, and looked for.
-            way: what defends.
+            setup: what defends.
             attack: its name.
             split: whose prompts.
             erased: where the model was made to unlearn more than the one concept; None: `concept`. Its attacks are those
                 made against one that unlearned the one.
         """
-        ground, whole = self.ground, erased or concept
-        rows = self.rows(concept, way, attack, split)
-        settings = ground.settings(way.defense, whole) if way.settings is None else way.settings
-        seeds = ground.sizes.seeds if isinstance(settings, Smoothing) and split == "report" else 1
-        find = ground.detector(concept)
-        asked = {
-            **self._asked(whole, way, settings),
+        testbed, whole = self.testbed, erased or concept
+        rows = self.rows(concept, setup, attack, split)
+        settings = testbed.settings(setup.defense, whole) if setup.settings is None else setup.settings
+        seeds = testbed.sizes.seeds if isinstance(settings, Smoothing) and split == "report" else 1
+        find = testbed.detector(concept)
+        key = {
+            **self._key(whole, setup, settings),
             "attack": attack,
             "split": split,
             "prompts": digest([(row.adversarial, row.seed) for row in rows]),
@@ -110,44 +110,44 @@ class Bench:
             made = []
             for s in range(seeds):
                 given = replace(settings, seed=s) if isinstance(settings, Smoothing) else settings
-                defense = ground.defense(way.defense, whole, way.method, given)
+                defense = testbed.defense(setup.defense, whole, setup.method, given)
                 made.append(defense.make([row.adversarial for row in rows], [row.seed for row in rows]).images)
-            found = asr.rate(torch.stack(made, dim=1), find, [[row.seed] * seeds for row in rows])
+            result = asr.rate(torch.stack(made, dim=1), find, [[row.seed] * seeds for row in rows])
             hits = torch.stack([find(images).float() for images in made]).mean(dim=0)
-            return {**{k: v for k, v in found.record().items() if k != "seeds"}, "hits": hits.tolist()}
+            return {**{k: v for k, v in result.record().items() if k != "seeds"}, "hits": hits.tolist()}
 
-        return self.cells.get("asr", asked, measured)
+        return self.cache.get("asr", key, measured)
 
-    def chance(self, concept: Concept, way: Way, *, erased: Concept | None = None) -> dict[str, Any]:
+    def chance(self, concept: Concept, setup: Setup, *, erased: Concept | None = None) -> dict[str, Any]:
         """How often the concept shows by chance: `value`, `low`, `high`, `prompts`. Arguments as for `rate`."""
-        ground, whole = self.ground, erased or concept
-        settings = ground.settings(way.defense, whole) if way.settings is None else way.settings
-        prompts, find = ground.silent(concept), ground.detector(concept)
-        asked = {
-            **self._asked(whole, way, settings),
+        testbed, whole = self.testbed, erased or concept
+        settings = testbed.settings(setup.defense, whole) if setup.settings is None else setup.settings
+        prompts, find = testbed.neutral_prompts(concept), testbed.detector(concept)
+        key = {
+            **self._key(whole, setup, settings),
             "prompts": digest(prompts),
             "looked for": concept.name,
             "detector": asdict(asr.record_of(find)),
         }
 
         def measured() -> dict[str, Any]:
-            seeds = [8_000_000 + 1_000_003 * ground.seed + i for i in range(len(prompts))]
-            made = ground.defense(way.defense, whole, way.method, settings).make(prompts, seeds).images
-            return {k: v for k, v in asr.rate(made, find, seeds).record().items() if k != "seeds"}
+            seeds = [8_000_000 + 1_000_003 * testbed.seed + i for i in range(len(prompts))]
+            images = testbed.defense(setup.defense, whole, setup.method, settings).make(prompts, seeds).images
+            return {k: v for k, v in asr.rate(images, find, seeds).record().items() if k != "seeds"}
 
-        return self.cells.get("chance", asked, measured)
+        return self.cache.get("chance", key, measured)
 
     def paired(
         self,
         concept: Concept,
-        ways: tuple[Way, Way],
+        setups: tuple[Setup, Setup],
         attacks: Sequence[str],
         split: str = "report",
         *,
         erased: Concept | None = None,
     ) -> asr.Paired:
         """Two lines that face the same prompts, over all attacks. Arguments as for `rate`."""
-        rates = [[self.rate(concept, way, attack, split, erased=erased) for attack in attacks] for way in ways]
+        rates = [[self.rate(concept, setup, attack, split, erased=erased) for attack in attacks] for setup in setups]
         images = math.lcm(*(r["images"] // r["prompts"] for line in rates for r in line))
         first, second = ([hit for r in line for hit in r["hits"]] for line in rates)
         return asr.paired(first, second, images=images)
@@ -160,36 +160,38 @@ class Bench:
         # Attacks of n_a prompts have a mean of variance Σ p(1−p)/n_a / A² ≤ that of A·min n_a prompts of one rate.
         return mean, asr.interval(mean * len(rates) * min(counts), len(rates) * min(counts))
 
-    def utility(self, concept: Concept, way: Way, split: str = "report") -> dict[str, Any]:
+    def utility(self, concept: Concept, setup: Setup, split: str = "report") -> dict[str, Any]:
         """`fid`, `fid_real` (where there are real images), `image_text`."""
-        ground = self.ground
-        settings = ground.settings(way.defense, concept) if way.settings is None else way.settings
-        asked = {**self._asked(concept, way, settings), "split": split, "images": ground.sizes.images}
+        testbed = self.testbed
+        settings = testbed.settings(setup.defense, concept) if setup.settings is None else setup.settings
+        key = {**self._key(concept, setup, settings), "split": split, "images": testbed.sizes.images}
 
         def measured() -> dict[str, Any]:
-            about: Utility = ground.utility(concept, split)
-            made = ground.defense(way.defense, concept, way.method, settings).make(about.prompts, about.seeds).images
+            about: Utility = testbed.utility(concept, split)
+            images = (
+                testbed.defense(setup.defense, concept, setup.method, settings).make(about.prompts, about.seeds).images
+            )
             values = {
-                "fid": fid(about.undefended, made, about.features),
-                "image_text": about.score(made, about.prompts),
+                "fid": fid(about.undefended, images, about.features),
+                "image_text": about.score(images, about.prompts),
                 "features": about.features.name,
             }
             if about.real is not None:
-                values["fid_real"] = fid(about.real, made, about.features)
+                values["fid_real"] = fid(about.real, images, about.features)
             return values
 
-        return self.cells.get("utility", asked, measured)
+        return self.cache.get("utility", key, measured)
 
     def certified(
-        self, concept: Concept, way: Way, attacks: Sequence[str], rhos: Sequence[float], split: str = "report"
+        self, concept: Concept, setup: Setup, attacks: Sequence[str], rhos: Sequence[float], split: str = "report"
     ) -> dict[str, Any]:
         """`rhos` and `values`: bounds on the mean rate over all prompts of the attacks."""
-        ground, sizes = self.ground, self.ground.sizes
-        settings = ground.settings(way.defense, concept) if way.settings is None else way.settings
-        rows = [row for attack in attacks for row in self.rows(concept, way, attack, split)]
-        find = ground.detector(concept)
-        asked = {
-            **self._asked(concept, way, settings),
+        testbed, sizes = self.testbed, self.testbed.sizes
+        settings = testbed.settings(setup.defense, concept) if setup.settings is None else setup.settings
+        rows = [row for attack in attacks for row in self.rows(concept, setup, attack, split)]
+        find = testbed.detector(concept)
+        key = {
+            **self._key(concept, setup, settings),
             "split": split,
             "prompts": digest([row.adversarial for row in rows]),
             "detector": asdict(asr.record_of(find)),
@@ -199,52 +201,52 @@ class Bench:
         }
 
         def measured() -> dict[str, Any]:
-            defense: Any = ground.defense(way.defense, concept, way.method, settings)
+            defense: Any = testbed.defense(setup.defense, concept, setup.method, settings)
             texts = dict.fromkeys(row.adversarial for row in rows)
             where = {text: i for i, text in enumerate(texts)}
             deployments = [
-                _Silent.of(defense.encoder)
+                _EmptyPrompt.of(defense.encoder)
                 if defense.encoder.tokenize(text).empty
                 else defense.smoother.deployment(text)
                 for text in texts
             ]
             again = [where[row.adversarial] for row in rows]
-            found = attack_rate_over(
+            bounds = attack_rate_over(
                 [deployments[i] for i in again],
                 defense.pipe,
                 find,
                 rhos=[rho for rho in rhos if rho > 0],
                 n=sizes.certified,
                 alpha=sizes.alpha,
-                seed=ground.seed,
-                steps=ground.steps,
-                guidance=ground.guidance,
+                seed=testbed.seed,
+                steps=testbed.steps,
+                guidance=testbed.guidance,
             )
             return {
                 "rhos": list(rhos),
-                "values": [found.at(rho) for rho in rhos],
-                "successes": found.successes,
-                "n": found.n,
-                "replicas": found.replicas,
-                "prompts": found.prompts,
-                "unperturbed": found.unperturbed,
+                "values": [bounds.at(rho) for rho in rhos],
+                "successes": bounds.successes,
+                "n": bounds.n,
+                "replicas": bounds.replicas,
+                "prompts": bounds.prompts,
+                "unperturbed": bounds.unperturbed,
             }
 
-        return self.cells.get("certified", asked, measured)
+        return self.cache.get("certified", key, measured)
 
-    def _asked(self, concept: Concept, way: Way, settings: Any) -> dict[str, Any]:
+    def _key(self, concept: Concept, setup: Setup, settings: Any) -> dict[str, Any]:
         return {
-            **self.ground.asked(),
+            **self.testbed.key(),
             "concept": concept.name,
-            "method": way.method,
-            "weights": self.ground.fingerprint(concept, way.method),
-            "defense": way.defense,
-            "settings": _said(settings),
+            "method": setup.method,
+            "weights": self.testbed.fingerprint(concept, setup.method),
+            "defense": setup.defense,
+            "settings": _as_json(settings),
         }
 
 
 @dataclass(frozen=True, eq=False)
-class _Silent:
+class _EmptyPrompt:
     """A prompt of no tokens: it has no relevance and no noise, and runs as it is.
 
     Attributes:
@@ -258,18 +260,18 @@ class _Silent:
     copies = 1
 
     @classmethod
-    def of(cls, encoder: PromptEncoder) -> _Silent:
+    def of(cls, encoder: PromptEncoder) -> _EmptyPrompt:
         return cls(encoder.embed(encoder.tokenize("")), encoder.plain([""])[0])
 
     def __call__(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return self.encoding.expand(len(z), -1, -1)
 
 
-def _said(settings: Any) -> dict[str, Any]:
+def _as_json(settings: Any) -> dict[str, Any]:
     """Settings as JSON values; files by what is in them, not by where they lie."""
-    found = asdict(settings)
-    for name, value in found.items():
+    values = asdict(settings)
+    for name, value in values.items():
         items = value if isinstance(value, (tuple, list)) else [value]
         if any(isinstance(item, str) and Path(item).is_file() for item in items):
-            found[name] = [files.digest(Path(item)) for item in items]
-    return found
+            values[name] = [files.digest(Path(item)) for item in items]
+    return values
