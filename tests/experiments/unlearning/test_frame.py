@@ -55,7 +55,11 @@ def test_a_sentence_says_the_same_four_times():
     said = {s.target: s for s in concept.sentences(40, random.Random(0))}
     assert set(said) == {"a red oval", "an oval on teal"}
     sentence = said["an oval on teal"]
-    assert (sentence.anchor, sentence.neutral, sentence.retained) == ("a cube on teal", "a shape on teal", "a star on teal")
+    assert (sentence.anchor, sentence.neutral, sentence.retained) == (
+        "a cube on teal",
+        "a shape on teal",
+        "a star on teal",
+    )
     assert concept.sentences(5, random.Random(3)) == concept.sentences(5, random.Random(3))
     assert concept.sentences(40, random.Random(3)) != concept.sentences(40, random.Random(4))
 
