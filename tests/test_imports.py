@@ -26,7 +26,7 @@ BREACHES = {
     "a circle of two packages": ("certify/montecarlo/sketch.py", "from certify import progress", "No circles"),
     "upwards": ("certify/confidence/fixed_n.py", "from certify import statements", "A room uses rooms"),
     "a room of no floor": ("certify/cellar.py", "pass", "A room uses rooms"),
-    "the front door": ("certify/plots/figures.py", "import certify", "Rooms import rooms"),
+    "the front door": ("certify/plots/curves.py", "import certify", "Rooms import rooms"),
     "experiments": ("certify/adaptive/concepts.py", "import experiments.tables", "knows nothing of experiments"),
     "transformers": ("certify/adaptive/relevance.py", "import transformers", "in certify.models alone"),
     "a model in the mathematics": ("certify/support.py", "from certify.models import unet", "knows no models"),

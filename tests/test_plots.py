@@ -16,12 +16,11 @@ import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from certify import Certificate, Ellipsoid, GaussianNoise, bound_curve, certified_radius, event_bound
+from certify import Certificate, Ellipsoid, GaussianNoise, bound_curve, certified_radius, event_bound, plots
 from certify.bounds.rates import RateOver
 from certify.plots import (
     CERTIFICATE,
     colours,
-    picture,
     plot_certified_fraction,
     plot_curve,
     plot_ellipsoid,
@@ -83,14 +82,12 @@ def everything(curves, event):
     tokens = [HOSTILE, "circle</w>", "<|endoftext|>"]
     e = Ellipsoid(torch.tensor([[0.0, 0.1], [2.0, 2.0], [0.0, 0.0]]), 0.5)
     return {
-        "curve": lambda: plot_curve(
-            *curves, title=HOSTILE, labels=[HOSTILE] * 3, yardstick=7.0, yardstick_label=HOSTILE
-        ),
+        "curve": lambda: plot_curve(*curves, title=HOSTILE, labels=[HOSTILE] * 3, removal=7.0, removal_label=HOSTILE),
         "rates": lambda: plot_event_rates(event, rate_over(), title=HOSTILE, labels=[HOSTILE] * 2, undefended=1.0),
         "fraction": lambda: plot_certified_fraction(
             [0.0, 1.0, math.inf], title=HOSTILE, labels=[HOSTILE], tolerance=HOSTILE
         ),
-        "ellipsoid": lambda: plot_ellipsoid(e, tokens, nearest=[None, 0.7, None], spread=0.3, title=HOSTILE),
+        "ellipsoid": lambda: plot_ellipsoid(e, tokens, nearest=[None, 0.7, None], std=0.3, title=HOSTILE),
         "noise": lambda: plot_token_noise(
             tokens, [0.1, 2.0, 0.0], [0.2, 0.9, None], covered=[0, 1, None], rho=1, title=HOSTILE
         ),
@@ -133,18 +130,20 @@ def test_the_best_method_lies_below_those_it_was_chosen_from(curves):
     assert plot_curve(curves[2]).axes[-1].get_lines()[0].get_linewidth() == plain.get_linewidth()  # alone: as any other
 
 
-def test_yardstick_is_a_level_line_and_attacks_are_marks_without_one(curves):
-    figure = plot_curve(curves[0], yardstick=7.5, attacks=[(0.5, 0.25), (1.0, 1.0)], attacks_label="found")
+def test_the_removal_distance_is_a_level_line_and_attacks_are_marks_without_one(curves):
+    figure = plot_curve(
+        curves[0], removal=7.5, removal_label="to beat", attacks=[(0.5, 0.25), (1.0, 1.0)], attacks_label="found"
+    )
     line, attacks, level = figure.axes[-1].get_lines()
     assert set(level.get_ydata()) == {7.5}
     assert (list(attacks.get_xdata()), list(attacks.get_ydata())) == ([0.5, 1.0], [0.25, 1.0])
     assert attacks.get_linestyle() == "None"
-    assert legend(figure) == ["coordinatewise (T2)", "found", "yardstick: 7.5"]
+    assert legend(figure) == ["coordinatewise (T2)", "found", "to beat: 7.5"]
     assert line.get_ydata()[0] > 0.25
 
 
 def test_numbers_of_a_logarithmic_axis_are_words(curves):
-    figure = plot_curve(curves[0], yardstick=1e7, log=True)
+    figure = plot_curve(curves[0], removal=1e7, log=True)
     figure.draw_without_rendering()
     said = [tick.get_text() for tick in figure.axes[-1].get_yticklabels()]
     assert {"1", "1,000", "10⁶"} & set(said)
@@ -196,7 +195,7 @@ def heights(axes) -> list[float]:
 
 
 def test_token_noise_bars():
-    axes = plot_token_noise(["a", "circle"], [0.1, 2.0], [None, -0.9], spread=0.3).axes[0]
+    axes = plot_token_noise(["a", "circle"], [0.1, 2.0], [None, -0.9], std=0.3).axes[0]
     assert heights(axes) == pytest.approx([0.1, 2.0])
     assert words(axes.figure) == ["0.1", "2\n(−0.9)"]
     assert words(plot_token_noise(["a"], [0.0], [None])) == ["no\nnoise"]
@@ -331,7 +330,7 @@ def test_no_global_state_is_read_or_changed(curves, event, tmp_path):
     [
         (lambda c, e: plot_curve(), "curves = "),
         (lambda c, e: plot_curve(c, labels=["a", "b"]), "labels = .*must be 1 entries, one a curve"),
-        (lambda c, e: plot_curve(c, yardstick=math.inf), "yardstick = inf"),
+        (lambda c, e: plot_curve(c, removal=math.inf), "removal = inf"),
         (lambda c, e: plot_curve(c, attacks=[(0.5, math.nan)]), "attacks hold"),
         (lambda c, e: plot_event_rates(), "bounds = "),
         (lambda c, e: plot_event_rates(e, attacks=[[], []]), "attacks has 2 entries: must be 1"),
@@ -384,14 +383,14 @@ def certificate(curves, event):
 
 def test_every_picture_of_a_saved_certificate(certificate, tmp_path):
     loaded = Certificate.load(certificate.save(tmp_path / "certificate"))
-    drawn = {what: picture(loaded, what, width=style.ONE_COLUMN) for what in CERTIFICATE}
+    drawn = {what: plots.figure(loaded, what, width=style.ONE_COLUMN) for what in CERTIFICATE}
     titles = {what: figure.axes[0].get_title("left") for what, figure in drawn.items()}
     assert set(titles.values()) == {"a circle"}
     assert list(drawn["curve"].axes[-1].get_lines()[0].get_ydata()) == list(certificate.curve.values)
     assert [line.get_ydata()[0] for line in drawn["ellipsoid"].axes[0].get_lines()][:1] == [0.5]  # 0.25 of σ = 2
     assert heights(drawn["noise"].axes[0])[1] == pytest.approx(2.0)
     assert len(boxes(drawn["relevance"])) == 2  # without the padding
-    assert picture(loaded, "rate").axes[0].get_lines()[0].get_ydata()[0] == loaded.event(loaded.claims[-1]).at(0.0)
+    assert plots.figure(loaded, "rate").axes[0].get_lines()[0].get_ydata()[0] == loaded.event(loaded.claims[-1]).at(0.0)
 
 
 @pytest.mark.parametrize(
@@ -406,10 +405,10 @@ def test_every_picture_of_a_saved_certificate(certificate, tmp_path):
 )
 def test_what_a_certificate_cannot_show_is_said(certificate, what, change, message):
     with pytest.raises(ValueError, match=message):
-        picture(replace(certificate, provenance={**certificate.provenance, **change}), what)
+        plots.figure(replace(certificate, provenance={**certificate.provenance, **change}), what)
     bare = replace(certificate, claims=certificate.claims[:1])
     with pytest.raises(ValueError, match="holds no certified event"):
-        picture(bare, "rate")
+        plots.figure(bare, "rate")
 
 
 def luminance(colour: str) -> float:

@@ -29,7 +29,7 @@ from certify.bounds.rates import RateOver
 from certify.certificate import CheckReport, Verdict
 from certify.images.statistics import MeasuredRate
 from certify.noise.uniform import CrossPolytope
-from certify.summaries import records
+from certify.summaries import html as summaries_html
 from certify.support import Support
 
 HOSTILE = "<script>alert('x')</script>\x1b[31m\u202e“&amp;"
@@ -185,7 +185,7 @@ NO_SUMMARY = {
     "Trajectory Pictures RunRecord Part "
     "Weights Directory Settings",
     "what runs": "Deployment Problem Region Processes Block",
-    "parts of an answer": "OnRecord Mention Evaluation Run Setting Box ModelRecord Summary Table Overlay Verdicts",
+    "parts of an answer": "OnRecord Mention Evaluation Run Setting Box ModelRecord Section Summary Table Overlay Verdicts",
 }
 """Public dataclasses whose `repr` is enough."""
 
@@ -276,7 +276,7 @@ def test_a_summary(make):
     assert "\n" not in repr(record)
     found = summaries.summary(record)
     assert found.sentence.endswith((".", "?"))
-    assert Page(f"<div>{records._e(found.sentence)}</div>").words in page.words
+    assert Page(f"<div>{summaries_html._e(found.sentence)}</div>").words in page.words
     assert "nan" not in page.words.replace("alert", "")
 
 

@@ -175,7 +175,7 @@ def printed(show: Callable[[], None], monkeypatch: pytest.MonkeyPatch, width: in
 def figure_words(certificate: Certificate) -> str:
     from matplotlib.text import Text
 
-    figures = [plots.picture(certificate, what) for what in ("curve", "rate", "noise", "ellipsoid")]
+    figures = [plots.figure(certificate, what) for what in ("curve", "rate", "noise", "ellipsoid")]
     return "\n".join(text.get_text() for figure in figures for text in figure.findobj(Text))
 
 

@@ -1,7 +1,8 @@
 """What is claimed, in words: every sentence about a claim stands here, once, for terminal, summary, page and figure.
 
 A sentence is dressed by a `Style`: plain text, the markup of a terminal or that of a page. It says the same in each, and
-rounds the same (`certify._text`): what is printed follows from what is on record.
+rounds the same (`certify._text`): what is printed follows from what is on record. The file is long since it is all of
+them: whoever wants to know what is said, or to say it better, reads one file.
 
 **The concept-removal distance** D is what bounds are compared with: how far apart are the plain encodings of a prompt and of
 the same prompt without its most relevant word. A bound of a squared distance is compared with D², one of a distance with D.
@@ -67,6 +68,10 @@ class Style:
 
     def strong(self, text: str, mood: str = "") -> str:
         """What the sentence is about; `mood`: "good" or "bad"."""
+        return text
+
+    def soft(self, text: str) -> str:
+        """What may be passed over."""
         return text
 
     def number(self, value: Any, way: str, digits: int = 6) -> str:
@@ -281,6 +286,26 @@ def all_claims(certificate: Certificate, style: Style = PLAIN) -> str:
     return f"All claims together hold with confidence {style.confidence(certificate.alpha)}"
 
 
+def draws(certificate: Certificate, style: Style = PLAIN) -> str:
+    """How sure all claims are, what was drawn for them, and what their distances are measured to."""
+    of = {"event": "images", "statistic": "values of each statistic"}
+    drawn = dict.fromkeys(f"n = {c.n:,} {of.get(c.quantity, f'{style.name(c.function)}s')}" for c in certificate.claims)
+    record = certificate.provenance
+    return (
+        f"{all_claims(certificate, style)}; draws (seed {count(record['seed'])}): {', '.join(drawn)}.\n"
+        f"{style.strong('Distances')} are ℓ2, sums over outputs. The {style.strong('reference')} is the smoothed value of "
+        f"{count(record['pilot'])} separate pilot draws."
+    )
+
+
+def sharing(what: str) -> str:
+    """What the deployed noisy copies have in common, "sigma" or "input", and ideal ones have not."""
+    return (
+        "Ideal smoothed values are those of draws that share nothing; the deployed ones share "
+        f"{'σ' if what == 'sigma' else 'one noisy copy of the prompt'}."
+    )
+
+
 def not_covered(policy: str, *, of_prompt: bool, images: bool, deployed: bool) -> list[str]:
     """What claims do not cover: a sentence, and then in a few words each what they do not cover either.
 
@@ -301,17 +326,29 @@ def not_covered(policy: str, *, of_prompt: bool, images: bool, deployed: bool) -
     return items
 
 
+def left_out(certificate: Certificate) -> list[str]:
+    """As `not_covered`, of a certificate."""
+    claims = certificate.claims
+    return not_covered(
+        claims[0].policy,
+        of_prompt="smoother" in certificate.provenance,
+        images=any(c.quantity == "event" for c in claims),
+        deployed=any(c.replicas is not None for c in claims),
+    )
+
+
 # Against the concept-removal distance
 
 
-def removal(stick: Mapping[str, Any] | None) -> float | None:
+def removal(record: Mapping[str, Any] | None) -> float | None:
     """The squared concept-removal distance on record; None: there is none."""
-    return max(_real(stick["distance"]), 0.0) if stick else None
+    return max(_real(record["distance"]), 0.0) if record else None
 
 
-def removed(stick: Mapping[str, Any], style: Style = PLAIN, mention: Any = None) -> str:
+def removed(record: Mapping[str, Any], style: Style = PLAIN, mention: Any = None) -> str:
     """What a bound is to be compared with, and of what it is the distance if `mention` says that no concept is named."""
-    distance = _real(stick["distance"])
+    distance = _real(record["distance"])
+    word = f"“{style.name(record['word'])}”" if record.get("word") else "its most relevant word"
     otherwise = ""
     if isinstance(mention, Mapping) and not mention.get("named", True):
         concept = style.name(mention.get("concept"))
@@ -320,14 +357,10 @@ def removed(stick: Mapping[str, Any], style: Style = PLAIN, mention: Any = None)
             "without the concept."
         )
     return (
-        f"Concept-removal distance: without {_word(stick, style)} the plain encoding is "
+        f"Concept-removal distance D: without {word} the plain encoding is "
         f"{style.number(math.sqrt(max(distance, 0.0)), 'near')} away, squared {style.number(distance, 'near')}. A bound above "
         f"it is vacuous: true, and saying little.{otherwise}"
     )
-
-
-def _word(stick: Mapping[str, Any], style: Style) -> str:
-    return f"“{style.name(stick['word'])}”" if stick.get("word") else "its most relevant word"
 
 
 def ratio(bound: float, distance: float) -> float:
@@ -348,15 +381,41 @@ def vacuous(bound: float, distance: float | None, style: Style = PLAIN) -> str:
 
 
 def compared(certificate: Certificate, claim: Claim, style: Style = PLAIN) -> str:
-    """What the bound of an encoding's distance is worth; "" for other claims, and where there is nothing to compare."""
-    distance = removal(certificate.provenance.get("yardstick"))
-    if distance is None or claim.status == "abstained" or claim.function not in ("text encoding", "deployed distance"):
+    """What the bound of a distance is worth; "" for other claims, and where there is nothing to compare."""
+    record, squared, of = certificate.provenance, claim.quantity == "mse", ""
+    if claim.function in ("text encoding", "deployed distance") and claim.quantity in ("mse", "deployed", "statistic"):
+        distance = removal(record.get("yardstick"))
+        distance = distance if squared or distance is None else math.sqrt(distance)
+    elif claim.function in ("noise prediction", "noise-prediction distance"):
+        distance, squared, of = record.get("noise_prediction_yardstick"), True, " of noise predictions"
+    else:
         return ""
-    if claim.quantity == "mse":
-        return f"The bound is {against(_real(claim.value), distance, style)}."
-    if claim.quantity in ("deployed", "statistic"):
-        return f"The bound is {against(_real(claim.value), math.sqrt(distance), style, squared=False)}."
-    return ""
+    if distance is None or claim.status == "abstained":
+        return ""
+    return f"The bound is {against(_real(claim.value), _real(distance), style, squared=squared)}{of}."
+
+
+def stated(certificate: Certificate, claim: Claim, style: Style = PLAIN) -> str:
+    """A claim with its proof, and what its bound is worth."""
+    said = sentence(claim, style)
+    if claim.status == "certified":
+        said = f"{said.removesuffix('.')} {style.soft(f'({style.name(proof(claim))})')}."
+    return f"{said} {compared(certificate, claim, style)}".rstrip()
+
+
+def without_defence(certificate: Certificate, style: Style = PLAIN) -> list[str]:
+    """What noise predictions and the concept score are without the defence."""
+    record, said = certificate.provenance, []
+    if (distance := record.get("noise_prediction_yardstick")) is not None:
+        named = (record.get("concept_in_prompt") or {}).get("named", True)
+        word = "the concept's word" if named else "the prompt's most relevant word"
+        change = style.number(distance, "near", 4)
+        points = len(certificate.tensors.get("trajectory.t", ()))
+        over = f" (mean over {points} points of the sampler's trajectory)" if points else ""
+        said.append(f"Without {word} the prediction changes by {change}, squared{over}.")
+    if (plain := record.get("concept_score_plain")) is not None:
+        said.append(f"The prompt's plain encoding has the concept score {style.number(plain, 'near', 3)}.")
+    return said
 
 
 # Covered prompts, covered tokens
@@ -423,17 +482,36 @@ def reached(token: Any, distance: Any, style: Style = PLAIN) -> str:
     return f"“{style.name(spelled(token))}” {at}"
 
 
+def next_tokens(uncovered: Sequence[Mapping[str, Any]] | None, style: Style = PLAIN) -> str:
+    """Tokens that a larger radius covers."""
+    near = [reached(u["token"], u["distance"], style) for u in (uncovered or ())[:3]]
+    return f"Next: {', '.join(near)}." if near else ""
+
+
+def none_covered(tokens: int, nearest: Sequence[tuple[Mapping[str, Any], str]], style: Style = PLAIN) -> str:
+    """Of several tokens of which none may be replaced; `nearest`: for those where it is known, and the token in whose place."""
+    said = f"At {tokens} other token{'s' if tokens > 1 else ''} no substitution is covered"
+    if nearest:
+        near, name = min(nearest, key=lambda pair: pair[0]["distance"])
+        said += f"; nearest: {reached(near['token'], near['distance'], style)}, in place of “{style.name(name)}”"
+    return f"{said}."
+
+
 def covered_prompts(prompts: Sequence[Mapping[str, Any]]) -> str:
     """How many of the attack prompts that were given are covered."""
     inside = sum(bool(p["covered"]) for p in prompts)
     return f"Of {len(prompts):,} attack prompts given {inside:,} {'is' if inside == 1 else 'are'} covered."
 
 
-def covered_prompt(distance: float | None, covered: bool, reason: str, style: Style = PLAIN) -> str:
+def covered_prompt(record: Mapping[str, Any], style: Style = PLAIN) -> str:
     """Whether another prompt is covered, from which radius on, or why not."""
-    if covered:
-        return "covered" + ("" if distance is None else f", ‖δ‖_Σ at most {style.number(distance, 'up', 4)}")
-    return f"not covered: {style.name(reason)}"
+    distance, dropped = record.get("distance"), record.get("dropped")
+    if record["covered"]:
+        said = "covered" + ("" if distance is None else f", ‖δ‖_Σ at most {style.number(distance, 'up', 4)}")
+    else:
+        said = f"not covered: {style.name(record.get('reason'))}"
+    cut = f" (its last {count(dropped)} tokens are cut off)" if dropped else ""
+    return f"“{style.name(record['prompt'])}” is {said}{cut}"
 
 
 def truncation(tokens: int, kept: int) -> str:
@@ -446,11 +524,6 @@ def truncation(tokens: int, kept: int) -> str:
         f"The prompt has {tokens:,} tokens, begin and end included, and {kept:,} fit: the last {tokens - kept:,} before the "
         "end are cut off, as by the plain pipeline, and nothing is said about them."
     )
-
-
-def cut_off(dropped: int | None) -> str:
-    """How much of another prompt did not fit."""
-    return f" (its last {count(dropped)} tokens are cut off)" if dropped else ""
 
 
 # Events
@@ -610,6 +683,12 @@ def _over(claims: int) -> str:
 
 def _lower(text: str) -> str:
     return f"{text[:1].lower()}{text[1:]}"
+
+
+def refuted(report: CheckReport, style: Style = PLAIN) -> list[str]:
+    """Which claims are refuted, and by what."""
+    wrong = [v for v in report.verdicts if v.outcome == "refuted"]
+    return [f"{named(v.claim, style)}: {style.name(v.detail)}" for v in wrong]
 
 
 def p_value(verdict: Verdict, style: Style = PLAIN) -> str:

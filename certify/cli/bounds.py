@@ -169,7 +169,7 @@ def radius(settings: BoundSettings, text: Prompt, tolerance: Tolerance = None) -
         lambda: plots.plot_ellipsoid(
             Ellipsoid(sigma[rows], r.rho),
             [record.tokens[i] for i in rows],
-            spread=asked.adaptive.encoder.embedding_spread,
+            std=asked.adaptive.encoder.embedding_spread,
             title=text,
         )
     )
@@ -184,6 +184,7 @@ def curve(
 ) -> None:
     """The bound of a prompt at several radii, from one set of draws."""
     from certify import bound_curve, plots
+    from certify.summaries.of_certificates import curve_table
 
     radii = list(checks.increasing("--rhos", rhos))
     folder = settings.folder("curve", text)
@@ -191,12 +192,11 @@ def curve(
     decides = {"command": "curve", "rhos": radii, "pointwise": pointwise}
     k_ = settings.answer(asked, folder, bound_curve, decides, rhos=radii, simultaneous=not pointwise)
     distance = asked.stick.distance
-    terminal.show_curve(k_.rhos, k_.values, distance)
+    terminal.show_table(curve_table(k_.points, distance, terminal.MARKUP))
     terminal.out.print(words.together(k_.simultaneous, k_.alpha, k_.n, len(k_.rhos), terminal.MARKUP))
     asked.show_stick()
     terminal.show_not_covered(asked.adaptive.policy, deployed=False)
-    label = "squared concept-removal distance"
-    settings.draw(lambda: plots.plot_curve(k_, yardstick=distance, yardstick_label=label, title=text))
+    settings.draw(lambda: plots.plot_curve(k_, removal=distance, title=text))
     if not any(map(math.isfinite, k_.values)):
         raise typer.Exit(NO_ANSWER)
 

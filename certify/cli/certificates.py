@@ -34,7 +34,7 @@ def _a_page(name: str, path: Path) -> None:
     new_file(name, path, _PAGES, force=True)  # whether it may be written over is known with all options
 
 
-def _a_picture(name: str, path: Path) -> None:
+def _a_figure(name: str, path: Path) -> None:
     new_file(name, path, DRAWINGS, force=True)
 
 
@@ -190,12 +190,12 @@ def plot(
         ),
     ],
     out: Annotated[
-        Path | None, option("File to write: .png, .svg or .pdf.", _a_picture, "--out", shown="in the folder, as .png")
+        Path | None, option("File to write: .png, .svg or .pdf.", _a_figure, "--out", shown="in the folder, as .png")
     ] = None,
     narrow: Annotated[bool, option("As wide as one of two columns.", None, "--narrow")] = False,
-    force: Annotated[bool, option("Write over a picture that is there.", None, "--force")] = False,
+    force: Annotated[bool, option("Write over a figure that is there.", None, "--force")] = False,
 ) -> None:
-    """Draw a picture of a certificate that is there, or of the run over a data set. Nothing is drawn at random again."""
+    """Draw a figure of a certificate that is there, or of the run over a data set. Nothing is drawn at random again."""
     from certify import Certificate, plots
     from certify.datasets import RunRecord
     from certify.plots import style
@@ -206,10 +206,9 @@ def plot(
     if what == "fraction":
         run = RunRecord.load(folder)
         radii = [float(row["radius"]) for row in run.rows]
-        asked = run.settings.get("tolerance")
-        within = words.tolerance(asked)
+        within = words.tolerance(run.settings.get("tolerance"))
         figure = plots.plot_certified_fraction(radii, tolerance=within, title=folder.name, width=width)
     else:
-        figure = plots.picture(Certificate.load(folder), what, width=width)
+        figure = plots.figure(Certificate.load(folder), what, width=width)
     figure.savefig(path)
     terminal.out.print(Text(f"written: {path}"), soft_wrap=True)

@@ -46,7 +46,7 @@ from certify.cli.work import rows_ahead, show_work, work_ahead
 if TYPE_CHECKING:
     from certify.certificate import Certificate
     from certify.datasets import PromptSet
-    from certify.plots.style import Picture
+    from certify.plots.style import StyledFigure
 
 
 _PRIVATE = "Leave {} out of every file. σ and relevance stay, and identify the words for whoever has the model."
@@ -317,10 +317,10 @@ def _draw_pictures(certificate: Certificate, folder: Path) -> None:
     made = {(claim.quantity, claim.status) for claim in certificate.claims}
     there = {"noise": True, "curve": certificate.curve is not None, "rate": ("event", "certified") in made}
     for what in (name for name, drawn in there.items() if drawn):
-        _write(plots.picture(certificate, what), folder / f"{what}.png", certificate.private)
+        _write(plots.figure(certificate, what), folder / f"{what}.png", certificate.private)
 
 
-def _write(picture: Picture, path: Path, private: bool) -> None:
+def _write(figure: StyledFigure, path: Path, private: bool) -> None:
     buffer = io.BytesIO()
-    picture.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png")
     _files.write(path, buffer.getvalue(), owner_only=private)

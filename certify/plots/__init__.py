@@ -1,33 +1,34 @@
 """Plots: figures of certificates, and the style that they share.
 
-    curves, rates, ellipsoids, noise by token     figures.py
-    sizes, letters, frames; how a file is written     style.py
-    one palette                                    colours.py
+    plot_curve                bound against radius, methods side by side, with what attacks have reached      curves.py
+    plot_event_rates          certified attack success rate against radius                                    rates.py
+    plot_certified_fraction   share of prompts with at least that radius                                      rates.py
+    plot_token_noise          the noise of each token, and the relevance it comes from                        tokens.py
+    plot_ellipsoid            how far each token may move: the semi-axes of the certified set                 tokens.py
+    plot_relevance            the prompt, its tokens in the colour of their relevance                         relevance.py
+    figure                    any of them, from a saved certificate                                           certificates.py
 
-matplotlib loads with the first figure.
+Every function returns a `certify.plots.style.StyledFigure`, a `matplotlib.figure.Figure` that no global state knows of;
+`figure.savefig("x.png")`, `"x.svg"` or `"x.pdf"` writes it, the same bytes every time. Style and colours are those of style.py
+and colours.py: what a colour says, a marker, a dash or a number says, too. matplotlib loads with the first figure.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from certify.plots.figures import (
-        CERTIFICATE,
-        EventRates,
-        picture,
-        plot_certified_fraction,
-        plot_curve,
-        plot_ellipsoid,
-        plot_event_rates,
-        plot_relevance,
-        plot_token_noise,
-    )
+    from certify.plots.certificates import CERTIFICATE, figure
+    from certify.plots.curves import plot_curve
+    from certify.plots.rates import EventRates, plot_certified_fraction, plot_event_rates
+    from certify.plots.relevance import plot_relevance
+    from certify.plots.tokens import plot_ellipsoid, plot_token_noise
 
 __all__ = [
     "CERTIFICATE",
     "EventRates",
-    "picture",
+    "figure",
     "plot_certified_fraction",
     "plot_curve",
     "plot_ellipsoid",
@@ -38,8 +39,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from certify.plots import figures
-
-    return getattr(figures, name)
+    if name in __all__:
+        for module in ("certificates", "rates"):  # the first imports the others
+            found = vars(importlib.import_module(f"certify.plots.{module}"))
+            if name in found:
+                return found[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

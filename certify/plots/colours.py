@@ -1,4 +1,4 @@
-"""Colours: one palette and one scale for every picture, for the pages of `certify report` and for the experiments.
+"""Colours: one palette and one scale for every figure, for the pages of `certify report` and for the experiments.
 
 **Series** are told apart by colours of Okabe and Ito (2008), which stay apart for the colour-blind, and by a marker and a
 pattern of dashes each, which stay apart in black and white.
@@ -42,7 +42,7 @@ GREY, LIGHT = "#5F5F5F", "#DDDDDD"
 
 
 class Series(NamedTuple):
-    """How one line of a picture is drawn.
+    """How one line of a figure is drawn.
 
     Attributes:
         colour: as #RRGGBB.
@@ -64,7 +64,7 @@ SERIES = (
     Series(GOLD, "P", (0, (5, 1.5, 1.2, 1.5, 1.2, 1.5))),
     Series(SKY, "X", (0, (3, 3))),
 )
-"""The styles of the first, second, … line of a picture."""
+"""The styles of the first, second, … line of a figure."""
 
 
 def series(number: int) -> Series:

@@ -1,11 +1,12 @@
-"""The style of every picture: sizes, letters, frames, legends, and how a file is written.
+"""The style of every figure: sizes, letters, frames, legends, and how a file is written.
 
-Pictures are made for print: at `ONE_COLUMN` or `TWO_COLUMNS` they go into a paper as they are, letters 8 points high. They are
+Figures are made for print: at `ONE_COLUMN` or `TWO_COLUMNS` they go into a paper as they are, letters 8 points high. They are
 drawn under `RC` alone, which is put back afterwards: neither a style that somebody has set changes them, nor do they
 change anything for anybody else. Words of others (prompts, tokens, names) are never read as formulas (`plain`).
 
-**Files.** `Picture.savefig` writes the same bytes for the same picture: no date, no version, and in SVG names that depend on
-the content. Letters in an SVG are drawn as paths: it looks the same where the font is missing. The title is kept as metadata.
+**Files.** `StyledFigure.savefig` writes the same bytes for the same figure: no date, no version, and in SVG names that
+depend on the content. Letters in an SVG are drawn as paths: it looks the same where the font is
+missing. The title is kept as metadata.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from certify import _files
-from certify.plots.colours import LIGHT
+from certify._text import shown, spelled
+from certify.plots.colours import GREY, LIGHT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +40,9 @@ __all__ = [
     "RC",
     "SUFFIXES",
     "TWO_COLUMNS",
-    "Picture",
+    "StyledFigure",
+    "as_many",
+    "below",
     "checked_suffix",
     "dress",
     "head",
@@ -46,8 +50,11 @@ __all__ = [
     "log_scale",
     "panels",
     "plain",
+    "say",
+    "score",
     "styled",
     "text_width",
+    "token",
     "wrapped",
 ]
 
@@ -95,6 +102,7 @@ RC: Mapping[str, Any] = {
 }
 """What differs from matplotlib's defaults."""
 
+# Settings that are not a style: they stay as they are.
 _FOREIGN = (
     "backend",
     "interactive",
@@ -136,7 +144,7 @@ def styled(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return drawn
 
 
-class Picture(Figure):
+class StyledFigure(Figure):
     """A `matplotlib.figure.Figure` that no global state knows of, and that writes the same bytes every time.
 
     Args:
@@ -176,7 +184,7 @@ class Picture(Figure):
         options["metadata"] = {**metadata, **(options.get("metadata") or {})}
         if kind == "png":
             options.setdefault("pil_kwargs", {"optimize": True})
-        # A file that is there, or that a link leads to, is replaced only once the picture is whole.
+        # A file that is there, or that a link leads to, is replaced only once the figure is whole.
         buffer, target = (io.BytesIO(), Path(fname)) if isinstance(fname, (str, Path)) else (fname, None)
         with _alone():
             super().savefig(buffer, **{**options, "format": kind})
@@ -200,7 +208,7 @@ def _path(fname: Any) -> bool:
 
 
 def checked_suffix(name: str, path: str | Path | Any) -> str:
-    """The suffix of a picture's path, in small letters.
+    """The suffix of a figure's path, in small letters.
 
     Raises:
         ValueError: none of `SUFFIXES`.
@@ -221,8 +229,8 @@ def panels(
     sharey: bool = False,
     sharex: bool = False,
     heights: Sequence[float] | None = None,
-) -> tuple[Picture, list[list[Axes]]]:
-    """A picture with frames in rows and columns.
+) -> tuple[StyledFigure, list[list[Axes]]]:
+    """A figure with frames in rows and columns.
 
     Args:
         rows, columns: how many.
@@ -230,13 +238,13 @@ def panels(
         sharey, sharex: one axis for all.
         heights: relative heights of the rows.
     """
-    picture = Picture(width, height)
-    grid = picture.subplots(
+    figure = StyledFigure(width, height)
+    grid = figure.subplots(
         rows, columns, squeeze=False, sharey=sharey, sharex=sharex, height_ratios=None if heights is None else heights
     )
     for axes in grid.flat:
         dress(axes)
-    return picture, [list(row) for row in grid]
+    return figure, [list(row) for row in grid]
 
 
 def dress(axes: Axes) -> None:
@@ -358,3 +366,32 @@ def wrapped(text: str, width: float, *, lines: int = 1, size: float = 8) -> str:
             last = last[:-1]
         found = [*found[: lines - 1], f"{last.rstrip()}…"]
     return "\n".join(found).replace("$", r"\$")
+
+
+def token(name: Any, room: float = 0.95) -> str:
+    """A token for readers, without the vocabulary's marks, shortened to `room` inches."""
+    return wrapped(spelled(name), room) or "␣"
+
+
+def score(value: float | None) -> str:
+    """A relevance in a few letters."""
+    if value is None:
+        return "–"
+    return "0" if abs(value) < 0.005 else shown(value, "near", 2, sign=True)
+
+
+def as_many(name: str, values: Sequence[Any] | None, count: int, what: str) -> None:
+    """Refuses a list that has not one entry for each of `count` things."""
+    if values is not None and len(values) != count:
+        raise ValueError(f"{name} = {list(values)!r}: must be {count} entries, one {what}")
+
+
+def below(entries: int, width: float) -> float:
+    """Room for the axis's words and a legend of so many entries, in inches."""
+    return 0.55 + 0.16 * (math.ceil(entries / 2) if width > 5 else entries)
+
+
+def say(axes: Axes, text: str) -> None:
+    """Words in place of what cannot be drawn."""
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    axes.text(0.5, 0.9, text, transform=axes.transAxes, bbox=box, ha="center", va="center", color=GREY, fontsize=9)

@@ -1,4 +1,4 @@
-"""Lines over the radius as a picture in the page itself (SVG), in the page's own colours."""
+"""A line over the radius as a figure in the page itself (SVG), in the page's own colours."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from certify._text import escaped, shown
 
 _WIDE, _HIGH = 480, 290  # of a chart, in its own units
-
-
 _LEFT, _RIGHT, _TOP, _BOTTOM = 68, 14, 16, 44
 
 
@@ -24,8 +22,7 @@ class Line:
 
 
 def chart(
-    lines: Sequence[Line],
-    x_label: str,
+    line: Line,
     y_label: str,
     *,
     name: str,
@@ -33,9 +30,18 @@ def chart(
     top: float | None = None,
     level: tuple[float, str] | None = None,
 ) -> str:
-    """Lines over the radius as SVG, in the page's own colours."""
-    xs = [x for line in lines for x, _ in line.points]
-    ys = [y for line in lines for _, y in line.points] + ([level[0]] if level else [])
+    """A line over the radius as SVG, in the page's own colours.
+
+    Args:
+        line: what is drawn; without points a sentence says so.
+        y_label: of the vertical axis, which ends at `top` or above the largest value.
+        name: of the whole, for who cannot see it.
+        log: whether the vertical axis is logarithmic.
+        top: see `y_label`.
+        level: a value to compare with, and what it is.
+    """
+    xs = [x for x, _ in line.points]
+    ys = [y for _, y in line.points] + ([level[0]] if level else [])
     if log:
         ys = [y for y in ys if y > 0]
     if not xs or not ys:
@@ -52,40 +58,31 @@ def chart(
         share = (scale(y) - scale(low)) / (scale(high) - scale(low))
         return _HIGH - _BOTTOM - (_HIGH - _TOP - _BOTTOM) * share
 
+    def rule(kind: str, y: float) -> str:
+        return f'<line class="{kind}" x1="{_LEFT}" x2="{_WIDE - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+
+    def text(x: float, y: float, said: str, anchor: str = "middle", more: str = "") -> str:
+        return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{more}>{escaped(said, isolate=False)}</text>'
+
+    floor, middle = _HIGH - _BOTTOM, (_TOP + _HIGH - _BOTTOM) / 2
     parts = []
     for tick in y_ticks:
-        y = at_y(tick)
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDE - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{_tick(tick)}</text>')
-    floor = _HIGH - _BOTTOM
-    for tick in _ticks(0.0, right):
-        if tick <= right:
-            x = at_x(tick)
-            parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{floor}" y2="{floor + 4}"/>')
-            parts.append(f'<text x="{x:.1f}" y="{floor + 18}" text-anchor="middle">{_tick(tick)}</text>')
-    parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_WIDE - _RIGHT}" y1="{floor}" y2="{floor}"/>')
-    parts.append(
-        f'<text x="{(_LEFT + _WIDE - _RIGHT) / 2}" y="{_HIGH - 6}" text-anchor="middle">'
-        f"{escaped(x_label, isolate=False)}</text>"
-    )
-    middle = (_TOP + floor) / 2
-    parts.append(
-        f'<text x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">'
-        f"{escaped(y_label, isolate=False)}</text>"
-    )
+        parts += [rule("grid", at_y(tick)), text(_LEFT - 7, at_y(tick) + 4, _tick(tick), "end")]
+    for tick in (tick for tick in _ticks(0.0, right) if tick <= right):
+        x = at_x(tick)
+        parts.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{floor}" y2="{floor + 4}"/>')
+        parts.append(text(x, floor + 18, _tick(tick)))
+    parts += [rule("axis", floor), text((_LEFT + _WIDE - _RIGHT) / 2, _HIGH - 6, "radius ρ")]
+    parts.append(text(12, middle, y_label, more=f' transform="rotate(-90 12 {middle})"'))
     if level is not None and low <= level[0] <= high:
         y = at_y(level[0])
         below = 15 if y < _TOP + 18 else -6
-        parts.append(f'<line class="level" x1="{_LEFT}" x2="{_WIDE - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(
-            f'<text class="level-text" x="{_LEFT + 6}" y="{y + below:.1f}">{escaped(level[1], isolate=False)}</text>'
-        )
-    for line in lines:
-        known = [(at_x(x), at_y(y)) for x, y in line.points if not log or y > 0]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in known)
-        parts.append(f'<polyline class="curve{" dashed" if line.dashed else ""}" points="{path}"/>')
-        if line.dots:
-            parts += [f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3.6"/>' for x, y in known]
+        parts += [rule("level", y), text(_LEFT + 6, y + below, level[1], "start", ' class="level-text"')]
+    known = [(at_x(x), at_y(y)) for x, y in line.points if not log or y > 0]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in known)
+    parts.append(f'<polyline class="curve{" dashed" if line.dashed else ""}" points="{path}"/>')
+    if line.dots:
+        parts += [f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3.6"/>' for x, y in known]
     label = escaped(name, isolate=False)
     return f'<svg viewBox="0 0 {_WIDE} {_HIGH}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 

@@ -32,17 +32,17 @@ def document(title: str, body: Sequence[str]) -> str:
 
 def header(kind: str, title: str, sentence: str, tiles: Sequence[tuple[str, str]], of_prompt: bool = True) -> str:
     """What is claimed, in a sentence, and the numbers beside it (`tiles`: name, value)."""
-    note = (
-        '<p class="note">‖δ‖_Σ is the size of a perturbation in units of the noise: one token alone may move by ρ times its σ, '
+    about = (
+        "‖δ‖_Σ is the size of a perturbation in units of the noise: one token alone may move by ρ times its σ, "
         "several together by correspondingly less. How the change was found does not matter. Confidence is about "
-        "the random draws that the certificate was computed from, not about prompts or attackers.</p>"
+        "the random draws that the certificate was computed from, not about prompts or attackers."
         if of_prompt
-        else '<p class="note">‖δ‖_Σ is the size of a perturbation in units of the noise, coordinate by coordinate.</p>'
+        else "‖δ‖_Σ is the size of a perturbation in units of the noise, coordinate by coordinate."
     )
     shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in tiles)
     return (
         f'<header><p class="kind">{kind}</p><h1>{escaped(title)}</h1><p class="claim">{sentence}</p>'
-        f'<dl class="tiles">{shown}</dl>{note}</header>'
+        f'<dl class="tiles">{shown}</dl>{note(about)}</header>'
     )
 
 
@@ -73,6 +73,21 @@ def table(
         f'<div class="scroll"><table{" class=wide" if wide else ""}><thead><tr>{cells(head, "th")}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
+
+
+def note(text: str) -> str:
+    """Small print."""
+    return f'<p class="note">{text}</p>'
+
+
+def listed(items: Iterable[str]) -> str:
+    """Sentences below one another."""
+    return f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
+
+
+def status(of: str) -> str:
+    """Of a claim or a prompt: everything but "certified" stands out."""
+    return escaped(of) if of == "certified" else f'<span class="bad">{escaped(of)}</span>'
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from certify._text import escaped
 from certify.certificate import words
-from certify.report._page import code, image, section
+from certify.certificate.words import PAGE
+from certify.report._page import code, image, listed, note, section, status, table
 from certify.report.pictures import Pictures
 
 COPY = (
@@ -16,11 +17,34 @@ COPY = (
 )
 
 
-def not_covered(policy: str, *, of_prompt: bool, images: bool, deployed: bool) -> str:
-    """What no claim on the page says: as `certify.certificate.words.not_covered`, in a section."""
-    items = words.not_covered(policy, of_prompt=of_prompt, images=images, deployed=deployed)
-    said = [escaped(f"{item[:1].upper()}{item[1:].removesuffix('.')}.") for item in items]
-    return section("What is not covered", f"<ul>{''.join(f'<li>{item}</li>' for item in said)}</ul>", "warn")
+def not_covered(items: Iterable[str]) -> str:
+    """What no claim on the page says, as `certify.certificate.words.not_covered` says it, in a section."""
+    said = (escaped(f"{item[:1].upper()}{item[1:].removesuffix('.')}.") for item in items)
+    return section("What is not covered", listed(said), "warn")
+
+
+def claim_cells(claim: Any) -> list[str]:
+    """What `claims_table` says of a claim, behind its number and its name."""
+    return [
+        words.value(claim, PAGE),
+        PAGE.number(claim.rho, "down"),
+        "" if claim.q is None else PAGE.number(claim.q, "down"),
+        PAGE.failure(claim.alpha),
+        words.count(claim.n),
+        escaped(words.proof(claim)),
+        status(claim.status),
+    ]
+
+
+def claims_table(rows: Sequence[Sequence[str]]) -> str:
+    """Claims, a line each: number, name, and their cells."""
+    head = ("#", "claim", "value", "ρ", "q", "α", "draws", "proof", "status")
+    return table(head, rows, text=(1, 7), wide=True, plain=(8,))
+
+
+def digest_facts(digests: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """SHA-256 by name, for `facts`."""
+    return [(f"SHA-256 of {escaped(name)}", code(value)) for name, value in digests.items()]
 
 
 def smoother_facts(smoother: Mapping[str, Any] | None) -> list[tuple[str, str]]:
@@ -31,12 +55,8 @@ def smoother_facts(smoother: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     said = ", ".join(f"{name} = {smoother[name]}" for name in names if smoother.get(name) is not None)
     rows = [("smoother", escaped(said))]
     for concept in smoother.get("concepts", ()):
-        rows.append(
-            (
-                f"concept {escaped(concept['name'])}",
-                f"{words.count(concept['pairs'])} prompt pairs, SHA-256 {code(concept['sha256'])}",
-            )
-        )
+        pairs = f"{words.count(concept['pairs'])} prompt pairs, SHA-256 {code(concept['sha256'])}"
+        rows.append((f"concept {escaped(concept['name'])}", pairs))
     return rows
 
 
@@ -56,8 +76,7 @@ def examples(pictures: Pictures) -> str:
         shown = f'<div class="pairs">{labels}{pairs}</div>'
     else:
         shown = ""
-    note = f'<p class="note">{escaped(pictures.note)}</p>' if pictures.note else ""
-    if not shown:
-        return section("With and without the defence", note) if note else ""
-    said = '<p class="note">Examples, not claims: no image here is certified.</p>'
-    return section("With and without the defence", f"{shown}{note}{said}")
+    shown += note(escaped(pictures.note)) if pictures.note else ""
+    if pictures.sheet is not None or pictures.undefended:
+        shown += note("Examples, not claims: no image here is certified.")
+    return section("With and without the defence", shown) if shown else ""

@@ -5,19 +5,30 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping
+from typing import Any
 
-from certify._text import escaped, spelled
-from certify.certificate import Certificate, Claim, words
+from certify._text import escaped
+from certify.certificate import Certificate, ClaimedCurve, words
+from certify.certificate.tokens import tokens_of
 from certify.certificate.words import PAGE
-from certify.plots.colours import opacity, shares
+from certify.plots.colours import opacity
 from certify.report._charts import Line, chart
-from certify.report._page import code, document, facts, header, section, shows, table
-from certify.report._sections import COPY, examples, not_covered, smoother_facts
+from certify.report._page import code, document, facts, header, listed, note, section, shows, table
+from certify.report._sections import (
+    COPY,
+    claim_cells,
+    claims_table,
+    digest_facts,
+    examples,
+    not_covered,
+    smoother_facts,
+)
 from certify.report.pictures import Pictures
+from certify.summaries import Section
+from certify.summaries.of_certificates import sections
+from certify.summaries.of_prompts import tokens_shown
 
 __all__ = ["certificate_page"]
-
-_NEAREST = 3  # uncovered tokens that are named
 
 
 def certificate_page(
@@ -48,34 +59,26 @@ def certificate_page(
 def _certificate_page(
     certificate: Certificate, folder: str, digests: Mapping[str, str], pictures: Pictures | None
 ) -> str:
-    record = certificate.provenance
+    record, claims, main = certificate.provenance, certificate.claims, certificate.main
     prompt = record.get("prompt")
     of_prompt, cut = "smoother" in record, record.get("truncated")
     title = str(prompt) if prompt else "a prompt left out of the record" if of_prompt else "a function"
-    event = next((c for c in certificate.claims if c.quantity == "event"), None)
-    made = sum(claim.status == "certified" for claim in certificate.claims)
     tiles = [
+        ("radius ρ of that sentence", PAGE.number(main.rho, "down")),
         ("confidence, all claims together", PAGE.confidence(certificate.alpha)),
-        ("claims made", f"{made} of {len(certificate.claims)}"),
-        ("covariance policy", escaped(certificate.claims[0].policy)),
+        ("claims made", f"{sum(claim.status == 'certified' for claim in claims)} of {len(claims)}"),
+        ("covariance policy", escaped(claims[0].policy)),
     ]
-    main = certificate.main
-    tiles.insert(0, ("radius ρ of that sentence", PAGE.number(main.rho, "down")))
+    headline = words.stated(certificate, main, PAGE)
+    if main.status == "certified":
+        headline += f" {words.all_claims(certificate, PAGE)}."
     body = [
-        header("Robustness certificate", title, _headline(certificate, main), tiles, of_prompt),
-        f'<p class="note">{words.truncation(cut["tokens"], cut["kept"])}</p>' if cut else "",
-        _notices(certificate),
-        _short_list(certificate, main),
-        not_covered(
-            certificate.claims[0].policy,
-            of_prompt=of_prompt,
-            images=event is not None,
-            deployed=any(c.replicas is not None for c in certificate.claims),
-        ),
-        _tokens(certificate) if "token_noise" in record else "",
-        _bound_curve(certificate),
-        _event_curve(certificate, event) if event is not None else "",
-        _coverage(certificate),
+        header("Robustness certificate", title, headline, tiles, of_prompt),
+        note(words.truncation(cut["tokens"], cut["kept"])) if cut else "",
+        section("Notice", listed(map(escaped, certificate.notices)), "warn") if certificate.notices else "",
+        not_covered(words.left_out(certificate)),
+        _tokens(certificate),
+        *(_section(found) for found in sections(certificate, PAGE)),
         examples(pictures) if pictures is not None else "",
         _claims_table(certificate),
         _check_certificate(certificate, folder),
@@ -84,184 +87,73 @@ def _certificate_page(
     return document(f"Certificate: {title}", body)
 
 
-def _notices(certificate: Certificate) -> str:
-    """What a reader must know before any number."""
-    said = "".join(f"<li>{escaped(notice)}</li>" for notice in certificate.notices)
-    return section("Notice", f"<ul>{said}</ul>", "warn") if said else ""
-
-
-def _headline(certificate: Certificate, claim: Claim) -> str:
-    said = words.sentence(claim, PAGE)
-    if claim.status == "abstained":
-        return said
-    compared = words.compared(certificate, claim, PAGE)
-    return f"{said} {compared}{' ' if compared else ''}{words.all_claims(certificate, PAGE)}."
-
-
-def _short_list(certificate: Certificate, main: Claim) -> str:
-    """The other claims that are no point of a curve, each in a sentence, and what they are compared with."""
-    others = [c for c in certificate.claims if c is not main and c.scope not in ("pointwise", "simultaneous")]
-    items = [f"<li>{words.sentence(c, PAGE)} {words.compared(certificate, c, PAGE)}</li>" for c in others]
-    record = certificate.provenance
-    stick = record.get("yardstick")
-    note = f'<p class="note">{words.removed(stick, PAGE, record.get("concept_in_prompt"))}</p>' if stick else ""
-    return section("Also claimed", f"<ul>{''.join(items)}</ul>{note}") if items else note
-
-
 def _tokens(certificate: Certificate) -> str:
-    noise = certificate.provenance["token_noise"]
-    sigma, kinds, relevance = noise["sigma"], noise["kinds"], noise["relevance"]
-    names = noise.get("tokens") or [f"#{i}" for i in range(len(sigma))]
-    if not len(sigma) == len(kinds) == len(relevance) == len(names):
-        raise ValueError("the token noise has lists of different lengths")
-    spread = certificate.provenance.get("token_spread")
-    chips, hidden = [], 0
-    for name, kind, score, s, share in zip(names, kinds, relevance, sigma, shares(sigma, log=True), strict=True):
-        if kind == "padding" and s == 0:
-            hidden += 1
-            continue
-        label = spelled(name) or " "
-        joined = kind == "word" and "tokens" in noise and not str(name).endswith("</w>")
-        below = (
-            "no noise"
-            if s <= 0
-            else f"{PAGE.number(s / spread, 'near', 2)} ×"
-            if spread
-            else f"σ {PAGE.number(s, 'near', 3)}"
-        )
-        score_text = "" if score is None else PAGE.number(score, "near", 2)
-        chips.append(
-            f'<span class="token{" joined" if joined else ""}"><b style="background:rgba(213,94,0,{opacity(share):.3f})">'
-            f"{escaped(label)}</b><small>{below}</small><small>{score_text}</small></span>"
-        )
-    concepts = ", ".join(escaped(c["name"]) for c in (certificate.provenance.get("smoother") or {}).get("concepts", ()))
-    unit = "in units of the standard deviation of token embeddings" if spread else "σ"
-    legend = (
-        f'<p class="note">Below each token: its noise, {unit}, and its relevance to {concepts or "the concept"} (−1 to 1). The '
-        "stronger the colour, the more noise (on a logarithmic scale), and the larger the changes of that token."
-        + (f" {hidden} padding positions carry no noise." if hidden else "")
-        + "</p>"
-    )
-    return section("The prompt, coloured by noise", f'<p class="tokens">{"".join(chips)}</p>{legend}')
-
-
-def _bound_curve(certificate: Certificate) -> str:
-    curve = certificate.curve
-    if curve is None:
+    found = tokens_of(certificate)
+    if found is None:
         return ""
-    stick = certificate.provenance.get("yardstick")
-    distance = words.removal(stick)
+    chips = []
+    for token in tokens_shown(found, PAGE):
+        below = "".join(f"<small>{said}</small>" for said in token.below)
+        tint = f"background:rgba(213,94,0,{opacity(token.share):.3f})"
+        kind = "token joined" if token.joined else "token"
+        chips.append(f'<span class="{kind}"><b style="{tint}">{token.text}</b>{below}</span>')
+    unit = "in units of the standard deviation of token embeddings" if found.std else "σ"
+    hidden = len(found.names) - len(found.shown)
+    legend = (
+        f"Below each token: its noise, {unit}, and its relevance to {escaped(found.concept)} (−1 to 1). The stronger the "
+        "colour, the more noise (on a logarithmic scale), and the larger the changes of that token."
+        + (f" {hidden} padding positions carry no noise." if hidden else "")
+    )
+    return section("The prompt, coloured by noise", f'<p class="tokens">{"".join(chips)}</p>{note(legend)}')
+
+
+def _section(found: Section) -> str:
+    parts = [listed(found.sentences)] if found.sentences else []
+    if found.drawn is not None:
+        draw = _curve_chart if isinstance(found.drawn, ClaimedCurve) else _rate_chart
+        parts.append(f"<figure>{draw(found)}</figure>")
+    if found.table is not None:
+        parts.append(table(found.table.head, found.table.rows, plain=found.table.words))
+    return section(f"{found.title[:1].upper()}{found.title[1:]}", "".join([*parts, *map(note, found.notes)]))
+
+
+def _curve_chart(found: Section) -> str:
+    curve, level = found.drawn, found.level
     points = [(r, v) for r, v in zip(curve.rhos, curve.values, strict=True) if math.isfinite(v)]
-    positive = [v for _, v in points if v > 0] + ([distance] if distance else [])
-    log = bool(positive) and max(positive) > 50 * min(positive)
-    picture = chart(
-        [Line(points, dots=True, dashed=not curve.simultaneous)],
-        "radius ρ",
-        "squared distance, at most",
-        log=log,
-        level=None if distance is None else (distance, "squared concept-removal distance"),
+    positive = [v for v in [*(v for _, v in points), level or 0.0] if v > 0]
+    return chart(
+        Line(points, dots=True, dashed=not curve.simultaneous),
+        found.table.head[1] if found.table else "",
+        log=bool(positive) and max(positive) > 50 * min(positive),
+        level=None if level is None else (level, "squared concept-removal distance"),
         name="Bound against radius",
     )
-    rows = []
-    for claim in curve.points:
-        at = PAGE.number(claim.rho, "down")
-        if claim.status == "abstained":
-            rows.append([at, "no bound", "", escaped(claim.reason)])
-            continue
-        bound = float(claim.value or 0.0)
-        share = "" if distance is None else PAGE.number(words.ratio(bound, distance), "up", 3)
-        rows.append([at, PAGE.number(bound, "up"), share, words.vacuous(bound, distance, PAGE)])
-    said = words.together(curve.simultaneous, curve.alpha, curve.n, len(curve.points), PAGE)
-    note = f'<p class="note">{said} {words.beside(certificate, PAGE)}</p>'
-    head = ["ρ", "squared distance, at most", "× squared concept-removal distance" if distance else "", ""]
-    return section("How far can the output move?", f"<figure>{picture}</figure>{table(head, rows)}{note}")
 
 
-def _event_curve(certificate: Certificate, claim: Claim) -> str:
-    heading = f"Attack success rate: {escaped(claim.function)}"
-    if claim.status == "abstained":
-        return section(heading, f"<p>{words.sentence(claim, PAGE)}</p>")
-    if claim.scope == "stopped early":
-        return section(heading, f"<p>{words.sentence(claim, PAGE)} Nothing is said about other radii.</p>")
-    event, measured = certificate.event(claim), certificate.provenance.get("undefended")
-    largest = max(1.0, claim.rho)
-    points = [(largest * i / 100, event.at(largest * i / 100)) for i in range(101)]
-    picture = chart(
-        [Line(points)],
-        "radius ρ",
+def _rate_chart(found: Section) -> str:
+    event, level = found.drawn, found.level
+    largest = max(1.0, event.claim.rho)
+    return chart(
+        Line([(largest * i / 100, event.at(largest * i / 100)) for i in range(101)]),
         "probability, at most",
         top=1.0,
-        level=(float(measured["rate"]), "measured without the defence") if measured else None,
+        level=None if level is None else (level, "measured without the defence"),
         name="Certified attack success rate against radius",
     )
-    note = " ".join([words.seen(event, PAGE), *words.measured(certificate.provenance, PAGE)])
-    rows = table(["ρ", "probability, at most"], words.rates(event, claim.rho, PAGE))
-    return section(heading, f'<figure>{picture}</figure>{rows}<p class="note">{note}</p>')
-
-
-def _coverage(certificate: Certificate) -> str:
-    record = certificate.provenance
-    positions, prompts = record.get("coverage") or [], record.get("covered_prompts") or []
-    counted = record.get("covered_prompts_counted") or {}
-    if not positions and not prompts and not counted:
-        return ""
-    tokens = (record.get("token_noise") or {}).get("tokens")
-    parts = []
-    if positions:
-        suppression = words.coverage(certificate)
-        rows = []
-        for p in positions:
-            name = spelled(tokens[p["position"]]) if tokens else f"position {words.count(p['position'])}"
-            said = words.covered_token(name, p["covered"], p["comparable"], PAGE)
-            if 0 < p["covered"] == p["comparable"]:
-                said += f" {suppression.sentence(PAGE)}"
-            near = [words.reached(u["token"], u["distance"], PAGE) for u in (p.get("uncovered") or ())[:_NEAREST]]
-            rows.append([f"“{escaped(name)}”", said, "; ".join(near)])
-        rho = PAGE.number(positions[0]["rho"], "down")
-        parts.append(f"<p>Which other tokens may stand in the place of one, with ‖δ‖_Σ ≤ {rho}?</p>")
-        parts.append(table(["token", "covered", "next"], rows, text=(1, 2)))
-    if prompts:
-        rows = [
-            [
-                escaped(p["prompt"]),
-                words.covered_prompt(p.get("distance"), bool(p["covered"]), str(p.get("reason")), PAGE)
-                + words.cut_off(p.get("dropped")),
-            ]
-            for p in prompts
-        ]
-        parts.append(f"<p>{words.covered_prompts(prompts)}</p>{table(['attack prompt', ''], rows, text=(1,))}")
-    if counted:
-        covered, given = words.count(counted["covered"]), words.count(counted["given"])
-        parts.append(f"<p>Attack prompts given, and left out of the record: {given}, of which covered: {covered}.</p>")
-    return section("What the radius means in prompts", "".join(parts))
 
 
 def _claims_table(certificate: Certificate) -> str:
     rows = []
     for place, claim in enumerate(certificate.claims, start=1):
-        made = claim.status == "certified"
-        state = "certified" if made else '<span class="bad">abstained</span>'
-        rows.append(
-            [
-                str(place),
-                f"{words.named(claim, PAGE)}<br><small>{words.details(claim, PAGE)}</small>"
-                + ("" if made else f"<br>{escaped(claim.reason)}"),
-                words.value(claim, PAGE),
-                PAGE.number(claim.rho, "down"),
-                "" if claim.q is None else PAGE.number(claim.q, "down"),
-                PAGE.failure(claim.alpha),
-                f"{claim.n:,}",
-                escaped(words.proof(claim)),
-                state,
-            ]
-        )
-    head = ["#", "claim", "value", "ρ", "q", "α", "draws", "proof", "status"]
-    note = (
-        '<p class="note">α: probability that the draws behind the claim were so unlucky that it is false; all claims together '
+        reason = "" if claim.status == "certified" else f"<br>{escaped(claim.reason)}"
+        name = f"{words.named(claim, PAGE)}<br><small>{words.details(claim, PAGE)}</small>{reason}"
+        rows.append([str(place), name, *claim_cells(claim)])
+    legend = (
+        "α: probability that the draws behind the claim were so unlucky that it is false; all claims together "
         f"{PAGE.failure(certificate.alpha)}. q: probability over the noise of what is deployed. An abstention claims "
-        "nothing, and is no sign of weakness.</p>"
+        "nothing, and is no sign of weakness."
     )
-    return section("Every claim", table(head, rows, text=(1, 7), wide=True, plain=(8,)) + note)
+    return section("Every claim", claims_table(rows) + note(legend))
 
 
 def _check_certificate(certificate: Certificate, folder: str) -> str:
@@ -294,37 +186,25 @@ def _check_certificate(certificate: Certificate, folder: str) -> str:
 
 
 def _provenance(certificate: Certificate, digests: Mapping[str, str]) -> str:
-    record = certificate.provenance
-    model = record.get("model") or {}
-    source = record.get("source") or {}
+    record: Mapping[str, Any] = certificate.provenance
+    model, source = record.get("model") or {}, record.get("source") or {}
+    on_record = (("made", "created"), ("seed", "seed"), ("pilot draws", "pilot"))
+    own = "embedded" if "model" in source else model.get("kind", "not on record")
     rows = [
-        ("made", escaped(record.get("created", "not on record"))),
-        ("seed", escaped(record.get("seed", "not on record"))),
-        ("pilot draws", escaped(record.get("pilot", "not on record"))),
+        *((name, escaped(record.get(key, "not on record"))) for name, key in on_record),
         ("computed in", escaped(f"{record.get('dtype', '?')} on {record.get('device', '?')}")),
-        (
-            "model",
-            escaped(source.get("model") or ("embedded" if "model" in source else model.get("kind", "not on record"))),
-        ),
+        ("model", escaped(source.get("model") or own)),
     ]
-    rows += [
-        (name.replace("_", " "), escaped(source[name]))
-        for name in ("unet", "text_encoder", "variant")
-        if source.get(name)
-    ]
-    rows += [
-        (
-            f"{escaped(name.replace('_', ' '))}, overlay",
-            escaped(f"{o.get('kind')}: {o.get('tensors')} of {o.get('of')} tensors"),
-        )
-        for name, o in (model.get("overlays") or {}).items()
-    ]
-    rows += [(f"SHA-256 of {escaped(name)}", code(value)) for name, value in (model.get("sha256") or {}).items()]
+    for name in ("unet", "text_encoder", "variant"):
+        rows += [(name.replace("_", " "), escaped(source[name]))] if source.get(name) else []
+    for name, over in (model.get("overlays") or {}).items():
+        said = f"{over.get('kind')}: {over.get('tensors')} of {over.get('of')} tensors"
+        rows.append((f"{escaped(name.replace('_', ' '))}, overlay", escaped(said)))
+    rows += digest_facts(model.get("sha256") or {})
     if not model.get("sha256"):
         rows.append(("SHA-256 of the model", "none: the certificate is about a plain callable"))
     if record.get("input_sha256"):
         rows.append(("SHA-256 of the input", code(record["input_sha256"])))
-    rows += [(f"SHA-256 of {escaped(name)}", code(value)) for name, value in digests.items()]
-    rows += smoother_facts(record.get("smoother"))
-    rows += [("versions", escaped(", ".join(f"{k} {v}" for k, v in (record.get("versions") or {}).items())))]
+    rows += [*digest_facts(digests), *smoother_facts(record.get("smoother"))]
+    rows.append(("versions", escaped(", ".join(f"{k} {v}" for k, v in (record.get("versions") or {}).items()))))
     return section("Where it comes from", facts(rows))

@@ -7,14 +7,16 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from certify._text import escaped
 from certify.certificate import words
 from certify.certificate.words import PAGE
 from certify.datasets import FRACTION_RHOS, RowOptions, RunRecord, certified_fraction, summary
 from certify.report._charts import Line, chart
-from certify.report._page import code, document, facts, header, section, shows, table
-from certify.report._sections import COPY, not_covered, smoother_facts
+from certify.report._page import code, document, facts, header, section, shows, status, table
+from certify.report._sections import COPY, claim_cells, claims_table, digest_facts, not_covered, smoother_facts
 
 __all__ = ["run_page"]
 
@@ -45,12 +47,10 @@ def _run_page(run: RunRecord, folder: str, digests: Mapping[str, str]) -> str:
     policy = str(settings["smoother"]["policy"])
     within = words.tolerance(options.tolerance, PAGE)
     reached = sum(r >= options.rho for r in radii)
-    over = len(rows) == data["rows"]
-    left = (
-        ""
-        if over
-        else f" The run is not over, or was limited: {len(rows):,} of {words.count(data['rows'])} prompts are done."
-    )
+    deployed = any(other.get("q") is not None for row in rows for other in row.get("others", ()))
+    left = ""
+    if len(rows) != data["rows"]:
+        left = f" The run is not over, or was limited: {len(rows):,} of {words.count(data['rows'])} prompts are done."
     headline = (
         f"For {reached:,} of {len(rows):,} prompts ({PAGE.percent(reached / len(rows), 'down')}) and every perturbation δ with "
         f"‖δ‖_Σ ≤ {PAGE.number(options.rho, 'down')}, the smoothed text encoding stays within {within} of its reference, each "
@@ -62,22 +62,16 @@ def _run_page(run: RunRecord, folder: str, digests: Mapping[str, str]) -> str:
         ("median radius", PAGE.number(sorted(radii)[(len(radii) - 1) // 2], "down")),
         ("confidence, each prompt", PAGE.confidence(options.alpha)),
     ]
+    confidence = (
+        f"{words.each_prompt(options.alpha, total['expected_wrong'], PAGE)} {total['abstained']:,} prompts have no certified "
+        f"radius and {total['refused']:,} were refused; they count with radius 0."
+        + (f" {total['truncated']:,} did not fit into the context and were cut." if total["truncated"] else "")
+    )
     body = [
         header("Certified data set", str(data["name"]), headline, tiles),
-        section(
-            "How to read the confidence",
-            f"<p>{words.each_prompt(options.alpha, total['expected_wrong'], PAGE)} {total['abstained']:,} prompts have no "
-            f"certified radius and {total['refused']:,} were refused; they count with radius 0."
-            + (f" {total['truncated']:,} did not fit into the context and were cut." if total["truncated"] else "")
-            + "</p>",
-        ),
-        not_covered(
-            policy,
-            of_prompt=True,
-            images=bool(options.images),
-            deployed=any(other.get("q") is not None for row in rows for other in row.get("others", ())),
-        ),
-        _fractions(radii, options.rho, len(rows)),
+        section("How to read the confidence", f"<p>{confidence}</p>"),
+        not_covered(words.not_covered(policy, of_prompt=True, images=bool(options.images), deployed=deployed)),
+        _fractions(radii, options.rho),
         _prompts_table(run),
         _others_table(run),
         _check_run(run, folder),
@@ -86,57 +80,39 @@ def _run_page(run: RunRecord, folder: str, digests: Mapping[str, str]) -> str:
     return document(f"Certified data set: {data['name']}", body)
 
 
-def _fractions(radii: Sequence[float], rho: float, prompts: int) -> str:
-    finite = [r for r in radii if 0 < r < math.inf]
-    edge = 1.05 * max(finite) if finite else 1.0
-    corners = sorted(set(finite))
-    points, before = [(0.0, sum(r > 0 for r in radii) / prompts)], 0.0
-    for corner in corners:
+def _fractions(radii: Sequence[float], rho: float) -> str:
+    prompts, finite = len(radii), sorted({r for r in radii if 0 < r < math.inf})
+    edge = 1.05 * finite[-1] if finite else 1.0
+    points, before = [], 0.0
+    for corner in [*finite, edge]:
         share = sum(r >= corner for r in radii) / prompts
         points += [(before, share), (corner, share)]
         before = corner
-    last = sum(r > before for r in radii) / prompts
-    points += [(before, last), (edge, last)]
-    picture = chart([Line(points)], "radius ρ", "certified fraction", top=1.0, name="Certified fraction against radius")
-    rows = [
-        [
-            PAGE.number(at, "exact"),
-            PAGE.percent(certified_fraction(radii, at), "down"),
-            f"{sum(r >= at for r in radii):,}",
-        ]
-        for at in sorted({*FRACTION_RHOS, rho})
-    ]
-    # Behind the first radius that nothing reaches there is nothing to read.
-    stop = next(
-        (i for i, (at, _, _) in enumerate(rows) if not any(r >= sorted({*FRACTION_RHOS, rho})[i] for r in radii)),
-        len(rows),
-    )
-    return section(
-        "Certified fraction against radius",
-        f"<figure>{picture}</figure>{table(['radius ρ', 'fraction', 'prompts'], rows[: stop + 1])}",
-    )
+    drawn = chart(Line(points), "certified fraction", top=1.0, name="Certified fraction against radius")
+    rows = []
+    for at in sorted({*FRACTION_RHOS, rho}):
+        reached = sum(r >= at for r in radii)
+        fraction = PAGE.percent(certified_fraction(radii, at), "down")
+        rows.append([PAGE.number(at, "exact"), fraction, f"{reached:,}"])
+        if not reached:  # behind the first radius that nothing reaches there is nothing to read
+            break
+    content = f"<figure>{drawn}</figure>{table(['radius ρ', 'fraction', 'prompts'], rows)}"
+    return section("Certified fraction against radius", content)
 
 
 def _prompts_table(run: RunRecord) -> str:
     rows = []
     for row in run.rows:
-        state = (
-            escaped(row["status"])
-            if row["status"] == "certified"
-            else f'<span class="bad">{escaped(row["status"])}</span>'
-        )
-        bound = row.get("bound")
-        stick = words.removal(row.get("yardstick"))
-        vacuous = "" if bound is None else words.vacuous(bound, stick, PAGE)
+        bound, distance = row.get("bound"), words.removal(row.get("yardstick"))
         rows.append(
             [
                 words.count(row["row"]),
                 escaped(row["prompt"]) if "prompt" in row else "left out",
-                state,
+                status(row["status"]),
                 PAGE.number(float(row["radius"]), "down"),
                 "" if row.get("tolerance") is None else PAGE.number(row["tolerance"], "up"),
-                "none" if bound is None else f"{PAGE.number(bound, 'up')} {vacuous}",
-                "" if stick is None else PAGE.number(stick, "near"),
+                "none" if bound is None else f"{PAGE.number(bound, 'up')} {words.vacuous(bound, distance, PAGE)}",
+                "" if distance is None else PAGE.number(distance, "near"),
                 escaped(row.get("reason") or ""),
             ]
         )
@@ -146,49 +122,27 @@ def _prompts_table(run: RunRecord) -> str:
 
 
 def _others_table(run: RunRecord) -> str:
+    others = [(row["row"], other) for row in run.rows for other in row.get("others", ())]
     rows = []
-    for row in run.rows:
-        for other in row.get("others", ()):
-            value = other.get("value")
-            certified = other["status"] == "certified"
-            way = "down" if other["quantity"] == "radius" else "up"
-            shown = "none" if not certified else "an interval each" if value is None else PAGE.number(float(value), way)
-            rows.append(
-                [
-                    words.count(row["row"]),
-                    f"{escaped(other['function'])} <small>{escaped(other['quantity'])}</small>",
-                    shown,
-                    PAGE.number(other["rho"], "down"),
-                    "" if other.get("q") is None else PAGE.number(other["q"], "down"),
-                    PAGE.failure(other["alpha"]),
-                    words.count(other["n"]),
-                    escaped(f"{other['theorem']}, {other['method']}"),
-                    "certified" if certified else '<span class="bad">abstained</span>',
-                ]
-            )
-    if not rows:
-        return ""
-    head = ["#", "about", "at most", "ρ", "q", "α", "draws", "proof", "status"]
-    return section("The other claims of each prompt", table(head, rows, text=(1, 7), wide=True, plain=(8,)))
+    for row, other in others:
+        claim: Any = SimpleNamespace(**{"side": "upper", "lower": None, "scope": "single", **other})
+        rows.append([words.count(row), words.named(claim, PAGE), *claim_cells(claim)])
+    return section("The other claims of each prompt", claims_table(rows)) if rows else ""
 
 
 def _check_run(run: RunRecord, folder: str) -> str:
-    parts = []
     if run.kept:
         hidden = " --prompt …" if run.settings.get("private") else ""
         lines = [f"certify check {shlex.quote(str(Path(folder) / where))}{hidden}" for where in run.kept.values()]
-        listed = "\n".join(lines)
-        parts.append(
-            f"<p>Row by row, with the files and the model:</p><pre><code>{escaped(listed, isolate=False)}</code></pre>"
-        )
+        commands = escaped("\n".join(lines), isolate=False)
+        how = f"<p>Row by row, with the files and the model:</p><pre><code>{commands}</code></pre>"
     else:
-        parts.append(
+        how = (
             "<p>The certificates were not kept (<code>--save-certificates</code>). The same <code>certify prompts</code> "
             "command with the settings below, into another folder, gives the same claims on the same kind of device; "
             "<code>certify prompt</code> certifies a single row anew.</p>"
         )
-    parts.append(f"<p>{COPY}</p>")
-    return section("How to check it again", "".join(parts))
+    return section("How to check it again", f"{how}<p>{COPY}</p>")
 
 
 def _run_provenance(run: RunRecord, digests: Mapping[str, str]) -> str:
@@ -204,10 +158,8 @@ def _run_provenance(run: RunRecord, digests: Mapping[str, str]) -> str:
         ("computed in", escaped(f"{settings['dtype']} on {settings['device']}")),
         ("version", escaped(f"certify {settings['version']}")),
     ]
-    parts = model.items() if isinstance(model, Mapping) else [("the model", model)]
-    rows += [(f"SHA-256 of {escaped(name)}", code(value)) for name, value in parts]
-    rows += [(f"SHA-256 of {escaped(name)}", code(value)) for name, value in digests.items()]
-    rows += smoother_facts(settings["smoother"])
+    rows += digest_facts(model if isinstance(model, Mapping) else {"the model": model})
+    rows += [*digest_facts(digests), *smoother_facts(settings["smoother"])]
     names = ("rho", "tolerance", "alpha", "statistics", "images", "detector", "steps", "guidance", "private")
     rows.append(("options", escaped(", ".join(f"{name} = {settings[name]}" for name in names))))
     return section("Where it comes from", facts(rows))

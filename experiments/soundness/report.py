@@ -24,7 +24,7 @@ from certify._text import shown
 from certify.bounds.copies import event_at
 from certify.confidence import clopper_pearson
 from certify.plots import plot_event_rates
-from certify.plots.style import Picture
+from certify.plots.style import StyledFigure
 from experiments.soundness import images, sentence, suite
 
 __all__ = ["add_arguments", "encoding_table", "image_table", "main", "rates_picture"]
@@ -175,7 +175,7 @@ class _Line:
         return event_at(self, GaussianNoise(1.0), rho, two_sided=False)
 
 
-def rates_picture(plan: images.ImagePlan, rows: Sequence[images.ImageRow]) -> Picture:
+def rates_picture(plan: images.ImagePlan, rows: Sequence[images.ImageRow]) -> StyledFigure:
     """The certified rate of the first prompt against the radius, a line for each K, and the strongest attacks found."""
     prompt = next(row.prompt for row in rows if all(_of(rows, row.prompt, k) for k in {r.replicas for r in rows}))
     lines, attacks = [], []

@@ -62,7 +62,9 @@ class AtRadius:
 
 
 @style.styled
-def trade_off(table: Table, path: str | Path, *, robustness: str = "average", utility: str = "fid") -> style.Picture:
+def trade_off(
+    table: Table, path: str | Path, *, robustness: str = "average", utility: str = "fid"
+) -> style.StyledFigure:
     """Robustness against utility: down and to the left is better.
 
     Args:
@@ -119,7 +121,7 @@ def trade_off(table: Table, path: str | Path, *, robustness: str = "average", ut
 
 
 @style.styled
-def sweep(table: Table, path: str | Path, *, unit: str = "") -> style.Picture:
+def sweep(table: Table, path: str | Path, *, unit: str = "") -> style.StyledFigure:
     """Rate and FID when one of σ₀ and k varies and the other is what was chosen, a line a victim. A ring marks the choice.
 
     What was chosen is the line whose defence's name holds "chosen", or else the one where the sweeps cross. A line without
@@ -209,7 +211,7 @@ def grid(
     captions: Sequence[str],
     *,
     hits: Mapping[str, Sequence[bool]] | None = None,
-) -> style.Picture:
+) -> style.StyledFigure:
     """A row a defence, a column a prompt, whole pixels: small images are enlarged four times without smoothing.
 
     Args:
@@ -234,7 +236,7 @@ def grid(
     scale = 4 if max(high, wide) <= 64 else 1
     high, wide = scale * high, scale * wide
     column = max(wide, 96)
-    figure = style.Picture(1, 1, layout="none", dpi=100)
+    figure = style.StyledFigure(1, 1, layout="none", dpi=100)
     line, gap = 12, 8
     texts = [style.wrapped(caption, column / 100, lines=5, size=7) for caption in captions]
     names = [style.wrapped(name, 1.1, lines=4, size=7) for name in images]
@@ -280,7 +282,7 @@ def certified(
     *,
     undefended: Mapping[str, float] | float | None = None,
     title: str | None = None,
-) -> style.Picture:
+) -> style.StyledFigure:
     """Certified bound (lines: no attack within ρ does better) and strongest attack found (marks), a colour a label.
 
     Args:
@@ -377,7 +379,7 @@ def _ordered(line: Line, sigma: str) -> tuple[float, float]:
     return float(line.settings[sigma]), float(line.settings["k"])
 
 
-def _label(figure: style.Picture, axes: Axes, lines: Sequence[Line], robustness: str, utility: str) -> None:
+def _label(figure: style.StyledFigure, axes: Axes, lines: Sequence[Line], robustness: str, utility: str) -> None:
     """Names beside the marks, each at the nearest place where it covers no mark, no error bar and no other name."""
     unit = figure.dpi / 72
     frame = axes.get_window_extent()

@@ -172,7 +172,7 @@ def plot(
     threshold: float = 0.5,
     concept: str = "concept",
     safe: str = "safe",
-) -> style.Picture:
+) -> style.StyledFigure:
     """The share of images that show it against the attacker's steps: a column an attacker, a row a task, both models.
 
     Args:

@@ -343,7 +343,7 @@ def _retained(pipe: Any, concept: Concept, radius: float, settings: Settings) ->
     return sum(label == value for label, (_, value) in zip(labels, others, strict=True)) / len(others)
 
 
-def plot_concept_neurons(studies: Sequence[Study], model: str, *, radius: float | None = None) -> style.Picture:
+def plot_concept_neurons(studies: Sequence[Study], model: str, *, radius: float | None = None) -> style.StyledFigure:
     """Sensitivity of concept neurons beside that of the others, in one erased model (the paper's Figure 2).
 
     Args:
@@ -363,7 +363,7 @@ def plot_concept_neurons(studies: Sequence[Study], model: str, *, radius: float 
     )
 
 
-def plot_models(studies: Sequence[Study], models: Sequence[str], *, radius: float | None = None) -> style.Picture:
+def plot_models(studies: Sequence[Study], models: Sequence[str], *, radius: float | None = None) -> style.StyledFigure:
     """Sensitivity of the concept neurons in several models (the paper's Figure 5).
 
     Args:
@@ -394,7 +394,9 @@ def _said(studies: Sequence[Study], radius: float | None) -> str:
 
 
 @style.styled
-def _boxes(groups: Sequence[tuple[str, Sequence[Sequence[float]]]], labels: Sequence[str], title: str) -> style.Picture:
+def _boxes(
+    groups: Sequence[tuple[str, Sequence[Sequence[float]]]], labels: Sequence[str], title: str
+) -> style.StyledFigure:
     """Boxes (quartiles; whiskers from the 5th to the 95th percentile; a dot for the mean), a group a concept."""
     width = 0.8 / len(labels)
     figure, ((axes,),) = style.panels(1, 1, max(style.ONE_COLUMN, 1.6 + 0.7 * len(groups) * len(labels)), 3.4)
