@@ -24,8 +24,8 @@ from certify import (
     percentile_bounds,
     statistic_bound,
 )
+from certify._digests import tensor_digest
 from certify.certificate import words
-from certify.certificate.certificate import tensor_digest
 from tests.subjects import SUBJECTS, Subject
 
 Y = torch.tensor([[0.2, -0.4], [1.0, 0.3]], dtype=torch.float32)
@@ -861,8 +861,8 @@ def test_a_damaged_claim_of_a_new_kind_is_refused(every, tmp_path, changes, mess
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("T6 ball", {"q": None}, "q = None: must be a probability for quantity 'deployed'"),
-        ("upper", {"q": None}, "q = None: must be a probability for quantity 'statistic'"),
+        ("T6 ball", {"q": None}, r"q = None: must be a number in \[0, 1\] for quantity 'deployed'"),
+        ("upper", {"q": None}, r"q = None: must be a number in \[0, 1\] for quantity 'statistic'"),
         ("event", {"replicas": None}, "replicas = None: must be a whole number >= 1 for quantity 'event'"),
         ("event", {"value": 1.5}, r"value = 1\.5: must be a number in \[0, 1\]"),
         ("T5 mean", {"value": -1.0}, r"value = -1\.0: must be a number in \[0, inf\]"),

@@ -185,7 +185,8 @@ NO_SUMMARY = {
     "Trajectory Pictures RunRecord Part "
     "Weights Directory Settings",
     "what runs": "Deployment Problem Region Processes Block",
-    "parts of an answer": "OnRecord Mention Evaluation Run Setting Box ModelRecord Section Summary Table Overlay Verdicts",
+    "parts of an answer": "OnRecord Mention Evaluation Run Setting Box ModelRecord Section Summary Table Overlay Verdicts "
+    "Statement Result Distance Squared OfCopies Choice Kind",
 }
 """Public dataclasses whose `repr` is enough."""
 

@@ -34,10 +34,12 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 from torch import Tensor
 
 from certify import _validate
+from certify._digests import tensor_digest
 from certify._records import Shown
 from certify.adaptive.coverage import PositionCoverage, covered_prompts, covered_substitutions
 from certify.adaptive.deployment import Deployment
-from certify.certificate.certificate import Certificate, ModelRecord, checked_provenance, tensor_digest
+from certify.certificate import Certificate, ModelRecord
+from certify.certificate.provenance import checked_provenance
 from certify.images.detectors import Detector, load_detector
 from certify.images.statistics import (
     attack_succeeds,
@@ -53,7 +55,7 @@ from certify.montecarlo import Progress
 from certify.montecarlo.checkpoint import Checkpoint
 from certify.montecarlo.runs import RunFolder, as_run_folder
 from certify.progress import as_progress
-from certify.statements.ask import MSE, Curve, Deployed, Radius, Statement, ask
+from certify.statements.ask import MSE, Curve, Deployed, Question, Radius, ask
 from certify.statements.replicas import event_bound, statistic_bound
 
 if TYPE_CHECKING:
@@ -275,7 +277,7 @@ def certify_prompt(
         plan.append(_Planned(event_name(detector)))
     share = alpha / len(plan)
 
-    def asked(name: str) -> list[Statement]:
+    def asked(name: str) -> list[Question]:
         return [one.statement(share) for one in plan if one.function == name and one.statement is not None]
 
     settings: dict[str, Any] = {"seed": seed, "policy": adaptive.policy}
@@ -577,7 +579,7 @@ class _Planned:
     """A claim to be made: what it is about, and α ↦ the statement; None: a statistic of the deployed encoding, or an event."""
 
     function: str
-    statement: Callable[[float], Statement] | None = None
+    statement: Callable[[float], Question] | None = None
 
 
 def _planned(
@@ -593,7 +595,7 @@ def _planned(
 ) -> list[_Planned]:
     """The claims of a certificate, but for one about images, in the order in which they are made: α is shared by all."""
     smoother = adaptive.aggregate
-    kinds: list[Callable[[float], Statement]] = [lambda share: MSE(rho, share, smoother=smoother)]
+    kinds: list[Callable[[float], Question]] = [lambda share: MSE(rho, share, smoother=smoother)]
     if rhos is not None:
         radii = tuple(sorted({*map(float, rhos), float(rho)}))
         kinds.append(lambda share: Curve(radii, share, smoother=smoother))

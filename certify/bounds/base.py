@@ -39,22 +39,19 @@ class Run(Record):
     """Where a result comes from: everything that, with f and y, draws the same numbers again.
 
     Attributes:
-        n, seed, pilot: bounding draws, seed, pilot draws (0 where none were needed).
-        dtype, device: of the input; the function is what ran there (THEORY T10).
         y, noise: the input, shape (*input), and the noise around it.
+        n, seed, pilot: bounding draws, seed, pilot draws (0 where none were needed).
         policy: how Σ came about (THEORY T7); "frozen": fixed when the certificate was issued.
         support: the a-priori support that the bounds were cut down to, if any.
         function: what the function is called in records.
         copies: noisy copies of y that one call of the function sees, (b, copies, *input); None: (b, *input).
     """
 
-    n: int
-    seed: int
-    pilot: int
-    dtype: str
-    device: str
     y: Tensor = field(repr=False)
     noise: Noise = field(repr=False)
+    n: int
+    seed: int
+    pilot: int = 0
     policy: str = "frozen"
     support: Support | None = field(default=None, repr=False)
     function: str = "f"
@@ -64,27 +61,19 @@ class Run(Record):
         recorded(self.policy, self.function)
 
     @property
+    def dtype(self) -> str:
+        """Of the input; the function is what ran in it (THEORY T10)."""
+        return str(self.y.dtype).removeprefix("torch.")
+
+    @property
+    def device(self) -> str:
+        """Of the input; the function is what ran there (THEORY T10)."""
+        return str(self.y.device)
+
+    @property
     def remark(self) -> str:
         """What a reader of a certified claim must know of its set: the `reason` of a claim that is made; mostly ""."""
         return "" if self.noise.region(self.y.shape, 1.0).dimensions else POINT
-
-    @classmethod
-    def of(
-        cls,
-        y: Tensor,
-        noise: Noise,
-        *,
-        n: int,
-        seed: int,
-        pilot: int = 0,
-        policy: str = "frozen",
-        support: Support | None = None,
-        function: str = "f",
-        copies: int | None = None,
-    ) -> Run:
-        """A run at y, whose dtype and device are the run's."""
-        dtype, device = str(y.dtype).removeprefix("torch."), str(y.device)
-        return cls(n, seed, pilot, dtype, device, y, noise, policy, support, function, copies)
 
 
 POINT = "there is no noise (σ is 0 everywhere), and the certified set is a single point, the input itself"
@@ -172,19 +161,25 @@ class Evidence(Record, ABC):
     """
 
     kind: ClassVar[str]
+    scalars: ClassVar[Mapping[str, type]] = {}
+    """Names of fields that are kept as JSON scalars, and what they are."""
 
     @property
     def reference(self) -> str:
         """What a distance that follows from it is measured to: "center" or "population"."""
         return "center"
 
-    @abstractmethod
     def numbers(self) -> dict[str, float | int | str]:
         """JSON scalars to keep."""
+        return {name: getattr(self, name) for name in self.scalars}
 
-    @abstractmethod
+    @classmethod
+    def _scalars(cls, numbers: Mapping[str, float | int | str]) -> dict[str, Any]:
+        return {name: kind(numbers[name]) for name, kind in cls.scalars.items()}
+
     def tensors(self) -> dict[str, Tensor]:
         """Tensors to keep."""
+        return {}
 
     @classmethod
     @abstractmethod

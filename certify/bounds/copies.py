@@ -16,156 +16,128 @@ Reference: THEORY T5; percentiles by T3, probabilities by Clopper and Pearson (1
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, Self, cast
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor
 
 from certify import _validate
-from certify._records import Shown
 from certify._text import shown
-from certify.bounds.base import Evidence, Run
+from certify.bounds.base import Evidence
 from certify.bounds.percentile import beyond, draws_needed
+from certify.bounds.statement import Result, constant
 from certify.confidence import clopper_pearson, extreme_rank
 from certify.montecarlo import Accumulator, Counts, Exceedances
 from certify.noise import Noise, Tails
 
-__all__ = ["EventBound", "EventEvidence", "LimitEvidence", "StatisticBound", "event_interval", "statistic_limits"]
+__all__ = [
+    "Counted",
+    "EventBound",
+    "EventEvidence",
+    "LimitEvidence",
+    "OfCopies",
+    "StatisticBound",
+    "event_interval",
+    "statistic_limits",
+]
 
 
-@dataclass(frozen=True)
-class StatisticBound(Shown):
+@dataclass(frozen=True, kw_only=True)
+class OfCopies(Result):
+    """A statement about what is made of K noisy copies.
+
+    Attributes:
+        value: at most this, or at least, as `side` says.
+        side: "upper", "lower", or "two-sided": between `lower` and `value`.
+        lower: the lower end of a two-sided statement; otherwise what is trivially true.
+        replicas: K.
+    """
+
+    value: float
+    lower: float
+    side: str
+    replicas: int
+
+    theorem: str = constant("T5")
+    method: str = constant("replicas")
+
+    def stated(self) -> dict[str, Any]:
+        lower = self.lower if self.side == "two-sided" else None
+        return {**super().stated(), **self.named("value", "side", "replicas", "method"), "lower": lower}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatisticBound(OfCopies):
     """What `certify.statistic_bound` returns.
 
-    Attributes:
-        value: side "upper": with probability ≥ q over the deployment noise, S ≤ value; "lower": S ≥ value; "two-sided":
-            the upper end of an interval that holds S with probability ≥ q. For every ‖δ‖_Σ ≤ ρ, with confidence 1 − α.
-        lower: the lower end for "two-sided", else −∞.
-        q, side, rho, replicas, alpha, n: as asked.
-        status: "certified" or "abstained", with a `reason` that says what n would do; the value is then ±∞.
+    With probability ≥ `q` over the deployment noise S ≤ `value` (side "upper"), S ≥ `value` ("lower") or `lower` ≤ S ≤ `value`
+    ("two-sided"), for every ‖δ‖_Σ ≤ `rho`, with confidence 1 − α. In an abstention the value is ±∞.
     """
 
-    value: float
-    lower: float
     q: float
-    side: str
-    rho: float
-    replicas: int
-    alpha: float
-    n: int
-    status: str
-    reason: str
-    run: Run = field(repr=False)
-    theorem: str = "T5"
-    method: str = "replicas"
 
-    quantity = "statistic"
-    unit = "the unit of the statistic"
+    quantity: str = constant("statistic")
+    unit: str = constant("the unit of the statistic")
 
-    @property
-    def evidence(self) -> LimitEvidence | None:
-        """What a certificate keeps."""
-        if self.status != "certified":
-            return None
-        lower = self.value if self.side == "lower" else self.lower
-        upper = math.inf if self.side == "lower" else self.value
-        return LimitEvidence(lower, upper, self.q, self.side, self.replicas)
+    def stated(self) -> dict[str, Any]:
+        return {**super().stated(), "q": self.q}
 
 
-@dataclass(frozen=True)
-class EventBound(Shown):
-    """What `certify.event_bound` returns.
+class Counted(ABC):
+    """How often an event was seen bounds its probability at every radius: all rest on one limit at y, and hold at once."""
 
-    Attributes:
-        value: P[event] ≤ value at y + δ, over the deployment noise, for every ‖δ‖_Σ ≤ ρ, with confidence 1 − α.
-        lower: P[event] ≥ lower likewise; 0 unless two-sided.
-        successes: how often the event was seen in n draws at y.
-        rho, replicas, alpha, n, two_sided: as asked.
-        status: "abstained" where the value is 1.
-    """
-
-    value: float
-    lower: float
-    successes: int
-    two_sided: bool
-    rho: float
-    replicas: int
-    alpha: float
-    n: int
-    status: str
-    reason: str
-    run: Run = field(repr=False)
-    theorem: str = "T5"
-    method: str = "replicas"
-
-    quantity = "event"
-    unit = "probability"
-
-    @property
-    def side(self) -> str:
-        """ "upper", or "two-sided"."""
-        return "two-sided" if self.two_sided else "upper"
+    @abstractmethod
+    def interval(self, rho: float) -> tuple[float, float]:
+        """(lower, upper) limits of the probability at every ‖δ‖_Σ ≤ `rho`, `rho` ≥ 0."""
 
     def at(self, rho: float) -> float:
-        """The upper bound at another radius, `rho` ≥ 0.
+        """The upper bound at a radius, with confidence 1 − α for all radii at once."""
+        return self.interval(rho)[1]
 
-        It needs no confidence of its own: all radii rest on one limit of P[event] at y, so they hold at once with
-        probability 1 − α.
-        """
-        return event_at(self, self.run.noise, rho, self.two_sided)
+    def least(self, rho: float) -> float:
+        """The lower bound at a radius; 0 unless two-sided."""
+        return self.interval(rho)[0]
 
     def radius(self, rate: float) -> float:
-        """The largest radius, rounded down, up to which P[event] ≤ rate (0 if there is none), like `at` at no further cost."""
-        return event_radius(self.at, rate)
+        """The largest radius, rounded down, up to which the probability stays within `rate`; 0 if there is none."""
+        if self.at(0.0) > rate:
+            return 0.0
+        low, high = 0.0, 1.0
+        while self.at(high) <= rate and high < 64:
+            low, high = high, 2 * high
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.at(middle) <= rate else (low, middle)
+        return low
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventBound(Counted, OfCopies):
+    """What `certify.event_bound` returns.
+
+    P[event] ≤ `value` at y + δ, over the deployment noise, for every ‖δ‖_Σ ≤ `rho`, with confidence 1 − α; P[event] ≥ `lower`
+    likewise, which is 0 unless two-sided. Abstained where the value is 1.
+
+    Attributes:
+        successes: how often the event was seen in n draws at y.
+    """
+
+    successes: int
+
+    quantity: str = constant("event")
+    unit: str = constant("probability")
 
     @property
-    def evidence(self) -> EventEvidence | None:
-        """What a certificate keeps."""
-        if self.status != "certified":
-            return None
-        return EventEvidence(self.lower, self.value, self.replicas, self.successes)
+    def two_sided(self) -> bool:
+        """Whether the probability is bounded from below, too."""
+        return self.side == "two-sided"
 
-
-class _Counted(Protocol):
-    """What the bound of an event at another radius needs to know."""
-
-    @property
-    def successes(self) -> int: ...
-    @property
-    def n(self) -> int: ...
-    @property
-    def replicas(self) -> int: ...
-    @property
-    def alpha(self) -> float: ...
-
-
-def event_at(counted: _Counted, noise: Noise, rho: float, two_sided: bool) -> float:
-    """The upper bound of P[event] at any radius, from how often the event was seen."""
-    return event_interval(
-        counted.successes,
-        counted.n,
-        noise,
-        rho=rho,
-        replicas=counted.replicas,
-        alpha=counted.alpha,
-        two_sided=two_sided,
-    )[1]
-
-
-def event_radius(at: Callable[[float], float], rate: float) -> float:
-    """The largest radius, rounded down, up to which an increasing bound stays within `rate`; 0 if there is none."""
-    if at(0.0) > rate:
-        return 0.0
-    low, high = 0.0, 1.0
-    while at(high) <= rate and high < 64:
-        low, high = high, 2 * high
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if at(middle) <= rate else (low, middle)
-    return low
+    def interval(self, rho: float) -> tuple[float, float]:
+        how: dict[str, Any] = self.named("replicas", "alpha", "two_sided")
+        return event_interval(self.successes, self.n, self.run.noise, rho=rho, **how)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,21 +157,16 @@ class LimitEvidence(Evidence):
     replicas: int
 
     kind: ClassVar[str] = "limit"
-
-    def numbers(self) -> dict[str, float | int | str]:
-        return {"lower": self.lower, "upper": self.upper, "q": self.q, "side": self.side, "replicas": self.replicas}
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {}
+    scalars: ClassVar[Mapping[str, type]] = {"lower": float, "upper": float, "q": float, "side": str, "replicas": int}
 
     @classmethod
     def restored(
         cls, numbers: Mapping[str, float | int | str], tensors: Mapping[str, Tensor], center: Tensor | None
     ) -> Self:
-        q, replicas, side = float(numbers["q"]), int(numbers["replicas"]), str(numbers["side"])
-        if not 0 < q < 1 or replicas < 1 or side not in ("upper", "lower", "two-sided"):
-            raise ValueError(f"q = {q}, replicas = {replicas}, side = {side!r}: out of range")
-        return cls(float(numbers["lower"]), float(numbers["upper"]), q, side, replicas)
+        made = cls(**cls._scalars(numbers))
+        if not 0 < made.q < 1 or made.replicas < 1 or made.side not in ("upper", "lower", "two-sided"):
+            raise ValueError(f"q = {made.q}, replicas = {made.replicas}, side = {made.side!r}: out of range")
+        return made
 
     def implied(self, noise: Noise, rho: float) -> float:
         return self.lower if self.side == "lower" else self.upper
@@ -235,29 +202,16 @@ class EventEvidence(Evidence):
     successes: int
 
     kind: ClassVar[str] = "event"
-
-    def numbers(self) -> dict[str, float | int | str]:
-        return {
-            "lower": self.lower,
-            "upper": self.upper,
-            "replicas": self.replicas,
-            "successes": self.successes,
-        }
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {}
+    scalars: ClassVar[Mapping[str, type]] = {"lower": float, "upper": float, "replicas": int, "successes": int}
 
     @classmethod
     def restored(
         cls, numbers: Mapping[str, float | int | str], tensors: Mapping[str, Tensor], center: Tensor | None
     ) -> Self:
-        lower, upper = float(numbers["lower"]), float(numbers["upper"])
-        replicas, successes = int(numbers["replicas"]), int(numbers["successes"])
-        if not 0 <= lower <= upper <= 1 or replicas < 1 or successes < 0:
-            raise ValueError(
-                f"lower = {lower}, upper = {upper}, replicas = {replicas}, successes = {successes}: out of range"
-            )
-        return cls(lower, upper, replicas, successes)
+        made = cls(**cls._scalars(numbers))
+        if not 0 <= made.lower <= made.upper <= 1 or made.replicas < 1 or made.successes < 0:
+            raise ValueError(f"{', '.join(f'{k} = {v}' for k, v in made.numbers().items())}: out of range")
+        return made
 
     def implied(self, noise: Noise, rho: float) -> float:
         return self.upper

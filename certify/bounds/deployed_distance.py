@@ -23,17 +23,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar, Self, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from scipy.stats import binom
 from torch import Tensor
 
 from certify._floats import length, up
-from certify._records import Shown
 from certify._text import shown
-from certify.bounds.base import Evaluation, Evidence, Method, Run, Setting, pilot_rank
+from certify.bounds.base import Evaluation, Evidence, Method, Setting, pilot_rank
 from certify.bounds.copies import LimitEvidence, limit_verdict, statistic_limits
 from certify.bounds.dimension_free import DistanceExceedances, a_priori_reach
 from certify.bounds.percentile import (
@@ -44,6 +43,7 @@ from certify.bounds.percentile import (
     guessed_reach,
     percentile_box,
 )
+from certify.bounds.statement import Distance, constant
 from certify.confidence import extreme_rank
 from certify.montecarlo import Accumulator, Distances, ExtremeRanks, Groups, whole_groups
 from certify.noise import Noise, Tails
@@ -61,40 +61,23 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class DeployedBound(Shown):
-    """How far the deployed smoother can be from a reference.
+@dataclass(frozen=True, kw_only=True)
+class DeployedBound(Distance):
+    """How far the deployed smoother, the median or mean of K draws, can be from a reference.
 
-    Attributes:
-        value: with probability ≥ q over the deployment noise, ‖deployed − center‖ ≤ value for every ‖δ‖_Σ ≤ ρ, with
-            confidence 1 − α; an ℓ2 distance, not squared. +∞ in an abstention.
-        q, replicas, smoother: the probability; K; "median" or "mean" of the K draws.
-        method, theorem: the route; considered: what each was guessed to give, with method "best".
-        rho, alpha, n: radius, failure probability, draws of f.
-        center: the reference, shape (*output).
-        status, reason, evidence, run: as in `MSEBound`.
+    With probability ≥ `q` over the deployment noise, ‖deployed − center‖ ≤ `value` for every ‖δ‖_Σ ≤ `rho`, with confidence
+    1 − α over the n draws of f; an ℓ2 distance, not squared. `replicas` is K.
     """
 
-    value: float
     q: float
     replicas: int
-    smoother: str
-    method: str
-    theorem: str
-    rho: float
-    alpha: float
-    n: int
-    center: Tensor = field(repr=False)
-    status: str
-    reason: str
-    evidence: Evidence | None = field(repr=False)
-    run: Run = field(repr=False)
-    considered: Mapping[str, float] = field(default_factory=dict, repr=False)
+    reference: str = constant("center")
 
-    quantity = "deployed"
-    unit = "l2 distance"
-    scope = "single"
-    reference = "center"
+    quantity: str = constant("deployed")
+    unit: str = constant("l2 distance")
+
+    def stated(self) -> dict[str, Any]:
+        return {**super().stated(), "q": self.q, "replicas": self.replicas}
 
 
 class DeployedMethod(Method):
@@ -113,20 +96,16 @@ class GroupsEvidence(LimitEvidence):
     smoother: str = "median"
 
     kind: ClassVar[str] = "groups"
-
-    def numbers(self) -> dict[str, float | int | str]:
-        return {**super().numbers(), "smoother": self.smoother}
+    scalars: ClassVar[Mapping[str, type]] = {**LimitEvidence.scalars, "smoother": str}
 
     @classmethod
     def restored(
         cls, numbers: Mapping[str, float | int | str], tensors: Mapping[str, Tensor], center: Tensor | None
     ) -> Self:
-        plain = LimitEvidence.restored(numbers, tensors, center)
-        if center is None or numbers["smoother"] not in ("median", "mean"):
+        made = super().restored(numbers, tensors, center)
+        if center is None or made.smoother not in ("median", "mean"):
             raise ValueError("limits of a deployed distance need a center and a smoother")
-        return cls(
-            plain.lower, plain.upper, plain.q, plain.side, plain.replicas, center, smoother=str(numbers["smoother"])
-        )
+        return replace(made, center=center)
 
     def witness(self) -> Groups:  # type: ignore[override]
         return Groups(self.center, self.replicas, self.smoother)
@@ -258,48 +237,29 @@ class OrderStatisticsRoute(DeployedMethod):
     def __init__(self, setting: Setting, alpha: float, aim: float, *, q: float, replicas: int) -> None:
         super().__init__(setting, alpha, aim, q=q, replicas=replicas)
         self.u = least_level(lambda u: _fails(replicas, u), (1 - q) / (2 * setting.outputs))
+        self.share = alpha / (2 * setting.outputs)
 
     def guess(self, rho: float) -> float:
         ordered, setting = self.setting.ordered, self.setting
         if ordered is None:
             return self._cap()
-        rank = extreme_rank(setting.n, self._tail(rho), self.alpha / (2 * setting.outputs))
+        rank = extreme_rank(setting.n, self._tail(rho), self.share)
         return min(guessed_reach(setting, ordered, rank, rank), self._cap())
 
     def needs(self, rho: float) -> list[Accumulator]:
-        rank = extreme_rank(self.setting.n, self._tail(rho), self.alpha / (2 * self.setting.outputs))
+        rank = extreme_rank(self.setting.n, self._tail(rho), self.share)
         return [ExtremeRanks(max(rank, 1), max(rank, 1))]
 
     def at(self, rho: float, seen: Mapping[str, Accumulator]) -> Evaluation:
-        setting = self.setting
-        share = self.alpha / (2 * setting.outputs)
-        extremes = cast(ExtremeRanks, seen[ExtremeRanks.key])
-
-        box = percentile_box(
-            extremes,
-            setting.noise,
-            p=1 - self.u,
-            p_high=self.u,
-            rho=rho,
-            alpha=share,
-            shape=setting.shape,
-            support=setting.support,
-        )
-        lower, upper = box.lower, box.upper
-        value, cap = box_reach(lower, upper, setting.center), self._cap()
-        evidence = RankedBoxEvidence(
-            lower,
-            upper,
-            1 - self.u,
-            self.u,
-            setting.center,
-            setting.support if cap < value else None,
-            q=self.q,
-            replicas=self.replicas,
-        )
+        setting, u = self.setting, self.u
+        box = percentile_box(seen, setting, rho=rho, alpha=self.share, p=1 - u, p_high=u)
+        value, cap = box_reach(box.lower, box.upper, setting.center), self._cap()
+        held = setting.support if cap < value else None
+        deployed: dict[str, Any] = {"q": self.q, "replicas": self.replicas}
+        evidence = RankedBoxEvidence(box.lower, box.upper, 1 - u, u, setting.center, held, **deployed)
         if math.isfinite(value):
             return Evaluation(up(min(value, cap), 1e-12), evidence)
-        return Evaluation(cap, evidence, draws_needed(Tails(self._tail(rho), self._tail(rho)), share))
+        return Evaluation(cap, evidence, draws_needed(Tails(self._tail(rho), self._tail(rho)), self.share))
 
     def _tail(self, rho: float) -> float:
         return min(self.setting.noise.tails(1 - self.u, rho).lower, self.setting.noise.tails(self.u, rho).upper)
@@ -328,22 +288,17 @@ class BallEvidence(Evidence):
     replicas: int
 
     kind: ClassVar[str] = "ball"
-
-    def numbers(self) -> dict[str, float | int | str]:
-        return {"radius": self.radius, "u": self.u, "s": self.s, "q": self.q, "replicas": self.replicas}
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {}
+    scalars: ClassVar[Mapping[str, type]] = {"radius": float, "u": float, "s": int, "q": float, "replicas": int}
 
     @classmethod
     def restored(cls, numbers: Mapping[str, float | int | str], tensors: Mapping[str, Tensor], center: Tensor) -> Self:
-        radius, u, q = (float(numbers[name]) for name in ("radius", "u", "q"))
-        s, replicas = int(numbers["s"]), int(numbers["replicas"])
+        made = cls(center=center, **cls._scalars(numbers))
+        u, s, q, replicas = made.u, made.s, made.q, made.replicas
         if not (0 < u < 1 and 0 < q < 1 and replicas // 2 < s <= replicas):
             raise ValueError(f"u = {u}, q = {q}, s = {s}, replicas = {replicas}: out of range")
         if float(binom.cdf(s - 1, replicas, u)) > (1 - q) * (1 + 1e-6):
             raise ValueError(f"s = {s} of {replicas} draws do not lie below the percentile at {u} with probability {q}")
-        return cls(center, radius, u, s, q, replicas)
+        return made
 
     def implied(self, noise: Noise, rho: float) -> float:
         return up(self.radius * math.sqrt(self.s / _majority(self.s, self.replicas)))

@@ -15,16 +15,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from scipy.stats import binom
 from torch import Tensor
 
 from certify._floats import length, squared_length, up
-from certify._records import Record, Shown
+from certify._records import Record
 from certify._text import shown
-from certify.bounds.base import Evidence, Run, Setting, pilot_rank
+from certify.bounds.base import Evidence, Setting, pilot_rank
+from certify.bounds.statement import Result, constant
 from certify.confidence import extreme_rank, smallest_draws
 from certify.montecarlo import Accumulator, Exceedances, ExtremeRanks
 from certify.montecarlo.accumulators import part_of, state_of
@@ -191,17 +192,16 @@ class _Witness(Exceedances):
         return _Witness(self.box)
 
 
-@dataclass(frozen=True)
-class PercentileBounds(Shown):
+@dataclass(frozen=True, kw_only=True)
+class PercentileBounds(Result):
     """What `certify.percentile_bounds` returns.
 
     Attributes:
         lower, upper: shape (*output): with probability 1 − α over the draws, for every ‖δ‖_Σ ≤ ρ, every coordinate's
-            percentile-smoothed value at y + δ lies between them.
+            percentile-smoothed value at y + δ lies between them. Abstained if any entry is infinite.
         center: the percentile estimated from separate pilot draws, shape (*output); no part of the claim.
-        p, rho, alpha, n: percentile, radius, joint failure probability, draws.
+        p: which percentile.
         lower_rank, upper_rank: the order statistics used, counted from their own end; 0: none qualified.
-        status: "certified", or "abstained" if any entry is infinite; `reason` then says what n would do.
         theorem: what the box rests on besides T3: T1 for Gaussian noise, T13 for uniform.
     """
 
@@ -209,24 +209,16 @@ class PercentileBounds(Shown):
     upper: Tensor = field(repr=False)
     center: Tensor = field(repr=False)
     p: float
-    rho: float
-    alpha: float
-    n: int
     lower_rank: int
     upper_rank: int
-    status: str
-    reason: str
-    run: Run = field(repr=False)
-    theorem: str = "T1"
 
-    quantity = "percentile"
-    unit = "the unit of f's outputs"
-    scope = "single"
+    quantity: str = constant("percentile")
+    unit: str = constant("the unit of f's outputs")
+    scope: str = constant("single")
 
-    @property
-    def evidence(self) -> BoxEvidence | None:
-        """The box, as a certificate keeps it."""
-        return BoxEvidence(self.lower, self.upper, self.p, self.p) if self.status == "certified" else None
+    def stated(self) -> dict[str, Any]:
+        own = {"p": self.p, "smoother": "percentile", "method": "order statistics", "outputs": self.center.numel()}
+        return {**super().stated(), **own}
 
 
 def ranks(n: int, tails: Tails, alpha: float) -> tuple[int, int]:
@@ -235,38 +227,40 @@ def ranks(n: int, tails: Tails, alpha: float) -> tuple[int, int]:
 
 
 def percentile_box(
-    seen: ExtremeRanks,
-    noise: Noise,
+    seen: Mapping[str, Accumulator],
+    setting: Setting,
     *,
-    p: float,
     rho: float,
     alpha: float,
-    shape: tuple[int, ...],
-    support: Support | None = None,
+    p: float = 0.5,
     p_high: float | None = None,
 ) -> Box:
-    """The box of T1 from n draws, each of its 2m sides failing with probability at most α.
+    """The box of T1 from n draws, each of its 2m sides failing with probability at most α, cut down to the a-priori support.
 
     Args:
-        seen: extreme draws, holding the ranks needed.
-        noise, p, rho: which percentile, shifted how far.
+        seen: among them the extreme draws, holding the ranks needed.
+        setting: what is known.
+        rho: how far the percentile is shifted.
         alpha: failure probability of *one* side of one output; the union over outputs is the caller's.
-        shape: output shape.
-        support: a-priori support; the box is cut down to it.
+        p: which percentile.
         p_high: the percentile that the upper end is about, if it is another one than `p`.
     """
+    extremes, noise = cast(ExtremeRanks, seen[ExtremeRanks.key]), setting.noise
     tails = Tails(noise.tails(p, rho).lower, noise.tails(p if p_high is None else p_high, rho).upper)
-    low_rank, high_rank = ranks(seen.count, tails, alpha)
-    lower = torch.full(shape, -torch.inf, dtype=torch.float64)
-    upper = torch.full(shape, torch.inf, dtype=torch.float64)
-    if low_rank:
-        lower = seen.smallest(low_rank).to("cpu", torch.float64, copy=True)
-    if high_rank:
-        upper = seen.largest(high_rank).to("cpu", torch.float64, copy=True)
-    if support is not None:
-        floor, ceiling = support.over(shape)
-        lower, upper = torch.maximum(lower, floor), torch.minimum(upper, ceiling)
-    return Box(lower, upper, low_rank, high_rank)
+    low, high = ranks(extremes.count, tails, alpha)
+    sides = extremes.smallest(low) if low else None, extremes.largest(high) if high else None
+    return Box(*_box(setting, *sides), low, high)
+
+
+def _box(setting: Setting, lower: Tensor | None, upper: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Both sides in float64; where there is none ±∞, or the end of the a-priori support."""
+    infinite = torch.full(setting.shape, torch.inf, dtype=torch.float64)
+    low = -infinite if lower is None else lower.to("cpu", torch.float64, copy=True)
+    high = infinite if upper is None else upper.to("cpu", torch.float64, copy=True)
+    if setting.support is None:
+        return low, high
+    floor, ceiling = setting.support.over(setting.shape)
+    return torch.maximum(low, floor), torch.minimum(high, ceiling)
 
 
 def draws_needed(tails: Tails, alpha: float) -> int | None:
@@ -305,14 +299,7 @@ def _box_roots(lower: Tensor, upper: Tensor, center_low: Tensor, center_high: Te
 
 def guessed_reach(setting: Setting, ordered: Tensor, low_rank: int, high_rank: int) -> float:
     """What `box_reach` from the center is roughly going to be, from sorted pilot draws; ranks as among n draws."""
-    shape, count = setting.shape, ordered.shape[0]
-    lower = torch.full(shape, -torch.inf, dtype=torch.float64)
-    upper = torch.full(shape, torch.inf, dtype=torch.float64)
-    if low_rank:
-        lower = ordered[pilot_rank(low_rank, setting.n, count) - 1].to("cpu", torch.float64)
-    if high_rank:
-        upper = ordered[count - pilot_rank(high_rank, setting.n, count)].to("cpu", torch.float64)
-    if setting.support is not None:
-        floor, ceiling = setting.support.over(shape)
-        lower, upper = torch.maximum(lower, floor), torch.minimum(upper, ceiling)
-    return box_reach(lower, upper, setting.center)
+    n, count = setting.n, len(ordered)
+    lower = ordered[pilot_rank(low_rank, n, count) - 1] if low_rank else None
+    upper = ordered[count - pilot_rank(high_rank, n, count)] if high_rank else None
+    return box_reach(*_box(setting, lower, upper), setting.center)

@@ -17,14 +17,13 @@ Reference: THEORY T3 (radius search), T8 (the ellipsoid).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor
-
-from certify._records import Shown
-from certify.bounds.base import Evaluation, Evidence, Run
-from certify.bounds.mse import Boxed
+from certify.bounds.base import Evaluation
+from certify.bounds.mse import Squared
+from certify.bounds.statement import constant
 from certify.noise import Region
 
 __all__ = ["CertifiedRadius", "largest_radius"]
@@ -33,42 +32,29 @@ _LARGEST, _LEAST = 64.0, 1e-6
 """Beyond 64 a Gaussian tail is 0 in float64, so only an a-priori support speaks there; below 1e-6 nothing is certified."""
 
 
-@dataclass(frozen=True)
-class CertifiedRadius(Boxed, Shown):
+@dataclass(frozen=True, kw_only=True)
+class CertifiedRadius(Squared):
     """What `certify.certified_radius` returns.
 
+    With probability 1 − α over the draws, ‖smoothed(y + δ) − reference‖² ≤ `tolerance` for every ‖δ‖_Σ ≤ `rho`.
+
     Attributes:
-        rho: with probability 1 − α over the draws, ‖smoothed(y + δ) − reference‖² ≤ tolerance for every ‖δ‖_Σ ≤ rho.
-            0 in an abstention; +∞ where the a-priori support alone is within the tolerance.
+        rho: the radius; 0 in an abstention, +∞ where the a-priori support alone is within the tolerance.
         tolerance: squared ℓ2 distance, a sum over outputs.
         value: the bound at `rho`, at most the tolerance.
         ellipsoid: the certified set, {δ : noise.norm(δ) ≤ rho}: `certify.Ellipsoid` for Gaussian noise, for uniform noise
             `certify.noise.CrossPolytope`.
-        method, theorem, smoother, alpha, n, center, reference, status, reason: as in `MSEBound`.
-        evidence: as in `MSEBound`, at `rho`.
         considered: with method "best", the radius that each method was guessed to reach; the largest was taken.
     """
 
-    rho: float
     tolerance: float
-    value: float
     ellipsoid: Region
-    method: str
-    theorem: str
-    alpha: float
-    n: int
-    center: Tensor = field(repr=False)
-    status: str
-    reason: str
-    smoother: str
-    reference: str
-    evidence: Evidence | None = field(repr=False)
-    run: Run = field(repr=False)
-    considered: Mapping[str, float] = field(default_factory=dict, repr=False)
 
-    scope = "single"
-    quantity = "radius"
-    unit = "radius in units of the noise, ‖δ‖_Σ"
+    quantity: str = constant("radius")
+    unit: str = constant("radius in units of the noise, ‖δ‖_Σ")
+
+    def stated(self) -> dict[str, Any]:
+        return {**super().stated(), "value": self.rho, "tolerance": self.tolerance}
 
 
 def largest_radius(

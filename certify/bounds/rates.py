@@ -20,11 +20,12 @@ Reference: THEORY T5, corollary; Clopper and Pearson (1934).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from certify import _validate
 from certify._records import Shown
 from certify._text import confidence, percent, shown
-from certify.bounds.copies import event_interval, event_radius
+from certify.bounds.copies import Counted, event_interval
 from certify.noise import GaussianNoise
 
 __all__ = ["RateOver"]
@@ -33,7 +34,7 @@ _UNIT = GaussianNoise(1.0)  # the shift of a probability is that of any Gaussian
 
 
 @dataclass(frozen=True)
-class RateOver(Shown):
+class RateOver(Counted, Shown):
     """What `certify.event_rate_over` and `certify.images.attack_rate_over` return.
 
     Attributes:
@@ -74,20 +75,8 @@ class RateOver(Shown):
 
     @property
     def values(self) -> tuple[float, ...]:
-        """The upper bound at each of `rhos`. They hold at once."""
+        """The upper bound of the mean at each of `rhos`. They hold at once, as `at` does for all ‖δ_i‖_{Σ_i} ≤ ρ."""
         return tuple(self.at(rho) for rho in self.rhos)
-
-    def at(self, rho: float) -> float:
-        """mean_i P[event i] is at most this, for all ‖δ_i‖_{Σ_i} ≤ `rho`, with confidence 1 − α for all radii at once."""
-        return self._interval(rho)[1]
-
-    def least(self, rho: float) -> float:
-        """It is at least this; 0 unless two-sided."""
-        return self._interval(rho)[0]
-
-    def radius(self, rate: float) -> float:
-        """The largest radius, rounded down, up to which the mean stays within `rate`; 0 if there is none."""
-        return event_radius(self.at, rate)
 
     def __str__(self) -> str:
         rows = ", ".join(f"{percent(self.at(rho), 'up')} at ρ = {shown(rho, 'exact')}" for rho in (0.0, *self.rhos))
@@ -97,14 +86,8 @@ class RateOver(Shown):
             f"K = {self.replicas}, all radii at once with confidence {confidence(self.alpha)}{silent})"
         )
 
-    def _interval(self, rho: float) -> tuple[float, float]:
-        _validate.not_negative("rho", rho)
-        return event_interval(
-            self.successes,
-            self.n,
-            _UNIT,
-            rho=rho,
-            replicas=self.replicas,
-            alpha=self.alpha,
-            two_sided=self.two_sided,
-        )
+    def interval(self, rho: float) -> tuple[float, float]:
+        """(lower, upper) limits of the mean for all ‖δ_i‖_{Σ_i} ≤ `rho`."""
+        rho = _validate.not_negative("rho", rho)
+        how: dict[str, Any] = {"replicas": self.replicas, "alpha": self.alpha, "two_sided": self.two_sided}
+        return event_interval(self.successes, self.n, _UNIT, rho=rho, **how)

@@ -297,15 +297,7 @@ class SpectralMedianMSE(Method):
             return Evaluation(math.inf, reason=why)
         if plan is None:
             return Evaluation(math.inf, reason="the levels of T12 are chosen on pilot draws: take some")
-        box = percentile_box(
-            cast(ExtremeRanks, seen[ExtremeRanks.key]),
-            setting.noise,
-            p=self.p,
-            rho=rho,
-            alpha=self._share,
-            shape=setting.shape,
-            support=setting.support,
-        )
+        box = percentile_box(seen, setting, p=self.p, rho=rho, alpha=self._share)
         indicators = [cast(Indicators, seen[wanted.key]) for wanted in self._indicators()]
         second, slack = [], []
         for indicator in indicators:

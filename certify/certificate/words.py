@@ -24,7 +24,7 @@ from certify import _text
 from certify._text import EVENT_RHOS, shown, spelled
 
 if TYPE_CHECKING:
-    from certify.certificate.certificate import Certificate, CheckReport, Claim, Verdict
+    from certify.certificate import Certificate, CheckReport, Claim, Verdict
     from certify.statements.decide import Decision
 
 __all__ = ["NOT_COVERED", "PAGE", "PLAIN", "SUPPRESSED", "Style", "sentence"]

@@ -138,7 +138,7 @@ class _Asked:
 def radius(settings: BoundSettings, text: Prompt, tolerance: Tolerance = None) -> None:
     """The largest perturbation under which a prompt's smoothed encoding provably stays within a tolerance."""
     from certify import Ellipsoid, certified_radius, plots
-    from certify.certificate.certificate import claim_of
+    from certify.certificate import Claim
 
     folder = settings.folder("radius", text)
     asked = _Asked.load(settings, text, settings.n, long=settings.long)
@@ -146,9 +146,9 @@ def radius(settings: BoundSettings, text: Prompt, tolerance: Tolerance = None) -
     decides = {"command": "radius", "tolerance": within}
     r = settings.answer(asked, folder, certified_radius, decides, tolerance=within)
     if r.status == "abstained":
-        terminal.out.print(words.sentence(claim_of(r), terminal.MARKUP))
+        terminal.out.print(words.sentence(Claim.of(r), terminal.MARKUP))
         raise typer.Exit(NO_ANSWER)
-    terminal.out.print(words.with_confidence(claim_of(r), terminal.MARKUP))
+    terminal.out.print(words.with_confidence(Claim.of(r), terminal.MARKUP))
     if tolerance is None:
         asked.show_stick()
     table = terminal.table("certified set", "")

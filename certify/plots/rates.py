@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from certify import _validate
 from certify._text import failure
-from certify.bounds.copies import EventBound, event_interval
+from certify.bounds.copies import EventBound
 from certify.bounds.rates import RateOver
 from certify.certificate import ClaimedEvent, words
 from certify.plots import style
@@ -102,14 +102,7 @@ def _copies(bound: EventRates) -> str:
 
 def _least(bound: Any) -> Callable[[float], float] | None:
     """The lower limit at every radius, where there is one."""
-    claim = getattr(bound, "claim", None)
-    if not (getattr(bound, "two_sided", False) or (claim is not None and claim.side == "two-sided")):
-        return None
-    if hasattr(bound, "least"):
-        return cast("Callable[[float], float]", bound.least)
-    noise = bound.noise if claim is not None else bound.run.noise
-    how: dict[str, Any] = {"replicas": bound.replicas, "alpha": bound.alpha, "two_sided": True}
-    return lambda rho: event_interval(bound.successes, bound.n, noise, rho=rho, **how)[0]
+    return cast("Callable[[float], float]", bound.least) if getattr(bound, "two_sided", False) else None
 
 
 @styled

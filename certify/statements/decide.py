@@ -33,13 +33,13 @@ from torch import Tensor
 
 from certify import _validate
 from certify._floats import grown, length
-from certify._records import Shown
 from certify._text import confidence, shown
-from certify.bounds.base import Evidence, Run, Setting
+from certify.bounds.base import Evidence, Setting
 from certify.bounds.copies import EventBound, EventEvidence, LimitEvidence, StatisticBound
 from certify.bounds.dimension_free import LayersEvidence
 from certify.bounds.mse import MSEBound
 from certify.bounds.percentile import draws_needed, enough
+from certify.bounds.statement import Result, constant
 from certify.confidence import stopped_event
 from certify.montecarlo import Function, median, row_distances
 from certify.montecarlo.processes import Processes
@@ -50,8 +50,8 @@ from certify.statements.stopping import StoppedCount, StoppedRanks
 __all__ = ["Decision", "decide_event", "decide_mse", "decide_statistic"]
 
 
-@dataclass(frozen=True)
-class Decision(Shown):
+@dataclass(frozen=True, kw_only=True)
+class Decision(Result):
     """What the `decide_…` functions return.
 
     Attributes:
@@ -62,6 +62,7 @@ class Decision(Shown):
         limit: what it was to keep: `value` ≤ `limit` is "yes".
         rho, alpha, replicas: as asked; replicas is 1 for a squared distance. With probability 1 − α all that is said here
             holds at once: the decision, `value`, `lower` and `upper`, wherever drawing ended.
+        status: "certified" for "yes", else "abstained".
         n: draws after which it was decided (all, if undecided). Does not depend on the batch size.
         drawn: draws that were made: n, and the rest of its batch.
         maximum: the most that would have been made.
@@ -78,42 +79,20 @@ class Decision(Shown):
     decided: str
     value: float
     limit: float
-    rho: float
-    alpha: float
     replicas: int
-    n: int
     drawn: int
     maximum: int
     successes: int | None
     allowed: float | None
     lower: float | None
     upper: float | None
-    quantity: str
-    theorem: str
     method: str
-    reason: str
-    evidence: Evidence | None = field(repr=False)
-    run: Run = field(repr=False)
+    smoother: str = constant("none")
+    reference: str = constant("none")
     center: Tensor | None = field(default=None, repr=False)
     q: float | None = None
     side: str = "upper"
-
-    scope = "stopped early"
-
-    @property
-    def unit(self) -> str:
-        """Of the claim."""
-        return {"event": EventBound.unit, "statistic": StatisticBound.unit, "mse": MSEBound.unit}[self.quantity]
-
-    @property
-    def smoother(self) -> str:
-        """ "median" for a squared distance, else "none": the deployed smoother."""
-        return "median" if self.quantity == "mse" else "none"
-
-    @property
-    def reference(self) -> str:
-        """ "center" for a squared distance, else "none"."""
-        return "center" if self.quantity == "mse" else "none"
+    scope: str = constant("stopped early")
 
     @property
     def claimed(self) -> float:
@@ -130,9 +109,16 @@ class Decision(Shown):
         return self.maximum - self.drawn
 
     @property
-    def status(self) -> str:
-        """ "certified" for "yes", else "abstained"."""
-        return "certified" if self.decided == "yes" else "abstained"
+    def measured_to(self) -> Tensor | None:
+        return self.center
+
+    def stated(self) -> dict[str, Any]:
+        own = self.named("method", "smoother", "reference", "q", "side", "scope")
+        if self.center is None:
+            about: dict[str, Any] = {"replicas": self.replicas}
+        else:
+            about = {"p": 0.5, "outputs": self.center.numel()}
+        return {**super().stated(), **own, **about, "value": self.claimed}
 
 
 @_validate.suggests(DecideOptions)
@@ -183,7 +169,8 @@ def decide_event(
         counts,
         rho=rho,
         alpha=alpha,
-        quantity="event",
+        quantity=EventBound.quantity,
+        unit=EventBound.unit,
         limit=target,
         what=("the event", f"a probability of at most {shown(target, 'exact')}"),
         evidence=lambda value: EventEvidence(0.0, value, replicas, int(counts.ones)),
@@ -243,7 +230,8 @@ def decide_statistic(
         StoppedCount(allowed, alpha / 2, beyond),
         rho=rho,
         alpha=alpha,
-        quantity="statistic",
+        quantity=StatisticBound.quantity,
+        unit=StatisticBound.unit,
         limit=1 - q,
         what=("a statistic beyond the threshold", f"q = {shown(q, 'exact')}"),
         evidence=lambda _: LimitEvidence(*ends, q, side, replicas),
@@ -259,6 +247,7 @@ def _of_counts(
     rho: float,
     alpha: float,
     quantity: str,
+    unit: str,
     limit: float,
     what: tuple[str, str],
     evidence: Callable[[float], Evidence],
@@ -268,7 +257,7 @@ def _of_counts(
 
     Args:
         drawing, counts: what is drawn and counted.
-        rho, alpha, quantity, limit, of_statistic: fields of `Decision`.
+        rho, alpha, quantity, unit, limit, of_statistic: fields of `Decision`.
         what: was counted, and is wanted, in words.
         evidence: bound → what a certificate keeps, for "yes".
     """
@@ -292,8 +281,10 @@ def _of_counts(
         lower=lower,
         upper=upper,
         quantity=quantity,
+        unit=unit,
         theorem="T5",
         method="replicas",
+        status="certified" if yes else "abstained",
         reason=run.remark if yes else _reason(counts, alpha, *what),
         evidence=evidence(value) if yes else None,
         run=replace(run, n=drawn),
@@ -445,9 +436,13 @@ class _Distance:
             allowed=counts.allowed if counts else None,
             lower=lower,
             upper=upper,
-            quantity="mse",
+            quantity=MSEBound.quantity,
+            unit=MSEBound.unit,
+            smoother="median",
+            reference="center",
             theorem=theorem,
             method=method,
+            status="certified" if stopped.decided == "yes" else "abstained",
             reason=reason or run.remark,
             evidence=evidence if stopped.decided == "yes" else None,
             run=replace(run, n=drawn),

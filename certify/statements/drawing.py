@@ -187,7 +187,7 @@ class Drawing(Draws):
     def run(self) -> Run:
         """Where a result comes from, once it is known whether pilot draws were made."""
         pilot = 0 if self._trial is None else len(self._trial)
-        return Run.of(
+        return Run(
             self.y,
             self.noise,
             n=self.n,

@@ -19,7 +19,14 @@ from torch import Tensor
 from certify import _validate
 from certify._floats import length
 from certify._text import shown
-from certify.bounds.copies import EventBound, StatisticBound, event_interval, statistic_limits
+from certify.bounds.copies import (
+    EventBound,
+    EventEvidence,
+    LimitEvidence,
+    StatisticBound,
+    event_interval,
+    statistic_limits,
+)
 from certify.bounds.percentile import enough
 from certify.montecarlo import Counts, ExtremeRanks, Function, smoothed
 from certify.noise import Noise
@@ -91,6 +98,7 @@ def statistic_bound(
         replicas=replicas,
         alpha=alpha,
         n=n,
+        evidence=None if missing else LimitEvidence(low, high, q, side, replicas),
         status="abstained" if missing else "certified",
         reason=f"n = {n} draws give no limit at q = {shown(q, 'exact')}, ρ = {shown(rho, 'exact')}, K = {replicas}: "
         f"{enough(needed)}"
@@ -147,11 +155,12 @@ def event_bound(
         value=upper,
         lower=lower,
         successes=successes,
-        two_sided=two_sided,
+        side="two-sided" if two_sided else "upper",
         rho=rho,
         replicas=replicas,
         alpha=alpha,
         n=n,
+        evidence=EventEvidence(lower, upper, replicas, successes) if certified else None,
         status="certified" if certified else "abstained",
         reason=run.remark
         if certified

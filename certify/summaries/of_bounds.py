@@ -15,8 +15,7 @@ from certify.bounds.mse import BoundCurve, MSEBound
 from certify.bounds.percentile import PercentileBounds
 from certify.bounds.radius import CertifiedRadius
 from certify.bounds.rates import RateOver
-from certify.certificate import words
-from certify.certificate.certificate import Claim, ClaimedCurve, ClaimedEvent, claim_of
+from certify.certificate import Claim, ClaimedCurve, ClaimedEvent, words
 from certify.images.statistics import MeasuredRate
 from certify.noise import GaussianNoise
 from certify.statements.decide import Decision
@@ -30,7 +29,7 @@ from certify.summaries.summary import Summary, Table, summary
 @summary.register(StatisticBound)
 def _of_result(result: Any) -> Summary:
     """Of a bound: its claim, where its draws come from, and what else was considered."""
-    claim, run = claim_of(result), result.run
+    claim, run = Claim.of(result), result.run
     pilot = f"; {run.pilot:,} pilot draws before" if run.pilot else ""
     facts = [*_of_bound(claim), ("draws", f"{result.n:,}, seed {run.seed}{pilot}")]
     if considered := getattr(result, "considered", {}):
@@ -111,7 +110,7 @@ def _rates(event: Any, rho: float) -> Table:
 @summary.register(BoundCurve)
 @summary.register(ClaimedCurve)
 def _of_curve(curve: Any) -> Summary:
-    claims = [p if isinstance(p, Claim) else claim_of(p) for p in curve.points]
+    claims = [p if isinstance(p, Claim) else Claim.of(p) for p in curve.points]
     first, silent = claims[0], sum(c.status != "certified" for c in claims)
     size = getattr(getattr(curve.points[0], "run", None), "noise", GaussianNoise(1.0)).size
     sentence = (

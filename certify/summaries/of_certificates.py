@@ -8,8 +8,7 @@ from typing import Any
 
 from certify._text import confidence, shown, spelled
 from certify.bounds.mse import MSEBound
-from certify.certificate import words
-from certify.certificate.certificate import Certificate, CheckReport, Claim, Verdict
+from certify.certificate import Certificate, CheckReport, Claim, Verdict, words
 from certify.certificate.words import NOT_COVERED, PLAIN, Style
 from certify.summaries.summary import Section, Summary, Table, summary
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from certify import AdaptiveMedianSmoother, event_bound, load_pipeline, world
-from certify.bounds.copies import EventBound, event_interval
+from certify.bounds.copies import EventBound
 from certify.images.statistics import attack_succeeds, undefended_rate
 from certify.models import PromptEncoder
 from certify.models.text import TokenizedPrompt
@@ -250,15 +250,7 @@ def _attacked(plan: ImagePlan, index: int, replicas: int) -> list[ImageRow]:
 
 def shifted(bound: EventBound, rho: float) -> EventBound:
     """The bound at another radius, from the same draws."""
-    lower, upper = event_interval(
-        bound.successes,
-        bound.n,
-        bound.run.noise,
-        rho=rho,
-        replicas=bound.replicas,
-        alpha=bound.alpha,
-        two_sided=bound.two_sided,
-    )
+    lower, upper = bound.interval(rho)
     return replace(bound, rho=rho, value=upper, lower=lower, status="certified" if upper < 1 else "abstained")
 
 

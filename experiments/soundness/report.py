@@ -21,7 +21,7 @@ from typing import Any
 
 from certify import GaussianNoise, _validate
 from certify._text import shown
-from certify.bounds.copies import event_at
+from certify.bounds.copies import Counted, event_interval
 from certify.confidence import clopper_pearson
 from certify.plots import plot_event_rates
 from certify.plots.style import StyledFigure
@@ -162,7 +162,7 @@ def image_table(plan: images.ImagePlan, rows: Sequence[images.ImageRow]) -> str:
 
 
 @dataclass(frozen=True)
-class _Line:
+class _Line(Counted):
     """A bound on the rate at every radius, from how often the event was seen."""
 
     replicas: int
@@ -170,9 +170,9 @@ class _Line:
     n: int
     alpha: float
 
-    def at(self, rho: float) -> float:
-        """The bound at a radius."""
-        return event_at(self, GaussianNoise(1.0), rho, two_sided=False)
+    def interval(self, rho: float) -> tuple[float, float]:
+        how: dict[str, Any] = {"replicas": self.replicas, "alpha": self.alpha, "two_sided": False}
+        return event_interval(self.successes, self.n, GaussianNoise(1.0), rho=rho, **how)
 
 
 def rates_picture(plan: images.ImagePlan, rows: Sequence[images.ImageRow]) -> StyledFigure:

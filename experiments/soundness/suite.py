@@ -23,7 +23,7 @@ from certify import GaussianNoise, world
 from certify.bounds import METHODS, ROUTES
 from certify.bounds.mse import MSEBound
 from certify.bounds.percentile import PercentileBounds
-from certify.statements.ask import MSE, Deployed, Percentile, Statement, ask
+from certify.statements.ask import MSE, Deployed, Percentile, Question, ask
 from certify.support import Support
 from certify.world.judge import LABELS
 from experiments.soundness.attack import (
@@ -70,9 +70,9 @@ class Plan:
     draws: int = 32
     seed: int = 0
 
-    def statements(self) -> list[Statement]:
+    def statements(self) -> list[Question]:
         """Every bound of one prompt."""
-        asked: list[Statement] = []
+        asked: list[Question] = []
         for rho in self.rhos:
             asked += [Percentile(rho, p, self.alpha) for p in self.percentiles]
             asked += [MSE(rho, self.alpha, method, smoother) for smoother, method in METHODS]

@@ -13,11 +13,11 @@ import torch
 
 import certify
 from certify import Certificate
+from certify._digests import tensor_digest
 from certify.adaptive import AdaptiveMedianSmoother, Concept
 from certify.adaptive.certification import certify_prompt, yardstick
 from certify.adaptive.checking import certified_functions, rebuilt
 from certify.adaptive.policies import SHARING
-from certify.certificate.certificate import tensor_digest
 from certify.images.statistics import attack_succeeds
 from certify.models import PromptEncoder
 from certify.montecarlo import RunFolder

@@ -179,7 +179,7 @@ def test_draws_are_made_again_where_the_search_goes_below_what_was_kept(toleranc
 @pytest.mark.parametrize("margin", [0.5, 0.99, 1.3, 3.0])
 @pytest.mark.parametrize("tolerance", [1.0, 8.0])
 def test_an_expectation_that_is_too_high_costs_time_alone(monkeypatch, margin, tolerance):
-    monkeypatch.setattr("certify.statements.ask._MARGIN", margin)
+    monkeypatch.setattr("certify.statements.choose._MARGIN", margin)
     y = torch.full((5,), 0.3)
     options = {"tolerance": tolerance, "n": 1500, "method": "coordinatewise", "seed": 4}
     f, g = Counted(wavy), Counted(wavy)

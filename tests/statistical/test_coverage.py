@@ -61,14 +61,14 @@ def test_joint_coverage_is_exactly_what_the_ranks_say(trials: Trials):
 
 def test_control_a_pointwise_alpha_is_caught(monkeypatch, trials: Trials):
     """Mistake: α' = α/2 for each output, summed up as if it were joint."""
-    monkeypatch.setattr("certify.statements.ask._Plan._side", lambda self: self.statement.alpha / 2)
+    monkeypatch.setattr("certify.statements.questions.Percentile.each_side", lambda self, _: self.alpha / 2)
     trials.caught("T1 box", "α for each output instead of α/m", independent_outputs(200), 200, ALPHA)
 
 
 def test_control_ignoring_one_of_the_two_sides_is_caught(monkeypatch, trials: Trials):
     """Mistake: α' = 2α/m, as if each output had a quarter of its events."""
     monkeypatch.setattr(
-        "certify.statements.ask._Plan._side", lambda self: 2 * self.statement.alpha / self.setting.outputs
+        "certify.statements.questions.Percentile.each_side", lambda self, setting: 2 * self.alpha / setting.outputs
     )
     trials.caught("T1 box", "2α/m for each side", independent_outputs(200, n=400), 200, ALPHA)
 
@@ -87,7 +87,7 @@ def test_control_a_rank_off_by_one_is_caught(monkeypatch, trials: Trials):
 
     for wrong, mistake in ((both, "ranks off by one"), (lower, "lower rank off by one, as published")):
         monkeypatch.setattr(percentile_module, "ranks", wrong)
-        monkeypatch.setattr("certify.statements.ask.ranks", wrong)
+        monkeypatch.setattr("certify.statements.questions.ranks", wrong)
         trials.caught("T1 box", mistake, independent_outputs(200), 200, ALPHA)
 
 

@@ -75,7 +75,7 @@ def test_control_a_shift_that_is_too_small_is_caught(monkeypatch, trials: Trials
 
 def test_control_a_pointwise_alpha_is_caught(monkeypatch, trials: Trials):
     """Mistake: α' = α/2 for each output."""
-    monkeypatch.setattr("certify.statements.ask._Plan._side", lambda self: self.statement.alpha / 2)
+    monkeypatch.setattr("certify.statements.questions.Percentile.each_side", lambda self, _: self.alpha / 2)
     trials.caught("T13 box", "α for each output instead of α/m", independent_outputs(200), 200, ALPHA)
 
 
@@ -88,7 +88,7 @@ def test_control_a_rank_off_by_one_is_caught(monkeypatch, trials: Trials):
         return low + 1, high + 1
 
     monkeypatch.setattr(percentile_module, "ranks", wrong)
-    monkeypatch.setattr("certify.statements.ask.ranks", wrong)
+    monkeypatch.setattr("certify.statements.questions.ranks", wrong)
     trials.caught("T13 box", "one rank too few", independent_outputs(200), 200, ALPHA)
 
 
