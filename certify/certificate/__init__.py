@@ -5,7 +5,7 @@
     a claim as JSON, field by field             schema.py
     where claims come from                      provenance.py
     fresh draws against claims                  check.py
-    a claim in words                            words.py
+    a claim in words, its tokens                words.py, tokens.py
 
 **A new kind of claim.** Its result derives from `certify.bounds.statement.Result` (of a distance, from `Distance`; of K copies,
 from `certify.bounds.copies.OfCopies`) and says in `stated` what its claim says; its `Evidence`, of a kind of its own, goes into
