@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
+import re
 import typing
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,12 +18,14 @@ from certify import (
     GaussianNoise,
     MedianSmoother,
     Support,
+    UniformNoise,
     bound_curve,
     certified_radius,
     decide_event,
     decide_mse,
     decide_statistic,
     deployed_bound,
+    deployed_distance,
     event_bound,
     event_rate_over,
     layer_norm_support,
@@ -29,14 +34,31 @@ from certify import (
     plan,
     statistic_bound,
 )
-from certify.confidence import clopper_pearson
+from certify.adaptive import AdaptiveMedianSmoother
+from certify.adaptive.certification import check_options
+from certify.adaptive.policies import adapted, copies, noise_then_adapt
+from certify.bounds import METHODS, ROUTES
+from certify.confidence import anytime_limit, clopper_pearson
+from certify.montecarlo import Counts, ExtremeRanks, Groups, generator, whole_groups
+from certify.montecarlo.sketch import Spectrum
+from certify.noise import as_noise
+from certify.statements.ask import MSE, Deployed, ask
 
-Y = torch.zeros(2)
-NAN, INF = math.nan, math.inf
+Y, WIDE = torch.zeros(2), GaussianNoise(torch.ones(3))
+NAN, INF, LONG = math.nan, math.inf, 10**5000
+UNIFORM = UniformNoise(1.0)
 
 
 def f(z):
     return z
+
+
+def never(z):
+    pytest.fail("drew")
+
+
+def mean(z):
+    return z.mean(dim=(1, 2))
 
 
 def mse(f=f, y=Y, noise=1.0, **options):
@@ -44,7 +66,7 @@ def mse(f=f, y=Y, noise=1.0, **options):
 
 
 def box(**options):
-    return lambda: percentile_bounds(f, Y, 1.0, **{"rho": 1.0, "n": 100, **options})
+    return lambda: percentile_bounds(f, Y, **{"noise": 1.0, "rho": 1.0, "n": 100, **options})
 
 
 def radius(**options):
@@ -59,286 +81,219 @@ def deployed(f=f, **options):
     return lambda: deployed_bound(f, Y, 1.0, **{"rho": 0.1, "n": 100, **options})
 
 
-def statistic(**options):
-    return lambda: statistic_bound(lambda z: z.mean(dim=(1, 2)), Y, 1.0, **{"rho": 0.1, "n": 100, **options})
+def statistic(f=mean, **options):
+    return lambda: statistic_bound(f, Y, 1.0, **{"rho": 0.1, "n": 100, **options})
 
 
-def event(**options):
-    return lambda: event_bound(lambda z: z.mean(dim=(1, 2)) > 0, Y, 1.0, **{"rho": 0.1, "n": 100, **options})
+def event(f=lambda z: mean(z) > 0, **options):
+    return lambda: event_bound(f, Y, 1.0, **{"rho": 0.1, "n": 100, **options})
+
+
+def rate(**options):
+    ys = [torch.zeros(2), torch.ones(2)]
+    good = {"events": [never, never], "ys": ys, "noises": 1.0, "replicas": 5, "rhos": [0.1], "n": 64}
+    return lambda: event_rate_over(**{**good, **options})
+
+
+def distance(**options):
+    return lambda: decide_mse(f, Y, 1.0, **{"tolerance": 1.0, "rho": 0.2, **options})
 
 
 def smoother(*args, **options):
     return lambda: MedianSmoother(*args, **options)
 
 
-def sigma(value):
-    return lambda: GaussianNoise(value)
+def adapt(sigma_of=torch.ones_like, shape=(2, 1, 4), **options):
+    return lambda: adapted(torch.zeros(shape), sigma_of, 1.0, torch.Generator(), **options)
 
+
+def ranks(low, high, n=0):
+    kept = ExtremeRanks(low, high)
+    kept.update(torch.randn((n, 1), generator=torch.Generator().manual_seed(0)))
+    return kept
+
+
+def claimed(**options):
+    return Certificate.of(mse()(), **options)
+
+
+def with_a_part(part):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2)).eval()
+    model[0].inert = part
+    return model
+
+
+NUMBERS = "must be a torch tensor, or an array or list of numbers"
+EVERY_METHOD = [*((mse, key) for key in METHODS), *((deployed, key) for key in ROUTES)]
+OUTSIDE = r"support = \[-0\.1, 0\.1\] at output \(\d,\): a draw reached .* must hold every value of f"
+AS_MANY = r"must be at most 4096"
 
 BAD = [
-    # radius
-    ("rho zero", mse(rho=0), r"rho = 0: must be a finite number > 0"),
-    ("rho negative", mse(rho=-1.0), r"rho = -1\.0: must be a finite number > 0"),
-    ("rho nan", box(rho=NAN), r"rho = nan: must be a finite number > 0"),
-    ("rho infinite", mse(rho=INF), r"rho = inf: must be a finite number > 0"),
-    ("rho text", mse(rho="1"), r"rho = '1': must be a real number"),
-    ("rho none", mse(rho=None), r"rho = None: must be a real number"),
-    ("rho true", mse(rho=True), r"rho = True: must be a real number"),
-    ("rho complex", mse(rho=1j), r"rho = 1j: must be a real number"),
-    ("rho of two", mse(rho=torch.ones(2)), r"rho has shape \(2,\): must be a single number"),
-    # confidence
-    ("alpha zero", mse(alpha=0), r"alpha = 0: must be strictly between 0 and 1"),
-    ("alpha one", mse(alpha=1), r"alpha = 1: must be strictly between 0 and 1"),
-    ("alpha percent", box(alpha=5), r"alpha = 5: must be strictly between 0 and 1"),
-    ("alpha negative", radius(alpha=-0.1), r"alpha = -0\.1: must be strictly between 0 and 1"),
-    ("alpha nan", curve([1.0], alpha=NAN), r"alpha = nan: must be strictly between 0 and 1"),
-    ("alpha text", mse(alpha="0.05"), r"alpha = '0\.05': must be a real number"),
-    # percentile
-    ("p zero", box(p=0), r"p = 0: must be strictly between 0 and 1"),
-    ("p one", box(p=1.0), r"p = 1\.0: must be strictly between 0 and 1"),
-    ("p percent", box(p=50), r"p = 50: must be strictly between 0 and 1"),
-    # draws
-    ("n zero", mse(n=0), r"n = 0: must be a whole number >= 1"),
-    ("n negative", mse(n=-5), r"n = -5: must be a whole number >= 1"),
-    ("n fraction", mse(n=10.5), r"n = 10\.5: must be a whole number >= 1"),
-    ("n float", mse(n=1e4), r"n = 10000\.0: must be a whole number >= 1"),
-    ("n true", mse(n=True), r"n = True: must be a whole number >= 1"),
-    ("pilot zero", mse(pilot=0), r"pilot = 0: must be a whole number >= 1"),
-    ("pilot fraction", mse(pilot=0.1), r"pilot = 0\.1: must be a whole number >= 1"),
-    ("seed negative", mse(seed=-1), r"seed = -1: must be a whole number >= 0"),
-    ("seed none", mse(seed=None), r"seed = None: must be a whole number >= 0"),
-    ("seed text", mse(seed="0"), r"seed = '0': must be a whole number >= 0"),
-    ("batch zero", mse(batch_size=0), r"batch_size = 0: must be a whole number >= 1"),
-    ("batch fraction", mse(batch_size=2.5), r"batch_size = 2\.5: must be a whole number >= 1"),
-    # tolerance and radii
-    ("tolerance zero", radius(tolerance=0), r"tolerance = 0: must be a finite number > 0"),
-    ("tolerance negative", radius(tolerance=-2.0), r"tolerance = -2\.0: must be a finite number > 0"),
-    ("tolerance nan", radius(tolerance=NAN), r"tolerance = nan: must be a finite number > 0"),
-    ("rhos empty", curve([]), r"rhos = \[\]: must be a non-empty, strictly increasing list"),
-    ("rhos equal", curve([1.0, 1.0]), r"rhos = \[1\.0, 1\.0\]: must be a non-empty, strictly increasing list"),
-    ("rhos falling", curve([2.0, 1.0]), r"rhos = \[2\.0, 1\.0\]: must be a non-empty, strictly increasing list"),
-    ("rhos with zero", curve([0.0, 1.0]), r"rhos\[0\] = 0\.0: must be a finite number > 0"),
-    ("rhos with text", curve([0.5, "x"]), r"rhos\[1\] = 'x': must be a real number"),
-    ("rhos a number", curve(1.0), r"rhos = 1\.0: must be a non-empty, strictly increasing list"),
+    # numbers
+    (mse(rho=0), r"rho = 0: must be a finite number > 0"),
+    (mse(rho=torch.ones(2)), r"rho has shape \(2,\): must be a single number"),
+    (curve([0.5, "x"]), r"rhos\[1\] = 'x': must be a real number"),
+    *((mse(**{k: LONG}), rf"^{k} = 2\*\*16609…: must be a whole number below") for k in ("seed", "n", "batch_size")),
+    *((mse(**{k: -LONG}), rf"^{k} = -2\*\*16609…: must be a whole number below") for k in ("seed", "n", "batch_size")),
     # noise
-    ("sigma negative", sigma(-0.5), r"sigma holds -0\.5: every entry must be finite and >= 0"),
-    ("sigma nan", sigma(NAN), r"sigma holds nan: every entry must be finite and >= 0"),
-    ("sigma infinite", sigma(torch.tensor([1.0, INF])), r"sigma holds inf: every entry must be finite and >= 0"),
-    (
-        "sigma partly negative",
-        sigma(torch.tensor([1.0, -2.0])),
-        r"sigma holds -2\.0: every entry must be finite and >= 0",
-    ),
-    ("sigma whole", sigma(torch.tensor([1, 2])), r"sigma has dtype torch\.int64: must be a real floating-point tensor"),
-    ("sigma complex", sigma(torch.ones(2) * 1j), r"sigma has dtype torch\.complex64: must be a real floating-point"),
-    ("sigma text", sigma("0.5"), r"sigma = '0\.5': must be a number or a torch tensor"),
-    ("sigma true", sigma(True), r"sigma = True: must be a number or a torch tensor"),
-    (
-        "sigma of another shape",
-        mse(noise=GaussianNoise(torch.ones(3))),
-        r"sigma has shape \(3,\): must broadcast to .* \(2,\)",
-    ),
-    (
-        "sigma larger",
-        mse(noise=GaussianNoise(torch.ones(5, 2))),
-        r"sigma has shape \(5, 2\): must broadcast to .* \(2,\)",
-    ),
-    ("noise text", mse(noise="gaussian"), r"sigma = 'gaussian': must be a number or a torch tensor"),
-    (
-        "delta of another shape",
-        lambda: GaussianNoise(torch.ones(2)).norm(torch.ones(3)),
-        r"sigma has shape \(2,\): must",
-    ),
-    ("delta nan", lambda: GaussianNoise(1.0).norm(torch.tensor([NAN])), r"delta holds NaN or infinity"),
-    (
-        "delta text",
-        lambda: GaussianNoise(1.0).norm("1"),
-        r"delta is a str: must be a torch tensor, or an array or list",
-    ),
+    (mse(noise=GaussianNoise(torch.ones(5, 2))), r"sigma has shape \(5, 2\): must broadcast to .* \(2,\)"),
+    (lambda: GaussianNoise(torch.ones(2) * 1j), r"sigma has dtype torch\.complex64: must be a real floating-point"),
+    (lambda: GaussianNoise(torch.tensor([1.0, -2.0])), r"sigma holds -2\.0: every entry must be finite and >= 0"),
+    (lambda: GaussianNoise(torch.ones(2)).norm(torch.ones(3)), r"sigma has shape \(2,\): must"),
+    (lambda: GaussianNoise(1.0).norm(torch.tensor([NAN])), r"delta holds NaN or infinity"),
+    (lambda: GaussianNoise(1.0).norm("1"), rf"delta is a str: {NUMBERS}"),
+    (lambda: UniformNoise(-1.0), r"half_width holds -1\.0: every entry must be finite and >= 0"),
+    (lambda: UniformNoise(torch.tensor([1.0, NAN])), r"half_width holds nan"),
+    (lambda: UniformNoise(torch.tensor([1, 2])), r"half_width has dtype torch.int64"),
+    (lambda: UniformNoise("wide"), r"half_width = 'wide': must be a number"),
+    (box(noise=UniformNoise(torch.ones(3))), r"half_width has shape \(3,\): must broadcast to the input's shape, \(2,\)"),
+    (lambda: as_noise("wide"), r"sigma = 'wide': must be a number"),
     # input
-    ("y text", mse(y="0"), r"y is a str: must be a torch tensor, or an array or list of numbers"),
-    ("y none", mse(y=None), r"y is a NoneType: must be a torch tensor, or an array or list of numbers"),
-    ("y whole", mse(y=torch.tensor([1, 2])), r"y has dtype torch\.int64: must be a real floating-point tensor"),
-    ("y complex", mse(y=torch.ones(2) * 1j), r"y has dtype torch\.complex64: must be a real floating-point tensor"),
-    ("y nan", mse(y=torch.tensor([0.0, NAN])), r"y holds NaN or infinity: every entry must be finite"),
-    ("y infinite", mse(y=torch.tensor([0.0, INF])), r"y holds NaN or infinity: every entry must be finite"),
+    (mse(y=torch.ones(2) * 1j), r"y has dtype torch\.complex64: must be a real floating-point tensor"),
+    (mse(y=torch.tensor([0.0, INF])), r"y holds NaN or infinity: every entry must be finite"),
+    *((mse(never, y), r"y has shape .*: must hold at least one number") for y in ([], torch.zeros(0, 3))),
+    (lambda: event_bound(never, [], 0.5, rho=1.0), r"y has shape .*: must hold at least one number"),
     # function
-    ("f not callable", mse(f=3), r"f = 3: must be callable on a batch"),
-    ("f nan", mse(f=lambda z: z * NAN), r"f returned NaN or infinity in 64 of 64 draws"),
-    ("f infinite", mse(f=lambda z: 1 / (z * 0)), r"f returned NaN or infinity"),
-    ("f overflows half", mse(f=lambda z: z.half() * 6e4 * 6e4), r"f returned NaN or infinity"),
-    ("f a list", mse(f=lambda z: z.tolist()), r"f returned a list: must return a torch tensor"),
-    ("f none", mse(f=lambda z: None), r"f returned a NoneType: must return a torch tensor"),
-    ("f an array", mse(f=lambda z: z.numpy()), r"f returned a ndarray: must return a torch tensor"),
-    ("f a pair", mse(f=lambda z: (z, z)), r"f returned a tuple: must return a torch tensor"),
-    (
-        "f without batch",
-        mse(f=lambda z: z.sum()),
-        r"f returned shape \(\) for a batch of 64: the first axis must be the batch",
-    ),
-    (
-        "f batch last",
-        mse(f=lambda z: z.T),
-        r"f returned shape \(2, 64\) for a batch of 64: the first axis must be the batch",
-    ),
-    ("f averages", mse(f=lambda z: z.mean(dim=0)), r"f returned shape \(2,\) for a batch of 64: the first axis"),
-    ("f complex", mse(f=lambda z: z * 1j), r"f returned dtype torch\.complex64: must be real"),
-    ("f empty", mse(f=lambda z: z[:, :0]), r"f returned shape \(64, 0\): must have at least one output"),
+    (mse(3), r"f = 3: must be callable on a batch"),
+    (mse(lambda z: z * NAN), r"f returned NaN or infinity in 64 of 64 draws"),
+    (mse(lambda z: 1 / (z * 0)), r"f returned NaN or infinity"),
+    (mse(lambda z: z.half() * 6e4 * 6e4), r"f returned NaN or infinity"),
+    (mse(lambda z: z.tolist()), r"f returned a list: must return a torch tensor"),
+    (mse(lambda z: None), r"f returned a NoneType: must return a torch tensor"),
+    (mse(lambda z: z.numpy()), r"f returned a ndarray: must return a torch tensor"),
+    (mse(lambda z: (z, z)), r"f returned a tuple: must return a torch tensor"),
+    (mse(lambda z: z.sum()), r"f returned shape \(\) for a batch of 64: the first axis must be the batch"),
+    (mse(lambda z: z.T), r"f returned shape \(2, 64\) for a batch of 64: the first axis must be the batch"),
+    (mse(lambda z: z.mean(dim=0)), r"f returned shape \(2,\) for a batch of 64: the first axis"),
+    (mse(lambda z: z * 1j), r"f returned dtype torch\.complex64: must be real"),
+    (mse(lambda z: z[:, :0]), r"f returned shape \(64, 0\): must have at least one output"),
+    (mse(with_a_part(torch.nn.Identity())), r"its part '0.inert'\): is in training mode.*by quantization say"),
     # reference
-    (
-        "center of another shape",
-        mse(center=torch.zeros(3)),
-        r"center has shape \(3,\): must be \(2,\), the shape of f's output",
-    ),
-    ("center a number", mse(center=0.0), r"center has shape \(\): must be \(2,\), the shape of f's output"),
-    ("center nan", mse(center=torch.tensor([0.0, NAN])), r"center holds NaN or infinity"),
-    ("center whole", mse(center=torch.zeros(2, dtype=torch.int64)), r"center has dtype torch\.int64: must be a real"),
-    ("reference unknown", mse(reference="mean"), r"reference = 'mean': must be one of 'center', 'population'"),
+    (mse(center=torch.zeros(3)), r"center has shape \(3,\): must be \(2,\), the shape of f's output"),
+    (mse(center=0.0), r"center has shape \(\): must be \(2,\), the shape of f's output"),
+    (mse(center=torch.tensor([0.0, NAN])), r"center holds NaN or infinity"),
+    (deployed(center=torch.zeros(3)), r"center has shape \(3,\): must be \(2,\)"),
     # methods
-    (
-        "method unknown",
-        mse(method="magic"),
-        r"method = 'magic': must be one of 'coordinatewise', 'dimension-free', 'spectral', 'best'",
-    ),
-    ("smoother unknown", mse(smoother="mode"), r"smoother = 'mode': must be one of 'median'"),
-    ("method of a radius", radius(method="magic"), r"method = 'magic': must be one of"),
-    ("method of a curve", curve([1.0], method="magic"), r"method = 'magic': must be one of"),
+    (radius(method="magic"), r"method = 'magic': must be one of"),
+    (deployed(method="coordinatewise"), r"must be one of 'replicas', 'order statistics', 'dimension-free', 'best'"),
+    (deployed(method="order statistics", smoother="mean"), r"'order statistics': must be one of 'replicas', 'best'"),
+    *((lambda m=m, s=s: Deployed(1.0, replicas=4097, method=m, smoother=s), rf"replicas = 4097: {AS_MANY} for a {s} by")
+      for m, s in (("replicas", "median"), ("replicas", "mean"), ("best", "mean"))),
+    # statements
+    (lambda: ask(never, Y, 0.5, ["x"]), r"statements\[0\] = 'x': must be a statement"),
+    (lambda: ask(never, Y, 0.5, [MSE(1.0), MSE]), r"statements\[1\] = <class"),
+    (lambda: ask(never, Y, 0.5, MSE(1.0)), r"statements = MSE.*: must be a list of statements"),
+    (lambda: ask(never, Y, 0.5, 5), "statements = 5: must be a list"),
+    (lambda: ask(never, Y, 0.5, []), "statements is empty: must hold at least one statement"),
     # what is deployed
-    ("deployed rho zero", deployed(rho=0.0), r"rho = 0\.0: must be a finite number > 0"),
-    ("deployed q one", deployed(q=1), r"q = 1: must be strictly between 0 and 1"),
-    ("deployed q percent", deployed(q=95), r"q = 95: must be strictly between 0 and 1"),
-    ("deployed q text", deployed(q="0.9"), r"q = '0\.9': must be a real number"),
-    ("deployed alpha", deployed(alpha=0.0), r"alpha = 0\.0: must be strictly between 0 and 1"),
-    ("deployed copies zero", deployed(replicas=0), r"replicas = 0: must be a whole number >= 1"),
-    ("deployed copies fraction", deployed(replicas=2.0), r"replicas = 2\.0: must be a whole number >= 1"),
-    ("deployed n", deployed(n=0), r"n = 0: must be a whole number >= 1"),
-    (
-        "deployed method unknown",
-        deployed(method="coordinatewise"),
-        r"method = 'coordinatewise': must be one of 'replicas', 'order statistics', 'dimension-free', 'best'",
-    ),
-    (
-        "deployed mean by order statistics",
-        deployed(method="order statistics", smoother="mean"),
-        r"method = 'order statistics': must be one of 'replicas', 'best'",
-    ),
-    ("deployed smoother", deployed(smoother="mode"), r"smoother = 'mode': must be one of 'median', 'mean'"),
-    ("deployed center", deployed(center=torch.zeros(3)), r"center has shape \(3,\): must be \(2,\)"),
-    (
-        "deployed population",
-        deployed(reference="population"),
-        r"reference = 'population': a deployed output's distance is one from the center",
-    ),
-    ("deployed nan", deployed(f=lambda z: z * NAN), r"f returned NaN or infinity"),
-    ("deployed support", deployed(support=(-0.1, 0.1), n=500), r"support.* must hold every value of f"),
-    ("statistic side", statistic(side="both"), r"side = 'both': must be one of 'upper', 'lower', 'two-sided'"),
-    ("statistic q", statistic(q=0.0), r"q = 0\.0: must be strictly between 0 and 1"),
-    ("statistic copies", statistic(replicas=-1), r"replicas = -1: must be a whole number >= 1"),
-    ("event rho", event(rho=NAN), r"rho = nan: must be a finite number >= 0"),
-    ("event copies", event(replicas=1.5), r"replicas = 1\.5: must be a whole number >= 1"),
+    (deployed(lambda z: z * NAN), r"f returned NaN or infinity"),
+    (statistic(lambda z: mean(z) / 0), r"NaN or infinity"),
+    (event(mean), r"must be 0 or 1"),
+    (event(lambda z: z), r"event returned shape \(100, 13, 2\) .*: must be \(100,\)"),
+    (lambda: deployed_distance(f, Y, smoother="mode"), r"smoother = 'mode'"),
+    (lambda: copies(0), r"replicas = 0: must be a whole number >= 1"),
+    (lambda: copies(2, "all"), r"sharing = 'all': must be one of 'none', 'sigma', 'input'"),
+    (adapt(shape=(2, 3, 4), replicas=3, sharing="sigma"),
+     r"z has shape \(2, 3, 4\): must be \(batch, 4, \*input\) for replicas = 3, sharing = 'sigma'"),
+    (adapt(lambda z: z[:, 0]), r"sigma_of returned shape \(2,\) for inputs \(2, 4\): must have as many axes"),
+    (adapt(lambda z: z - 1), r"sigma_of returned a negative standard deviation or NaN"),
+    (adapt(lambda z: z * NAN), r"sigma_of returned a negative standard deviation or NaN"),
+    (lambda: noise_then_adapt(3, torch.abs, 1.0), r"f = 3, sigma_of = .*: both must be callable"),
+    # rates
+    (rate(events=[never, 3]), r"events\[1\] = 3: must be callable"),
+    (rate(events=[]), "ys has 2 entries for 0 events: must be one an event"),
+    (rate(events=[], ys=[], noises=[], replicas=[]), "ys is empty: must hold at least one input"),
+    (rate(noises=[1.0]), "noises has 1 entries for 2 events: must be one an event"),
+    (rate(noises=["a", 1.0]), r"noises\[0\] is a str: must be a torch tensor, or"),
+    (rate(noises=GaussianNoise(torch.ones(4))), r"sigma has shape \(4,\)"),
+    (rate(noises=UNIFORM), r"noises\[0\] is a UniformNoise: must be a GaussianNoise"),
+    (rate(replicas=[5, 0]), r"replicas\[1\] = 0: must be a whole number >= 1"),
+    (rate(replicas=[5, 5, 5]), "replicas has 3 entries for 2 events"),
+    (rate(ys=[torch.zeros(2), torch.full((2,), NAN)]), r"ys\[1\] holds NaN or infinity"),
+    (rate(rhos=[0.2, 0.1]), r"rhos = \[0\.2, 0\.1\]: must be a non-empty, strictly increasing list"),
+    (rate(batch_size=0), "batch_size = 0: must be a whole number >= 1"),
+    (rate(events=[lambda z: z] * 2), r"events\[[01]\] returned shape \(\d+, 5, 2\): must return a tensor of shape"),
+    (rate(events=[lambda z: True] * 2), r"events\[[01]\] returned a bool"),
+    (rate(events=[mean] * 2), "event returned .*: must be 0 or 1"),
+    # decisions
+    (lambda: decide_event(mean, Y, 1.0, target=0.1, rho=0.2), "must be 0 or 1"),
+    (lambda: decide_statistic(lambda z: mean(z) * NAN, Y, 1.0, threshold=1.0, rho=0.2), "NaN or infinity"),
+    (distance(method="best"), "method = 'best'"),
+    (distance(level=0.6), "only 'dimension-free'"),
+    (distance(level=0.4, method="dimension-free"), r"level = 0\.4"),
+    (distance(center=torch.zeros(3)), r"f returned outputs of shape \(2,\): must be \(3,\), the shape of the center"),
     # support
-    ("support one number", mse(support=1.0), r"support is a float: must be None, a Support or a pair"),
-    ("support three", mse(support=(0, 1, 2)), r"support is a tuple: must be None, a Support or a pair"),
-    ("support upside down", mse(support=(1.0, -1.0)), r"support = \(lower, upper\): needs lower <= upper everywhere"),
-    ("support nan", mse(support=(NAN, 1.0)), r"support = \(lower, upper\): needs lower <= upper everywhere and no NaN"),
-    (
-        "support of another shape",
-        mse(support=(torch.zeros(3), 9.0)),
-        r"support\[0\] has shape \(3,\): must broadcast to",
-    ),
-    (
-        "support violated below",
-        mse(support=(-0.1, 90.0)),
-        r"support = \[-0\.1, 90\.0\] at output \(0,\): a draw reached",
-    ),
-    (
-        "support violated above",
-        box(support=(-90.0, 0.1)),
-        r"support = \[-90\.0, 0\.1\] at output \(0,\): a draw reached",
-    ),
-    (
-        "support text inside",
-        lambda: Support("0", torch.ones(1)),
-        r"support's lower is a str: must be a torch tensor",
-    ),
-    (
-        "layer norm of two axes",
-        lambda: layer_norm_support(torch.nn.LayerNorm((2, 3))),
-        r"must be a torch\.nn\.LayerNorm over one",
-    ),
-    (
-        "not a layer norm",
-        lambda: layer_norm_support(torch.nn.Linear(2, 2)),
-        r"must be a torch\.nn\.LayerNorm over one axis",
-    ),
+    (mse(support=(torch.zeros(3), 9.0)), r"support\[0\] has shape \(3,\): must broadcast to"),
+    (mse(support=(-0.1, 90.0)), r"support = \[-0\.1, 90\.0\] at output \(0,\): a draw reached"),
+    (box(support=(-90.0, 0.1)), r"support = \[-90\.0, 0\.1\] at output \(0,\): a draw reached"),
+    *((call(smoother=s, method=m, support=(-0.1, 0.1), n=1000), OUTSIDE) for call, (s, m) in EVERY_METHOD),
+    (lambda: Support("0", torch.ones(1)), r"support's lower is a str: must be a torch tensor"),
+    *((lambda w=w, r=r: Support.ball(w, r), "width|radius") for w, r in ((0, 1.0), (4, 0.0), (4, -1.0), (4, INF))),
+    (lambda: layer_norm_support(torch.nn.LayerNorm((2, 3))), r"must be a torch\.nn\.LayerNorm over one"),
+    (lambda: layer_norm_support(torch.nn.Linear(2, 2)), r"must be a torch\.nn\.LayerNorm over one axis"),
     # plan
-    ("plan with neither", plan, r"rho = None, n = None: give exactly one of the two"),
-    ("plan with both", lambda: plan(rho=1.0, n=100), r"rho = 1\.0, n = 100: give exactly one of the two"),
-    ("plan rho negative", lambda: plan(rho=-1.0), r"rho = -1\.0: must be a finite number > 0"),
-    ("plan n zero", lambda: plan(n=0), r"n = 0: must be a whole number >= 1"),
-    ("plan n hopeless", lambda: plan(n=5), r"n = 5: too few draws for any radius; at least 11 are needed"),
-    (
-        "plan rho hopeless",
-        lambda: plan(rho=30.0),
-        r"rho = 30\.0: so large that a finite bound needs more than 1e\+15 draws",
-    ),
-    ("plan outputs zero", lambda: plan(rho=1.0, outputs=0), r"outputs = 0: must be a whole number >= 1"),
-    ("plan replicas zero", lambda: plan(rho=1.0, replicas=0), r"replicas = 0: must be a whole number >= 1"),
-    ("plan alpha one", lambda: plan(rho=1.0, alpha=1.0), r"alpha = 1\.0: must be strictly between 0 and 1"),
-    ("plan target one", lambda: plan(rho=1.0, target=1.0), r"target = 1\.0: must be strictly between 0 and 1"),
-    ("plan target hopeless", lambda: plan(n=3, target=0.01), r"n = 3: too few draws to certify target = 0\.01"),
-    (
-        "plan event hopeless",
-        lambda: plan(rho=30.0, target=0.1),
-        r"rho = 30\.0: so large that target = 0\.1 needs more than",
-    ),
+    (plan, r"rho = None, n = None: give exactly one of the two"),
+    (lambda: plan(rho=1.0, n=100), r"rho = 1\.0, n = 100: give exactly one of the two"),
+    (lambda: plan(rho=-1.0), r"rho = -1\.0: must be a finite number > 0"),
+    (lambda: plan(n=0), r"n = 0: must be a whole number >= 1"),
+    (lambda: plan(n=5), r"n = 5: too few draws for any radius; at least 11 are needed"),
+    (lambda: plan(n=100, p=1e-300), r"p = 1e-300: so near its end that a finite bound needs more than 1e\+15 draws"),
+    (lambda: plan(rho=30.0), r"rho = 30\.0: so large that a finite bound needs more than 1e\+15 draws"),
+    (lambda: plan(rho=1.0, outputs=0), r"outputs = 0: must be a whole number >= 1"),
+    (lambda: plan(rho=1.0, replicas=0), r"replicas = 0: must be a whole number >= 1"),
+    (lambda: plan(rho=1.0, alpha=1.0), r"alpha = 1\.0: must be strictly between 0 and 1"),
+    (lambda: plan(rho=1.0, target=1.0), r"target = 1\.0: must be strictly between 0 and 1"),
+    (lambda: plan(n=3, target=0.01), r"n = 3: too few draws to certify target = 0\.01"),
+    (lambda: plan(rho=30.0, target=0.1), r"rho = 30\.0: so large that target = 0\.1 needs more than"),
+    (lambda: plan(n=3, target=0.2, noise=UNIFORM), "too few draws"),
+    (lambda: plan(rho=0.5, noise=UNIFORM), "so large"),
     # limits
-    ("more successes than trials", lambda: clopper_pearson(5, 4, 0.05), r"successes = 5: must be at most n = 4"),
-    ("fewer than no successes", lambda: clopper_pearson(-1, 4, 0.05), r"successes = -1: must be a whole number >= 0"),
-    (
-        "unknown side",
-        lambda: clopper_pearson(1, 4, 0.05, side="both"),
-        r"side = 'both': must be one of 'upper', 'lower'",
-    ),
+    (lambda: clopper_pearson(5, 4, 0.05), r"successes = 5: must be at most n = 4"),
+    (lambda: anytime_limit(5, 4, 0.1), r"successes = 5"),
+    (lambda: clopper_pearson(-1, 4, 0.05), r"successes = -1: must be a whole number >= 0"),
+    (lambda: clopper_pearson(1, 4, 0.05, side="both"), r"side = 'both': must be one of 'upper', 'lower'"),
     # ellipsoid
-    ("ellipsoid rho nan", lambda: Ellipsoid(torch.ones(2), NAN), r"rho = nan: must be >= 0"),
-    ("ellipsoid rho negative", lambda: Ellipsoid(torch.ones(2), -1.0), r"rho = -1\.0: must be >= 0"),
+    (lambda: Ellipsoid(torch.ones(2), NAN), r"rho = nan: must be >= 0"),
+    (lambda: Ellipsoid(torch.ones(2), -1.0), r"rho = -1\.0: must be >= 0"),
     # smoothers
-    ("smoother n zero", smoother(f, 1.0, n=0), r"n = 0: must be a whole number >= 1"),
-    ("smoother of nothing", smoother(None, 1.0), r"f = None: must be callable on a batch"),
-    ("smoother noise", smoother(f, -1.0), r"sigma holds -1\.0: every entry must be finite and >= 0"),
-    ("smoother y nan", lambda: MedianSmoother(f, 1.0)(torch.tensor([NAN])), r"y holds NaN or infinity"),
-    ("smoother seed", lambda: MedianSmoother(f, 1.0)(Y, seed=-1), r"seed = -1: must be a whole number >= 0"),
-    (
-        "smoother sigma",
-        lambda: MedianSmoother(f, GaussianNoise(torch.ones(3)))(Y),
-        r"sigma has shape \(3,\): must broadcast",
-    ),
+    (smoother(f, 1.0, n=0), r"n = 0: must be a whole number >= 1"),
+    (smoother(None, 1.0), r"f = None: must be callable on a batch"),
+    (smoother(f, -1.0), r"sigma holds -1\.0: every entry must be finite and >= 0"),
+    (lambda: MedianSmoother(f, 1.0)(torch.tensor([NAN])), r"y holds NaN or infinity"),
+    (lambda: MedianSmoother(f, 1.0)(Y, seed=-1), r"seed = -1: must be a whole number >= 0"),
+    (lambda: MedianSmoother(f, WIDE)(Y), r"sigma has shape \(3,\): must broadcast"),
     # certificates
-    ("certificate of nothing", Certificate.of, r"results = \(\): a certificate needs at least one result"),
-    (
-        "certificate of a number",
-        lambda: Certificate.of(1.0),
-        r"results hold a float: must be what certify's bounds return",
-    ),
-    (
-        "provenance not json",
-        lambda: Certificate.of(mse()(), provenance={"x": object()}),
-        r"provenance = .*: must be JSON values",
-    ),
-    ("provenance nan", lambda: Certificate.of(mse()(), provenance={"x": NAN}), r"provenance = .*: must be JSON values"),
-    (
-        "check level",
-        lambda: Certificate.of(mse()()).check(f, Y, level=0),
-        r"level = 0: must be strictly between 0 and 1",
-    ),
-    ("check seed", lambda: Certificate.of(mse()()).check(f, Y, seed=-1), r"seed = -1: must be a whole number >= 0"),
-    ("check n", lambda: Certificate.of(mse()()).check(f, Y, n=0), r"n = 0: must be a whole number >= 1"),
-    ("check y", lambda: Certificate.of(mse()()).check(f, "0"), r"y is a str: must be a torch tensor"),
-]
+    (Certificate.of, r"results = \(\): a certificate needs at least one result"),
+    (lambda: Certificate.of(1.0), r"results hold a float: must be what certify's bounds return"),
+    (lambda: Certificate.of(box(noise=UNIFORM)()), "UniformNoise: certificates are kept for Gaussian noise"),
+    (lambda: claimed(provenance={"x": object()}), r"provenance = .*: must be JSON values"),
+    (lambda: claimed(provenance={"x": NAN}), r"provenance = .*: must be JSON values"),
+    (lambda: claimed().check(f, Y, level=0), r"level = 0: must be strictly between 0 and 1"),
+    (lambda: claimed().check(f, Y, seed=-1), r"seed = -1: must be a whole number >= 0"),
+    (lambda: claimed().check(f, Y, n=0), r"n = 0: must be a whole number >= 1"),
+    (lambda: claimed().check(f, "0"), r"y is a str: must be a torch tensor"),
+    # prompts
+    (lambda: check_options({"private": "yes"}), "private = 'yes': must be True or False"),
+    (lambda: check_options({"detector": "foo"}), "detector = 'foo': must be"),
+    *((lambda p=p: AdaptiveMedianSmoother.encode(None, p), r"prompts = .*: must be a prompt or a list of prompts")
+      for p in (5, None, [5], ["a circle", b"x"])),
+    # draws
+    (lambda: generator(0, "pilot", -1), r"block = -1: must be >= 0"),
+    (lambda: generator(0, "other", 0), "stream = 'other': must be one of pilot"),
+    (lambda: ranks(1, 1).merge(ranks(1, 2)), r"other keeps \(1, 2\) ranks: must be the same \(1, 1\) to merge"),
+    # Two are kept at the low end; rank 0 would silently be the largest by Python's indexing.
+    *((lambda r=r: ranks(2, 5, 10).smallest(r), rf"rank = {r}: must be in 1 … 2 at the low end") for r in (0, -1, 3, 4)),
+    (lambda: ranks(9, 9, 4).largest(5), r"rank = 5: must be in 1 … 4 at the high end"),
+    (lambda: Groups(Y, 4097, "median"), rf"copies = 4097: {AS_MANY}"),
+    (lambda: whole_groups(9000, 4097), rf"copies = 4097: {AS_MANY}"),
+    *((lambda v=v: Counts().update(torch.tensor([0.0, v, 1.0])), rf"event returned {v}: must be 0 or 1, or a boolean")
+      for v in (0.5, 2.0, -1.0)),
+    *((lambda o=o: Spectrum(Y, 1.0).merge(o), r"other has \(radius, rows\) = .*: must be \(1.0, 64\)")
+      for o in (Spectrum(Y, 2.0), Spectrum(Y, 1.0, rows=3), Spectrum(torch.ones(2), 1.0))),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("call", "message"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+@pytest.mark.parametrize(("call", "message"), BAD, ids=[message for _, message in BAD])
 def test_a_bad_call_is_refused_with_its_reason(call, message):
     with pytest.raises((ValueError, TypeError), match=message):
         call()
@@ -346,29 +301,13 @@ def test_a_bad_call_is_refused_with_its_reason(call, message):
 
 def test_a_good_call_is_not_refused():
     """The helpers of the table are themselves sound."""
-    for call in (mse(), box(), radius(), curve([0.5, 1.0]), smoother(f, 1.0), sigma(0.0), mse(support=(-9.0, 9.0))):
+    for call in (mse(), box(), radius(), curve([0.5, 1.0]), smoother(f, 1.0), mse(support=(-9.0, 9.0)), adapt()):
         call()
-    for call in (deployed(), deployed(reference="center", smoother="mean"), statistic(), event()):
+    for call in (deployed(), deployed(reference="center", smoother="mean"), statistic(), event(), distance()):
         call()
-
-
-def test_arguments_are_refused_before_anything_is_drawn():
-    for options in ({"rho": -1.0}, {"alpha": 2.0}, {"n": 0}, {"method": "magic"}, {"seed": -1}, {"support": 3}):
-        with pytest.raises((ValueError, TypeError)):
-            mse(f=lambda z: pytest.fail("drew"), **options)()
-    for options in (
-        {"q": 2.0},
-        {"replicas": 0},
-        {"method": "magic"},
-        {"smoother": "mode"},
-        {"reference": "population"},
-    ):
-        with pytest.raises((ValueError, TypeError)):
-            deployed(f=lambda z: pytest.fail("drew"), **options)()
-
-
-def never(z):
-    pytest.fail("drew")
+    rate(events=[lambda z: mean(z) > 0] * 2)()
+    check_options({"private": True})
+    assert ranks(2, 5, 10).smallest(2) < ranks(2, 5, 10).largest(5)
 
 
 ASKED = {
@@ -387,39 +326,76 @@ ASKED = {
 }
 """Every question, with a function that must not be reached."""
 
-REAL, TEXT, OBJECT = (NAN, INF, -INF), ("1", "x"), (None, object(), [], {}, 1j)
+ENDS, NO_NUMBERS = (NAN, INF, -INF), ("1", "x", None, object(), [], {}, 1j)
+REAL, WHOLE, INSIDE = (
+    "= …: must be a real number",
+    "= …: must be a whole number >= 1",
+    "= …: must be strictly between 0 and 1",
+)
+FINITE, FLOATING = "must be a finite number", "has dtype torch.int64: must be a real floating-point tensor"
+COUNT = {WHOLE: (0, -1, 1.5, 1e3, *ENDS, *NO_NUMBERS, True)}
+OPTIONAL = {WHOLE: tuple(v for v in COUNT[WHOLE] if v is not None)}
+SHARE = {INSIDE: (0, 0.0, 1, 1.0, -0.1, 2, 50, *ENDS), REAL: (*NO_NUMBERS, True)}
+BOOLEAN = {"= …: must be True or False": ("no", 1, None, [])}
+ENTRIES = {"holds NaN or infinity: every entry must be finite": (NAN, [0.0, NAN]), FLOATING: (torch.tensor([1, 2]),)}
+
+
+def of_type(words, *values):
+    return {f"is a {type(v).__name__}: {words}": (v,) for v in values}
+
+
 WRONG = {
-    "y": (NAN, INF, "x", None, object(), {}, [[1.0], [1.0, 2.0]], torch.tensor([1, 2]), [True], 1j),
-    "noise": (-1.0, NAN, INF, "x", None, {}, True, torch.ones(3), torch.tensor([1, 2]), [1.0, -1.0]),
-    "rho": (-1.0, *REAL, *TEXT, *OBJECT, True, torch.ones(2)),
-    "alpha": (0.0, 1.0, -0.1, 2, 5e-324, *REAL, *TEXT, *OBJECT, True),
-    "q": (0.0, 1.0, -0.1, 2, *REAL, *TEXT, *OBJECT, True),
-    "p": (0.0, 1.0, -0.1, 2, *REAL, *TEXT, *OBJECT, True),
-    "target": (0.0, 1.0, -0.1, 2, *REAL, *TEXT, *OBJECT, True),
-    "threshold": (*REAL, *TEXT, *OBJECT),
-    "tolerance": (0.0, -1.0, *REAL, *TEXT, *OBJECT),
-    "level": (0.5, 1.0, 0.0, -1.0, *REAL, *TEXT),
-    "rhos": ([], [0.0], [-1.0], [NAN], [INF], [1.0, 1.0], [2.0, 1.0], ["x"], 1.0, None, torch.ones(1, 1)),
-    "n": (0, -1, 1.5, 1e3, *REAL, *TEXT, *OBJECT, True),
-    "replicas": (0, -1, 1.5, *REAL, *TEXT, *OBJECT, True),
-    "seed": (-1, 1.5, *REAL, *TEXT, *OBJECT, True),
-    "batch_size": (0, -1, 1.5, *REAL, *TEXT, object(), True),
-    "pilot": (0, -1, 1.5, *REAL, *TEXT, object(), True),
-    "memory": (0, -1, 1.5, *REAL, *TEXT, object(), True),
-    "center": (NAN, [NAN, 0.0], "x", object(), torch.tensor([1, 2])),
-    "support": (1.0, "x", (1,), (1.0, -1.0), (NAN, 1.0), ("a", "b"), object()),
-    "reference": ("mean", "", 1, []),
-    "method": ("magic", "", None, 1, []),
-    "smoother": ("mode", "", None, 1, []),
-    "side": ("both", "", None, 1, []),
-    "simultaneous": ("no", 1, None, []),
-    "two_sided": ("no", 1, None, []),
-    "policy": ("typo", "", None, 1),
-    "function": (None, 1, []),
-    "checkpoint": (1, object(), []),
-    "progress": ("yes", 1, []),
+    "y": {
+        **ENTRIES,
+        **of_type(NUMBERS, "x", None, object(), {}, 1j),
+        "= …: must be rows of one length": ([[1.0], [1.0, 2.0]],),
+        "= …: must hold real numbers": ([True],),
+    },
+    "noise": {
+        **{f"holds {v}: every entry must be finite and >= 0": (v, [1.0, v]) for v in (-1.0, NAN, INF)},
+        "= …: must be a number or a torch tensor, or an array or list of numbers": ("gaussian", None, {}, True),
+        "has shape (3,): must broadcast to the input's shape, (2,)": (torch.ones(3),),
+        FLOATING: (torch.tensor([1, 2]),),
+    },
+    "rho": {f"= …: {FINITE} >": (-1.0, *ENDS), REAL: (*NO_NUMBERS, True)},
+    "alpha": {**SHARE, f"{INSIDE}, and at least 1e-300": (5e-324,)},
+    "q": SHARE,
+    "p": SHARE,
+    "target": SHARE,
+    "threshold": {f"= …: {FINITE}": ENDS, REAL: NO_NUMBERS},
+    "tolerance": {f"= …: {FINITE} > 0": (0, 0.0, -1.0, *ENDS), REAL: NO_NUMBERS},
+    "level": {INSIDE: (1.0, 0.0, -1.0, *ENDS), "= …: must be in (½, 1)": (0.5,), REAL: ("1", "x")},
+    "rhos": {
+        "= …: must be a non-empty, strictly increasing list": ([], [1.0, 1.0], [2.0, 1.0], 1.0, None, torch.ones(1, 1)),
+        **{f"[0] = {v}: {FINITE} > 0": ([v], [v, 1.0]) for v in (0.0, -1.0, NAN, INF)},
+        "[0] = 'x': must be a real number": (["x"],),
+    },
+    "n": COUNT,
+    "replicas": COUNT,
+    "seed": {"= …: must be a whole number >= 0": (-1, 1.5, *ENDS, *NO_NUMBERS, True)},
+    "batch_size": OPTIONAL,
+    "pilot": OPTIONAL,
+    "memory": OPTIONAL,
+    "center": {**ENTRIES, **of_type(NUMBERS, "x", object())},
+    "support": {
+        **of_type("must be None, a Support or a pair (lower, upper)", 1.0, "x", (1,), (0, 1, 2), object()),
+        "= (lower, upper): needs lower <= upper everywhere and no NaN": ((1.0, -1.0), (NAN, 1.0)),
+        f"[0] is a str: {NUMBERS}": (("a", "b"),),
+    },
+    "reference": {"= …: ": ("mean", "", 1, [])},  # for what is deployed there is one only
+    "method": {"= …: must be one of ": ("magic", "", None, 1, [])},
+    "smoother": {"= …: must be one of 'median', 'mean'": ("mode", "", None, 1, [])},
+    "side": {"= …: must be one of 'upper', 'lower'": ("both", "", None, 1, [])},
+    "simultaneous": BOOLEAN,
+    "two_sided": BOOLEAN,
+    "policy": {"= …: must be one of 'frozen', 'noise-then-adapt', 'memory'": ("typo", "", None, 1)},
+    "function": {"= …: must be a string": (None, 1, [])},
+    "checkpoint": of_type("must be a folder or a Checkpoint", 1, object(), []),
+    "progress": {"= …: must be True, or a function of (done, total)": ("yes", 1, [])},
 }
-SPELT = {"noise": "sigma|noise"}
+"""Argument → what is said of it, … for the value → values of which it is said."""
+
+SPELT = {"noise": "sigma"}
 """What a message calls an argument, where it is not its name: a number for noise is its σ."""
 
 
@@ -430,25 +406,47 @@ def _takes(name, argument):
     return argument in own or argument in options
 
 
+def cases(argument):
+    """(what the message begins with, as a pattern; a value)."""
+    for words, values in WRONG[argument].items():
+        for value in values:
+            text = words.replace("…", repr(value))
+            yield "^" + re.escape(SPELT.get(argument, argument) + ("" if text[0] == "[" else " ") + text), value
+
+
 @pytest.mark.parametrize("name", ASKED)
 @pytest.mark.parametrize("argument", WRONG)
 def test_every_argument_of_every_question(name, argument):
-    """The message names the argument, and nothing is drawn."""
+    """The message names the argument, its value and what it must be, and nothing is drawn."""
     if not _takes(name, argument):
         return
-    for value in WRONG[argument]:
-        with pytest.raises(
-            (ValueError, TypeError), match=rf"(?:{SPELT.get(argument, argument)})\b.*(?:must|needs|is one from)"
-        ):
+    for message, value in cases(argument):
+        with pytest.raises((ValueError, TypeError), match=message):
             ASKED[name](**{argument: value})
 
 
 def test_every_argument_of_a_rate_over_inputs():
-    good = {"events": [never], "ys": [Y], "noises": 1.0, "rhos": [0.1], "n": 64}
     for argument in ("alpha", "n", "seed", "rhos", "two_sided", "checkpoint", "progress"):
-        for value in (v for v in WRONG[argument] if not (v is None and argument in ("checkpoint", "progress"))):
-            with pytest.raises((ValueError, TypeError), match=rf"{argument}\b.*must"):
-                event_rate_over(**{**good, argument: value})
+        for message, value in cases(argument):
+            with pytest.raises((ValueError, TypeError), match=message):
+                rate(**{argument: value})()
     for argument, value in (("ys", ["x"]), ("ys", [[NAN]]), ("noises", ["x"]), ("noises", [-1.0]), ("replicas", [0])):
         with pytest.raises((ValueError, TypeError), match=r"(?:ys|noises|sigma|replicas)\b.*must"):
-            event_rate_over(**{**good, argument: value})
+            rate(**{"events": [never], "ys": [Y], "replicas": 5, argument: value})()
+
+
+def test_files_and_links_in_place_of_folders(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    os.symlink(tmp_path / "nowhere", tmp_path / "link")
+    made = claimed()
+    for name in ("file", "link"):
+        with pytest.raises(FileExistsError, match=r"folder = '.*': is a file; must be a folder"):
+            made.save(tmp_path / name)
+        with pytest.raises(FileExistsError, match=r"checkpoint = '.*': is a file; must be a folder"):
+            mse(never, checkpoint=tmp_path / name)()
+    (tmp_path / "run").mkdir()
+    os.symlink(tmp_path / "nowhere", tmp_path / "run" / "certificate.json")
+    with pytest.raises(FileExistsError, match="holds a certificate already"):
+        made.save(tmp_path / "run")
+    assert (tmp_path / "run" / "certificate.json").is_symlink()
+    assert (tmp_path / "file").read_text() == "mine"

@@ -106,16 +106,6 @@ def test_no_rank_without_a_tail(tail):
     assert extreme_rank(1000, tail, 1e-3) == 0
 
 
-def test_rank_is_monotone():
-    """Grows with n, α and the tail."""
-    assert [extreme_rank(n, 0.1, 1e-3) for n in range(50, 400)] == sorted(
-        extreme_rank(n, 0.1, 1e-3) for n in range(50, 400)
-    )
-    for values in ([1e-9, 1e-6, 1e-3, 0.1], [0.011, 0.05, 0.2, 0.5]):
-        assert (found := [extreme_rank(500, 0.05, a) for a in values]) == sorted(found)
-        assert (found := [extreme_rank(500, q, 1e-3) for q in values]) == sorted(found)
-
-
 @pytest.mark.parametrize("tail", [0.5, 0.1587, 0.0228, 1e-4])
 @pytest.mark.parametrize("alpha", [0.05, 1e-3, 8e-9])
 def test_smallest_draws_suffice_and_one_fewer_do_not(tail, alpha):

@@ -74,10 +74,6 @@ def test_ranks_tails_and_plans():
         for more in ({}, {"target": 1e-300}, {"target": 1 - 2**-53}, {"p": 1e-300}):
             with contextlib.suppress(ValueError):  # too few draws for any radius; a warning is no ValueError
                 assert plan(n=n, alpha=alpha, **more).rho >= 0
-    with pytest.raises(
-        ValueError, match=r"p = 1e-300: so near its end that a finite bound needs more than 1e\+15 draws"
-    ):
-        plan(n=100, p=1e-300)
     for rho, second, theta in itertools.product(RADII, (5e-324, 1e-3, 1.0), (0.0, 0.5, 1.0)):
         assert 0 <= max_mean_shift(NOISES[0], rho, second, 1.0, theta) < math.inf
 
@@ -114,8 +110,3 @@ def test_every_question(noise, alpha):
     assert certified_radius(cut, Y, noise, tolerance=5e-324, support=(-3, 3), **options).status == "abstained"
     rate = event_rate_over([event], [Y], [1.0], rhos=[5e-324, 1e200], alpha=alpha, n=64, two_sided=True)
     assert rate.values[1] == 1.0
-
-
-def test_an_alpha_whose_shares_are_no_numbers_is_refused():
-    with pytest.raises(ValueError, match=r"alpha = 5e-324: must be strictly between 0 and 1, and at least 1e-300"):
-        mse_bound(lambda z: pytest.fail("drew"), Y, 1.0, rho=1.0, alpha=5e-324)

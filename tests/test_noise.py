@@ -115,11 +115,6 @@ def test_tails_are_exact_to_eleven_digits_and_never_too_large(p, rho):
             assert mpmath.mpf(got) >= exact * (1 - mpmath.mpf("1e-11"))
 
 
-def test_replicas_multiply_the_shift_by_their_root():
-    noise = GaussianNoise(1.0)
-    assert noise.tails(0.3, 0.5, replicas=4) == noise.tails(0.3, 1.0)
-
-
 def test_a_tail_beyond_float64_is_zero():
     assert GaussianNoise(1.0).tails(0.5, 100.0) == Tails(0.0, 0.0)
 

@@ -158,9 +158,3 @@ def test_a_ball_makes_the_bound_of_a_mean_smaller_than_its_box_does():
     ball = mse_bound(f, y, GaussianNoise(0.5), support=Support.ball(64), **options)
     box = mse_bound(f, y, GaussianNoise(0.5), support=(-torch.ones(64), torch.ones(64)), **options)
     assert ball.value < 0.8 * box.value
-
-
-@pytest.mark.parametrize(("width", "radius"), [(0, 1.0), (4, 0.0), (4, -1.0), (4, math.inf)])
-def test_a_ball_needs_a_width_and_a_radius(width, radius):
-    with pytest.raises(ValueError, match=r"width|radius"):
-        Support.ball(width, radius)

@@ -110,7 +110,7 @@ def test_limits_are_order_statistics_cut_to_what_is_known():
 def thousand():
     """The identity map in 1024 dimensions at ρ = 2: the trace is 1024 σ², the truth 4 σ² (one direction)."""
     y, sigma, m = torch.zeros(1024, dtype=torch.float32), 0.5, 1024
-    options = {"rho": 2.0, "n": 10_000, "alpha": 1e-3}
+    options = {"rho": 2.0, "n": 10_000, "alpha": 1e-3, "batch_size": 2048}
     return (lambda **more: mse_bound(lambda z: z, y, sigma, **options, **more)), sigma**2 * m
 
 
@@ -263,13 +263,6 @@ def test_an_infinite_radius_rests_on_the_support():
     r = certified_radius(torch.tanh, y, 1.0, tolerance=9.0, n=200, support=(-1.0, 1.0), method=T4)
     assert r.rho == math.inf
     assert r.value <= 4 * (1 + 1e-6) ** 2 * (1 + 1e-6) + 4  # 2 · 2, and the center's own distance from the origin
-
-
-def test_a_draw_outside_its_support_ends_the_run():
-    with pytest.raises(
-        ValueError, match=r"support = \[-0\.5, 0\.5\] at output \(\d,\): a draw reached .*must hold every value of f"
-    ):
-        mse_bound(lambda z: z, torch.zeros(2), 1.0, rho=1.0, n=2000, support=(-0.5, 0.5), method=T4)
 
 
 # Refusals and abstentions.

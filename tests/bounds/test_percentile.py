@@ -36,7 +36,7 @@ def test_linear_maps_attain_the_box(subject: Subject):
     """For f = aᵀz the percentile moves by ‖Σ^{1/2} a‖ ρ, at δ = ρ Σ a/‖Σ^{1/2} a‖: 97 % of the box in every output."""
     rho, noise = 1.0, GaussianNoise(subject.sigma)
     n = 60_000 if len(subject.truth(0.5)[0]) < 10 else 120_000
-    b = percentile_bounds(subject.f, subject.y, noise, rho=rho, n=n, alpha=0.05, pilot=64)
+    b = percentile_bounds(subject.f, subject.y, noise, rho=rho, n=n, alpha=0.05, pilot=64, batch_size=8192)
     at_y, _ = subject.truth(0.5)
     eye = torch.eye(subject.y.numel(), dtype=torch.float64)
     A = (subject.f(eye) - subject.f(torch.zeros_like(eye))).T
@@ -55,7 +55,8 @@ def test_the_box_tends_to_the_supremum():
     y = torch.zeros(1, dtype=torch.float64)
     excess = []
     for n in (500, 50_000):
-        seeds = [percentile_bounds(lambda z: z, y, 1.0, rho=0.7, n=n, alpha=0.01, seed=s, pilot=1) for s in range(10)]
+        options = {"rho": 0.7, "n": n, "alpha": 0.01, "pilot": 1, "batch_size": 8192}
+        seeds = [percentile_bounds(lambda z: z, y, 1.0, seed=s, **options) for s in range(10)]
         excess.append(float(np.mean([b.upper.item() - 0.7 for b in seeds])))
     assert 4 < excess[0] / excess[1] < 25
 
@@ -101,7 +102,9 @@ def test_without_spread_the_box_has_no_width(name):
 def test_atoms_are_hit_exactly():
     """⌊z⌋ at y = ¼, σ = 2, ρ = ½: the population bounds are ⌈y − σρ⌉ − 1 = −1 and ⌊y + σρ⌋ = 1."""
     subject = SUBJECTS["floor"]
-    b = percentile_bounds(subject.f, subject.y, GaussianNoise(subject.sigma), rho=0.5, n=100_000, alpha=0.01)
+    b = percentile_bounds(
+        subject.f, subject.y, GaussianNoise(subject.sigma), rho=0.5, n=100_000, alpha=0.01, batch_size=8192
+    )
     assert (b.lower.item(), b.upper.item()) == (-1.0, 1.0)
 
 

@@ -12,9 +12,8 @@ from scipy.optimize import brentq
 from scipy.stats import beta, binom, chi, norm
 
 from certify import GaussianNoise, deployed_bound, layer_norm_support, percentile_bounds
-from certify.bounds import EVIDENCE, ROUTES
+from certify.bounds import ROUTES
 from certify.bounds.deployed_distance import BallEvidence, RankedBoxEvidence, least_level
-from certify.statements.ask import Deployed
 from tests.subjects import SUBJECTS, outputs_of
 
 Y1, ONE = torch.zeros(1, dtype=torch.float64), GaussianNoise(1.0)
@@ -326,28 +325,7 @@ def test_rows_of_a_layer_norm_bound_what_is_deployed(key):
     assert float(reduced.flatten(1).norm(dim=1).max()) <= b.value
 
 
-@pytest.mark.parametrize("key", ROUTES)
-def test_a_draw_outside_its_support_ends_the_run(key):
-    smoother, method = key
-    with pytest.raises(ValueError, match=r"support.* must hold every value of f"):
-        deployed_bound(
-            lambda z: z, torch.zeros(2), ONE, rho=0.3, n=2000, method=method, smoother=smoother, support=(-0.1, 0.1)
-        )
-
-
 # Evidence.
-
-
-@pytest.mark.parametrize("key", ROUTES)
-def test_evidence_is_what_the_value_follows_from(key):
-    smoother, method = key
-    y = torch.zeros(4, dtype=torch.float64)
-    b = deployed_bound(torch.sin, y, ONE, rho=0.2, n=4000, replicas=5, q=0.8, smoother=smoother, method=method)
-    held = b.evidence
-    assert held.kind == {"replicas": "groups", "order statistics": "ranked-box", "dimension-free": "ball"}[method]
-    again = EVIDENCE[held.kind].restored(held.numbers(), held.tensors(), b.center)
-    assert again.implied(ONE, 0.2) == held.implied(ONE, 0.2) == pytest.approx(b.value, rel=1e-9)
-    assert (held.numbers()["q"], held.numbers()["replicas"]) == (0.8, 5)
 
 
 BALL = {"radius": 1.0, "u": 0.9, "s": 5, "q": 0.5, "replicas": 5}
@@ -376,12 +354,6 @@ def test_percentiles_that_do_not_hold_the_median_are_refused(change):
     RankedBoxEvidence.restored(RANKED, tensors, center)
     with pytest.raises(ValueError, match=r"u = |to_center = 0"):
         RankedBoxEvidence.restored({**RANKED, **change}, tensors, center)
-
-
-@pytest.mark.parametrize(("method", "smoother"), [("replicas", "median"), ("replicas", "mean"), ("best", "mean")])
-def test_groups_larger_than_a_shard_are_refused_by_name(method, smoother):
-    with pytest.raises(ValueError, match=f"replicas = 4097: must be at most 4096 for a {smoother} by groups of draws"):
-        Deployed(1.0, replicas=4097, method=method, smoother=smoother)
 
 
 def test_the_best_route_leaves_out_groups_that_cannot_be_formed():

@@ -16,14 +16,12 @@ import torch
 from scipy.stats import kstest
 
 from certify import (
-    Certificate,
     UniformNoise,
     bound_curve,
     certified_radius,
     decide_event,
     deployed_bound,
     event_bound,
-    event_rate_over,
     mse_bound,
     percentile_bounds,
     plan,
@@ -252,25 +250,6 @@ def test_draws_stay_inside_and_are_rounded_once():
     assert float(z[0]) == -float(z[1]) == -(1 - 2.0**-53)  # symmetric, and inside the open interval
 
 
-@pytest.mark.parametrize(
-    ("h", "message"),
-    [
-        (-1.0, r"half_width holds -1\.0: every entry must be finite and >= 0"),
-        (torch.tensor([1.0, math.nan]), r"half_width holds nan"),
-        (torch.tensor([1, 2]), r"half_width has dtype torch.int64"),
-        ("wide", r"half_width = 'wide': must be a number"),
-    ],
-)
-def test_a_bad_half_width_is_named(h, message):
-    with pytest.raises((ValueError, TypeError), match=message):
-        UniformNoise(h)
-
-
-def test_a_half_width_that_does_not_fit_is_named():
-    with pytest.raises(ValueError, match=r"half_width has shape \(3,\): must broadcast to the input's shape, \(2,\)"):
-        percentile_bounds(lambda z: z, Y, UniformNoise(torch.ones(3)), rho=0.1)
-
-
 def test_the_representation_says_how_wide():
     assert repr(UniformNoise(0.25)) == "UniformNoise(0.25)"
     assert "(2, 1), 1 … 2" in repr(UniformNoise(torch.tensor([[1.0], [2.0]])))
@@ -314,7 +293,7 @@ def test_the_box_is_attained_by_one_coordinate():
     """f(z) = z_j: the percentile at p is h(2p − 1) and moves by 2hρ, the whole interval (n = 60 000: 95 % of it)."""
     noise, rho = UniformNoise(torch.tensor([0.5, 2.0])), 0.2
     for p in (0.3, 0.5):
-        b = percentile_bounds(lambda z: z, Y, noise, rho=rho, p=p, n=60_000, alpha=0.05)
+        b = percentile_bounds(lambda z: z, Y, noise, rho=rho, p=p, n=60_000, alpha=0.05, batch_size=8192)
         at, most = noise.half_width.double() * (2 * p - 1), 2 * noise.half_width.double() * rho
         assert b.theorem == "T13"
         assert bool((b.lower <= at - most).all() and (b.upper >= at + most).all())
@@ -382,7 +361,8 @@ def test_best_leaves_spectral_bounds_out_and_says_why_where_nothing_is_left():
 def test_radius_and_curve():
     """f(z) = z at 0: the squared distance is (2hρ)² for one output, so within 1 up to ρ = ½/h."""
     noise = UniformNoise(2.0)
-    r = certified_radius(lambda z: z, Y[:1], noise, tolerance=1.0, n=60_000, center=Y[:1], method="coordinatewise")
+    options = {"n": 60_000, "center": Y[:1], "method": "coordinatewise", "batch_size": 8192}
+    r = certified_radius(lambda z: z, Y[:1], noise, tolerance=1.0, **options)
     assert 0.23 < r.rho <= 0.25
     assert isinstance(r.ellipsoid, CrossPolytope)
     assert r.ellipsoid.l1_ball == pytest.approx(4 * r.rho)
@@ -426,20 +406,8 @@ def test_plans_are_those_of_the_noise():
     back = plan(n=p.n, target=target, replicas=k, noise=noise)
     assert rho <= back.rho < rho * 1.05
     assert plan(n=p.n - 1, target=target, replicas=k, noise=noise).rho < rho
-    with pytest.raises(ValueError, match="too few draws"):
-        plan(n=3, target=0.2, noise=noise)
     assert plan(rho=0.3, outputs=7, noise=noise).n == math.ceil(math.log(1e-3 / 14) / math.log(0.8))
     assert plan(n=1000, noise=noise).rho < 0.5
-    with pytest.raises(ValueError, match="so large"):
-        plan(rho=0.5, noise=noise)
-
-
-def test_what_knows_gaussian_noise_only_says_so():
-    b = percentile_bounds(lambda z: z, Y, UniformNoise(1.0), rho=0.1, n=500)
-    with pytest.raises(TypeError, match="noise is a UniformNoise: certificates are kept for Gaussian noise"):
-        Certificate.of(b)
-    with pytest.raises(TypeError, match=r"noises\[0\] is a UniformNoise: must be a GaussianNoise"):
-        event_rate_over([lambda z: z[:, 0, 0] > 0], [Y], UniformNoise(1.0), rhos=[0.1])
 
 
 def test_shifted_is_for_any_total_variation():

@@ -49,56 +49,12 @@ def test_extreme_ranks_are_those_of_a_full_sort(shape, low, high, ties):
     agrees(acc, x)
 
 
-def test_ranks_can_be_read_between_updates():
-    x = data(3000, (2,), ties=False)
-    acc = ExtremeRanks(10, 4)
-    for stop in (1, 2, 3, 17, 500, 1999, 3000):
-        acc.update(x[acc.count : stop])
-        agrees(acc, x[:stop])
-
-
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
-def test_merging_in_any_order_is_one_run(order):
-    x = data(3000, (3,), ties=True)
-    shards = []
-    for part in x.split([1, 1200, 1799]):
-        shard = ExtremeRanks(40, 60)
-        for chunk in part.split(100):
-            shard.update(chunk)
-        shards.append(shard)
-    whole = ExtremeRanks(40, 60)
-    for i in order:
-        whole.merge(shards[i])
-    agrees(whole, x)
-
-
 def test_memory_does_not_grow_with_the_draws():
     acc = ExtremeRanks(10, 10, memory=2000 * 4 * 4)
     for seed in range(60):
         acc.update(data(256, (4,), ties=False, seed=seed))
         assert sum(rows.numel() for rows in acc._rows()) <= 4 * 2000
     assert acc.count == 60 * 256
-
-
-def test_merging_different_widths_is_refused():
-    with pytest.raises(ValueError, match=r"other keeps \(1, 2\) ranks: must be the same \(1, 1\) to merge"):
-        ExtremeRanks(1, 1).merge(ExtremeRanks(1, 2))
-
-
-@pytest.mark.parametrize("rank", [0, -1, 3, 4])
-def test_a_rank_that_is_not_held_is_refused(rank):
-    """Two are kept at the low end; rank 0 would silently be the largest by Python's indexing."""
-    acc = ExtremeRanks(2, 5)
-    acc.update(data(10, (1,), ties=False))
-    with pytest.raises(ValueError, match=rf"rank = {rank}: must be in 1 … 2 at the low end"):
-        acc.smallest(rank)
-
-
-def test_a_rank_beyond_the_draws_is_refused():
-    acc = ExtremeRanks(9, 9)
-    acc.update(data(4, (1,), ties=False))
-    with pytest.raises(ValueError, match=r"rank = 5: must be in 1 … 4 at the high end"):
-        acc.largest(5)
 
 
 def test_pooling_widens_to_serve_all():
@@ -196,15 +152,11 @@ def test_groups_of_a_run_are_as_many_as_they_are_counted(copies, n):
     assert groups.count == n
 
 
-def test_a_group_larger_than_a_shard_is_refused():
+def test_a_group_as_large_as_a_shard():
     y = torch.zeros(1, dtype=torch.float64)
     groups = Groups(y, 4096, "median")
     draw(lambda z: z, y, GaussianNoise(1.0), n=9000, seed=0, stream="bounding", accumulators=[groups])
     assert len(groups.values()) == whole_groups(9000, 4096) == 2
-    with pytest.raises(ValueError, match="copies = 4097: must be at most 4096"):
-        Groups(y, 4097, "median")
-    with pytest.raises(ValueError, match="copies = 4097: must be at most 4096"):
-        whole_groups(9000, 4097)
 
 
 def test_fewer_draws_than_copies_are_no_group():
@@ -288,9 +240,3 @@ def test_pooling_keeps_references_and_numbers_of_copies_apart():
     pooled = pool(wanted)
     assert len(pooled) == 5
     assert all(pooled[accumulator.key].count == 0 for accumulator in wanted)
-
-
-@pytest.mark.parametrize("wrong", [0.5, 2.0, -1.0])
-def test_an_event_is_zero_or_one(wrong):
-    with pytest.raises(ValueError, match=f"event returned {wrong}: must be 0 or 1, or a boolean"):
-        Counts().update(torch.tensor([0.0, wrong, 1.0]))

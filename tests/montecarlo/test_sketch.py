@@ -176,11 +176,3 @@ def test_the_key_tells_radius_rows_and_center_apart():
     pooled = pool([*wanted, Spectrum(center, 1.0)])
     assert len(pooled) == 4
     assert pooled[wanted[2].key].rows == 3
-
-
-@pytest.mark.parametrize(
-    "other", [Spectrum(torch.zeros(2), 2.0), Spectrum(torch.zeros(2), 1.0, rows=3), Spectrum(torch.ones(2), 1.0)]
-)
-def test_what_cannot_be_merged_is_refused(other):
-    with pytest.raises(ValueError, match=r"other has \(radius, rows\) = .*: must be \(1.0, 64\)"):
-        Spectrum(torch.zeros(2), 1.0).merge(other)
