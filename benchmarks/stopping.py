@@ -28,14 +28,14 @@ class Saved:
 
 
 def rows(quick: bool = False) -> list[Saved]:
-    """Is the squared distance within the yardstick (that of the prompt without its concept)? Does it leave it, deployed?"""
+    """Is the squared distance within the concept-removal distance? Does it leave it, deployed?"""
     from certify import world
     from certify.adaptive import AdaptiveMedianSmoother
-    from certify.adaptive.certification import yardstick
     from certify.models import load_text_encoder
 
     adaptive = AdaptiveMedianSmoother.from_encoder(load_text_encoder(), ["circle"], **world.SMOOTHING)
-    problem, distance = adaptive.problem(subjects.PROMPT), yardstick(adaptive, subjects.PROMPT).distance
+    prompt = adaptive.prepare(subjects.PROMPT)
+    problem, distance = prompt.problem(), prompt.concept_removal.distance
     most, copies = (10_000 if quick else 100_000), adaptive.n
     answers = []
     for rho in (0.5, 1.0, 2.0, 3.0):

@@ -158,7 +158,7 @@ def test_images_are_those_of_their_prompts(pipe: Any) -> None:
 
     texts = ["a photo of a red circle", "a photo of a red square"]
     tokenized = [encoder.tokenize(text) for text in texts]
-    noise = GaussianNoise(0.01 * encoder.embedding_spread)
+    noise = GaussianNoise(0.01 * encoder.embedding_std)
     given = [Plain(encoder.embed(t), noise, calls=[i]) for i, t in enumerate(tokenized)]
 
     def judged(made: Tensor) -> Tensor:

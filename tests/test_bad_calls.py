@@ -35,7 +35,7 @@ from certify import (
     statistic_bound,
 )
 from certify.adaptive import AdaptiveMedianSmoother
-from certify.adaptive.certification import check_options
+from certify.adaptive.options import PromptOptions
 from certify.adaptive.policies import adapted, copies, noise_then_adapt
 from certify.bounds import METHODS, ROUTES
 from certify.confidence import anytime_limit, clopper_pearson
@@ -273,8 +273,8 @@ BAD = [
     (lambda: claimed().check(f, Y, n=0), r"n = 0: must be a whole number >= 1"),
     (lambda: claimed().check(f, "0"), r"y is a str: must be a torch tensor"),
     # prompts
-    (lambda: check_options({"private": "yes"}), "private = 'yes': must be True or False"),
-    (lambda: check_options({"detector": "foo"}), "detector = 'foo': must be"),
+    (lambda: PromptOptions.of({"private": "yes"}), "private = 'yes': must be True or False"),
+    (lambda: PromptOptions.of({"detector": "foo"}), "detector = 'foo': must be"),
     *((lambda p=p: AdaptiveMedianSmoother.encode(None, p), r"prompts = .*: must be a prompt or a list of prompts")
       for p in (5, None, [5], ["a circle", b"x"])),
     # draws
@@ -306,7 +306,7 @@ def test_a_good_call_is_not_refused():
     for call in (deployed(), deployed(reference="center", smoother="mean"), statistic(), event(), distance()):
         call()
     rate(events=[lambda z: mean(z) > 0] * 2)()
-    check_options({"private": True})
+    PromptOptions.of({"private": True})
     assert ranks(2, 5, 10).smallest(2) < ranks(2, 5, 10).largest(5)
 
 

@@ -91,7 +91,7 @@ def noisy(encoder: PromptEncoder) -> Tensor:
     """(4, 3, tokens, width): four times three noisy copies of the prompt."""
     y = encoder.embed(encoder.tokenize(PROMPT))
     source = torch.Generator().manual_seed(0)
-    return y + 0.5 * encoder.embedding_spread * torch.randn(4, 3, *y.shape, generator=source)
+    return y + 0.5 * encoder.embedding_std * torch.randn(4, 3, *y.shape, generator=source)
 
 
 # Statistics of the encoding
@@ -233,7 +233,7 @@ def test_bounds_of_both_smoothers(
     denoiser: NoisePredictor, encoder: PromptEncoder, encode: Any, trajectory: Trajectory
 ) -> None:
     """The statements of the toolkit take them as they are; their draws at y keep to the limits at ρ."""
-    y, noise = encoder.embed(encoder.tokenize(PROMPT)), GaussianNoise(0.2 * encoder.embedding_spread)
+    y, noise = encoder.embed(encoder.tokenize(PROMPT)), GaussianNoise(0.2 * encoder.embedding_std)
     f = noise_prediction(denoiser, encode, trajectory)
     bound = mse_bound(f, y, noise, rho=0.05, n=256, alpha=0.05, pilot=64)
     assert bound.status == "certified"
@@ -289,7 +289,7 @@ def test_the_event_is_the_detectors_verdict_on_the_deployed_image(pipe: Any, enc
 def test_attacks_succeed_where_the_concept_is_drawn(pipe: Any, encoder: PromptEncoder, encode: Any) -> None:
     """Hardly any noise: the embedded model draws the circle that the prompt asks for, and no square."""
     y = encoder.embed(encoder.tokenize(PROMPT))
-    noise = GaussianNoise(0.01 * encoder.embedding_spread)
+    noise = GaussianNoise(0.01 * encoder.embedding_std)
     settings: dict[str, Any] = {"rho": 0.1, "replicas": 3, "n": 48, "alpha": 0.05}
     deployment = Smoothed(encode, 3)
     circle = event_bound(attack_succeeds(deployment, pipe, "judge:circle", **SHORT), y, noise, **settings)

@@ -12,7 +12,7 @@ import torch
 import certify
 from certify import _validate
 from certify.adaptive import POLICIES, AdaptiveMedianSmoother, AdaptiveOptions
-from certify.adaptive.certification import CertifyOptions, certify_prompt
+from certify.adaptive.options import CertifyOptions, PromptOptions
 from certify.certificate.words import NOT_COVERED
 from certify.models import load_text_encoder
 from certify.statements.ask import MSE, ask
@@ -124,7 +124,7 @@ def test_the_names_of_options_are_those_of_the_function() -> None:
     assert set(drawn) - {"f", "y", "noise", "called", "replicas", "how"} == set(AskOptions.__annotations__)
     assert {*inspect.signature(Draws).parameters} == {*RateOptions.__annotations__}
     for function, options in (
-        (certify_prompt, CertifyOptions),
+        (PromptOptions, CertifyOptions),
         (AdaptiveMedianSmoother, AdaptiveOptions),
     ):
         names = {p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}

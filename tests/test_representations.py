@@ -20,9 +20,9 @@ import torch
 import certify
 from certify import summaries
 from certify._records import Record, Shown, brief
-from certify.adaptive.certification import Yardstick
 from certify.adaptive.coverage import Neighbour, PositionCoverage, PromptCoverage
 from certify.adaptive.memory import Issued
+from certify.adaptive.prompt import ConceptRemoval
 from certify.adaptive.token_noise import TokenNoise
 from certify.bounds import Evidence
 from certify.bounds.rates import RateOver
@@ -158,7 +158,7 @@ EXAMPLES: dict[str, list[Any]] = {
         ),
         lambda: TokenNoise(("x</w>",) * 75, ("word",) * 75, (0.1,) * 75, ("c",) * 75, (0.1,) * 75),
     ],
-    "Yardstick": [lambda: Yardstick(10.0, HOSTILE, 1)],
+    "ConceptRemoval": [lambda: ConceptRemoval(10.0, HOSTILE, 1)],
     "Neighbour": [lambda: Neighbour(HOSTILE, None), lambda: Neighbour("a</w>", 1.0)],
     "PositionCoverage": [
         position,
@@ -180,13 +180,13 @@ EXAMPLES: dict[str, list[Any]] = {
 REGISTERED = {kind.__qualname__: kind for kind in summaries.summary.registry if kind is not object}
 
 NO_SUMMARY = {
-    "what is asked": "Percentile MSE Radius Curve Deployed RowOptions",
-    "what is given": "Concept PromptRow PromptSet TokenizedPrompt "
+    "what is asked": "Percentile MSE Radius Curve Deployed RowOptions PromptOptions Planned",
+    "what is given": "Concept PromptRow PromptSet TokenizedPrompt PreparedPrompt "
     "Trajectory Pictures RunRecord Part "
     "Weights Directory Settings",
-    "what runs": "Deployment Problem Region Processes Block",
+    "what runs": "Deployment Problem Region Processes Block Materials SigmaRule",
     "parts of an answer": "OnRecord Mention Evaluation Run Setting Box ModelRecord Section Summary Table Overlay Verdicts "
-    "Statement Result Distance Squared OfCopies Choice Kind",
+    "Statement Result Distance Squared OfCopies Choice Kind Entry Subject",
 }
 """Public dataclasses whose `repr` is enough."""
 

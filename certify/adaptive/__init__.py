@@ -27,6 +27,7 @@ from certify.adaptive.memory import CovarianceMemory, Issued, Region
 from certify.adaptive.mention import Mention
 from certify.adaptive.policies import POLICIES, noise_then_adapt
 from certify.adaptive.problem import Problem
+from certify.adaptive.prompt import ConceptRemoval, PreparedPrompt
 from certify.adaptive.relevance import RelevanceScorer
 from certify.adaptive.smoother import AdaptiveMedianSmoother, AdaptiveOptions
 from certify.adaptive.token_noise import TokenNoise
@@ -36,6 +37,7 @@ __all__ = [
     "AdaptiveMedianSmoother",
     "AdaptiveOptions",
     "Concept",
+    "ConceptRemoval",
     "CovarianceMemory",
     "Deployment",
     "FrozenSmoother",
@@ -43,6 +45,7 @@ __all__ = [
     "Mention",
     "Neighbour",
     "PositionCoverage",
+    "PreparedPrompt",
     "Problem",
     "PromptCoverage",
     "Region",

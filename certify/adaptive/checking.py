@@ -7,17 +7,18 @@ What it says beside its claims (what is covered, distances to compare with) is c
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from certify._records import Record
-from certify.adaptive.certification import EMBEDDING, functions_of, plain_score, prediction_yardstick, yardstick
 from certify.adaptive.concepts import Concept, ships
-from certify.adaptive.coverage import prompts_within, substitutions_within
-from certify.adaptive.deployment import Deployment
+from certify.adaptive.plan import EMBEDDING, Materials
+from certify.adaptive.prompt import PreparedPrompt
+from certify.adaptive.record import ENTRIES, Entry, Subject
 from certify.adaptive.smoother import AdaptiveMedianSmoother
 from certify.certificate import Certificate
 from certify.models import PromptEncoder
@@ -26,43 +27,45 @@ from certify.noise import GaussianNoise
 
 __all__ = ["OnRecord", "certified_functions", "compared", "rebuilt"]
 
-_SAME_RELEVANCE = {"float32": 2e-4, "float64": 2e-4}
-"""Up to what the cosines of one prompt agree on every device, by dtype; two prompts mostly differ by more somewhere."""
-
-_SAME_DISTANCE = {"float32": 1e-3, "float64": 1e-3}
-"""Up to what part of itself a distance of encodings agrees on every device, by dtype."""
-
-_SAME_EMBEDDING = 1e-6
-"""Likewise of token embeddings, which are read, not computed."""
-
 _SHOWN = 80  # characters of a value
 
 
 def certified_functions(
-    certificate: Certificate, adaptive: AdaptiveMedianSmoother, prompt: str, pipe: Any = None
+    certificate: Certificate, prompt: PreparedPrompt, pipe: Any = None
 ) -> dict[str, Callable[..., Any]]:
     """The functions that a prompt's certificate is about, for `Certificate.check`.
 
     Args:
-        certificate: what `certify_prompt` returned.
-        adaptive: the smoother, with the settings on record (`rebuilt`).
-        prompt: its prompt.
+        certificate: what `AdaptiveMedianSmoother.certify` returned.
+        prompt: its prompt, prepared by the smoother with the settings on record (`rebuilt`).
         pipe: the pipeline; None: claims that need one are left out.
 
     Raises:
-        ValueError: the smoother has other settings than those on record.
+        ValueError: the smoother has other settings than those on record, or a private certificate is of another prompt.
     """
     with _on_record():
-        return _certified_functions(certificate, adaptive, prompt, pipe)
+        _same_settings(certificate, prompt.adaptive.settings())
+        _same_prompt(certificate, prompt)
+        deployment, policy = prompt.deployment, certificate.claims[0].policy
+        if policy != "noise-then-adapt":
+            deployment = replace(deployment, noise=certificate.noise, policy=policy)
+        centers = [c.center for c in certificate.claims if c.function == EMBEDDING and c.center]
+        if not centers or centers[0] not in certificate.tensors:
+            raise ValueError(
+                f"certificate has no claim about the {EMBEDDING} with a reference: cannot be one of a prompt"
+            )
+        trajectory, images = _trajectory(certificate, pipe), certificate.provenance.get("images") or {}
+        how = {name: images[name] for name in ("detector", "steps", "guidance") if name in images}
+        materials = Materials(prompt, deployment, certificate.tensors[centers[0]], trajectory, pipe, **how)
+        functions = {name: materials.function(name) for name in dict.fromkeys(c.function for c in certificate.claims)}
+        return {name: f for name, f in functions.items() if f is not None}
 
 
-def _certified_functions(
-    certificate: Certificate, adaptive: AdaptiveMedianSmoother, prompt: str, pipe: Any
-) -> dict[str, Callable[..., Any]]:
-    stated, found = certificate.provenance["smoother"], adaptive.settings()
-    different = [k for k, v in stated.items() if found.get(k) != v and k not in ("memory_sha256", "policy")]
+def _same_settings(certificate: Certificate, here: dict[str, Any]) -> None:
+    stated = certificate.provenance["smoother"]
+    different = [k for k, v in stated.items() if here.get(k) != v and k not in ("memory_sha256", "policy")]
     if "concepts" in different:
-        names = [[concept["name"] for concept in settings["concepts"]] for settings in (found, stated)]
+        names = [[concept["name"] for concept in settings["concepts"]] for settings in (here, stated)]
         raise ValueError(
             f"adaptive is of the concepts {names[0]}: must be of those on record, {names[1]}, with their names and pairs"
         )
@@ -73,42 +76,23 @@ def _certified_functions(
         raise ValueError(
             f"certificate has claims of policy {', '.join(sorted(policies))}, its smoother has {stated['policy']!r} on record"
         )
-    if certificate.provenance.get("prompt") is None and "token_noise" in certificate.provenance:
-        # A private record has no digest of its input, and another prompt would be taken for a refutation.
-        there, here = certificate.provenance["token_noise"]["relevance"], adaptive.relevance(prompt).relevance
-        within = _SAME_RELEVANCE.get(str(certificate.provenance["dtype"]), 2e-2)
-        alike = len(there) == len(here) and all(
-            (a is None) == (b is None) and (a is None or b is None or abs(a - b) <= within)
-            for a, b in zip(there, here, strict=True)
-        )
-        if not alike:
-            raise ValueError("prompt: its relevance is not that on record; must be the prompt of this certificate")
-    deployment = adaptive.deployment(prompt)
-    if certificate.claims[0].policy != "noise-then-adapt":
-        deployment = replace(deployment, noise=certificate.noise, policy=certificate.claims[0].policy)
-    centers = [c.center for c in certificate.claims if c.function == EMBEDDING and c.center]
-    if not centers or centers[0] not in certificate.tensors:
-        raise ValueError(f"certificate has no claim about the {EMBEDDING} with a reference: cannot be one of a prompt")
-    made, trajectory = certificate.provenance.get("images") or {}, None if pipe is None else _trajectory(certificate)
-    functions = functions_of(
-        adaptive,
-        prompt,
-        deployment,
-        certificate.tensors[centers[0]],
-        trajectory,
-        pipe,
-        made.get("detector"),
-        made.get("steps", 50),
-        made.get("guidance", 7.5),
-    )
-    return {name: f for name, f in functions.items() if any(c.function == name for c in certificate.claims)}
 
 
-def _trajectory(certificate: Certificate) -> Trajectory | None:
-    """The one on record; None: there is none."""
+def _same_prompt(certificate: Certificate, prompt: PreparedPrompt) -> None:
+    """A private record has no digest of its input, and another prompt would be taken for a refutation."""
+    record = certificate.provenance
+    if record.get("prompt") is not None or "token_noise" not in record:
+        return
+    there, here = record["token_noise"]["relevance"], prompt.relevance.relevance
+    if _difference(there, list(here), 0.0, Tolerances.of(str(record["dtype"])).cosine) is not None:
+        raise ValueError("prompt: its relevance is not that on record; must be the prompt of this certificate")
+
+
+def _trajectory(certificate: Certificate, pipe: Any) -> Trajectory | None:
+    """The one on record; None: there is none, or no pipeline to use it with."""
     record, prefix = certificate.provenance.get("trajectory"), "trajectory."
     tensors = {k.removeprefix(prefix): v for k, v in certificate.tensors.items() if k.startswith(prefix)}
-    return Trajectory.restored(record, tensors) if record else None
+    return Trajectory.restored(record, tensors) if record and pipe is not None else None
 
 
 @dataclass(frozen=True)
@@ -126,65 +110,97 @@ class OnRecord(Record):
     detail: str
 
 
-def compared(
-    certificate: Certificate, adaptive: AdaptiveMedianSmoother, prompt: str, pipe: Any = None
-) -> list[OnRecord]:
+def compared(certificate: Certificate, prompt: PreparedPrompt, pipe: Any = None) -> list[OnRecord]:
     """What a prompt's certificate has on record beside its claims, against what model and prompt say.
 
     Counts and names must be the same; numbers up to a tolerance, which `OnRecord.detail` states: another device rounds
     otherwise. Covered tokens and prompts follow from the noise on record, which is compared itself.
 
     Args:
-        certificate, adaptive, prompt, pipe: as in `certified_functions`.
+        certificate, prompt, pipe: as in `certified_functions`.
 
     Raises:
         ValueError: the record is damaged, so that nothing can be compared.
     """
     with _on_record():
-        return _Comparison(certificate, adaptive, prompt, pipe).statements()
+        return _Comparison(certificate, prompt, pipe).statements()
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """Up to what two devices agree: cosines of a prompt (two prompts mostly differ by more somewhere), and, as a part of
+    themselves, distances of encodings, distances of noise predictions, and token embeddings, which are read, not computed."""
+
+    cosine: float
+    distance: float
+    prediction: float = 5e-2
+    embedding: float = 1e-6
+
+    @classmethod
+    def of(cls, dtype: str) -> Tolerances:
+        """Of a model with weights of this dtype."""
+        return cls(2e-4, 1e-3) if dtype in ("float32", "float64") else cls(2e-2, 5e-2)
+
+
+class _Undecided(Exception):
+    """Devices may differ in what is compared: it is not checked, for this reason."""
 
 
 class _Comparison:
-    def __init__(self, certificate: Certificate, adaptive: AdaptiveMedianSmoother, prompt: str, pipe: Any) -> None:
-        self.certificate, self.adaptive, self.prompt, self.pipe = certificate, adaptive, prompt, pipe
-        self.record = certificate.provenance
-        dtype = str(self.record.get("dtype"))
-        self.cosine = _SAME_RELEVANCE.get(dtype, 2e-2)
-        self.distance = _SAME_DISTANCE.get(dtype, 5e-2)
+    def __init__(self, certificate: Certificate, prompt: PreparedPrompt, pipe: Any) -> None:
+        self.prompt, self.record = prompt, certificate.provenance
+        self.near = Tolerances.of(str(self.record.get("dtype")))
         # σ = σ₀ exp(k · relevance)
-        self.exponential = math.expm1(min(adaptive.k * self.cosine, 50.0)) + _SAME_EMBEDDING
+        self.exponential = math.expm1(min(prompt.adaptive.k * self.near.cosine, 50.0)) + self.near.embedding
         # One σ a token, over the whole width.
-        whole = certificate.noise.sigma_for(adaptive.problem(prompt).y.shape).cpu()
+        whole = certificate.noise.sigma_for(prompt.y.shape).cpu()
         self.sigma, self.even = whole[:, :1], bool((whole == whole[:, :1]).all())
         self.found: list[OnRecord] = []
+        # Without such a claim there is no coverage on record, or the record is damaged.
+        single = (EMBEDDING, "mse", "single")
+        rho = next((c.rho for c in certificate.claims if (c.function, c.quantity, c.scope) == single), 0.0)
+        attacks = [p.get("prompt") if isinstance(p, dict) else None for p in _items(self.record.get("covered_prompts"))]
+        self.subject = Subject(
+            prompt,
+            GaussianNoise(self.sigma),
+            rho,
+            attacks=[text for text in attacks if isinstance(text, str)],
+            trajectory=_trajectory(certificate, pipe),
+        )
 
     def statements(self) -> list[OnRecord]:
-        certificate, adaptive, prompt, record = self.certificate, self.adaptive, self.prompt, self.record
+        special: dict[str, Callable[[Any, Entry], None]] = {
+            "token_noise": self._tokens,
+            "covered_prompts_counted": self._counted,
+        }
         self._noise()
-        if "token_noise" in record:
-            self._tokens(record["token_noise"])
-        cut = adaptive.encoder.tokenize(prompt).truncated.get("truncated")
-        self._same("tokens that were cut off", record.get("truncated"), cut)
-        if "quantity" in record:
-            self._same("quantity", record["quantity"], adaptive.problem(prompt).quantity)
-        self._mention()
-        self._yardstick()
-        deployment = replace(adaptive.deployment(prompt), noise=GaussianNoise(self.sigma))
-        bounds = [
-            c for c in certificate.claims if c.function == EMBEDDING and c.quantity == "mse" and c.scope == "single"
-        ]
-        if record.get("coverage") is not None:
-            positions = [c.to_dict() for c in substitutions_within(adaptive, prompt, deployment, bounds[0].rho)]
-            self._same("covered tokens", record["coverage"], positions, relative=_SAME_EMBEDDING)
-        if record.get("covered_prompts"):
-            self._prompts(record["covered_prompts"], deployment, bounds[0].rho)
-        if record.get("covered_prompts_counted"):
-            self._not_checked("number of covered attack prompts", "their texts are left out of the record")
-        self._predictions()
+        for name, entry in ENTRIES.items():
+            stated = self.record.get(name)
+            # Of a prompt that was not cut there is nothing on record, and an empty list of attacks says nothing.
+            if name == "truncated" or (stated is not None and (name, stated) != ("covered_prompts", [])):
+                special.get(name, functools.partial(self._computed, name))(stated, entry)
         for name, what in (("undefended", "rate without the defence"), ("without_word", "rate without the word")):
-            self._rate(what, record.get(name))
+            self._rate(what, self.record.get(name))
         self._not_checked("how it was made", "date, seed, versions, device: they are the maker's word")
         return self.found
+
+    def _computed(self, name: str, stated: Any, entry: Entry) -> None:
+        """An entry of the record against its value, where devices may differ in no more than rounding."""
+        value = entry.value(self.subject)
+        relative, absolute = (getattr(self.near, kind) if kind else 0.0 for kind in (entry.relative, entry.absolute))
+        try:
+            if name == "concept_in_prompt":
+                value = self._mention(stated, value)
+            elif name == "yardstick":
+                value = self._removal(stated, value)
+            elif name == "noise_prediction_yardstick" and value is None:
+                raise _Undecided("it takes the whole pipeline, and its trajectory")
+            elif name == "concept_score_plain":
+                absolute = self.near.distance * math.sqrt(self.prompt.concept_removal.distance)
+        except _Undecided as reason:
+            self._not_checked(entry.name, str(reason))
+        else:
+            self._same(entry.name, stated, value, relative=relative, absolute=absolute)
 
     def _noise(self) -> None:
         if not self.even:
@@ -193,81 +209,48 @@ class _Comparison:
         if self.record["smoother"]["policy"] == "memory":
             self._not_checked("noise of the region", "the covariance memory is not at hand")
         else:
-            noise = self.adaptive.deployment(self.prompt).noise.sigma_for(self.sigma.shape)
-            kept = self.sigma[:, 0].tolist()
-            self._same("noise of the claims", kept, noise[:, 0].tolist(), relative=self.exponential)
+            noise, stated = self.prompt.deployment.noise.sigma_for(self.sigma.shape), self.sigma[:, 0].tolist()
+            self._same("noise of the claims", stated, noise[:, 0].tolist(), relative=self.exponential)
 
-    def _tokens(self, stated: Any) -> None:
-        adaptive, here = self.adaptive, self.adaptive.relevance(self.prompt)
-        scores = adaptive.scorer.scores([adaptive.encoder.tokenize(self.prompt)])[0]
-        names = [concept.name for concept in adaptive.concepts]
+    def _tokens(self, stated: Any, entry: Entry) -> None:
+        here, scores = self.prompt.relevance, self.prompt.scores
+        names = [concept.name for concept in self.prompt.adaptive.concepts]
         concepts = list(here.concept)
         for i, said in enumerate(_items(stated.get("concept"))[: len(concepts)]):
             # Of two concepts that a token is as relevant to, another device may name the other.
             near = concepts[i] is not None and said in names
-            if near and float(scores[i].max() - scores[i, names.index(said)]) <= self.cosine:
+            if near and float(scores[i].max() - scores[i, names.index(said)]) <= self.near.cosine:
                 concepts[i] = said
         words = {"tokens": list(here.tokens)} if "tokens" in stated else {}
         known = {**words, "kinds": list(here.kinds), "concept": concepts}
         self._same("tokens and their concepts", {k: stated.get(k) for k in known}, known)
-        self._same("relevance", stated.get("relevance"), list(here.relevance), absolute=self.cosine)
-        if self.record["smoother"]["policy"] == "memory":
-            self._same("noise of the tokens", stated.get("sigma"), self.sigma[:, 0].tolist(), relative=_SAME_EMBEDDING)
-        else:
-            self._same("noise of the tokens", stated.get("sigma"), list(here.sigma), relative=self.exponential)
-        if self.record.get("token_spread") is not None:
-            spread = adaptive.encoder.embedding_spread
-            self._same("spread of token embeddings", self.record["token_spread"], spread, relative=self.distance)
+        self._same("relevance", stated.get("relevance"), list(here.relevance), absolute=self.near.cosine)
+        of_region = self.record["smoother"]["policy"] == "memory"
+        sigma = self.sigma[:, 0].tolist() if of_region else list(here.sigma)
+        relative = self.near.embedding if of_region else self.exponential
+        self._same(entry.name, stated.get("sigma"), sigma, relative=relative)
 
-    def _mention(self) -> None:
-        stated = self.record.get("concept_in_prompt")
-        if stated is None:
-            return
-        here = self.adaptive.mention(self.prompt).to_dict()
-        if isinstance(stated, dict) and abs(here["relevance"] - here["threshold"]) <= 2 * self.cosine:
-            here["named"] = stated.get("relevance", 0.0) >= stated.get("threshold", 0.0)  # a hair's breadth either way
-        self._same("concept in the prompt", stated, here, absolute=self.cosine)
+    def _counted(self, stated: Any, entry: Entry) -> None:
+        self._not_checked(entry.name, "their texts are left out of the record")
 
-    def _yardstick(self) -> None:
-        adaptive, stated = self.adaptive, self.record.get("yardstick")
-        if stated is None:
-            return
-        here, name = yardstick(adaptive, self.prompt), "concept-removal distance"
-        found = asdict(here)
-        if isinstance(stated, dict) and stated.get("word") is None:  # a private record names no word
-            found["word"] = None if self.record.get("prompt") is None else here.word
-        relevance = adaptive.relevance(self.prompt).relevance
-        position = stated.get("position") if isinstance(stated, dict) else None
-        if type(position) is int and 0 < position < len(relevance) and position != here.position:
-            words = adaptive.encoder.tokenize(self.prompt).words
-            most = [
-                max(relevance[i] or 0.0 for i in range(*word)) for word in words if word[0] in (position, here.position)
-            ]
-            if len(most) == 2 and abs(most[0] - most[1]) <= self.cosine:
-                self._not_checked(name, "two words are as relevant as each other, and devices differ in which is more")
-                return
-        self._same(name, stated, found, relative=self.distance)
+    def _mention(self, stated: Any, value: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(stated, dict) and abs(value["relevance"] - value["threshold"]) <= 2 * self.near.cosine:
+            # A hair's breadth either way.
+            value["named"] = stated.get("relevance", 0.0) >= stated.get("threshold", 0.0)
+        return value
 
-    def _prompts(self, stated: Any, deployment: Deployment, rho: float) -> None:
-        texts = [p.get("prompt") if isinstance(p, dict) else None for p in _items(stated)]
-        known = [text for text in texts if isinstance(text, str)]
-        found = [p.to_dict() for p in prompts_within(self.adaptive, self.prompt, deployment, known, rho)]
-        self._same("covered attack prompts", stated, found, relative=_SAME_EMBEDDING)
-
-    def _predictions(self) -> None:
-        record, name = self.record, "concept-removal distance of noise predictions"
-        stated = record.get("noise_prediction_yardstick")
-        trajectory = None if stated is None or self.pipe is None else _trajectory(self.certificate)
-        if stated is not None and (trajectory is None or self.adaptive.denoiser is None):
-            self._not_checked(name, "it takes the whole pipeline, and its trajectory")
-        elif trajectory is not None:
-            found = prediction_yardstick(self.adaptive, self.prompt, trajectory)
-            self._same(name, stated, found, relative=5e-2)
-        if "concept_score_plain" in record:
-            score = plain_score(self.adaptive, self.prompt)
-            near = self.distance * math.sqrt(yardstick(self.adaptive, self.prompt).distance)
-            plain = record["concept_score_plain"]
-            self._same("concept score of the plain encoding", plain, score, relative=self.distance, absolute=near)
+    def _removal(self, stated: Any, value: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(stated, dict):
+            return value
+        if stated.get("word") is None and self.record.get("prompt") is None:  # a private record names no word
+            value["word"] = None
+        starts = {word[0]: self.prompt.word_relevance(word) for word in self.prompt.tokenized.words}
+        position, here = stated.get("position"), value["position"]
+        if type(position) is not int or position == here or position not in starts:
+            return value
+        if abs(starts[position] - starts[here]) <= self.near.cosine:
+            raise _Undecided("two words are as relevant as each other, and devices differ in which is more")
+        return value
 
     def _rate(self, name: str, stated: Any) -> None:
         if stated is None:
@@ -342,7 +325,7 @@ def rebuilt(
     """The smoother that a prompt's certificate is about, from the settings on record.
 
     Args:
-        certificate: what `certify_prompt` returned.
+        certificate: what `AdaptiveMedianSmoother.certify` returned.
         model: the pipeline, or a `PromptEncoder`.
         concepts: where they do not ship with the package; None: by the names on record, which are read as names of those that
             do, and never as paths. Their SHA-256 is compared.

@@ -1,4 +1,4 @@
-"""Concept: what is to be suppressed, told by prompts that show it and prompts that differ by not showing it.
+"""Concept: what is to be suppressed, defined by prompts that show it and prompts that differ by not showing it.
 
 A concept is a list of pairs, ("a naked statue in a park", "a clothed statue in a park"). The mean difference of their
 encodings is the concept's direction in the text encoder's output space,

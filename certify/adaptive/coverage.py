@@ -29,11 +29,11 @@ from torch import Tensor
 from certify import _validate
 from certify._records import Shown
 from certify._text import shown
-from certify.adaptive.deployment import Deployment
 from certify.models.text import END_OF_WORD, PromptEncoder, TokenizedPrompt
+from certify.noise import GaussianNoise
 
 if TYPE_CHECKING:
-    from certify.adaptive.smoother import AdaptiveMedianSmoother
+    from certify.adaptive.prompt import PreparedPrompt
 
 __all__ = [
     "Neighbour",
@@ -139,25 +139,25 @@ class PromptCoverage(Shown):
 
 
 def covered_substitutions(
-    adaptive: AdaptiveMedianSmoother,
-    prompt: str,
+    prompt: PreparedPrompt,
     rho: float,
     *,
+    noise: GaussianNoise | None = None,
     nearest: int = DEFAULT_NEAREST,
     chunk: int = 2048,
 ) -> list[PositionCoverage]:
     """For every word token of a prompt: how many entries of the model's whole vocabulary are covered in its place.
 
     Equation
-        entry w is covered at position i  iff  ‖e_w − y_i‖ / σ_i ≤ ρ,  σ that of `adaptive.deployment(prompt)`
+        entry w is covered at position i  iff  ‖e_w − y_i‖ / σ_i ≤ ρ
 
     Reference
         THEORY T9.
 
     Args:
-        adaptive: the smoother; its policy decides on σ and on what is comparable.
-        prompt: the anchor.
+        prompt: the anchor (`adaptive.prepare("…")`); its smoother's policy decides what is comparable.
         rho: radius of the claim, > 0.
+        noise: Σ of the claim; None: that of the prompt's deployment.
         nearest: how many uncovered entries to name at each position.
         chunk: entries of the vocabulary at a time; only memory depends on it.
 
@@ -166,32 +166,19 @@ def covered_substitutions(
         token there is no prompt of this length.
 
     Raises:
-        ValueError: rho is out of range, the prompt is empty or does not fit into the context.
+        ValueError: rho is out of range.
     """
     rho, chunk = _validate.positive("rho", rho), _validate.count("chunk", chunk)
     nearest = _validate.count("nearest", nearest, minimum=0)
-    return substitutions_within(adaptive, prompt, adaptive.deployment(prompt), rho, nearest, chunk)
-
-
-def substitutions_within(
-    adaptive: AdaptiveMedianSmoother,
-    prompt: str,
-    deployment: Deployment,
-    rho: float,
-    nearest: int = DEFAULT_NEAREST,
-    chunk: int = 2048,
-) -> list[PositionCoverage]:
-    """`covered_substitutions` under the noise of `deployment`, which may be one on record."""
-    encoder = adaptive.encoder
-    tokenized = encoder.tokenize(prompt)
+    encoder, tokenized = prompt.adaptive.encoder, prompt.tokenized
     positions = [i for i, kind in enumerate(tokenized.kinds) if kind == "word"]
     spelling, plain, closed, special = _vocabulary(encoder)
-    separation = _separation(encoder, deployment.y[positions], len(spelling), chunk)
-    sigma = _sigma(deployment)
+    separation = _separation(encoder, prompt.y[positions], len(spelling), chunk)
+    sigma = _sigma(prompt, noise)
     result = []
     for i, distance in zip(positions, separation, strict=True):
         may = torch.ones(len(spelling), dtype=torch.bool)
-        if adaptive.policy == "noise-then-adapt":
+        if prompt.adaptive.policy == "noise-then-adapt":
             may = _keeps_boundaries(tokenized, i, plain, closed, special)
         may[int(tokenized.ids[i])] = False
         entries = may.nonzero()[:, 0]
@@ -223,7 +210,7 @@ def substitutions_within(
 
 
 def covered_prompts(
-    adaptive: AdaptiveMedianSmoother, prompt: str, prompts: Sequence[str], rho: float
+    prompt: PreparedPrompt, prompts: Sequence[str], rho: float, *, noise: GaussianNoise | None = None
 ) -> list[PromptCoverage]:
     """Which of a list of prompts a claim around `prompt` covers: the same length and side information, ‖δ‖_Σ ≤ ρ.
 
@@ -231,30 +218,23 @@ def covered_prompts(
         THEORY T9.
 
     Args:
-        adaptive: the smoother; its policy decides on Σ and on what must agree.
-        prompt: the anchor.
+        prompt: the anchor (`adaptive.prepare("…")`); its smoother's policy decides what must agree.
         prompts: attacks, say.
         rho: radius of the claim, > 0.
+        noise: Σ of the claim; None: that of the prompt's deployment.
 
     Returns:
         One `PromptCoverage` for each, in order. A prompt that does not fit into the context is not covered, unless the smoother
         cuts such prompts: then its first tokens are compared.
 
     Raises:
-        ValueError, TypeError: rho is out of range, the anchor is empty or too long, or a prompt is not a string.
+        ValueError, TypeError: rho is out of range, or a prompt is not a string.
     """
     rho = _validate.positive("rho", rho)
     if isinstance(prompts, str):
         raise TypeError(f"prompts = {prompts!r}: must be a list of prompts")
-    return prompts_within(adaptive, prompt, adaptive.deployment(prompt), prompts, rho)
-
-
-def prompts_within(
-    adaptive: AdaptiveMedianSmoother, prompt: str, deployment: Deployment, prompts: Sequence[str], rho: float
-) -> list[PromptCoverage]:
-    """`covered_prompts` under the noise of `deployment`, which may be one on record."""
-    anchor = adaptive.encoder.tokenize(prompt)
-    return [_compared(adaptive, deployment, anchor, other, rho) for other in prompts]
+    noise = prompt.deployment.noise if noise is None else noise
+    return [_compared(prompt, noise, other, rho) for other in prompts]
 
 
 def fully_covered(coverage: Sequence[PositionCoverage]) -> tuple[int, ...]:
@@ -275,30 +255,28 @@ def fully_covered(coverage: Sequence[PositionCoverage]) -> tuple[int, ...]:
     return tuple(sorted(chosen))
 
 
-def _compared(
-    adaptive: AdaptiveMedianSmoother, deployment: Deployment, anchor: TokenizedPrompt, prompt: str, rho: float
-) -> PromptCoverage:
-    encoder = adaptive.encoder
+def _compared(anchor: PreparedPrompt, noise: GaussianNoise, prompt: str, rho: float) -> PromptCoverage:
+    encoder, here = anchor.adaptive.encoder, anchor.tokenized
     try:
         other = encoder.tokenize(prompt)
     except ValueError as error:
         return PromptCoverage(prompt, False, None, (), str(error))
-    if other.length != anchor.length:
-        reason = f"another length: {other.length} tokens with begin and end, must have {anchor.length}"
+    if other.length != here.length:
+        reason = f"another length: {other.length} tokens with begin and end, must have {here.length}"
         return PromptCoverage(prompt, False, None, (), reason, other.dropped)
-    if adaptive.policy == "noise-then-adapt" and other.words != anchor.words:
+    if anchor.adaptive.policy == "noise-then-adapt" and other.words != here.words:
         return PromptCoverage(
             prompt, False, None, (), "other word boundaries, which this policy takes as given", other.dropped
         )
-    delta = encoder.embed(other).double() - deployment.y.double()
+    delta = encoder.embed(other).double() - anchor.y.double()
     changed = tuple(int(i) for i in delta.ne(0).any(dim=1).nonzero()[:, 0])
-    distance = deployment.noise.norm(delta)
+    distance = noise.norm(delta)
     if distance * _SAFE <= rho:
         return PromptCoverage(prompt, True, distance, changed, "", other.dropped)
     finite = distance if distance < float("inf") else None
     reason = f"distance {shown(distance, 'up')} > ρ = {shown(rho, 'down')}"
     if finite is None:
-        still = [other.tokens[i] for i in changed if float(_sigma(deployment)[i]) == 0]
+        still = [other.tokens[i] for i in changed if float(_sigma(anchor, noise)[i]) == 0]
         reason = f"changes a position without noise, to {still[0]!r}" if still else reason
     return PromptCoverage(prompt, False, finite, changed, reason, other.dropped)
 
@@ -335,9 +313,10 @@ def _separation(encoder: PromptEncoder, rows: Tensor, size: int, chunk: int) -> 
     return torch.cat(parts, dim=1)
 
 
-def _sigma(deployment: Deployment) -> Tensor:
+def _sigma(prompt: PreparedPrompt, noise: GaussianNoise | None) -> Tensor:
     """σ of every position, (tokens,), float64 on the CPU."""
-    return deployment.noise.sigma_for((len(deployment.y), 1))[:, 0].cpu()
+    noise = prompt.deployment.noise if noise is None else noise
+    return noise.sigma_for((len(prompt.y), 1))[:, 0].cpu()
 
 
 def _finite(value: Tensor) -> float | None:

@@ -8,10 +8,8 @@ the element-wise median over n noisy encodings (Han et al. 2025, section 3.4):
 Tokens of the concept are suppressed; the others keep their meaning. n is 13 in the paper. With `aggregate="mean"` it is the
 mean, for which the spectral bound (T11) is tighter.
 
-What may be claimed depends on where Σ comes from (THEORY T7, `certify.adaptive.policies`). Under "frozen", the paper's smoother
-and the default, Σ is computed from the prompt received; an adversary who moves the prompt moves Σ with it, and certificates are
-about `freeze(prompt)`, the smoother with Σ fixed. Under "noise-then-adapt" and "memory" they are about the adaptive smoother
-itself. `deployment(prompt)` is what runs, under any policy, as a function of the noisy copies of the prompt that it sees.
+What may be claimed depends on where Σ comes from (THEORY T7, `certify.adaptive.policies`). What is known of a prompt before
+anything is drawn is computed once, by `prepare`, and handed on (`certify.adaptive.prompt`).
 
 A bound on what is deployed (T5) is about deployment noise that is fresh and secret: what `encode` draws, from the operating
 system, unless it is given a seed. With a seed a run can be repeated, by an adversary too, and nothing is proven about it.
@@ -20,10 +18,8 @@ system, unless it is given a seed. With a seed a run can be repeated, by an adve
 from __future__ import annotations
 
 import functools
-import inspect
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -32,16 +28,18 @@ from torch import Tensor
 
 from certify import _validate
 from certify._text import shown
-from certify.adaptive.certification import CertifyOptions, certify_prompt, check_options, refuse_private_memory
+from certify.adaptive.certification import certify_prompt
 from certify.adaptive.concepts import SIMILARITIES, Concept, concept_direction
 from certify.adaptive.deployment import Deployment, deployed, side_information, stream_name
 from certify.adaptive.frozen import DEFAULT_DRAWS, FrozenSmoother
 from certify.adaptive.memory import CovarianceMemory, Issued
-from certify.adaptive.mention import Mention, mention_of, thresholds
-from certify.adaptive.policies import AGGREGATES, POLICIES, SHARING, noise_then_adapt
+from certify.adaptive.mention import thresholds
+from certify.adaptive.options import CertifyOptions, PromptOptions
+from certify.adaptive.policies import AGGREGATES, POLICIES, SHARING
 from certify.adaptive.problem import QUANTITIES, Problem
+from certify.adaptive.prompt import PreparedPrompt
 from certify.adaptive.relevance import RelevanceScorer
-from certify.adaptive.token_noise import TokenNoise
+from certify.adaptive.token_noise import SPECIAL_TOKENS, SigmaRule, TokenNoise
 from certify.certificate import Certificate
 from certify.models.denoiser import NoisePredictor
 from certify.models.text import PromptEncoder, TokenizedPrompt
@@ -56,16 +54,11 @@ __all__ = [
     "TokenNoise",
 ]
 
-SPECIAL_TOKENS = ("none", "tail", "base")
-"""Noise at tokens without a relevance: nowhere; σ₀ at the end token and the padding; σ₀ at the begin token, too."""
-
 DEFAULT_SIGMA0_RELATIVE = 0.45
-"""σ₀ in spreads of the token embeddings. The paper's 0.006 for Stable Diffusion v1.4, whose spread is about 0.0133."""
+"""σ₀ in standard deviations of the token embeddings: the paper's 0.006 for Stable Diffusion v1.4, where one is about 0.0133."""
 
 DEFAULT_K = 9.0
 """The paper's scaling factor."""
-
-_CERTIFY_DEFAULTS = {name: p.default for name, p in inspect.signature(certify_prompt).parameters.items()}
 
 
 class AdaptiveOptions(TypedDict, total=False):
@@ -112,8 +105,8 @@ class AdaptiveMedianSmoother:
         concepts: what to suppress: names (`available_concepts()`), paths of `.csv` or `.jsonl` files, or `Concept`s. A
             token's relevance is its largest over the concepts.
         sigma0: base noise σ₀, absolute, as in the paper (its unit is the token embeddings').
-        sigma0_relative: σ₀ in units of `encoder.embedding_spread`, which carries over between models. At most one of
-            the two; neither: 0.45 spreads, the paper's .006 for Stable Diffusion v1.4.
+        sigma0_relative: σ₀ in units of `encoder.embedding_std`, which carries over between models. At most one of
+            the two; neither: 0.45, the paper's .006 for Stable Diffusion v1.4.
         k: how fast noise grows with relevance, ≥ 0. The paper's 9 makes a relevance of 0.5 ninety σ₀.
         n: noisy encodings a prompt.
         aggregate: "median" or "mean" of them, element by element.
@@ -121,7 +114,7 @@ class AdaptiveMedianSmoother:
         policy: covariance policy, one of `POLICIES`.
         sigma_min: for "noise-then-adapt": standard deviation of the first noise at words, absolute. A word's noise is no
             less, whatever its relevance. (Positions that `special_tokens` gives noise have σ₀, all of it in the first.)
-        sigma_min_relative: the same in spreads. At most one of the two; neither: σ₀.
+        sigma_min_relative: the same in that unit. At most one of the two; neither: σ₀.
         sharing: for "noise-then-adapt": what the n draws share. "none": nothing, an n-fold cost of computing σ(z);
             "sigma": σ, from one more noisy copy; "input": one noisy copy of y and its σ. T5 charges √n, √(n+1) and 1.
         memory: for "memory": a folder, or a `CovarianceMemory`; deployments that share claims share it.
@@ -132,8 +125,8 @@ class AdaptiveMedianSmoother:
             costs fidelity at the positions that the U-Net attends to most. "tail": σ₀ at the end token and the padding,
             the positions that an insertion changes. "base": at the begin token, too.
         sigma_max: cap on σ, absolute; `math.inf` for none.
-        sigma_max_relative: the cap in spreads. At most one of the two; neither: 2·√(2·width) spreads. Two random tokens
-            are √(2·width) spreads apart, so at the cap replacing one token by another typically costs ρ = ½. Beyond it
+        sigma_max_relative: the cap in that unit. At most one of the two; neither: 2·√(2·width). Two random tokens are
+            √(2·width) apart, so at the cap replacing one token by another typically costs ρ = ½. Beyond it
             a suppressed token is no more suppressed, and k = 9 turns a relevance of .72 into 650 σ₀.
         smooth_unconditional: whether `encode_unconditional` smooths the branch without a prompt, with σ₀ everywhere but
             at begin. Off: the paper's smoothing is about the prompt, and the unconditional branch does not depend on it.
@@ -174,7 +167,7 @@ class AdaptiveMedianSmoother:
     ) -> None:
         if not isinstance(encoder, PromptEncoder):
             raise TypeError(f"encoder is a {type(encoder).__name__}: must be a PromptEncoder")
-        self.encoder = encoder.truncating() if truncate else encoder
+        self.encoder: PromptEncoder = encoder.truncating() if truncate else encoder
         self.policy = _validate.choice("policy", policy, POLICIES)
         self.k = _validate.not_negative("k", k)
         self.n = _validate.count("n", n)
@@ -184,14 +177,15 @@ class AdaptiveMedianSmoother:
         self.smooth_unconditional = bool(smooth_unconditional)
         self.batch_size = _validate.count("batch_size", batch_size)
         self.denoiser = denoiser
-        spread = encoder.embedding_spread
+        unit = encoder.embedding_std
         default_cap = 2 * math.sqrt(2 * encoder.width)
-        self.sigma0 = _absolute("sigma0", sigma0, sigma0_relative, spread, DEFAULT_SIGMA0_RELATIVE)
-        self.sigma_max = _absolute("sigma_max", sigma_max, sigma_max_relative, spread, default_cap, infinite=True)
+        self.sigma0 = _absolute("sigma0", sigma0, sigma0_relative, unit, DEFAULT_SIGMA0_RELATIVE)
+        self.sigma_max = _absolute("sigma_max", sigma_max, sigma_max_relative, unit, default_cap, infinite=True)
         if self.sigma_max < self.sigma0:
             raise ValueError(f"sigma_max = {self.sigma_max!r}: must be at least sigma0 = {self.sigma0!r}")
         self.sharing = _validate.choice("sharing", sharing, SHARING)
         self.sigma_min = self._first_noise(sigma_min, sigma_min_relative)
+        self.rule = SigmaRule(self.sigma0, self.k, self.sigma_max, self.special_tokens, self.sigma_min)
         self.memory = self._shared_memory(memory)
         self.concepts = _loaded(concepts)
         directions = [
@@ -258,129 +252,51 @@ class AdaptiveMedianSmoother:
             **({"truncate": True} if self.encoder.truncate else {}),
         }
 
-    # Prompt → Σ
+    # Prompt → what is known of it
 
-    def relevance(self, prompt: str) -> TokenNoise:
-        """Relevance and σ of every position of a prompt.
-
-        Raises:
-            ValueError: the prompt is empty or does not fit into the context.
-        """
-        return self._token_noise([self._tokenize(prompt)])[0]
-
-    def mention(self, prompt: str) -> Mention:
-        """Whether a prompt names what is to be suppressed, and how that was told (`certify.adaptive.mention`).
+    def prepare(self, prompt: str | TokenizedPrompt | PreparedPrompt) -> PreparedPrompt:
+        """A prompt read once: its tokens, y, relevance and Σ, and what follows from them. The methods below take it, too.
 
         Raises:
-            ValueError: the prompt is empty or does not fit into the context.
+            TypeError, ValueError: it is no text, is empty, does not fit into the context, or was prepared by another smoother.
         """
-        return mention_of(self.scorer.scores([self._tokenize(prompt)])[0], self.concepts, self._thresholds)
+        return self.prepare_all([prompt])[0]
+
+    def prepare_all(self, prompts: Sequence[str | TokenizedPrompt | PreparedPrompt]) -> list[PreparedPrompt]:
+        """Several, whose relevance is computed in batches. Errors as for `prepare`."""
+        ready = {i: prompt for i, prompt in enumerate(prompts) if isinstance(prompt, PreparedPrompt)}
+        if any(prompt.adaptive is not self for prompt in ready.values()):
+            raise ValueError("prompt was prepared by another smoother: must be by this one")
+        rows = {i: self._read(prompt) for i, prompt in enumerate(prompts) if not isinstance(prompt, PreparedPrompt)}
+        names = [concept.name for concept in self.concepts]
+        for (i, row), scores in zip(rows.items(), self.scorer.scores(list(rows.values())), strict=True):
+            own = self.rule.of(row, scores, names)
+            ready[i] = PreparedPrompt(self, row, self.encoder.embed(row), scores, own, own).settled()
+        return [ready[i] for i in range(len(prompts))]
+
+    def _read(self, prompt: str | TokenizedPrompt) -> TokenizedPrompt:
+        tokenized = prompt if isinstance(prompt, TokenizedPrompt) else self.encoder.tokenize(prompt)
+        if tokenized.empty:
+            raise ValueError(
+                f"prompt = {tokenized.prompt!r}: must not be empty (encode_unconditional is for the empty prompt)"
+            )
+        return tokenized
+
+    def relevance(self, prompt: str | PreparedPrompt) -> TokenNoise:
+        """Relevance of every position of a prompt, and the σ that Algorithm 1 gives it. Errors as for `prepare`."""
+        return self.prepare(prompt).relevance
 
     @functools.cached_property
-    def _thresholds(self) -> tuple[float, ...]:
+    def thresholds(self) -> tuple[float, ...]:
+        """From which relevance on a prompt counts as one that names a concept, a number a concept."""
         return thresholds(self.scorer, self.concepts)
 
-    def sigma(self, prompt: str) -> Tensor:
-        """σ(y) of every position, (tokens, 1), float64 on the CPU. Errors as for `relevance`."""
-        return self.relevance(prompt).column
-
-    def noise(self, prompt: str) -> GaussianNoise:
-        """N(0, Σ(y)) of a prompt, one σ a token over the whole width. Errors as for `relevance`.
-
-        What a claim is about is the noise of `deployment(prompt)` and `problem(prompt)`. Under "frozen" it is this one.
-        """
-        return GaussianNoise(self.sigma(prompt))
-
-    def _token_noise(self, prompts: Sequence[TokenizedPrompt]) -> list[TokenNoise]:
-        records = []
-        for prompt, scores in zip(prompts, self.scorer.scores(prompts), strict=True):
-            best, which = scores.max(dim=1)
-            relevance = [float(s) if kind == "word" else None for s, kind in zip(best, prompt.kinds, strict=True)]
-            sigma = [
-                self._special(kind) if score is None else self._sigma(score)
-                for score, kind in zip(relevance, prompt.kinds, strict=True)
-            ]
-            names = [
-                None if score is None else self.concepts[int(i)].name for score, i in zip(relevance, which, strict=True)
-            ]
-            records.append(TokenNoise(prompt.tokens, prompt.kinds, tuple(relevance), tuple(names), tuple(sigma)))
-        return records
-
-    def _sigma(self, relevance: float) -> float:
-        return (
-            self.sigma_max
-            if self.k * relevance > 700
-            else min(self.sigma0 * math.exp(self.k * relevance), self.sigma_max)
-        )
-
-    def _special(self, kind: str) -> float:
-        noised = {"none": (), "tail": ("end", "padding"), "base": ("begin", "end", "padding")}[self.special_tokens]
-        return self.sigma0 if kind in noised else 0.0
-
-    def _first_noise(self, absolute: float | None, relative: float | None) -> float | None:
-        if self.policy != "noise-then-adapt":
-            for name, value in (("sigma_min", absolute), ("sigma_min_relative", relative)):
-                if value is not None:
-                    raise ValueError(f"{name} = {value!r}: is for policy = 'noise-then-adapt', got {self.policy!r}")
-            if self.sharing != "none":
-                raise ValueError(f"sharing = {self.sharing!r}: is for policy = 'noise-then-adapt', got {self.policy!r}")
-            return None
-        value = self.sigma0
-        if absolute is not None or relative is not None:
-            value = _absolute("sigma_min", absolute, relative, self.encoder.embedding_spread, 0.0)
-        if value > self.sigma_max:
-            raise ValueError(f"sigma_min = {value!r}: must be at most sigma_max = {self.sigma_max!r}")
-        return value
-
-    def _shared_memory(self, memory: str | Path | CovarianceMemory | None) -> CovarianceMemory | None:
-        if (memory is None) is (self.policy == "memory"):
-            raise ValueError(
-                f"memory = {memory!r}, policy = {self.policy!r}: policy 'memory' must have one, and no other policy may"
-            )
-        if memory is not None and not isinstance(memory, (str, Path, CovarianceMemory)):
-            raise TypeError(f"memory is a {type(memory).__name__}: must be a folder or a CovarianceMemory")
-        return CovarianceMemory(memory) if isinstance(memory, (str, Path)) else memory
-
-    # σ as a function of embeddings: all that noise-then-adapt reads
-
-    def _sigma_at(self, z: Tensor, side: TokenizedPrompt) -> Tensor:
-        """σ(z): (b, tokens, width) → (b, tokens, 1), float64."""
-        best = self.scorer.scores_at(z, side).amax(dim=2, keepdim=True)
-        # NaN outside of words, where all of the noise is in the first step.
-        sigma = (self.sigma0 * (self.k * best).clamp_max(700).exp()).clamp_max(self.sigma_max)
-        return torch.where(best.isnan(), 0.0, sigma)
-
-    def _first_step(self, side: TokenizedPrompt) -> GaussianNoise:
-        sigma = [self.sigma_min if kind == "word" else self._special(kind) for kind in side.kinds]
-        return GaussianNoise(torch.tensor(sigma, dtype=torch.float64)[:, None])
-
-    # Prompts inside stored regions
-
     @functools.cached_property
-    def _fingerprint(self) -> str:
+    def fingerprint(self) -> str:
+        """SHA-256 over the text encoder's tensors, computed once."""
         return self.encoder.fingerprint()
 
-    def _context(self, tokenized: TokenizedPrompt) -> dict[str, int | str]:
-        """What a prompt must share with a stored region: side information, text encoder, aggregate.
-
-        And the concepts: a region's Σ suppresses those that it was made for, and must not be given to a smoother of others.
-        """
-        return {
-            "length": tokenized.length,
-            "attention_mask": int(tokenized.attention_mask is not None),
-            "text_encoder": self._fingerprint,
-            "aggregate": self.aggregate,
-            "concepts": " ".join(sorted(c.sha256 for c in self.concepts)),
-        }
-
-    def _settled(self, tokenized: TokenizedPrompt, y: Tensor, record: TokenNoise) -> TokenNoise:
-        """The noise that a prompt gets, given the one that Algorithm 1 gives it: that of its region, if it is in one."""
-        region = None if self.memory is None else self.memory.find(y, self._context(tokenized))
-        if region is None:
-            return record
-        return replace(record, sigma=tuple(region.noise.sigma_for((len(record.sigma), 1))[:, 0].tolist()))
-
-    def remember(self, prompt: str, rho: float) -> Issued:
+    def remember(self, prompt: str | PreparedPrompt, rho: float) -> Issued:
         """Stores a region around a prompt, so that claims about it hold for this smoother (policy "memory", T7).
 
         Args:
@@ -393,22 +309,12 @@ class AdaptiveMedianSmoother:
         Raises:
             ValueError: the policy is another one, the prompt is empty or too long, or rho is out of range.
         """
-        if self.memory is None:
-            raise ValueError(f"policy = {self.policy!r}: must be 'memory' for regions to be stored")
-        tokenized = self._tokenize(prompt)
-        noise = GaussianNoise(self._token_noise([tokenized])[0].column)
-        return self.memory.store(self.encoder.embed(tokenized), noise, rho, self._context(tokenized))
-
-    def _tokenize(self, prompt: str) -> TokenizedPrompt:
-        tokenized = self.encoder.tokenize(prompt)
-        if tokenized.empty:
-            raise ValueError(f"prompt = {prompt!r}: must not be empty (encode_unconditional is for the empty prompt)")
-        return tokenized
+        return self.prepare(prompt).remember(rho)
 
     # Prompt → prompt_embeds
 
     @_validate.suggests()
-    def encode(self, prompts: str | Sequence[str], seed: int | None = None) -> Tensor:
+    def encode(self, prompts: str | PreparedPrompt | Sequence[str | PreparedPrompt], seed: int | None = None) -> Tensor:
         """Smoothed encodings, as the pipeline's `prompt_embeds`.
 
         Equation
@@ -433,13 +339,11 @@ class AdaptiveMedianSmoother:
             ValueError: a prompt is empty or does not fit into the context, or there is none.
         """
         given: list[Any] = [prompts] if isinstance(prompts, str) or not isinstance(prompts, Iterable) else list(prompts)
-        if not all(isinstance(prompt, str) for prompt in given):
+        if not all(isinstance(prompt, (str, PreparedPrompt)) for prompt in given):
             raise TypeError(f"prompts = {prompts!r}: must be a prompt or a list of prompts")
-        tokenized = [self._tokenize(prompt) for prompt in given]
-        if not tokenized:
+        if not given:
             raise ValueError("prompts is empty: must hold at least one prompt")
-        records = self._records(tokenized)
-        rows = [(self._deployment(t, record), stream_name(t)) for t, record in zip(tokenized, records, strict=True)]
+        rows = [(prompt.deployment, prompt.stream) for prompt in self.prepare_all(given)]
         return deployed(self.encoder, rows, seed, self.batch_size)
 
     def encode_unconditional(self, negative_prompt: str = "", seed: int | None = None) -> Tensor:
@@ -453,7 +357,7 @@ class AdaptiveMedianSmoother:
             return self.encoder.plain([tokenized])
         sigma = torch.tensor([0.0 if kind == "begin" else self.sigma0 for kind in tokenized.kinds], dtype=torch.float64)
         y, noise = self.encoder.embed(tokenized), GaussianNoise(sigma[:, None])
-        row = self._fixed(tokenized, y, noise), "unconditional " + stream_name(tokenized)
+        row = self.deployed_with(tokenized, y, noise), "unconditional " + stream_name(tokenized)
         return deployed(self.encoder, [row], seed, self.batch_size)
 
     def pipeline_inputs(
@@ -468,7 +372,12 @@ class AdaptiveMedianSmoother:
 
     @_validate.suggests()
     def problem(
-        self, prompt: str, quantity: str = "embedding", *, x_t: Tensor | None = None, t: int | None = None
+        self,
+        prompt: str | PreparedPrompt,
+        quantity: str = "embedding",
+        *,
+        x_t: Tensor | None = None,
+        t: int | None = None,
     ) -> Problem:
         """A prompt as the function, input, noise and support that a bound takes (T7).
 
@@ -487,75 +396,26 @@ class AdaptiveMedianSmoother:
             ValueError: the prompt is empty or too long, the quantity is unknown, or its arguments are missing.
         """
         _validate.choice("quantity", quantity, QUANTITIES)
-        tokenized = self._tokenize(prompt)
-        record = self._records([tokenized])[0]
-        encoder, side = self.encoder, side_information(self.encoder, tokenized)
+        return self.prepare(prompt).problem(quantity, x_t=x_t, t=t)
 
-        def embedding(z: Tensor) -> Tensor:
-            return encoder.encode(z, side)
+    def deployment(self, prompt: str | PreparedPrompt) -> Deployment:
+        """What runs for a prompt (`PreparedPrompt.deployment`): what T5 is about. Errors as for `prepare`."""
+        return self.prepare(prompt).deployment
 
-        f: Callable[..., Tensor] = embedding
-        support: Any = None
-        if quantity == "embedding":
-            support = _support(encoder)
-        else:
-            f = self._noise_prediction(embedding, x_t, t)
-        noise = GaussianNoise(record.column)
-        if self.policy == "noise-then-adapt":
-            noise = self._first_step(side)
-            f = noise_then_adapt(f, lambda z: self._sigma_at(z, side), noise.sigma)
-        return Problem(f, encoder.embed(tokenized), noise, support, quantity, tokenized, record, self.policy)
-
-    def _noise_prediction(
-        self, embedding: Callable[[Tensor], Tensor], x_t: Tensor | None, t: int | None
-    ) -> Callable[[Tensor], Tensor]:
-        denoiser = self.denoiser
-        if denoiser is None:
-            raise ValueError("quantity = 'noise-prediction': must have a U-Net; build the smoother with from_pipeline")
-        if x_t is None or t is None:
-            raise ValueError(f"x_t = {x_t!r}, t = {t!r}: both must be given for quantity = 'noise-prediction'")
-        latent, step = _validate.finite_tensor("x_t", x_t), _validate.count("t", t, minimum=0)
-        if latent.ndim != 3 or latent.shape[0] != denoiser.latent_shape[0]:
-            channels = denoiser.latent_shape[0]
-            raise ValueError(f"x_t has shape {tuple(latent.shape)}: must be ({channels}, height, width)")
-
-        def noise_prediction(z: Tensor) -> Tensor:
-            return denoiser(latent[None], step, embedding(z))
-
-        return noise_prediction
-
-    def deployment(self, prompt: str) -> Deployment:
-        """What runs for a prompt, as a function of the noisy copies of it that it sees: what T5 is about.
-
-        `encode` draws these copies and applies it. Under "frozen" Σ is this prompt's: the deployment is that of
-        `freeze(prompt)`, and a bound for it is a frozen claim.
-
-        Raises:
-            ValueError: the prompt is empty or does not fit into the context.
-        """
-        tokenized = self._tokenize(prompt)
-        return self._deployment(tokenized, self._records([tokenized])[0])
-
-    def _deployment(self, tokenized: TokenizedPrompt, record: TokenNoise) -> Deployment:
-        fixed = self._fixed(tokenized, self.encoder.embed(tokenized), GaussianNoise(record.column))
-        if self.policy != "noise-then-adapt":
-            return fixed
-        side = fixed.side
-        return replace(
-            fixed, noise=self._first_step(side), sharing=self.sharing, sigma_of=lambda z: self._sigma_at(z, side)
-        )
-
-    def _fixed(self, tokenized: TokenizedPrompt, y: Tensor, noise: GaussianNoise) -> Deployment:
+    def deployed_with(self, tokenized: TokenizedPrompt, y: Tensor, noise: GaussianNoise) -> Deployment:
+        """What runs at a prompt's embeddings y with one noise, whatever the policy would make of it."""
         side = side_information(self.encoder, tokenized)
         return Deployment(y, noise, self.n, self.aggregate, self.policy, self.encoder, side, batch_size=self.batch_size)
 
-    def _records(self, prompts: Sequence[TokenizedPrompt]) -> list[TokenNoise]:
-        return [
-            record if self.memory is None else self._settled(prompt, self.encoder.embed(prompt), record)
-            for prompt, record in zip(prompts, self._token_noise(prompts), strict=True)
-        ]
+    def freeze(self, prompt: str | PreparedPrompt) -> FrozenSmoother:
+        """The smoother with Σ fixed at this prompt's: what a frozen certificate is about, as an object to deploy.
 
-    def certify(self, prompt: str, **options: Unpack[CertifyOptions]) -> Certificate:
+        Under "memory" it is the Σ of the region that the prompt is in, if any; under "noise-then-adapt" it is Σ(y), and what
+        this returns is not what claims about the adaptive smoother are about.
+        """
+        return self.prepare(prompt).freeze()
+
+    def certify(self, prompt: str | PreparedPrompt, **options: Unpack[CertifyOptions]) -> Certificate:
         """The certificate of a prompt: what may be claimed for its smoothed encoding under the policy (T7).
 
         Under "memory" a region is stored first, as large as the largest radius asked for; a certified radius is then not
@@ -563,45 +423,49 @@ class AdaptiveMedianSmoother:
 
         Args:
             prompt: not empty.
-            options: rho, n, alpha, seed, …: those of `certify.adaptive.certification.certify_prompt`, which explains them.
+            options: rho, n, alpha, seed, …: those of `certify.adaptive.options.PromptOptions`, which explains them.
 
         Raises:
-            ValueError: as for `certify_prompt`, or the memory has no room for the radii asked for.
+            TypeError, ValueError: an option is unknown or out of range, the prompt is empty or too long, or the memory has no
+                room for the radii asked for.
         """
-        check_options(options)
+        settings = PromptOptions.of(options)
         if self.policy == "memory":
-            refuse_private_memory(bool(options.get("private")))
-            if options.get("tolerance"):
-                raise ValueError(f"tolerance = {options['tolerance']!r}: must be 0 or None under policy 'memory'")
-            options = {**options, "tolerance": 0.0}
-            asked = {**_CERTIFY_DEFAULTS, **options}
-            radii = [v for name, v in asked.items() if name.startswith("rho") and isinstance(v, (int, float))]
-            largest = max([*radii, *(asked.get("rhos") or ())])
-            issued = self.remember(prompt, largest)
-            if issued.rho < largest:
+            settings = settings.inside_a_region()
+        given = self.prepare(prompt)
+        if self.policy == "memory":
+            issued = given.remember(settings.largest_radius)
+            if issued.rho < settings.largest_radius:
                 raise ValueError(
-                    f"rho = {largest!r}: the memory has room for {issued.rho!r} around this prompt; no radius may exceed it"
+                    f"rho = {settings.largest_radius!r}: the memory has room for {issued.rho!r} around this prompt; "
+                    "no radius may exceed it"
                 )
-        return certify_prompt(self, prompt, **options)
+            given = given.settled()
+        return certify_prompt(given, settings)
 
-    def freeze(self, prompt: str) -> FrozenSmoother:
-        """The smoother with Σ fixed at this prompt's: what a frozen certificate is about, as an object to deploy.
+    def _first_noise(self, absolute: float | None, relative: float | None) -> float | None:
+        if self.policy != "noise-then-adapt":
+            for name, value in (("sigma_min", absolute), ("sigma_min_relative", relative)):
+                if value is not None:
+                    raise ValueError(f"{name} = {value!r}: is for policy = 'noise-then-adapt', got {self.policy!r}")
+            if self.sharing != "none":
+                raise ValueError(f"sharing = {self.sharing!r}: is for policy = 'noise-then-adapt', got {self.policy!r}")
+            return None
+        value = self.sigma0
+        if absolute is not None or relative is not None:
+            value = _absolute("sigma_min", absolute, relative, self.encoder.embedding_std, 0.0)
+        if value > self.sigma_max:
+            raise ValueError(f"sigma_min = {value!r}: must be at most sigma_max = {self.sigma_max!r}")
+        return value
 
-        Under "memory" it is the Σ of the region that the prompt is in, if any; under "noise-then-adapt" it is Σ(y), and what
-        this returns is not what claims about the adaptive smoother are about.
-        """
-        tokenized = self._tokenize(prompt)
-        record = self._records([tokenized])[0]
-        return FrozenSmoother(
-            self.encoder, tokenized, record, n=self.n, aggregate=self.aggregate, batch_size=self.batch_size
-        )
-
-
-def _support(encoder: PromptEncoder) -> Any:
-    from certify.support import layer_norm_support
-
-    norm = encoder.final_layer_norm
-    return None if norm is None else layer_norm_support(norm)
+    def _shared_memory(self, memory: str | Path | CovarianceMemory | None) -> CovarianceMemory | None:
+        if (memory is None) is (self.policy == "memory"):
+            raise ValueError(
+                f"memory = {memory!r}, policy = {self.policy!r}: policy 'memory' must have one, and no other policy may"
+            )
+        if memory is not None and not isinstance(memory, (str, Path, CovarianceMemory)):
+            raise TypeError(f"memory is a {type(memory).__name__}: must be a folder or a CovarianceMemory")
+        return CovarianceMemory(memory) if isinstance(memory, (str, Path)) else memory
 
 
 def _loaded(concepts: str | Path | Concept | Sequence[str | Path | Concept]) -> tuple[Concept, ...]:
@@ -617,12 +481,12 @@ def _loaded(concepts: str | Path | Concept | Sequence[str | Path | Concept]) -> 
 
 
 def _absolute(
-    name: str, absolute: float | None, relative: float | None, spread: float, default: float, *, infinite: bool = False
+    name: str, absolute: float | None, relative: float | None, unit: float, default: float, *, infinite: bool = False
 ) -> float:
     if absolute is not None and relative is not None:
         raise ValueError(f"{name} = {absolute!r} and {name}_relative = {relative!r}: must be only one of the two")
     label, value = (name, absolute) if absolute is not None else (f"{name}_relative", relative)
     if value is None:
-        return default * spread
+        return default * unit
     number = math.inf if infinite and value == math.inf else _validate.positive(label, value)
-    return number if absolute is not None else number * spread
+    return number if absolute is not None else number * unit

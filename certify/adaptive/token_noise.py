@@ -1,7 +1,9 @@
-"""Token noise: what every position of a prompt gets, as a record and as a table."""
+"""Token noise: σ of every position of a prompt, from its relevance; as a record and as a table."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +11,16 @@ from torch import Tensor
 
 from certify._records import Shown
 from certify._text import shown
+from certify.models.text import TokenizedPrompt
+from certify.noise import GaussianNoise
 
-__all__ = ["TokenNoise"]
+__all__ = ["SPECIAL_TOKENS", "SigmaRule", "TokenNoise"]
+
+SPECIAL_TOKENS = ("none", "tail", "base")
+"""Noise at tokens without a relevance: nowhere; σ₀ at the end token and the padding; σ₀ at the begin token, too."""
+
+_NOISED = {"none": (), "tail": ("end", "padding"), "base": ("begin", "end", "padding")}
+_LARGEST = 700.0  # exp of more overflows float64
 
 
 @dataclass(frozen=True)
@@ -62,3 +72,57 @@ class TokenNoise(Shown):
         return "\n".join(
             "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
         )
+
+
+@dataclass(frozen=True)
+class SigmaRule:
+    """σ as a function of relevance, and of nothing else.
+
+    Equation
+        σ = min( σ₀ exp(k · relevance), σ_max ) at words; σ₀ or 0 at begin, end and padding
+
+    Reference
+        Han et al. (2025), section 3.4.
+
+    Attributes:
+        sigma0, k, sigma_max: σ₀, k, σ_max.
+        special_tokens: one of `SPECIAL_TOKENS`.
+        sigma_min: σ of the first noise at words, for "noise-then-adapt"; None: there is one noise.
+    """
+
+    sigma0: float
+    k: float
+    sigma_max: float
+    special_tokens: str
+    sigma_min: float | None = None
+
+    def word(self, relevance: float) -> float:
+        """σ at a word's token."""
+        exponent = self.k * relevance
+        return self.sigma_max if exponent > _LARGEST else min(self.sigma0 * math.exp(exponent), self.sigma_max)
+
+    def special(self, kind: str) -> float:
+        """σ at begin, end or padding."""
+        return self.sigma0 if kind in _NOISED[self.special_tokens] else 0.0
+
+    def at(self, scores: Tensor) -> Tensor:
+        """σ beyond the first noise: scores (b, tokens, concepts), NaN outside of words → (b, tokens, 1), float64."""
+        best = scores.amax(dim=2, keepdim=True)
+        sigma = (self.sigma0 * (self.k * best).clamp_max(_LARGEST).exp()).clamp_max(self.sigma_max)
+        return torch.where(best.isnan(), 0.0, sigma)  # there all of the noise is in the first step
+
+    def first_step(self, kinds: Sequence[str]) -> GaussianNoise:
+        """The first noise of "noise-then-adapt": σ_min at words, which no relevance enters."""
+        sigma = [self.sigma_min if kind == "word" else self.special(kind) for kind in kinds]
+        return GaussianNoise(torch.tensor(sigma, dtype=torch.float64)[:, None])
+
+    def of(self, prompt: TokenizedPrompt, scores: Tensor, concepts: Sequence[str]) -> TokenNoise:
+        """The noise of a prompt with these scores, (tokens, concepts), to concepts of these names."""
+        best, which = scores.max(dim=1)
+        relevance = [float(s) if kind == "word" else None for s, kind in zip(best, prompt.kinds, strict=True)]
+        sigma = [
+            self.special(kind) if score is None else self.word(score)
+            for score, kind in zip(relevance, prompt.kinds, strict=True)
+        ]
+        names = [None if score is None else concepts[int(i)] for score, i in zip(relevance, which, strict=True)]
+        return TokenNoise(prompt.tokens, prompt.kinds, tuple(relevance), tuple(names), tuple(sigma))

@@ -36,7 +36,7 @@ from certify.cli.settings import (
 from certify.cli.work import show_work, work_ahead
 
 if TYPE_CHECKING:
-    from certify.adaptive import AdaptiveMedianSmoother, Problem
+    from certify.adaptive import ConceptRemoval, PreparedPrompt, Problem
 
 
 @dataclass
@@ -73,11 +73,11 @@ class BoundSettings(Settings):
             decides: what decides the result besides the smoother, for the checkpoint.
             how: what the question takes besides what every one takes.
         """
-        from certify.adaptive.certification import EMBEDDING
+        from certify.adaptive.plan import EMBEDDING
 
-        adaptive, problem = asked.adaptive, asked.problem
+        adaptive, problem = asked.prompt.adaptive, asked.problem
         decides |= {"n": self.n, "alpha": self.alpha, "seed": self.seed}
-        with resumable(folder, adaptive, asked.text, decides, self.fresh) as checkpoint:
+        with resumable(folder, asked.prompt, decides, self.fresh) as checkpoint:
             with terminal.bar("drawing") as tick:
                 result = question(
                     problem.f,
@@ -109,29 +109,24 @@ class BoundSettings(Settings):
 
 @dataclass
 class _Asked:
-    """What a question about the encoding is about: the smoother, the problem, and D² to compare with."""
+    """What a question about the encoding is about: the prompt, the problem, and D² to compare with."""
 
-    text: str
-    adaptive: AdaptiveMedianSmoother
+    prompt: PreparedPrompt
     problem: Problem
-    stick: Any
+    removal: ConceptRemoval
 
     @classmethod
     def load(cls, settings: Settings, text: str, n: int, *, long: bool, at_most: bool = False) -> _Asked:
         """Loads the text encoder, and says what is going to be drawn."""
-        from certify.adaptive.certification import yardstick
-
-        adaptive = settings.text_only()
-        asked = cls(text, adaptive, adaptive.problem(text), yardstick(adaptive, text))
-        terminal.show_truncation(adaptive.encoder.tokenize(text).truncated)
-        show_work(*work_ahead(adaptive, None, text, n), long=long, at_most=at_most)
+        prompt = settings.text_only().prepare(text)
+        asked = cls(prompt, prompt.problem(), prompt.concept_removal)
+        terminal.show_truncation(prompt.tokenized.truncated)
+        show_work(*work_ahead(prompt, None, n), long=long, at_most=at_most)
         return asked
 
-    def show_stick(self) -> None:
+    def show_removal(self) -> None:
         """What D is."""
-        terminal.out.print(
-            words.removed(asdict(self.stick), terminal.MARKUP, self.adaptive.mention(self.text).to_dict())
-        )
+        terminal.out.print(words.removed(asdict(self.removal), terminal.MARKUP, self.prompt.mention.to_dict()))
 
 
 @with_settings
@@ -142,7 +137,7 @@ def radius(settings: BoundSettings, text: Prompt, tolerance: Tolerance = None) -
 
     folder = settings.folder("radius", text)
     asked = _Asked.load(settings, text, settings.n, long=settings.long)
-    within = _validate.positive("tolerance", asked.stick.distance if tolerance is None else tolerance)
+    within = _validate.positive("tolerance", asked.removal.distance if tolerance is None else tolerance)
     decides = {"command": "radius", "tolerance": within}
     r = settings.answer(asked, folder, certified_radius, decides, tolerance=within)
     if r.status == "abstained":
@@ -150,7 +145,7 @@ def radius(settings: BoundSettings, text: Prompt, tolerance: Tolerance = None) -
         raise typer.Exit(NO_ANSWER)
     terminal.out.print(words.with_confidence(Claim.of(r), terminal.MARKUP))
     if tolerance is None:
-        asked.show_stick()
+        asked.show_removal()
     table = terminal.table("certified set", "")
     for name, value in (
         ("coordinates with noise", f"{r.ellipsoid.dimensions:,} of {r.ellipsoid.semi_axes.numel():,}"),
@@ -169,7 +164,7 @@ def radius(settings: BoundSettings, text: Prompt, tolerance: Tolerance = None) -
         lambda: plots.plot_ellipsoid(
             Ellipsoid(sigma[rows], r.rho),
             [record.tokens[i] for i in rows],
-            std=asked.adaptive.encoder.embedding_spread,
+            std=asked.prompt.adaptive.encoder.embedding_std,
             title=text,
         )
     )
@@ -191,11 +186,11 @@ def curve(
     asked = _Asked.load(settings, text, settings.n, long=settings.long)
     decides = {"command": "curve", "rhos": radii, "pointwise": pointwise}
     k_ = settings.answer(asked, folder, bound_curve, decides, rhos=radii, simultaneous=not pointwise)
-    distance = asked.stick.distance
+    distance = asked.removal.distance
     terminal.show_table(curve_table(k_.points, distance, terminal.MARKUP))
     terminal.out.print(words.together(k_.simultaneous, k_.alpha, k_.n, len(k_.rhos), terminal.MARKUP))
-    asked.show_stick()
-    terminal.show_not_covered(asked.adaptive.policy, deployed=False)
+    asked.show_removal()
+    terminal.show_not_covered(asked.prompt.adaptive.policy, deployed=False)
     settings.draw(lambda: plots.plot_curve(k_, removal=distance, title=text))
     if not any(map(math.isfinite, k_.values)):
         raise typer.Exit(NO_ANSWER)
@@ -224,7 +219,7 @@ def decide(
     Exits with 0 for yes, 1 for no, and 3 where n draws do not decide it.
     """
     from certify import decide_event, decide_mse
-    from certify.adaptive.certification import EMBEDDING, event_name
+    from certify.adaptive.plan import EMBEDDING, event_name
     from certify.images.statistics import attack_succeeds
 
     one_process("certify decide")
@@ -245,7 +240,7 @@ def decide(
                 problem.y,
                 problem.noise,
                 support=problem.support,
-                tolerance=asked.stick.distance if tolerance is None else tolerance,
+                tolerance=asked.removal.distance if tolerance is None else tolerance,
                 batch_size=settings.batch_size,
                 policy=problem.policy,
                 function=EMBEDDING,
@@ -254,10 +249,11 @@ def decide(
             )
     else:
         adaptive, pipe = settings.whole()
-        deployment, sampler = adaptive.deployment(text), settings.sampler
-        terminal.show_truncation(adaptive.encoder.tokenize(text).truncated)
+        prompt, sampler = adaptive.prepare(text), settings.sampler
+        deployment = prompt.deployment
+        terminal.show_truncation(prompt.tokenized.truncated)
         event = attack_succeeds(deployment, pipe, str(detector), **sampler)
-        show_work(*work_ahead(adaptive, pipe, text, 0, sampler["steps"], 0, n), long=long, at_most=True)
+        show_work(*work_ahead(prompt, pipe, 0, sampler["steps"], 0, n), long=long, at_most=True)
         with terminal.bar("drawing") as tick:
             decision = decide_event(
                 event,
@@ -299,9 +295,9 @@ def _save(settings: Settings, asked: _Asked, result: Any, folder: Path) -> None:
     from certify import Certificate
     from certify.certificate import ModelRecord
 
-    encoder = asked.adaptive.encoder
-    record = {"prompt": asked.text, "smoother": asked.adaptive.settings(), "source": settings.source()}
-    record |= encoder.tokenize(asked.text).truncated
+    prompt, encoder = asked.prompt, asked.prompt.adaptive.encoder
+    record = {"prompt": prompt.text, "smoother": prompt.adaptive.settings(), "source": settings.source()}
+    record |= prompt.tokenized.truncated
     folder = saved(Certificate.of(result, model=ModelRecord.of(encoder.text_encoder), provenance=record), folder)
     terminal.out.print(Text(f"written: {folder}/ (certificate.json, tensors.safetensors)"), soft_wrap=True)
 

@@ -62,8 +62,8 @@ def check(
     Exits with 0 if it is not refuted, 1 if it is, and 3 if none of its claims could be checked.
     """
     from certify import Certificate
-    from certify.adaptive.certification import EMBEDDING
     from certify.adaptive.checking import certified_functions, compared, rebuilt
+    from certify.adaptive.plan import EMBEDDING
     from certify.models import load_pipeline, load_text_encoder
 
     certificate = Certificate.load(folder)
@@ -100,14 +100,13 @@ def check(
             parts = dict.fromkeys(("module", "text_encoder"), encoder.text_encoder)
             compare_weights(certificate, parts, others=True)
         if of_prompt:
-            adaptive = rebuilt(certificate, encoder if pipe is None else pipe, wanted)
-            functions = certified_functions(certificate, adaptive, text, pipe)
+            prompt = rebuilt(certificate, encoder if pipe is None else pipe, wanted).prepare(text)
+            functions = certified_functions(certificate, prompt, pipe)
             if text_only:
                 functions = {name: f for name, f in functions.items() if name == EMBEDDING}
-            y = adaptive.problem(text).y
             asked = {c.function: n or c.n for c in certificate.claims if c.function in functions}
-            draws = asked.pop(EMBEDDING, 0)
-            ahead = work_ahead(adaptive, pipe, text, draws, statistics=sum(asked.values()))
+            y, draws = prompt.y, asked.pop(EMBEDDING, 0)
+            ahead = work_ahead(prompt, pipe, draws, statistics=sum(asked.values()))
         else:  # bounds of `problem(…).f`, put together by hand
             tokenized = encoder.tokenize(text)
             functions, y = {names.pop(): lambda z: encoder.encode(z, tokenized)}, encoder.embed(tokenized)
@@ -118,7 +117,7 @@ def check(
     with terminal.bar("drawing afresh") as tick:
         report = certificate.check(functions, y, seed=seed, n=n, level=level, batch_size=batch_size, progress=tick)
     terminal.show_checks(report)
-    statements = compared(certificate, adaptive, text, pipe) if of_prompt else []
+    statements = compared(certificate, prompt, pipe) if of_prompt else []
     terminal.show_compared(statements)
     different = sum(one.outcome == "differs" for one in statements)
     seconds = time.perf_counter() - started

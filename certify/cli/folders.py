@@ -19,7 +19,7 @@ from certify.cli import terminal
 from certify.cli.processes import rank
 
 if TYPE_CHECKING:
-    from certify.adaptive import AdaptiveMedianSmoother
+    from certify.adaptive import PreparedPrompt
     from certify.certificate import Certificate
     from certify.montecarlo import RunFolder
     from certify.montecarlo.checkpoint import Checkpoint
@@ -149,15 +149,14 @@ def kept(folder: Path, fresh: bool = False) -> Iterator[RunFolder]:
 
 
 @contextmanager
-def resumable(
-    folder: Path, adaptive: AdaptiveMedianSmoother, text: str, decides: dict[str, Any], fresh: bool
-) -> Iterator[Checkpoint]:
+def resumable(folder: Path, prompt: PreparedPrompt, decides: dict[str, Any], fresh: bool) -> Iterator[Checkpoint]:
     """The checkpoint of a command that draws once; removed when what follows the draws is done, too."""
-    from certify.adaptive.certification import EMBEDDING, run_of_prompt
+    from certify.adaptive.certification import run_of_prompt
+    from certify.adaptive.plan import EMBEDDING
     from certify.certificate import ModelRecord
 
     with kept(folder, fresh) as draws:
-        run = run_of_prompt(adaptive, text, ModelRecord.of(adaptive.encoder.text_encoder), decides)
+        run = run_of_prompt(prompt, ModelRecord.of(prompt.adaptive.encoder.text_encoder), decides)
         with draws.open(run):
             yield draws.checkpoint(EMBEDDING)
             draws.remove()

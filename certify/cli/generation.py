@@ -33,7 +33,7 @@ def generate(
 
     path = out_dir or unused(below_runs(f"{slug(text)}.png"))
     adaptive, pipe = settings.whole()
-    terminal.show_tokens(text, adaptive)
+    terminal.show_tokens(adaptive.prepare(text))
     with terminal.out.status("generating"):
         picture = side_by_side(pipe, adaptive, text, images=images, seed=seed, **settings.sampler)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -93,7 +93,7 @@ def prompt(
         factor * default if given is None else given
         for given, default in ((n, 10_000), (statistics, 1_000), (images, 400))
     )
-    from certify.adaptive.certification import refuse_private_memory
+    from certify.adaptive.options import refuse_private_memory
     from certify.datasets import PromptSet
 
     given = None
@@ -113,13 +113,14 @@ def prompt(
         adaptive, pipe = settings.whole()
         detector = detector or settings.own_detector()
     sampler = settings.sampler
-    terminal.show_tokens(text, adaptive, private)
+    prepared = adaptive.prepare(text)
+    terminal.show_tokens(prepared, private)
     counts: dict[str, Any] = {"statistics": 0 if text_only else statistics, "images": 0 if detector is None else images}
-    show_work(*work_ahead(adaptive, pipe, text, n, sampler["steps"], **counts), long=long)
+    show_work(*work_ahead(prepared, pipe, n, sampler["steps"], **counts), long=long)
     with kept(folder, fresh) as draws:
         with terminal.bar("drawing") as tick:
             certificate = adaptive.certify(
-                text,
+                prepared,
                 rho=rho,
                 rho_deployed=rho_deployed,
                 q=q,

@@ -19,7 +19,7 @@ from certify.progress import Bar
 from certify.summaries.of_certificates import check_table, sections
 
 if TYPE_CHECKING:
-    from certify.adaptive import AdaptiveMedianSmoother, TokenNoise
+    from certify.adaptive import PreparedPrompt
     from certify.adaptive.checking import OnRecord
     from certify.certificate import Certificate, CheckReport
     from certify.statements.decide import Decision
@@ -96,11 +96,12 @@ def show_truncation(record: Mapping[str, Any]) -> None:
         out.print(words.truncation(cut["tokens"], cut["kept"]))
 
 
-def show_tokens(text: str, adaptive: AdaptiveMedianSmoother, private: bool = False) -> None:
+def show_tokens(prompt: PreparedPrompt, private: bool = False) -> None:
     """Relevance and noise of every token of a prompt; of a private one without the tokens, since output is often kept."""
-    record: TokenNoise = adaptive.relevance(text)
-    std, top = adaptive.encoder.embedding_spread, max(record.sigma)
-    rows, rest = table("token", "relevance", "noise σ", "σ / std", ""), []
+    adaptive, record = prompt.adaptive, prompt.relevance
+    std, top = adaptive.encoder.embedding_std, max(record.sigma)
+    rest: list[float] = []
+    rows = table("token", "relevance", "noise σ", "σ / std", "")
     for i, (token, score, sigma) in enumerate(zip(record.tokens, record.relevance, record.sigma, strict=True)):
         if score is None:
             rest.append(sigma)
@@ -113,13 +114,13 @@ def show_tokens(text: str, adaptive: AdaptiveMedianSmoother, private: bool = Fal
             f"[cyan]{'█' * max(1, round(14 * sigma / top)) if top else ''}[/]",
         )
     out.print(rows)
-    show_truncation(adaptive.encoder.tokenize(text).truncated)
+    show_truncation(prompt.tokenized.truncated)
     names = ", ".join(concept.name for concept in adaptive.concepts)
     out.print(
         f"[dim]relevance to {escape(names)}; σ₀ = {shown(adaptive.sigma0, 'near', 4)}, k = {shown(adaptive.k, 'exact')}; "
         f"std: of the token embeddings; {rest.count(0)} of {len(rest)} begin, end and padding positions carry no noise[/]"
     )
-    if notice := adaptive.mention(text).notice:
+    if notice := prompt.mention.notice:
         out.print(f"[bold yellow]Notice.[/] {escape(notice)}")
 
 

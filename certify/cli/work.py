@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from certify.cli import terminal
 
 if TYPE_CHECKING:
-    from certify.adaptive import AdaptiveMedianSmoother
+    from certify.adaptive import AdaptiveMedianSmoother, PreparedPrompt
     from certify.datasets import PromptRow, RowOptions
 
 
@@ -34,9 +34,8 @@ def show_work(said: str, seconds: float, *, long: bool, at_most: bool = False) -
 
 
 def work_ahead(
-    adaptive: AdaptiveMedianSmoother,
+    prompt: PreparedPrompt,
     pipe: Any,
-    text: str,
     n: int,
     steps: int = 0,
     statistics: int = 0,
@@ -47,16 +46,15 @@ def work_ahead(
 
     from certify.montecarlo.streams import row_generator
 
-    deployment = adaptive.deployment(text)
+    deployment, denoiser, encoder = prompt.deployment, prompt.adaptive.denoiser, prompt.adaptive.encoder
     source = row_generator(0, "timing", deployment.y.device)
     z = deployment.draw(source, 4)
 
     each = _timed(lambda: deployment(z, source)) / 4  # one deployed encoding
     seconds = each * (n * 1.2 / deployment.replicas + (2 if pipe is not None else 1) * statistics + images)
     said = [f"{n:,} draws of {math.prod(deployment.y.shape):,} inputs"] if n else []
-    if pipe is not None and adaptive.denoiser is not None:
-        denoiser = adaptive.denoiser
-        x, h = torch.zeros(16, *denoiser.latent_shape, device=z.device), adaptive.encoder.plain([text] * 16)
+    if pipe is not None and denoiser is not None:
+        x, h = torch.zeros(16, *denoiser.latent_shape, device=z.device), encoder.plain([prompt.tokenized] * 16)
         one = _timed(lambda: denoiser(x, 1, h)) / 16
         seconds += one * (8 * statistics + 1.5 * images * (2 * steps + 4))
         said += [f"{statistics:,} statistics"] if n else []
@@ -71,12 +69,15 @@ def rows_ahead(
     it draws besides. Nothing is kept of it, nor stored in a memory.
     """
     from certify.adaptive.certification import certify_prompt
+    from certify.adaptive.options import PromptOptions
     from certify.certificate import ModelRecord
-    from certify.datasets import unfit
+    from certify.datasets import read_prompt
 
-    fit = [row.prompt for row in rows if not unfit(adaptive, row.prompt, named=False)]
+    read = [read_prompt(adaptive, row.prompt, named=False) for row in rows]
+    fit = [tokenized for tokenized in read if not isinstance(tokenized, str)]
     if not fit:
         return 0.0
+    prompt = adaptive.prepare(fit[0])
     model = ModelRecord.of(adaptive.encoder.text_encoder)
     few: dict[str, Any] = {
         "n": 64,
@@ -86,8 +87,8 @@ def rows_ahead(
         "model": model,
         "batch_size": batch_size,
     }
-    least = _timed(lambda: certify_prompt(adaptive, fit[0], rho=options.rho, pipe=pipe, **few))
-    drawn = work_ahead(adaptive, pipe, fit[0], options.n, options.steps, options.statistics, options.images)[1]
+    least = _timed(lambda: certify_prompt(prompt, PromptOptions(rho=options.rho, pipe=pipe, **few)))
+    drawn = work_ahead(prompt, pipe, options.n, options.steps, options.statistics, options.images)[1]
     return (least + drawn) * len(fit)
 
 

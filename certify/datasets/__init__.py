@@ -9,7 +9,7 @@ what a run comes to                        summary.py
 
 from certify.datasets.prompt_files import PromptRow, PromptSet
 from certify.datasets.results import Results, RunRecord, settings_of
-from certify.datasets.rows import RowOptions, certify_row, row_seed, unfit
+from certify.datasets.rows import RowOptions, certify_row, read_prompt, row_seed
 from certify.datasets.runs import certify_rows, run_settings
 from certify.datasets.summary import FRACTION_RHOS, certified_fraction, summary
 
@@ -23,9 +23,9 @@ __all__ = [
     "certified_fraction",
     "certify_row",
     "certify_rows",
+    "read_prompt",
     "row_seed",
     "run_settings",
     "settings_of",
     "summary",
-    "unfit",
 ]

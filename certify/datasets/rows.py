@@ -17,8 +17,9 @@ from certify.montecarlo import Progress
 if TYPE_CHECKING:
     from certify.adaptive import AdaptiveMedianSmoother
     from certify.certificate import Certificate, Claim, ModelRecord
+    from certify.models import TokenizedPrompt
 
-__all__ = ["RowOptions", "certify_row", "row_seed", "unfit", "word"]
+__all__ = ["RowOptions", "certify_row", "read_prompt", "row_seed", "word"]
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,11 @@ class RowOptions:
 
     Attributes:
         rho: radius of the reported bound, in units of ‖·‖_Σ.
-        tolerance: squared ℓ2 distance for the certified radius; None: each prompt's own yardstick.
+        tolerance: squared ℓ2 distance for the certified radius; None: each prompt's own squared concept-removal distance.
         n: draws of the encoding, a prompt.
         alpha: failure probability, a prompt.
         seed: from which each row's seed is derived.
-        statistics, images, detector, steps, guidance: as in `certify.adaptive.certification.certify_prompt`; 0 statistics and
+        statistics, images, detector, steps, guidance: as in `certify.adaptive.options.PromptOptions`; 0 statistics and
             0 images need the text encoder alone.
         private: leave prompts, their words and the other columns out of what is written, which only the owner may read: σ and
             relevance in it identify the words for whoever has the model.
@@ -69,7 +70,7 @@ class RowOptions:
             raise ValueError(f"images = {self.images}, detector = None: must have a detector to look at images with")
 
     def of_prompt(self) -> dict[str, Any]:
-        """Those that `certify.adaptive.certification.certify_prompt` takes; its seed is the row's own."""
+        """Those of `certify.adaptive.options.PromptOptions`; its seed is the row's own."""
         given = {name: value for name, value in asdict(self).items() if name not in ("seed", "save_certificates")}
         return given | {"detector": self.detector if self.images else None}
 
@@ -114,7 +115,7 @@ def certify_row(
         the prompt names the concept (`certify.adaptive.mention`); "others" the certificate's other claims; "seconds" the time
         it took; "truncated", of a prompt that was cut, its "tokens" and how many were "kept", begin and end included.
     """
-    from certify.adaptive.certification import DEFAULT_RHOS
+    from certify.adaptive.options import DEFAULT_RHOS
 
     started = time.perf_counter()
     seed, named = row_seed(options.seed, row.number), not options.private
@@ -126,14 +127,14 @@ def certify_row(
         seconds = round(time.perf_counter() - started, 3)
         return head | {"status": "refused", "radius": 0.0, "reason": reason, "seed": seed, "seconds": seconds}, None
 
-    reason = unfit(adaptive, row.prompt, named)
-    if reason:
-        return refused(reason)
+    read = read_prompt(adaptive, row.prompt, named)
+    if isinstance(read, str):
+        return refused(read)
     remembers = adaptive.policy == "memory"
     memory_alone = {"tolerance": None, "rhos": DEFAULT_RHOS} if remembers else {"rhos": None}
     try:
         certificate = adaptive.certify(
-            row.prompt,
+            adaptive.prepare(read),
             **options.of_prompt() | memory_alone,
             seed=seed,
             pipe=pipe,
@@ -153,15 +154,15 @@ def certify_row(
     return head | _outcome(certificate, options, seed, started), certificate
 
 
-def unfit(adaptive: AdaptiveMedianSmoother, prompt: str, named: bool) -> str:
-    """Why a prompt cannot be certified; "" where it can. A private reason quotes nothing."""
+def read_prompt(adaptive: AdaptiveMedianSmoother, prompt: str, named: bool) -> TokenizedPrompt | str:
+    """A prompt's tokens, or why it cannot be certified. A private reason quotes nothing."""
     try:
         tokenized = adaptive.encoder.tokenize(prompt)
     except ValueError as error:
         return str(error) if named else "the prompt does not fit into the context"
     if tokenized.empty:
         return "the prompt is empty"
-    return "" if tokenized.words else "the prompt holds no word"
+    return tokenized
 
 
 def _outcome(certificate: Certificate, options: RowOptions, seed: int, started: float) -> dict[str, Any]:

@@ -221,10 +221,10 @@ class Settings(Record):
             ValueError: r is said to be another than it is.
         """
         if self.said:
-            told = _matched(self.said.get("rank_pattern"), module, self.said.get("r", _DEFAULT))
-            if told != rank:
+            rank_on_record = _matched(self.said.get("rank_pattern"), module, self.said.get("r", _DEFAULT))
+            if rank_on_record != rank:
                 raise ValueError(
-                    f"{module!r} has rank {rank}, and r = {told} in {self.where}: they do not belong together"
+                    f"{module!r} has rank {rank}, and r = {rank_on_record} in {self.where}: they do not belong together"
                 )
             if alpha is None:
                 alpha = _matched(self.said.get("alpha_pattern"), module, self.said.get("lora_alpha", _DEFAULT))

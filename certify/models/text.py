@@ -213,10 +213,10 @@ class PromptEncoder:
         return bool(getattr(self.text_encoder.config, "use_attention_mask", False))
 
     @functools.cached_property
-    def embedding_spread(self) -> float:
+    def embedding_std(self) -> float:
         """The per-dimension standard deviation of the embedding table, √(mean over dimensions of the variance).
 
-        The unit of `sigma0_relative`: two random tokens are √(2·width) spreads apart.
+        The unit of `sigma0_relative`: two random tokens are √(2·width) of it apart.
         """
         variance = self._table.detach().float().var(dim=0, correction=0)
         return float(variance.double().mean().sqrt())
@@ -248,8 +248,8 @@ class PromptEncoder:
 
         Args:
             prompt: any text; "" is the unconditional prompt.
-            truncate: keep the first tokens of one that does not fit into the context, and the end token; None: as the encoder
-                was told.
+            truncate: keep the first tokens of one that does not fit into the context, and the end token; None: the encoder's
+                own setting.
 
         Raises:
             TypeError: `prompt` is not a string.

@@ -6,9 +6,9 @@ from typing import Any
 
 from certify._records import brief
 from certify._text import shown, spelled
-from certify.adaptive.certification import Yardstick
 from certify.adaptive.coverage import Neighbour, PositionCoverage, PromptCoverage
 from certify.adaptive.memory import Issued
+from certify.adaptive.prompt import ConceptRemoval
 from certify.adaptive.token_noise import TokenNoise
 from certify.certificate import words
 from certify.certificate.tokens import Tokens
@@ -65,7 +65,7 @@ def _of_support(support: Any) -> Summary:
     return Summary("a-priori support", f"{sentence}.", facts=facts)
 
 
-@summary.register(Yardstick)
+@summary.register(ConceptRemoval)
 def _of_removal(found: Any) -> Summary:
     return Summary("concept-removal distance", words.removed(vars(found)), ("measured, not certified", "quiet"))
 

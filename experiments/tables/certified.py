@@ -259,7 +259,8 @@ class _Run:
 
     def _attacked(self, prompt: str, rho: float, below: dict[str, Any] | None) -> dict[str, Any]:
         e, smoother = self.effort, self.smoother
-        deployment, tokenized = smoother.deployment(prompt), smoother.encoder.tokenize(prompt)
+        prepared = smoother.prepare(prompt)
+        deployment, tokenized = prepared.deployment, prepared.tokenized
         ball = Ball.around(deployment.y, deployment.noise, rho)
         number = e.seed * 1_000_003 + int(hashlib.sha256(f"{prompt} {rho!r}".encode()).hexdigest()[:8], 16)
         names, starts = (

@@ -218,7 +218,7 @@ def erase(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Trai
         case = rng.python.choice(cases) if cases else case_of(diffusion, concept, settings, rng)
         since = step - settings.warm_up
         if since >= 0 and since % settings.every == 0:
-            start = encoder.embedding_spread * torch.randn(token.shape, generator=rng.source)
+            start = encoder.embedding_std * torch.randn(token.shape, generator=rng.source)
             for p in weights.values():
                 p.requires_grad_(False)  # the attack needs no gradient of the weights
             token.copy_(attack(diffusion, encoder, case, start.to(token.device, token.dtype), settings))

@@ -209,11 +209,11 @@ def noise_table(
     ids = torch.stack([t.ids for t in tokenized])
     words = torch.tensor([[kind == "word" for kind in t.kinds] for t in tokenized])[..., None]
     print(
-        f"token-embedding noise (standard deviation {encoder.embedding_spread:.4f}) on every word, single draw, "
+        f"token-embedding noise (standard deviation {encoder.embedding_std:.4f}) on every word, single draw, "
         "right shape and colour:"
     )
     for sigma in sigmas:
-        z = y + sigma * encoder.embedding_spread * torch.randn(y.shape, generator=source) * words
+        z = y + sigma * encoder.embedding_std * torch.randn(y.shape, generator=source) * words
         seen = judge.judge(images(pipe, encoder.encode_batch(ids, z))).labels
         right = [sum(a == values[row[i]] for a, row in zip(seen[name], rows, strict=True)) / count
                  for i, (name, values) in enumerate((("shape", scenes.SHAPES), ("colour", scenes.COLOURS)))]  # fmt: skip

@@ -1,4 +1,4 @@
-"""A prompt's certificate: what it claims, against which yardstick, and what a private one leaves out."""
+"""A prompt's certificate: what it claims, what they are compared with, and what a private one leaves out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import certify
 from certify import Certificate
 from certify._digests import tensor_digest
 from certify.adaptive import AdaptiveMedianSmoother, Concept
-from certify.adaptive.certification import certify_prompt, yardstick
 from certify.adaptive.checking import certified_functions, rebuilt
 from certify.adaptive.policies import SHARING
 from certify.images.statistics import attack_succeeds
@@ -61,33 +60,39 @@ def test_same_seed_same_claims(adaptive: AdaptiveMedianSmoother, certificate: Ce
     assert other.claims != certificate.claims
 
 
-def test_the_radius_keeps_the_yardstick(adaptive: AdaptiveMedianSmoother, certificate: Certificate) -> None:
+def test_the_radius_keeps_the_concept_removal_distance(
+    adaptive: AdaptiveMedianSmoother, certificate: Certificate
+) -> None:
     (claim,) = [claim for claim in certificate.claims if claim.quantity == "radius"]
-    stick = yardstick(adaptive, PROMPT)
-    assert claim.tolerance == stick.distance == certificate.provenance["yardstick"]["distance"]
+    removal = adaptive.prepare(PROMPT).concept_removal
+    assert claim.tolerance == removal.distance == certificate.provenance["yardstick"]["distance"]
     given = adaptive.certify(PROMPT, n=600, tolerance=1.5, rhos=None, statistics=0)
     assert [c.tolerance for c in given.claims if c.quantity == "radius"] == [1.5]
     none = adaptive.certify(PROMPT, n=600, tolerance=0, rhos=None, statistics=0)
     assert [c.quantity for c in none.claims] == ["mse", "deployed", "deployed"]
 
 
-def test_yardstick_leaves_out_the_most_relevant_word(adaptive: AdaptiveMedianSmoother, encoder: PromptEncoder) -> None:
+def test_concept_removal_leaves_out_the_most_relevant_word(
+    adaptive: AdaptiveMedianSmoother, encoder: PromptEncoder
+) -> None:
     record = adaptive.relevance(PROMPT)
     tokenized = encoder.tokenize(PROMPT)
     best = max(tokenized.words, key=lambda word: max(s for i in range(*word) if (s := record.relevance[i]) is not None))
     word = "".join(tokenized.tokens[slice(*best)]).removesuffix("</w>")
     rest = " ".join(w for w in PROMPT.split() if w != word)
     plain = encoder.plain([PROMPT, rest]).double()
-    stick = yardstick(adaptive, PROMPT)
-    assert stick.word == word
-    assert stick.distance == pytest.approx(float((plain[0] - plain[1]).square().sum()), rel=1e-4)
+    removal = adaptive.prepare(PROMPT).concept_removal
+    assert removal.word == word
+    assert removal.distance == pytest.approx(float((plain[0] - plain[1]).square().sum()), rel=1e-4)
 
 
-def test_yardstick_of_one_word_is_the_distance_to_the_empty_prompt(
+def test_concept_removal_of_one_word_is_the_distance_to_the_empty_prompt(
     adaptive: AdaptiveMedianSmoother, encoder: PromptEncoder
 ) -> None:
     plain = encoder.plain(["wheel", ""]).double()
-    assert yardstick(adaptive, "wheel").distance == pytest.approx(float((plain[0] - plain[1]).square().sum()), rel=1e-4)
+    assert adaptive.prepare("wheel").concept_removal.distance == pytest.approx(
+        float((plain[0] - plain[1]).square().sum()), rel=1e-4
+    )
 
 
 def test_center_may_be_a_deployed_encoding(adaptive: AdaptiveMedianSmoother) -> None:
@@ -171,18 +176,18 @@ def test_attacks_on_a_private_prompt_are_counted(adaptive: AdaptiveMedianSmoothe
     assert (counted["given"], counted["covered"] >= 1) == (3, True)
     assert certificate.provenance["input_sha256"] is None
     report = Certificate.load(tmp_path).check(
-        certified_functions(certificate, adaptive, PROMPT), adaptive.problem(PROMPT).y
+        certified_functions(certificate, adaptive.prepare(PROMPT)), adaptive.problem(PROMPT).y
     )
     assert not report.refuted
     with pytest.raises(ValueError, match="its relevance is not that on record"):
-        certified_functions(certificate, adaptive, "a photo of two wheels")
+        certified_functions(certificate, adaptive.prepare("a photo of two wheels"))
 
 
 def test_check_accepts_it_and_refuses_another_prompt(
     adaptive: AdaptiveMedianSmoother, certificate: Certificate
 ) -> None:
     problem = adaptive.problem(PROMPT)
-    functions = certified_functions(certificate, adaptive, PROMPT)
+    functions = certified_functions(certificate, adaptive.prepare(PROMPT))
     report = certificate.check(functions, problem.y, seed=1)
     assert not report.refuted
     for verdict in report.verdicts:
@@ -197,7 +202,7 @@ def test_a_smoother_of_another_concept_is_named(certificate: Certificate, encode
     options = {"sigma0_relative": 0.1, "k": 4.0}
     other = AdaptiveMedianSmoother.from_encoder(encoder, [Concept("other", [("a red coin", "a coin")])], **options)
     with pytest.raises(ValueError, match=rf"of the concepts \['other'\]: must be of .* \['{on_record['name']}'\]"):
-        certified_functions(certificate, other, PROMPT)
+        certified_functions(certificate, other.prepare(PROMPT))
     with pytest.raises(ValueError, match="their prompt pairs are not those on record"):
         rebuilt(certificate, encoder, [Concept(on_record["name"], [("a red coin", "a coin")])])
 
@@ -222,7 +227,7 @@ def test_a_concept_is_its_pairs_whatever_it_is_called(
 )
 def test_bad_calls(adaptive: AdaptiveMedianSmoother, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        certify_prompt(adaptive, PROMPT, **options)  # type: ignore[arg-type]
+        adaptive.certify(PROMPT, **options)  # type: ignore[arg-type]
 
 
 def test_empty_prompt_is_refused(adaptive: AdaptiveMedianSmoother) -> None:
@@ -256,7 +261,7 @@ def test_a_whole_certificate_speaks_of_every_stage(whole: tuple[Any, AdaptiveMed
     assert made.provenance["undefended"]["n"] == 24
     assert made.provenance["noise_prediction_yardstick"] > 0
     assert all(claim.status == "certified" for claim in made.claims), [c.reason for c in made.claims]
-    report = made.check(certified_functions(made, adaptive, prompt, pipe), adaptive.problem(prompt).y)
+    report = made.check(certified_functions(made, adaptive.prepare(prompt), pipe), adaptive.problem(prompt).y)
     assert {v.outcome for v in report.verdicts} == {"not refuted"}
     event = next(claim for claim in made.claims if claim.quantity == "event")
     assert event.value == pytest.approx(made.event(event).at(event.rho))

@@ -17,7 +17,6 @@ from certify.adaptive import (
     covered_substitutions,
     fully_covered,
 )
-from certify.adaptive.deployment import Deployment
 from certify.models import PromptEncoder, TokenizedPrompt
 from certify.noise import GaussianNoise
 from tests.adaptive.conftest import CIRCLE, FISH
@@ -59,7 +58,7 @@ def test_every_entry_of_the_vocabulary(
 ) -> None:
     adaptive = build(encoder, tmp_path, **options)
     t = encoder.tokenize(prompt)
-    first = covered_substitutions(adaptive, prompt, 1.0)
+    first = covered_substitutions(adaptive.prepare(prompt), 1.0)
     assert [c.position for c in first] == [i for i, kind in enumerate(t.kinds) if kind == "word"]
     for one in first:
         distances = brute(adaptive, prompt, one.position)
@@ -67,7 +66,7 @@ def test_every_entry_of_the_vocabulary(
         middle = (ordered[len(ordered) // 2] + ordered[len(ordered) // 2 + 1]) / 2
         (c,) = [
             c
-            for c in covered_substitutions(adaptive, prompt, middle, nearest=7, chunk=50)
+            for c in covered_substitutions(adaptive.prepare(prompt), middle, nearest=7, chunk=50)
             if c.position == one.position
         ]
         assert c.token == t.tokens[c.position]
@@ -87,7 +86,7 @@ def test_every_entry_of_the_vocabulary(
 def test_distances_are_the_frozen_smoothers(encoder: PromptEncoder) -> None:
     adaptive = build(encoder)
     frozen = adaptive.freeze("a red coin")
-    everything = covered_substitutions(adaptive, "a red coin", 1e-6, nearest=1000)
+    everything = covered_substitutions(adaptive.prepare("a red coin"), 1e-6, nearest=1000)
     named = {u.token: u.distance for u in everything[2].uncovered}
     for word in ("circle", "square", "photo"):
         assert named[word + "</w>"] == pytest.approx(frozen.distance(f"a red {word}"))
@@ -98,10 +97,10 @@ class TestWashedOut:
 
     def test_at_its_farthest_distance_a_position_is_fully_covered(self, encoder: PromptEncoder) -> None:
         adaptive = build(encoder)
-        for c in covered_substitutions(adaptive, PROMPT, 1.0):
+        for c in covered_substitutions(adaptive.prepare(PROMPT), 1.0):
             assert c.farthest is not None
             below, above = (
-                next(d for d in covered_substitutions(adaptive, PROMPT, rho) if d.position == c.position)
+                next(d for d in covered_substitutions(adaptive.prepare(PROMPT), rho) if d.position == c.position)
                 for rho in (c.farthest * 0.999, c.farthest * 1.001)
             )
             assert (below.fully_covered, above.fully_covered) == (False, True)
@@ -127,23 +126,20 @@ class TestWashedOut:
 
     def test_together_is_what_a_joint_substitution_costs(self, encoder: PromptEncoder) -> None:
         adaptive = build(encoder, k=0)
-        coverage = covered_substitutions(adaptive, "red coin", 1000.0)
+        coverage = covered_substitutions(adaptive.prepare("red coin"), 1000.0)
         rho = math.hypot(*(c.farthest or math.inf for c in coverage))
-        assert fully_covered(covered_substitutions(adaptive, "red coin", rho * 1.001)) == (1, 2)
-        assert len(fully_covered(covered_substitutions(adaptive, "red coin", rho * 0.999))) == 1
+        assert fully_covered(covered_substitutions(adaptive.prepare("red coin"), rho * 1.001)) == (1, 2)
+        assert len(fully_covered(covered_substitutions(adaptive.prepare("red coin"), rho * 0.999))) == 1
 
 
-def test_without_noise_nothing_is_covered(encoder: PromptEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    adaptive = build(encoder)
-    d = adaptive.deployment(PROMPT)
-    silent = Deployment(d.y, GaussianNoise(0.0), 1, "median", "frozen", encoder, d.side)
-    monkeypatch.setattr(adaptive, "deployment", lambda prompt: silent)
-    for c in covered_substitutions(adaptive, PROMPT, 1e6, nearest=1):
+def test_without_noise_nothing_is_covered(encoder: PromptEncoder) -> None:
+    prompt, none = build(encoder).prepare(PROMPT), GaussianNoise(0.0)
+    for c in covered_substitutions(prompt, 1e6, noise=none, nearest=1):
         assert (c.covered, c.sigma, c.farthest) == (0, 0.0, None)
         assert c.nearest is not None
         assert c.nearest.distance is None
         assert c.uncovered[0].distance is None
-    (other,) = covered_prompts(adaptive, PROMPT, ["a big starfish"], 1e6)
+    (other,) = covered_prompts(prompt, ["a big starfish"], 1e6, noise=none)
     assert (other.covered, other.distance) == (False, None)
     assert other.reason == "changes a position without noise, to 'big</w>'"
 
@@ -157,7 +153,7 @@ def test_prompts(encoder: PromptEncoder, options: dict[str, Any], tmp_path: Path
     if options.get("policy") != "noise-then-adapt":
         assert near == pytest.approx(frozen.distance("a red circle"))
     prompts = ["a red circle", "a red coin", "a coin", "the big square", "a starfish", "red " * 20]
-    got = covered_prompts(adaptive, "a red coin", prompts, near * 1.0001)
+    got = covered_prompts(adaptive.prepare("a red coin"), prompts, near * 1.0001)
     assert [c.prompt for c in got] == prompts
     assert [c.covered for c in got][:3] == [True, True, False]
     assert got[0].distance == pytest.approx(near)
@@ -167,7 +163,7 @@ def test_prompts(encoder: PromptEncoder, options: dict[str, Any], tmp_path: Path
     assert got[3].changed == (1, 2, 3)
     assert got[3].reason == f"distance {shown(got[3].distance, 'up')} > ρ = {shown(near * 1.0001, 'down')}"
     assert "has 22 tokens with begin and end" in got[5].reason
-    assert [c.covered for c in covered_prompts(adaptive, "a red coin", prompts[:1], near * 0.9999)] == [False]
+    assert [c.covered for c in covered_prompts(adaptive.prepare("a red coin"), prompts[:1], near * 0.9999)] == [False]
     # "a starfish" has the length of "a red coin", and other words.
     assert encoder.tokenize("a starfish").length == d.side.length
     if options.get("policy") == "noise-then-adapt":
@@ -181,15 +177,15 @@ def test_a_stored_regions_noise_decides(encoder: PromptEncoder, tmp_path: Path) 
     adaptive = build(encoder, tmp_path, policy="memory")
     distance = adaptive.freeze("a red coin").distance("a red circle")
     adaptive.remember("a red coin", 2 * distance)
-    (back,) = covered_prompts(adaptive, "a red circle", ["a red coin"], 1.001 * distance)
+    (back,) = covered_prompts(adaptive.prepare("a red circle"), ["a red coin"], 1.001 * distance)
     assert back.covered
     assert back.distance == pytest.approx(distance)
 
 
 def test_records_are_plain_json(encoder: PromptEncoder) -> None:
     adaptive = build(encoder)
-    positions = [c.to_dict() for c in covered_substitutions(adaptive, PROMPT, 1.0, nearest=2)]
-    prompts = [c.to_dict() for c in covered_prompts(adaptive, PROMPT, ["a big starfish", "a"], 1.0)]
+    positions = [c.to_dict() for c in covered_substitutions(adaptive.prepare(PROMPT), 1.0, nearest=2)]
+    prompts = [c.to_dict() for c in covered_prompts(adaptive.prepare(PROMPT), ["a big starfish", "a"], 1.0)]
     assert json.loads(json.dumps([positions, prompts], allow_nan=False)) == [positions, prompts]
     assert {"position", "share", "fully_covered", "uncovered"} <= positions[0].keys()
     assert positions[0]["uncovered"][0].keys() == {"token", "distance"}
@@ -198,7 +194,9 @@ def test_records_are_plain_json(encoder: PromptEncoder) -> None:
 @pytest.mark.parametrize("chunk", [1, 7, 10_000])
 def test_chunks_do_not_matter(encoder: PromptEncoder, chunk: int) -> None:
     adaptive = build(encoder)
-    assert covered_substitutions(adaptive, PROMPT, 1.0, chunk=chunk) == covered_substitutions(adaptive, PROMPT, 1.0)
+    assert covered_substitutions(adaptive.prepare(PROMPT), 1.0, chunk=chunk) == covered_substitutions(
+        adaptive.prepare(PROMPT), 1.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -213,14 +211,17 @@ def test_chunks_do_not_matter(encoder: PromptEncoder, chunk: int) -> None:
 def test_bad_calls(
     adaptive: AdaptiveMedianSmoother, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
+    def covered(prompt: str = "a coin", **others: Any) -> None:
+        covered_substitutions(adaptive.prepare(prompt), **others)
+
     with pytest.raises(error, match=message):
-        covered_substitutions(adaptive, **{"prompt": "a coin", **options})
+        covered(**options)
 
 
 def test_bad_lists(adaptive: AdaptiveMedianSmoother) -> None:
     with pytest.raises(TypeError, match=r"prompts = 'a coin': must be a list of prompts"):
-        covered_prompts(adaptive, "a coin", "a coin", 1.0)
+        covered_prompts(adaptive.prepare("a coin"), "a coin", 1.0)
     with pytest.raises(TypeError, match=r"prompt = 3: must be a string"):
-        covered_prompts(adaptive, "a coin", [3], 1.0)  # type: ignore[list-item]
+        covered_prompts(adaptive.prepare("a coin"), [3], 1.0)  # type: ignore[list-item]
     with pytest.raises(ValueError, match=r"rho = -1: must be"):
-        covered_prompts(adaptive, "a coin", [], -1)
+        covered_prompts(adaptive.prepare("a coin"), [], -1)

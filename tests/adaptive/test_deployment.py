@@ -66,7 +66,7 @@ def test_a_frozen_deployment_is_the_frozen_smoothers(encoder: PromptEncoder) -> 
     adaptive = build(encoder)
     d, frozen = adaptive.deployment(PROMPT), adaptive.freeze(PROMPT)
     z = d.draw(generator(), count=4)
-    assert torch.equal(d.noise.sigma, adaptive.sigma(PROMPT))
+    assert torch.equal(d.noise.sigma, adaptive.relevance(PROMPT).column)
     assert torch.equal(d.y, encoder.embed(encoder.tokenize(PROMPT)))
     encoded = encoder.encode(z.flatten(0, 1), encoder.tokenize(PROMPT)).unflatten(0, (4, N))
     torch.testing.assert_close(d(z), encoded.median(dim=1).values)
@@ -109,7 +109,7 @@ class TestNoiseThenAdapt:
     def test_its_size(self, encoder: PromptEncoder) -> None:
         assert adapting(encoder).sigma_min == adapting(encoder).sigma0
         assert adapting(encoder, sigma_min=0.3).sigma_min == 0.3
-        assert adapting(encoder, sigma_min_relative=2).sigma_min == pytest.approx(2 * encoder.embedding_spread)
+        assert adapting(encoder, sigma_min_relative=2).sigma_min == pytest.approx(2 * encoder.embedding_std)
         assert build(encoder).sigma_min is None
 
     def test_a_vanishing_first_noise_is_the_adaptive_smoother(self, encoder: PromptEncoder) -> None:
@@ -117,7 +117,7 @@ class TestNoiseThenAdapt:
         adaptive = adapting(encoder, sigma_min=1e-9, n=400)
         d = adaptive.deployment(PROMPT)
         spread = (d.inputs(d.draw(generator()), generator(1))[0] - d.y).std(dim=(0, 2), correction=0)
-        torch.testing.assert_close(spread.double()[:, None], adaptive.sigma(PROMPT), rtol=0.05, atol=0)
+        torch.testing.assert_close(spread.double()[:, None], adaptive.relevance(PROMPT).column, rtol=0.05, atol=0)
 
     def test_a_words_noise_is_never_below_the_first(self, encoder: PromptEncoder) -> None:
         d = adapting(encoder, sigma0=1e-6, sigma_min=0.5, sigma_max=0.5).deployment(PROMPT)

@@ -342,11 +342,11 @@ class TestAdaptiveSmoother:
     def test_a_prompt_inside_a_region_has_its_noise(self, encoder: PromptEncoder, tmp_path: Path) -> None:
         adaptive = self.build(encoder, tmp_path)
         anchor, other = "a red coin", "a red circle"
-        own = adaptive.sigma(other)
+        own = adaptive.relevance(other).column
         distance = adaptive.freeze(anchor).distance(other)
         issued = adaptive.remember(anchor, 1.5 * distance)
         assert issued.status == "stored"
-        sigma = adaptive.sigma(anchor)
+        sigma = adaptive.relevance(anchor).column
         assert not torch.equal(own, sigma)
         for what in (adaptive.deployment(other), adaptive.problem(other), adaptive.freeze(other)):
             assert torch.equal(what.noise.sigma, sigma)
@@ -357,11 +357,11 @@ class TestAdaptiveSmoother:
         assert again.rho == pytest.approx(0.5 * distance)
         # A prompt of another length, or of another smoother's memory, is outside.
         longer = "a small red coin"
-        assert torch.equal(adaptive.deployment(longer).noise.sigma, adaptive.sigma(longer))
+        assert torch.equal(adaptive.deployment(longer).noise.sigma, adaptive.relevance(longer).column)
         mean = self.build(encoder, CovarianceMemory(tmp_path), aggregate="mean")
         assert torch.equal(mean.deployment(other).noise.sigma, own)
         fish = AdaptiveMedianSmoother.from_encoder(encoder, [FISH], policy="memory", memory=tmp_path)
-        assert torch.equal(fish.deployment(other).noise.sigma, fish.sigma(other))
+        assert torch.equal(fish.deployment(other).noise.sigma, fish.relevance(other).column)
         shared = self.build(encoder, CovarianceMemory(tmp_path))
         assert torch.equal(shared.deployment(other).noise.sigma, sigma)
         assert shared.settings()["memory_sha256"] == adaptive.settings()["memory_sha256"] is not None

@@ -56,7 +56,7 @@ def test_the_command_line_says_so_before_anything_is_drawn(adaptive: AdaptiveMed
 
     for prompt, said in ((DINOSAUR, True), (CIRCLE, False)):
         with terminal.out.capture() as shown:
-            terminal.show_tokens(prompt, adaptive)
+            terminal.show_tokens(adaptive.prepare(prompt))
         assert ("does not seem to name" in " ".join(shown.get().split())) is said
 
 
@@ -71,7 +71,7 @@ def test_the_threshold_tells_held_out_prompts_apart(encoder: Any, similarity: st
             shows = name in (row["shape"], row["style"])
             if name == row["shape"] and row["kind"] == "neutral":
                 continue  # shown without being named
-            named = adaptive.mention(row["prompt"]).named
+            named = adaptive.prepare(row["prompt"]).mention.named
             missed += shows and not named
             taken += named and not shows
             others += not shows
@@ -93,9 +93,9 @@ def test_the_threshold_is_halfway_between_the_sides_of_the_pairs(adaptive: Adapt
 
 def test_of_several_concepts_one_is_enough(encoder: Any) -> None:
     adaptive = AdaptiveMedianSmoother.from_encoder(encoder, ["star", "striped"], **world.SMOOTHING)
-    assert adaptive.mention("a striped thing").concept == "striped"
-    assert adaptive.mention("a striped thing").named
-    assert not adaptive.mention("a photo on gray").named
+    assert adaptive.prepare("a striped thing").mention.concept == "striped"
+    assert adaptive.prepare("a striped thing").mention.named
+    assert not adaptive.prepare("a photo on gray").mention.named
     exactly = Mention("x", 0.5, 0.5)
     assert exactly.named
     assert exactly.notice == ""

@@ -42,14 +42,14 @@ def _changed(certificate: Certificate, change: Callable[[dict[str, Any]], Any]) 
 
 def test_a_true_record_is_the_models(subject: Subject) -> None:
     pipe, adaptive, made = subject
-    found = {one.name: one.outcome for one in compared(made, adaptive, PROMPT, pipe)}
+    found = {one.name: one.outcome for one in compared(made, adaptive.prepare(PROMPT), pipe)}
     assert "differs" not in found.values()
     assert {name for name, outcome in found.items() if outcome == "not checked"} == {
         "rate without the defence",
         "rate without the word",
         "how it was made",
     }
-    text = {one.name: one.outcome for one in compared(made, adaptive, PROMPT)}
+    text = {one.name: one.outcome for one in compared(made, adaptive.prepare(PROMPT))}
     assert text["concept-removal distance of noise predictions"] == "not checked"
 
 
@@ -117,7 +117,7 @@ CHANGES: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
     ("relevance", _put("token_noise", "relevance", 1, 0.99)),
     ("relevance", _put("token_noise", "relevance", [])),
     ("noise of the tokens", lambda r: _scaled(r, "token_noise", "sigma", 1)),
-    ("spread of token embeddings", lambda r: _scaled(r, "token_spread")),
+    ("standard deviation of token embeddings", lambda r: _scaled(r, "token_spread")),
     ("tokens that were cut off", _put("truncated", {"tokens": 90, "kept": 77})),
     ("quantity", _put("quantity", "noise-prediction")),
     ("rate without the defence", _put("undefended", "rate", 0.5)),
@@ -130,7 +130,9 @@ CHANGES: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
 def test_what_is_changed_differs(subject: Subject, name: str, change: Callable[[dict[str, Any]], Any]) -> None:
     pipe, adaptive, made = subject
     differ = {
-        one.name: one for one in compared(_changed(made, change), adaptive, PROMPT, pipe) if one.outcome == "differs"
+        one.name: one
+        for one in compared(_changed(made, change), adaptive.prepare(PROMPT), pipe)
+        if one.outcome == "differs"
     }
     assert set(differ) == {name}
     assert "the record says" in differ[name].detail
@@ -143,14 +145,14 @@ def test_more_noise_than_the_settings_give_differs(subject: Subject, columns: sl
     sigma[:, columns] *= 3
     other = replace(made, tensors={**made.tensors, "sigma": sigma})
     assert "noise of the claims" in {
-        one.name for one in compared(other, adaptive, PROMPT, pipe) if one.outcome == "differs"
+        one.name for one in compared(other, adaptive.prepare(PROMPT), pipe) if one.outcome == "differs"
     }
 
 
 def test_a_private_record_is_compared_as_far_as_it_goes(subject: Subject) -> None:
     _, adaptive, _ = subject
     made = adaptive.certify(PROMPT, n=300, statistics=0, private=True, prompts=ATTACKS)
-    found = {one.name: one.outcome for one in compared(made, adaptive, PROMPT)}
+    found = {one.name: one.outcome for one in compared(made, adaptive.prepare(PROMPT))}
     assert "differs" not in found.values()
     assert found["number of covered attack prompts"] == "not checked"
     for name, change in (
@@ -158,7 +160,9 @@ def test_a_private_record_is_compared_as_far_as_it_goes(subject: Subject) -> Non
         ("concept-removal distance", lambda r: _scaled(r, "yardstick", "distance")),
         ("concept-removal distance", lambda r: r["yardstick"].update(word="dog")),
     ):
-        differ = [one.name for one in compared(_changed(made, change), adaptive, PROMPT) if one.outcome == "differs"]
+        differ = [
+            one.name for one in compared(_changed(made, change), adaptive.prepare(PROMPT)) if one.outcome == "differs"
+        ]
         assert differ == [name]
 
 
@@ -175,8 +179,10 @@ def test_other_policies_keep_what_is_theirs(subject: Subject, tmp_path: Path, po
     def more_noise(record: dict[str, Any]) -> None:
         _scaled(record, "token_noise", "sigma", 1)
 
-    found = compared(made, again, PROMPT)
+    found = compared(made, again.prepare(PROMPT))
     assert [one for one in found if one.outcome == "differs"] == []
     for name, change in (("covered tokens", _all_covered), ("noise of the tokens", more_noise)):
-        differ = [one.name for one in compared(_changed(made, change), again, PROMPT) if one.outcome == "differs"]
+        differ = [
+            one.name for one in compared(_changed(made, change), again.prepare(PROMPT)) if one.outcome == "differs"
+        ]
         assert differ == [name]

@@ -31,7 +31,7 @@ class TestNoise:
     def test_sigma_grows_exponentially_with_relevance(self, encoder: PromptEncoder) -> None:
         adaptive = build(encoder, sigma0=0.006, k=9, sigma_max=math.inf)
         record = adaptive.relevance("a photo of the red starfish")
-        sigma = adaptive.sigma("a photo of the red starfish")
+        sigma = adaptive.relevance("a photo of the red starfish").column
         assert sigma.shape == (16, 1)
         for score, kind, s, column in zip(record.relevance, record.kinds, record.sigma, sigma, strict=True):
             if kind == "word":
@@ -40,7 +40,7 @@ class TestNoise:
             else:
                 assert (score, s) == (None, 0.0)
             assert column.item() == s
-        assert torch.equal(adaptive.noise("a photo of the red starfish").sigma, sigma)
+        assert torch.equal(adaptive.deployment("a photo of the red starfish").noise.sigma, sigma)
 
     def test_several_concepts_combine_by_their_maximum(self, encoder: PromptEncoder) -> None:
         both, *single = (
@@ -66,7 +66,7 @@ class TestNoise:
                 assert sigma == (0.01 if kind in noised else 0.0)
 
     def test_relative_units_are_spreads(self, encoder: PromptEncoder) -> None:
-        spread = encoder.embedding_spread
+        spread = encoder.embedding_std
         assert build(encoder, sigma0_relative=2.0).sigma0 == pytest.approx(2 * spread)
         assert build(encoder).sigma0 == pytest.approx(0.45 * spread)
         assert build(encoder).sigma_max == pytest.approx(2 * math.sqrt(2 * 32) * spread)
@@ -76,7 +76,7 @@ class TestNoise:
     @pytest.mark.parametrize("k", [9, 1e4, 1e300])
     def test_the_cap(self, encoder: PromptEncoder, k: float) -> None:
         record = build(encoder, k=k, sigma_max_relative=1.0).relevance("a red starfish, coin")
-        assert max(record.sigma) == encoder.embedding_spread
+        assert max(record.sigma) == encoder.embedding_std
         assert all(math.isfinite(s) for s in record.sigma)
 
     def test_the_global_flag_only_raises_scores(self, encoder: PromptEncoder) -> None:
@@ -101,7 +101,7 @@ class TestEncode:
         prompt = PROMPTS[0]
         t = encoder.tokenize(prompt)
         source = row_generator(3, "prompt " + " ".join(str(i) for i in t.content))
-        draws = encoder.encode(adaptive.noise(prompt).draw(encoder.embed(t), n, source), t)
+        draws = encoder.encode(adaptive.deployment(prompt).noise.draw(encoder.embed(t), n, source), t)
         ordered = draws.sort(dim=0).values
         middle = ordered[n // 2] if n % 2 else (ordered[n // 2 - 1] + ordered[n // 2]) / 2
         assert torch.equal(adaptive.encode(prompt, seed=3)[0], middle)
@@ -112,7 +112,7 @@ class TestEncode:
         prompt = PROMPTS[0]
         t = encoder.tokenize(prompt)
         source = row_generator(3, "prompt " + " ".join(str(i) for i in t.content))
-        draws = encoder.encode(adaptive.noise(prompt).draw(encoder.embed(t), n, source), t)
+        draws = encoder.encode(adaptive.deployment(prompt).noise.draw(encoder.embed(t), n, source), t)
         torch.testing.assert_close(adaptive.encode(prompt, seed=3)[0], draws.mean(dim=0), rtol=1e-6, atol=1e-6)
         assert adaptive.settings()["aggregate"] == "mean"
 
@@ -205,7 +205,7 @@ class TestProblem:
         p = adaptive.problem("a red starfish")
         assert p.y.shape == (16, 32)
         assert torch.equal(p.f(p.y[None]), encoder.plain("a red starfish"))
-        assert torch.equal(p.noise.sigma, adaptive.sigma("a red starfish"))
+        assert torch.equal(p.noise.sigma, adaptive.relevance("a red starfish").column)
         assert (p.prompt, p.quantity, p.tokens) == ("a red starfish", "embedding", p.tokenized.tokens)
         assert p.token_noise == adaptive.relevance("a red starfish")
 
@@ -239,13 +239,13 @@ class TestFrozen:
         y = encoder.embed(encoder.tokenize(PROMPTS[0]))
         assert torch.equal(frozen.encode(y, seed=2), expected)
         assert torch.equal(frozen(y, seed=2), expected[0])
-        assert torch.equal(frozen.noise.sigma, adaptive.sigma(PROMPTS[0]))
+        assert torch.equal(frozen.noise.sigma, adaptive.relevance(PROMPTS[0]).column)
 
     def test_sigma_does_not_follow_the_input(self, adaptive: AdaptiveMedianSmoother, encoder: PromptEncoder) -> None:
         frozen = adaptive.freeze("a red starfish")
         other = "the small wheel"
         assert encoder.tokenize(other).length == frozen.tokenized.length
-        assert not torch.equal(adaptive.sigma(other), frozen.noise.sigma)
+        assert not torch.equal(adaptive.relevance(other).column, frozen.noise.sigma)
         assert not torch.equal(frozen.encode(other, seed=0), adaptive.encode(other, seed=0))
         batch = frozen.encode(["a red starfish", other], seed=1)
         torch.testing.assert_close(batch[1], frozen.encode(other, seed=1)[0], rtol=1e-4, atol=1e-4)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from certify import datasets
 from certify.adaptive import AdaptiveMedianSmoother, Concept, FrozenSmoother
-from certify.adaptive.certification import yardstick
 from certify.adaptive.checking import certified_functions, rebuilt
 from certify.adaptive.coverage import covered_prompts, covered_substitutions
 from certify.certificate import Certificate
@@ -86,11 +85,11 @@ def test_what_is_said_is_what_is_said_of_the_first_tokens(cutting):
     short = cut_by_hand(cutting)
     long, same = cutting.relevance(LONG), cutting.relevance(short)
     assert (long.tokens, long.sigma, long.relevance) == (same.tokens, same.sigma, same.relevance)
-    assert yardstick(cutting, LONG) == yardstick(cutting, short)
+    assert cutting.prepare(LONG).concept_removal == cutting.prepare(short).concept_removal
     assert torch.equal(cutting.problem(LONG).y, cutting.problem(short).y)
     assert torch.equal(cutting.encode(LONG, seed=3), cutting.encode(short, seed=3))
-    assert covered_substitutions(cutting, LONG, 1.0) == covered_substitutions(cutting, short, 1.0)
-    other, exact, shorter = covered_prompts(cutting, short, [LONG, short, "a coin"], 1.0)
+    assert covered_substitutions(cutting.prepare(LONG), 1.0) == covered_substitutions(cutting.prepare(short), 1.0)
+    other, exact, shorter = covered_prompts(cutting.prepare(short), [LONG, short, "a coin"], 1.0)
     assert (other.covered, other.distance, exact.covered) == (True, 0.0, True)
     assert (other.dropped > 0, exact.dropped, shorter.covered) == (True, 0, False)
 
@@ -105,7 +104,7 @@ def test_it_is_on_record_and_checked_again(cutting, pipe, tmp_path):
     assert again.provenance["smoother"]["truncate"] is True
     restored = rebuilt(again, pipe, [CIRCLE])
     assert restored.settings() == cutting.settings()
-    functions = certified_functions(again, restored, LONG, None)
+    functions = certified_functions(again, restored.prepare(LONG))
     assert not again.check(functions, restored.problem(LONG).y, seed=5, n=64).refuted
     short = cutting.certify("a red circle", n=64, statistics=0, images=0, rhos=None, tolerance=0.0)
     assert "truncated" not in short.provenance

@@ -249,11 +249,11 @@ def test_what_ends_the_encoder(encoder: PromptEncoder) -> None:
 
 def test_the_spread_is_that_of_the_embedding_table(encoder: PromptEncoder) -> None:
     table = encoder.embeddings.weight.detach().double()
-    assert encoder.embedding_spread == pytest.approx(((table - table.mean(0)) ** 2).mean().sqrt().item(), rel=1e-5)
+    assert encoder.embedding_std == pytest.approx(((table - table.mean(0)) ** 2).mean().sqrt().item(), rel=1e-5)
     # Two random entries are √(2 · width) spreads apart, in root mean square.
     i = torch.randint(0, len(table), (2, 20_000), generator=torch.Generator().manual_seed(0))
     distance = (table[i[0]] - table[i[1]]).square().sum(1).mean().sqrt().item()
-    assert distance == pytest.approx(encoder.embedding_spread * (2 * WIDTH) ** 0.5, rel=0.02)
+    assert distance == pytest.approx(encoder.embedding_std * (2 * WIDTH) ** 0.5, rel=0.02)
 
 
 def test_textual_inversion_prompts_are_prepared_as_by_the_pipeline(pipe: Any) -> None:

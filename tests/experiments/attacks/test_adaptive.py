@@ -174,7 +174,7 @@ def test_inside_stays_inside_and_beats_random_directions(pipeline_folder: Path):
     # With 12 draws a gradient is mostly noise, and whether the end is lower than any random direction is luck.
     ascent = Ascent(steps=10, draws=48, judging=16)
     found = adaptive.inside(victim, target, 2.0, QUICK, Rng(0), ascent=ascent, restarts=2)
-    noise = victim.smoother.noise(target.prompt)
+    noise = victim.smoother.deployment(target.prompt).noise
     assert 1.9 < noise.norm(found.delta) <= 2.0
     assert found.after < found.before
     # Directions at random, as many as the ascent asked for: none goes as low on common noise.
