@@ -22,19 +22,23 @@ if TYPE_CHECKING:
     from certify import report as report
     from certify import world as world
     from certify.adaptive import AdaptiveMedianSmoother
+    from certify.bounds.allocation import allocation
+    from certify.bounds.indistinguishability import indistinguishability
     from certify.certificate import Certificate, Claim
     from certify.models import load_pipeline
     from certify.noise import Ellipsoid, GaussianNoise, UniformNoise
     from certify.statements.ask import ask, bound_curve, certified_radius, deployed_bound, mse_bound, percentile_bounds
     from certify.statements.decide import Decision, decide_event, decide_mse, decide_statistic
+    from certify.statements.mean import event_bound, mean_bound
     from certify.statements.plan import plan
     from certify.statements.rates import event_rate_over
-    from certify.statements.replicas import deployed_distance, event_bound, statistic_bound
+    from certify.statements.replicas import deployed_distance, statistic_bound
     from certify.statements.smoothers import MeanSmoother, MedianSmoother
     from certify.support import Support, layer_norm_support
 
 _LAZY = {
     "AdaptiveMedianSmoother": "certify.adaptive",
+    "allocation": "certify.bounds.allocation",
     "ask": "certify.statements.ask",
     "bound_curve": "certify.statements.ask",
     "Certificate": "certify.certificate",
@@ -47,11 +51,13 @@ _LAZY = {
     "deployed_bound": "certify.statements.ask",
     "deployed_distance": "certify.statements.replicas",
     "Ellipsoid": "certify.noise",
-    "event_bound": "certify.statements.replicas",
+    "event_bound": "certify.statements.mean",
     "event_rate_over": "certify.statements.rates",
     "GaussianNoise": "certify.noise",
+    "indistinguishability": "certify.bounds.indistinguishability",
     "layer_norm_support": "certify.support",
     "load_pipeline": "certify.models",
+    "mean_bound": "certify.statements.mean",
     "MeanSmoother": "certify.statements.smoothers",
     "MedianSmoother": "certify.statements.smoothers",
     "mse_bound": "certify.statements.ask",
@@ -75,6 +81,7 @@ __all__ = [
     "MedianSmoother",
     "Support",
     "UniformNoise",
+    "allocation",
     "ask",
     "bound_curve",
     "certified_radius",
@@ -85,8 +92,10 @@ __all__ = [
     "deployed_distance",
     "event_bound",
     "event_rate_over",
+    "indistinguishability",
     "layer_norm_support",
     "load_pipeline",
+    "mean_bound",
     "mse_bound",
     "percentile_bounds",
     "plan",

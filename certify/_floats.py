@@ -13,6 +13,7 @@ True
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ __all__ = [
     "grown",
     "half_way",
     "in_units",
+    "least_above",
     "length",
     "mean",
     "square",
@@ -53,6 +55,19 @@ def grown(values: Tensor, slack: float) -> Tensor:
     result = values * (1 + slack)
     lossy = (values > 0) & (result < _LOSSY)
     return torch.where(lossy, torch.nextafter(result, torch.full_like(result, math.inf)), result)
+
+
+def least_above(exact: Fraction) -> float:
+    """The least float64 at or above an exact number.
+
+    >>> least_above(Fraction(1, 2)), least_above(Fraction(1, 10)) == 0.1, least_above(Fraction(2, 3)) == 2 / 3
+    (0.5, True, False)
+    """
+    try:
+        near = float(exact)
+    except OverflowError:
+        return math.inf if exact > 0 else -math.inf
+    return near if Fraction(near) >= exact else math.nextafter(near, math.inf)
 
 
 def square(value: float, slack: float = 0.0) -> float:

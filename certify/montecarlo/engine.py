@@ -367,10 +367,11 @@ def _in_blocks(parts: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 def _checked(outputs: Any, b: int, shape: tuple[int, ...] | None, called: str) -> Tensor:
-    what = "(b, *output)" if called == "f" else "(b,)"
+    one = called != "f" and not shape  # one number for each input
+    what = "(b,)" if one else "(b, *output)"
     if not isinstance(outputs, Tensor):
         raise TypeError(f"{called} returned a {type(outputs).__name__}: must return a torch tensor of shape {what}")
-    if called != "f" and tuple(outputs.shape) != (b,):
+    if one and tuple(outputs.shape) != (b,):
         raise ValueError(
             f"{called} returned shape {tuple(outputs.shape)} for a batch of {b}: must be ({b},), one number for each "
             "(replicas, *input)"

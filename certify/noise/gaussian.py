@@ -26,6 +26,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
@@ -49,7 +50,7 @@ def as_noise(noise: Noise | float, y: Tensor | None = None) -> Noise:
         ValueError: it does not fit the shape of the input `y`.
     """
     if not isinstance(noise, (Noise, Tensor, np.ndarray, np.generic)):
-        promised = ("theorem", "size", "draw", "norm", "tails", "chi2", "region")
+        promised = ("theorem", "size", "draw", "norm", "tails", "chi2", "hockey_stick", "region")
         missing = [name for name in promised if not hasattr(noise, name)]
         if len(missing) < len(promised):
             raise TypeError(
@@ -113,6 +114,20 @@ class GaussianNoise(ScaledNoise):
             return math.expm1(rho * rho)
         except OverflowError:
             return math.inf
+
+    def hockey_stick(self, slopes: NDArray[np.float64], rho: float, replicas: int = 1) -> NDArray[np.float64]:
+        """E(L − s)₊ = Φ(r/2 − ln(s)/r) − s Φ(−r/2 − ln(s)/r), r = √K ρ; 1 − s for s ≤ 0 (T14), rounded up.
+
+        >>> GaussianNoise(1.0).hockey_stick(np.array([-1.0, 1.0]), 1.0)  # 2; 2Φ(½) − 1
+        array([2.        , 0.38292492])
+        """
+        s, r = np.asarray(slopes, dtype=np.float64), math.sqrt(replicas) * rho
+        least = np.maximum(0.0, 1 - s)  # at no shift; never less, whatever rounding does
+        if r == 0:
+            return least
+        log = np.log(np.where(s > 0, s, 1.0)) / r
+        gained = ndtr(r / 2 - log) - s * ndtr(-r / 2 - log)
+        return np.where(s > 0, np.maximum(least, np.minimum(1.0, gained + _SAFE)), least)
 
     def region(self, shape: Sequence[int], rho: float) -> Ellipsoid:
         """{δ : ‖δ‖_Σ ≤ ρ} for inputs of `shape` (T8)."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 __all__ = ["Noise", "Region", "Tails"]
@@ -98,6 +99,13 @@ class Noise(Protocol):
     def chi2(self, rho: float) -> float:
         """The largest χ²-divergence between the shifted noise and the noise, over perturbations of size `rho`; +∞ where a shift
         gives probability to what had none. The spectral bounds (T11, T12) abstain if it is infinite for every ρ > 0.
+        """
+
+    def hockey_stick(self, slopes: NDArray[np.float64], rho: float, replicas: int = 1) -> NDArray[np.float64]:
+        """For each s the largest Q[A] − s P[A] over all events A and shifts Q of P within `rho`, for K copies, rounded up.
+
+        With L = dQ/dP that is E_P(L − s)₊, and what Q gives to where P has nothing besides. It is at least max(0, 1 − s), and
+        does not decrease with `rho`. T14 knows the noise by it.
         """
 
     def region(self, shape: Sequence[int], rho: float) -> Region:

@@ -47,7 +47,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from certify._floats import up
@@ -106,6 +108,16 @@ class UniformNoise(ScaledNoise):
     def chi2(self, rho: float) -> float:
         """+∞ for ρ > 0: shifted noise has values where there was none, and no density relative to what it was."""
         return math.inf if rho > 0 else 0.0
+
+    def hockey_stick(self, slopes: NDArray[np.float64], rho: float, replicas: int = 1) -> NDArray[np.float64]:
+        """r + (1 − r)(1 − s)₊ for s ≥ 0, r = 1 − (1 − ρ)^K; 1 − s for s ≤ 0 (T14): the densities are equal where both are.
+
+        >>> UniformNoise(1.0).hockey_stick(np.array([-1.0, 0.5, 3.0]), 0.25)
+        array([2.   , 0.625, 0.25 ])
+        """
+        s, r = np.asarray(slopes, dtype=np.float64), variation(rho, replicas)
+        least = np.maximum(0.0, 1 - s)
+        return np.where(s > 0, np.maximum(least, np.minimum(1.0, r + (1 - r) * least + (_SAFE if r else 0.0))), least)
 
     def region(self, shape: Sequence[int], rho: float) -> CrossPolytope:
         """{δ : ‖δ‖ ≤ ρ} for inputs of `shape`."""

@@ -49,6 +49,8 @@ CLAIMS = {
     "T13 box": "uniform noise: every output's percentile lies in the box, for every perturbation of so large an ℓ1 size",
     "T13 radius": "uniform noise: within the certified radius the median stays within the tolerance, after a search",
     "T13 event": "uniform noise: an event of K noisy copies has at most this probability",
+    "T14 limits": "all limits of means of functions of g, from which every radius follows, at once",
+    "T14 bound": "the mean of a bounded statistic of K noisy copies is at most this",
     "best": "a bound and a deployed bound whose methods were chosen on pilot draws",
     "check": "a true certificate is not refuted",
     "verdict": "a true bound is not declared violated",

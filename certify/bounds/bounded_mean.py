@@ -1,0 +1,516 @@
+"""T14: the mean of a bounded statistic of K noisy copies: what the noise decides, and what chance decides.
+
+Statement. Let S(z_1, …, z_K, ω) lie in [0, 1], with randomness ω of its own whose law does not depend on the input, and
+g(z) = E_ω S. For every function W on [0, 1] that is absolutely continuous, every noise and every perturbation within ρ
+
+    E_Q S  ≤  E_P W(g) − W(0) + ∫_0^1 H(W'(u)) du,        H(s) = sup_A Q[A] − s P[A],
+
+the last at its largest within ρ; for Gaussian noise H(s) = E(L − s)₊ with L = exp(rt − r²/2), r = √K ρ, t ~ N(0, 1). For a
+convex W the integral less W(0) is E max_v (L v − W(v)). With W(v) = λv it is T5.
+
+Proof. E_Q g − E_P W(g) = −W(0) + ∫_0^1 (Q[g > u] − W'(u) P[g > u]) du, and each integrand is at most H(W'(u)). In full, with
+what follows: docs/theory/t14-bounded-means.md.
+
+What is seen. From j values of S for one draw of the copies, each with randomness of its own, a polynomial W of degree ≤ j has
+an unbiased estimate: with Bernstein coefficients w_0, …, w_j it is w_C where C of j values are hits, and for values in [0, 1]
+the mean of w_C over independent coins with these probabilities. Without randomness S is g, and W may be any function. Either
+way the estimate is a mean of the coefficients with weights that add up to 1, so it lies between the least and the largest.
+
+From draws. W is chosen on pilot draws; it needs no trust, as every W gives a bound (weak duality). Then one limit M ≥ E W(g)
+from the bounding draws (`certify.confidence.betting`) serves every ρ at once, and several limits serve together: W = Σ a_k W_k
+with any a ≥ 0 has the limit Σ a_k M_k.
+
+Assumes: as T5. Safe direction: the bound may be too large; all rounding goes up.
+
+Reference: THEORY T14; for a score that is seen itself Kumar et al. (2020).
+
+>>> from certify.noise import GaussianNoise
+>>> still = Limits(Polynomials(1), np.array([[0.0, 1.0]]), (0.2,), ("T14",))  # E g ≤ .2
+>>> round(still.bound(GaussianNoise(1.0), 1.0, 1)[0], 9), round(1 - GaussianNoise(1.0).tails(0.2, 1.0).upper, 9)  # T5
+(0.562920828, 0.562920828)
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize, minimize_scalar
+
+from certify import _validate
+from certify._records import Record, Shown
+from certify.bounds.base import Run
+from certify.confidence import clopper_pearson
+from certify.confidence.betting import stake, upper_limit
+from certify.noise import Noise
+
+__all__ = ["Limits", "MeanBound", "Piecewise", "Pilot", "Polynomials", "Weights", "chosen_limits"]
+
+_Array = NDArray[np.float64]
+
+_PIECES = 4096  # of [0, 1], for a polynomial's slopes
+_FEW_PIECES = 256  # while its coefficients are being chosen
+_ATOMS = 201  # of a law of g that is fitted to pilot draws
+_SAFE = 1e-13
+
+
+class Weights(ABC):
+    """A family of functions W on [0, 1], linear in their coefficients, and how they are seen through values of S.
+
+    Attributes:
+        size: coefficients that one W has.
+        repeats: j, values of S that an estimate takes.
+    """
+
+    size: int
+    repeats: int
+
+    @abstractmethod
+    def shares(self, values: _Array) -> _Array:
+        """(n, j) values → (n, size) numbers ≥ 0 with sum 1; an estimate of W(g) is their mean of the coefficients."""
+
+    @abstractmethod
+    def slopes(self, w: _Array, few: bool = False) -> _Array:
+        """Slopes of chords of W over consecutive pieces of [0, 1]."""
+
+    @abstractmethod
+    def lengths(self, few: bool = False) -> _Array:
+        """Lengths of the pieces."""
+
+    @abstractmethod
+    def transposed(self, per_piece: _Array) -> _Array:
+        """What the few slopes' dependence on the coefficients makes of a number a piece: for gradients."""
+
+    @abstractmethod
+    def sag(self, w: _Array) -> float:
+        """How far W may lie below its chords, rounded up."""
+
+    @property
+    @abstractmethod
+    def linear(self) -> _Array:
+        """The coefficients of W(v) = v."""
+
+    def estimates(self, w: _Array, values: _Array) -> _Array:
+        """Unbiased estimates of W(g), one a row of `values`, between the least and the largest coefficient."""
+        return self.shares(values) @ w
+
+    def excess(self, w: _Array, noise: Noise, rho: float, replicas: int) -> float:
+        """−W(0) + ∫ H(W'): what must be added to E W(g) at the worst perturbation within ρ; rounded up.
+
+        Over each piece H at the chord's slope stands for H at W': with W no lower than its chords less their sag, the statement
+        holds for these instead, which cost the sag and nothing else.
+        """
+        s, lengths = self.slopes(w), self.lengths()
+        gained = noise.hockey_stick(s, rho, replicas)
+        total = math.fsum(lengths * gained) - float(w[0]) + self.sag(w)
+        return total + _SAFE * (1 + float(np.abs(w).max()) + float(np.abs(s).max()))
+
+
+class Polynomials(Weights):
+    """Polynomials of degree j by their Bernstein coefficients, seen through j values.
+
+    Args:
+        repeats: j.
+    """
+
+    def __init__(self, repeats: int) -> None:
+        self.repeats, self.size = repeats, repeats + 1
+        self._few = _chords(repeats, _FEW_PIECES)
+
+    def shares(self, values: _Array) -> _Array:
+        """The probability of each number of hits among coins with these probabilities."""
+        found = np.zeros((len(values), self.size))
+        found[:, 0] = 1.0
+        for x in np.asarray(values, dtype=np.float64).T[:, :, None]:
+            found[:, 1:] = found[:, 1:] * (1 - x) + found[:, :-1] * x
+            found[:, :1] *= 1 - x
+        return found
+
+    def slopes(self, w: _Array, few: bool = False) -> _Array:
+        return (self._few if few else self._many) @ w
+
+    def lengths(self, few: bool = False) -> _Array:
+        pieces = _FEW_PIECES if few else _PIECES
+        return np.full(pieces, 1 / pieces)
+
+    def transposed(self, per_piece: _Array) -> _Array:
+        return self._few.T @ per_piece
+
+    def sag(self, w: _Array) -> float:
+        """h²/8 · max W'', and W'' is a mean of j (j − 1) Δ²w."""
+        if self.repeats < 2:
+            return 0.0
+        return max(0.0, float(np.diff(w, 2).max())) * self.repeats * (self.repeats - 1) / 8 / _PIECES**2 * (1 + 1e-9)
+
+    @cached_property
+    def _many(self) -> _Array:
+        return _chords(self.repeats, _PIECES)
+
+    @property
+    def linear(self) -> _Array:
+        return np.arange(self.size) / self.repeats
+
+
+class Piecewise(Weights):
+    """Functions that are linear between nodes, by their values there, seen through g itself.
+
+    Args:
+        nodes: increasing, from 0 to 1.
+    """
+
+    repeats = 1
+
+    def __init__(self, nodes: Sequence[float] | _Array) -> None:
+        self.nodes = np.asarray(nodes, dtype=np.float64)
+        self.size = len(self.nodes)
+
+    @classmethod
+    def at(cls, pilot: _Array, pieces: int = 24) -> Piecewise:
+        """Nodes at percentiles of pilot draws, where there is most to be told apart."""
+        return cls(np.unique(np.concatenate([[0.0, 1.0], np.quantile(pilot, np.linspace(0, 1, pieces - 1))])))
+
+    def shares(self, values: _Array) -> _Array:
+        x = np.clip(np.asarray(values, dtype=np.float64).reshape(-1), 0.0, 1.0)
+        right = np.clip(np.searchsorted(self.nodes, x, side="right"), 1, self.size - 1)
+        along = np.clip((x - self.nodes[right - 1]) / (self.nodes[right] - self.nodes[right - 1]), 0.0, 1.0)
+        found, rows = np.zeros((len(x), self.size)), np.arange(len(x))
+        found[rows, right - 1], found[rows, right] = 1 - along, along
+        return found
+
+    def estimates(self, w: _Array, values: _Array) -> _Array:
+        return np.interp(np.asarray(values, dtype=np.float64).reshape(-1), self.nodes, w)
+
+    def slopes(self, w: _Array, few: bool = False) -> _Array:
+        return np.diff(w) / self.lengths()
+
+    def lengths(self, few: bool = False) -> _Array:
+        return np.diff(self.nodes)
+
+    def transposed(self, per_piece: _Array) -> _Array:
+        each = per_piece / self.lengths()
+        return np.concatenate([[0.0], each]) - np.concatenate([each, [0.0]])
+
+    def sag(self, w: _Array) -> float:
+        return 0.0
+
+    @property
+    def linear(self) -> _Array:
+        return self.nodes.copy()
+
+
+def _chords(degree: int, pieces: int) -> _Array:
+    """Bernstein coefficients → slopes of chords between k/pieces: a mean of the coefficients' differences, each times j."""
+    v = np.arange(pieces + 1)[:, None] / pieces
+    table = np.zeros((pieces + 1, degree + 1))
+    table[:, 0] = 1.0
+    for _ in range(degree):  # probabilities of 0 … j hits, a coin at a time
+        table[:, 1:] = table[:, 1:] * (1 - v) + table[:, :-1] * v
+        table[:, :1] *= 1 - v
+    return np.diff(table, axis=0) * pieces
+
+
+class Pilot:
+    """What pilot draws say about the law of the estimates; chooses, and claims nothing.
+
+    Args:
+        weights: the family to choose from.
+        values: (N, j), in [0, 1].
+    """
+
+    def __init__(self, weights: Weights, values: _Array) -> None:
+        self.weights, self.values = weights, values
+        shares = weights.shares(values)
+        self.count = len(shares)
+        seen = shares.mean(axis=0)
+        self.mean = fitted(seen, weights.repeats) if isinstance(weights, Polynomials) else seen
+        # Half a draw more of each kind, lest what was not seen is taken for what cannot be.
+        second = shares.T @ shares / self.count + np.eye(weights.size) * 0.5 / self.count
+        self.covariance = second - np.outer(seen, seen)
+
+    def choose(self, noise: Noise, rho: float, replicas: int, n: int, alpha: float) -> tuple[_Array, float]:
+        """The W with about the least bound at ρ from n draws, limits included, and that bound.
+
+        Minimised is E W + sqrt(2 ln(1/α) Var W/n) + ln(1/α) (max W − min W)/(3n) + ∫ H(W') over the fitted law, which is convex
+        in W. (Any W will do: the optimiser is not trusted.)
+        """
+        weights, q, log = self.weights, self.mean, math.log(1 / alpha)
+        width, reach = math.sqrt(2 * log / n), log / (3 * n)
+        lengths = weights.lengths(few=True)
+
+        def objective(free: _Array) -> tuple[float, _Array]:
+            w = np.concatenate([[0.0], free])
+            s = weights.slopes(w, few=True)
+            spread = math.sqrt(max(float(w @ self.covariance @ w), 1e-30))
+            top, bottom = int(w.argmax()), int(w.argmin())
+            gained = noise.hockey_stick(s, rho, replicas)
+            value = float(q @ w + width * spread + reach * (w[top] - w[bottom]) + lengths @ gained)
+            gradient = q + width * (self.covariance @ w) / spread
+            gradient[top] += reach
+            gradient[bottom] -= reach
+            slope = _derivative(noise, s, gained, rho, replicas)
+            return value, (gradient + weights.transposed(lengths * slope))[1:]
+
+        start = weights.linear[1:]
+        found = minimize(objective, start, jac=True, method="BFGS", options={"maxiter": 300})
+        best = min((start, found.x), key=lambda x: objective(x)[0] if np.isfinite(x).all() else math.inf)
+        return np.concatenate([[0.0], best]), objective(best)[0]
+
+    def stake(self, w: _Array, n: int, alpha: float) -> float:
+        """The stake for a limit of E W."""
+        low, high = float(w.min()), float(w.max())
+        if isinstance(self.weights, Polynomials) and bool(np.isin(self.values, (0.0, 1.0)).all()):
+            return stake(w, self.mean * self.count, n, alpha, low, high)
+        x = self.weights.estimates(w, self.values)
+        return stake(x, np.ones(len(x)), n, alpha, low, high)
+
+
+def fitted(seen: _Array, repeats: int) -> _Array:
+    """The mixture of binomials of `repeats` trials nearest to the shares that were seen (maximum likelihood, by EM).
+
+    Shares of a few pilot draws may be those of no law of g at all (a variance below that of coins), for which no W is best.
+    """
+    g = np.linspace(0, 1, _ATOMS)[:, None]
+    table = np.zeros((_ATOMS, repeats + 1))
+    table[:, 0] = 1.0
+    for _ in range(repeats):
+        table[:, 1:] = table[:, 1:] * (1 - g) + table[:, :-1] * g
+        table[:, :1] *= 1 - g
+    law = np.full(_ATOMS, 1 / _ATOMS)
+    for _ in range(300):
+        law *= table @ (seen / np.maximum(law @ table, 1e-300))
+        law /= law.sum()
+    return law @ table
+
+
+def _derivative(noise: Noise, s: _Array, gained: _Array, rho: float, replicas: int) -> _Array:
+    """About dH/ds, by differences: for the optimiser alone."""
+    step = 1e-6 * (1 + np.abs(s))
+    return (noise.hockey_stick(s + step, rho, replicas) - noise.hockey_stick(s - step, rho, replicas)) / (2 * step)
+
+
+@dataclass(frozen=True, eq=False)
+class Limits(Record):
+    """Upper limits of E_P W_k(g) for a few functions W_k, all at once with some confidence; every ρ follows from them.
+
+    Attributes:
+        weights: the family.
+        coefficients: of the W_k, (k, size).
+        limits: M_k ≥ E_P W_k(g).
+        theorems: what each serves: "T14", or "T5" for E_P g ≤ M alone.
+    """
+
+    weights: Weights
+    coefficients: _Array = field(repr=False)
+    limits: tuple[float, ...]
+    theorems: tuple[str, ...]
+
+    def bound(self, noise: Noise, rho: float, replicas: int) -> tuple[float, _Array]:
+        """The least bound of E_Q S at any ρ that a mixture Σ a_k W_k gives, T5 included, and the a; at most 1.
+
+        At other mixtures than the best the bound is larger, and as true.
+        """
+        count, m = len(self.limits), np.asarray(self.limits)
+        few = np.stack([self.weights.slopes(w, few=True) for w in self.coefficients])
+        lengths, first = self.weights.lengths(few=True), self.coefficients[:, 0]
+
+        def objective(a: _Array) -> tuple[float, _Array]:
+            s = a @ few
+            gained = noise.hockey_stick(s, rho, replicas)
+            slope = _derivative(noise, s, gained, rho, replicas)
+            return float(a @ (m - first) + lengths @ gained), m - first + few @ (lengths * slope)
+
+        candidates = [np.zeros(count)]
+        for one in np.eye(count):
+            alone = minimize_scalar(
+                lambda t, one=one: objective(math.exp(t) * one)[0], bounds=(-12, 12), method="bounded"
+            )
+            candidates.append(math.exp(alone.x) * one)
+        if count > 1:
+            unit = np.maximum(np.sum(candidates, axis=0), 1e-3)
+            best = min(candidates, key=lambda a: objective(a)[0])
+            together = minimize(
+                lambda x: (objective(unit * x)[0], unit * objective(unit * x)[1]),
+                best / unit,
+                jac=True,
+                method="L-BFGS-B",
+                bounds=[(0.0, None)] * count,
+                options={"ftol": 1e-13, "maxiter": 60, "maxfun": 200},
+            )
+            candidates.append(np.maximum(unit * together.x, 0.0))
+        values = [self.value(a, noise, rho, replicas) for a in candidates]
+        least = int(np.argmin(values))
+        # (Limits that contradict each other, which they may with probability α, would give less than 0.)
+        return max(0.0, min(1.0, values[least], self.of_t5(noise, rho, replicas))), candidates[least]
+
+    def value(self, a: _Array, noise: Noise, rho: float, replicas: int) -> float:
+        """The bound by one mixture, rounded up: true for every a ≥ 0."""
+        if not np.isfinite(a).all():
+            return math.inf
+        w = a @ self.coefficients
+        limit = math.fsum(a * np.asarray(self.limits))
+        return limit + _SAFE * (1 + abs(limit)) + self.weights.excess(w, noise, rho, replicas)
+
+    @classmethod
+    def of(
+        cls, pilot: Pilot, values: _Array, chosen: Sequence[tuple[_Array, float]], alpha: float, *, hits: bool
+    ) -> Limits:
+        """Limits from bounding draws.
+
+        Args:
+            pilot: what chose, and the family.
+            values: (n, j) in [0, 1], independent of the pilot draws.
+            chosen: pairs of coefficients and the failure probability of their limit.
+            alpha: failure probability of a limit of E g itself, which is T5's; 0: none.
+            hits: whether values are 0 and 1: then T5's limit is Clopper and Pearson's, from the first value of each draw.
+        """
+        family, found = pilot.weights, []
+        asked = [*chosen, *([(family.linear, alpha)] if alpha and not hits else [])]
+        for w, level in asked:
+            low, high = float(w.min()), float(w.max())
+            x, tau = family.estimates(w, values), pilot.stake(w, len(values), level)
+            limit = upper_limit(x, low=low, high=high, alpha=level, stake=tau)
+            found.append(limit + _SAFE * (1 + float(np.abs(w).max())))
+        if alpha and hits:
+            found.append(clopper_pearson(int(values[:, 0].sum()), len(values), alpha))
+        rows = [w for w, _ in chosen] + ([family.linear] if alpha else [])
+        return cls(family, np.stack(rows), tuple(found), ("T14",) * len(chosen) + (("T5",) if alpha else ()))
+
+    def of_t5(self, noise: Noise, rho: float, replicas: int) -> float:
+        """What T5 makes of its limit: p⁺; 1 without one."""
+        still = [limit for limit, theorem in zip(self.limits, self.theorems, strict=True) if theorem == "T5"]
+        return min((1 - noise.tails(p, rho, replicas).upper for p in still if p < 1), default=1.0)
+
+    def won(self, noise: Noise, rho: float, replicas: int) -> str:
+        """Whose bound is the least at ρ: "T5", or "T14" where more than T5's limit was needed."""
+        return "T5" if self.bound(noise, rho, replicas)[0] >= self.of_t5(noise, rho, replicas) else "T14"
+
+
+def chosen_limits(
+    pilot: Pilot,
+    values: _Array,
+    noise: Noise,
+    *,
+    rho: float,
+    replicas: int,
+    alpha: float,
+    hits: bool,
+    curve: bool,
+) -> Limits:
+    """Limits whose W and whose shares of α are chosen by pilot draws for a radius, or for all radii about alike.
+
+    Seven eighths of α go to what promises more at ρ, T5 or T14, one eighth to the other; of a score that is seen itself all of
+    it goes to T14, whose W may be linear. For a curve T14's share is divided by
+    three: W for a fifth of ρ, for ρ and for four times ρ.
+
+    Args:
+        pilot: pilot draws.
+        values: bounding draws, (n, j) in [0, 1].
+        noise, rho, replicas, alpha: as in `certify.mean_bound`.
+        hits: whether values are 0 and 1.
+        curve: whether all radii count.
+    """
+    n, family = len(values), pilot.weights
+    if family.size == 2:  # W is linear: T5
+        return Limits.of(pilot, values, [], alpha, hits=hits)
+    share = alpha
+    if isinstance(family, Polynomials):
+        share, mean = alpha * 7 / 8, float(pilot.mean @ family.linear)
+        guess = clopper_pearson(min(n - 1, round(mean * n)), n, share)
+        if 1 - noise.tails(guess, rho, replicas).upper < pilot.choose(noise, rho, replicas, n, share)[1]:
+            share = alpha / 8
+    radii = dict.fromkeys((rho / 5, rho, 4 * rho)) if curve else (rho,)
+    each = share / len(radii)
+    chosen = [(pilot.choose(noise, radius, replicas, n, each)[0], each) for radius in radii]
+    return Limits.of(pilot, values, chosen, alpha - share, hits=hits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanBound(Shown):
+    """What `certify.mean_bound` returns, and `certify.event_bound` for several values of one draw of the copies.
+
+    Attributes:
+        value: side "upper" or "two-sided": E S ≤ value at y + δ, over the deployment noise and the randomness of S, for every
+            ‖δ‖_Σ ≤ ρ, with confidence 1 − α; side "lower": E S ≥ value.
+        lower: E S ≥ lower likewise, if two-sided; otherwise `floor`.
+        side, rho, replicas, alpha, n: as asked.
+        repeats: j, values of S of one draw of the copies; 1 where it is not random, and seen itself.
+        floor, ceiling: what S lies between.
+        quantity, unit: "mean" of a statistic, or "event": a probability.
+        theorem, method: "T14" and "repeats" (or "score": S is seen itself), or "T5" and "replicas" where that is what won.
+        upper_limits, lower_limits: what the bounds at all radii follow from, of (S − floor)/(ceiling − floor) and of its
+            complement; None for a side that was not asked for.
+        status: "abstained" where the bound says no more than `floor` and `ceiling`, with a `reason`.
+    """
+
+    value: float
+    lower: float
+    side: str
+    rho: float
+    replicas: int
+    repeats: int
+    alpha: float
+    n: int
+    floor: float
+    ceiling: float
+    theorem: str
+    method: str
+    status: str
+    reason: str
+    run: Run = field(repr=False)
+    upper_limits: Limits | None = field(repr=False)
+    lower_limits: Limits | None = field(repr=False)
+    quantity: str = "mean"
+    unit: str = "the unit of the statistic"
+
+    def interval(self, rho: float) -> tuple[float, float]:
+        """(lower, upper) bounds of E S at another radius; `floor` and `ceiling` where nothing was asked.
+
+        All radii follow from the same limits, so they hold at once with probability 1 − α.
+        """
+        rho = _validate.not_negative("rho", rho)
+        noise = self.run.noise
+        return interval(self.lower_limits, self.upper_limits, noise, rho, self.replicas, self.floor, self.ceiling)
+
+    def at(self, rho: float) -> float:
+        """The bound at another radius, of the side that was asked for (two-sided: the upper)."""
+        return self.interval(rho)[0 if self.side == "lower" else 1]
+
+    def radius(self, limit: float) -> float:
+        """The largest radius, rounded down, up to which the bound keeps to a limit; 0 if there is none, 64 if it is farther."""
+        limit = _validate.finite("limit", limit)
+
+        def keeps(rho: float) -> bool:
+            return self.at(rho) >= limit if self.side == "lower" else self.at(rho) <= limit
+
+        if not keeps(0.0):
+            return 0.0
+        low, high = 0.0, 1.0
+        while keeps(high):
+            low, high = high, 2 * high
+            if low >= 64:
+                return low
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (middle, high) if keeps(middle) else (low, middle)
+        return low
+
+
+def interval(
+    lower: Limits | None, upper: Limits | None, noise: Noise, rho: float, replicas: int, floor: float, ceiling: float
+) -> tuple[float, float]:
+    """(lower, upper) bounds of E S at a radius, in the unit of S, rounded outwards; `floor` and `ceiling` without limits."""
+    span, low, high = ceiling - floor, floor, ceiling
+    if upper is not None:
+        share = upper.bound(noise, rho, replicas)[0]
+        if share < 1:
+            high = min(ceiling, (floor + span * share) + 4e-16 * (abs(floor) + span))
+    if lower is not None:
+        share = lower.bound(noise, rho, replicas)[0]
+        if share < 1:
+            low = max(floor, (ceiling - span * share) - 4e-16 * (abs(ceiling) + span))
+    return low, high

@@ -1,0 +1,164 @@
+"""Coverage of T14, from draws to a bound, and the mistakes that could be made. Frame, H0 and false-alarm rate: `trials`.
+
+A bound has room to spare beyond its confidence (W of a low degree is not the best of all), so that runs in which a limit
+fails are hardly ever those in which the bound does. Both are counted: bounds against the truth, and *limits* M ≥ E W(g) against
+the exact mean, all of which must hold at once.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binom, norm
+
+from certify import event_bound, mean_bound
+from certify.bounds import bounded_mean
+from certify.bounds.bounded_mean import Limits, Piecewise, Pilot, Polynomials, chosen_limits
+from tests.statistical.trials import Trials
+from tests.test_mean import ONE, Y, fires, tilted, worst
+
+pytestmark = pytest.mark.statistical
+
+ALPHA, K, RHO = 0.1, 13, 0.25
+LAWS = {
+    "rates of .03 and .19": ([0.03, 0.19], [0.5, 0.5]),
+    "a rate of .11": ([0.11], [1.0]),
+    "copies that decide everything": ([0.0, 1.0], [0.8, 0.2]),
+    "seldom a high rate": ([0.01, 0.9], [0.97, 0.03]),
+}
+
+
+def truth(law, rho=RHO, replicas=K) -> float:
+    """The worst that can be done to such a g by a shift along one coordinate."""
+    levels, shares = (np.array(part, dtype=float) for part in law)
+    tails = np.clip(1 - np.cumsum(shares)[:-1], 0, 1)
+    return float(levels[0] + np.diff(levels) @ norm.cdf(norm.ppf(tails) + math.sqrt(replicas) * rho))
+
+
+def exact(limits: Limits, law) -> np.ndarray:
+    """E W_k(g)."""
+    j = limits.weights.repeats
+    return sum(s * (limits.coefficients @ binom.pmf(np.arange(j + 1), j, v)) for v, s in zip(*law, strict=True))
+
+
+def drawn(rng, law, n, j):
+    g = rng.choice(law[0], size=n, p=law[1])
+    return (rng.random((n, j)) < g[:, None]).astype(float)
+
+
+def failures(law, runs, *, n=400, j=3, replicas=K, curve=False, spoiled=lambda x: x, seed=0) -> tuple[int, int]:
+    """Runs in which a limit is below its mean, and in which the bound is below the truth."""
+    rng, wrong, low = np.random.default_rng(seed), 0, 0
+    for _ in range(runs):
+        early, late = spoiled(drawn(rng, law, 100, j)), spoiled(drawn(rng, law, n, j))
+        asked = {"rho": RHO, "replicas": replicas, "alpha": ALPHA, "hits": True, "curve": curve}
+        limits = chosen_limits(Pilot(Polynomials(j), early), late, ONE, **asked)
+        wrong += bool((np.array(limits.limits) < exact(limits, law)).any())
+        low += limits.bound(ONE, RHO, replicas)[0] < truth(law)
+    return wrong, low
+
+
+@pytest.mark.parametrize("case", LAWS)
+def test_limits_and_bounds_cover(case, trials: Trials):
+    runs = trials.runs(200)
+    for curve in (False, True):
+        wrong, low = failures(LAWS[case], runs, curve=curve)
+        name = f"{case}{', for a curve' if curve else ''}"
+        trials.covers("T14 limits", wrong, runs, ALPHA, name)
+        trials.covers("T14 bound", low, runs, ALPHA, name)
+
+
+def test_control_forgotten_copies_are_caught(trials: Trials):
+    """Mistake: ρ for √K ρ."""
+    _, low = failures(LAWS["rates of .03 and .19"], 200, replicas=1)
+    trials.caught("T14 bound", "ρ for √K ρ", low, 200, ALPHA)
+
+
+def test_control_values_of_different_draws_are_caught(trials: Trials):
+    """Mistake: the second value is another draw's, so that E g² is taken to be (E g)²."""
+
+    def rolled(x):
+        return np.stack([np.roll(x[:, k], k) for k in range(x.shape[1])], axis=1)
+
+    wrong, low = failures(LAWS["seldom a high rate"], 200, n=4000, spoiled=rolled)
+    trials.caught("T14 limits", "values of different draws", wrong, 200, ALPHA)
+    trials.caught("T14 bound", "values of different draws", low, 200, ALPHA)
+
+
+def test_values_that_are_used_twice_err_to_the_safe_side(trials: Trials):
+    """g² estimated by reusing an image gives E g for E g²: too much for a convex W, and the claim holds."""
+
+    def same(x):
+        return np.repeat(x[:, :1], x.shape[1], axis=1)
+
+    runs = trials.runs(200)
+    _, low = failures(LAWS["rates of .03 and .19"], runs, spoiled=same)
+    trials.covers("T14 bound", low, runs, ALPHA, "an image used twice")
+
+
+def test_control_the_plain_square_is_caught(trials: Trials):
+    """Mistake: (C/j)² for g² in a lower bound's W, which needs E g² from below: an image counts with itself."""
+    law, rng, wrong = LAWS["a rate of .11"], np.random.default_rng(1), 0
+    for _ in range(200):
+        x = drawn(rng, law, 2000, 2).mean(axis=1)
+        # W(v) = −v², estimated by −(C/j)²
+        limit = bounded_mean.upper_limit(-(x**2), low=-1.0, high=0.0, alpha=ALPHA, stake=0.2)
+        wrong += limit < -(0.11**2)
+    trials.caught("T14 limits", "(C/j)² for g²", wrong, 200, ALPHA)
+
+
+def chosen_on(own: bool, runs: int, n: int = 60) -> int:
+    """Runs in which the limit of W is below its mean, W and its stake chosen on pilot draws or on the same draws."""
+    rng, wrong = np.random.default_rng(2), 0
+    for _ in range(runs):
+        late = rng.random((n, 1)) ** 2
+        early = late if own else rng.random((n, 1)) ** 2
+        pilot = Pilot(Piecewise.at(early[:, 0]), early)
+        # (no price for what a limit adds, as one would choose who thinks that the draws are the truth)
+        w, _ = pilot.choose(ONE, 1.5, 1, 10**9, ALPHA)
+        limits = Limits.of(pilot, late, [(w, ALPHA)], 0.0, hits=False)
+        u = (np.arange(20_000) + 0.5) / 20_000
+        wrong += limits.limits[0] < float(np.interp(u**2, pilot.weights.nodes, w).mean())
+    return wrong
+
+
+def test_control_w_chosen_on_the_bounding_draws_is_caught(trials: Trials):
+    """Mistake: W fitted to the draws that then bound its mean."""
+    runs = trials.runs(200)
+    trials.covers("T14 limits", chosen_on(False, runs), runs, ALPHA, "W of other draws")
+    trials.caught("T14 limits", "W chosen on the bounding draws", chosen_on(True, 200), 200, ALPHA)
+
+
+def test_control_all_of_alpha_for_every_limit_is_caught(trials: Trials):
+    """Mistake: no union over limits. Twelve exact ones, of coins of their own, at all of α each."""
+    from certify.confidence import clopper_pearson
+
+    rng, runs = np.random.default_rng(3), 200
+    one = [(clopper_pearson(int(k), 400, ALPHA) < 0.11) for k in rng.binomial(400, 0.11, size=12 * runs)]
+    trials.caught(
+        "T14 limits", "all of α for every limit", int(np.reshape(one, (runs, 12)).any(axis=1).sum()), runs, ALPHA
+    )
+
+
+def test_from_end_to_end(trials: Trials):
+    """Whole calls: an event, and a score that is seen itself, each with a seed of its own."""
+    runs, low, under = trials.runs(60), 0, 0
+    t = np.linspace(-8, 8, 4001) / math.sqrt(13)
+    moved = np.trapezoid(np.tanh(2 * (t + 0.2)) * norm.pdf(t, scale=1 / math.sqrt(13)), t)
+    for seed in range(runs):
+        e = event_bound(fires, Y, ONE, rho=RHO, repeats=2, n=256, pilot=64, alpha=ALPHA, seed=seed)
+        low += e.value < worst(RHO, K)
+        m = mean_bound(tilted, Y, ONE, rho=0.2, lower=-1, n=256, pilot=64, alpha=ALPHA, seed=seed)
+        under += m.value < moved
+    trials.covers("T14 bound", low, runs, ALPHA, "an event, end to end")
+    trials.covers("T14 bound", under, runs, ALPHA, "a score, end to end")
+
+
+def test_two_values_a_draw_cover(trials: Trials):
+    """K = 13, ρ = .25, two values a draw."""
+    runs = trials.runs(200)
+    wrong, low = failures(LAWS["rates of .03 and .19"], runs, n=300, j=2, seed=9)
+    trials.covers("T14 limits", wrong, runs, ALPHA, "rates of .03 and .19, two values a draw")
+    trials.covers("T14 bound", low, runs, ALPHA, "rates of .03 and .19, two values a draw")
