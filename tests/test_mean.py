@@ -234,7 +234,7 @@ def outside(z, generator):
         (lambda: mean_bound(tilted, Y, ONE, rho=1, upper=math.inf), ValueError, "upper = inf: must be a finite number"),
         (lambda: mean_bound(tilted, Y, ONE, rho=1, lower=-1e308, upper=1e308), ValueError, "by a finite number"),
         (lambda: mean_bound(tilted, Y, ONE, rho=1, side="above"), ValueError, "side = 'above': must be one of"),
-        (lambda: mean_bound(tilted, Y, ONE, rho=1, pilot=1), ValueError, "pilot = 1: must be a whole number >= 2"),
+        (lambda: mean_bound(tilted, Y, ONE, rho=1, pilot=0), ValueError, "pilot = 0: must be a whole number >= 1"),
         (lambda: mean_bound(tilted, Y, ONE, rho=1, curve=1), TypeError, "curve = 1: must be True or False"),
         (lambda: mean_bound(3, Y, ONE, rho=1), TypeError, "statistic = 3: must be callable on a batch"),
         (lambda: mean_bound(tilted, Y, ONE, rho=1, repeat=2), TypeError, "no option 'repeat': did you mean 'repeats'"),

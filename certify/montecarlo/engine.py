@@ -35,7 +35,7 @@ from certify.montecarlo.repeated import compare, few_together, halves
 from certify.montecarlo.streams import BLOCK, SHARD, generator
 from certify.noise import Noise
 
-__all__ = ["Function", "Progress", "accepts_generator", "draw", "draw_all", "out_of_memory"]
+__all__ = ["Function", "Progress", "accepts", "accepts_generator", "draw", "draw_all", "out_of_memory"]
 
 Function = Callable[..., Any]
 """A batch of inputs (b, *input) → a batch of outputs (b, *output); may take a keyword `generator`."""
@@ -168,6 +168,8 @@ def draw_all(
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
     again: str = "both",
+    called: str = "f",
+    output_shape: tuple[int, ...] | None = None,
 ) -> Tensor:
     """All outputs of `f` on n noisy copies of `y`, shape (n, *output); arguments and errors as of `draw`."""
     every = AllDraws()
@@ -183,15 +185,22 @@ def draw_all(
         progress=progress,
         checkpoint=checkpoint,
         again=again,
+        called=called,
+        output_shape=output_shape,
     )
     return every.stacked()
 
 
 def accepts_generator(f: Function) -> bool:
     """Whether `f` (or a module's forward) has a parameter named `generator`."""
+    return accepts(f, "generator")
+
+
+def accepts(f: Function, name: str) -> bool:
+    """Whether `f` (or a module's forward) has a parameter of this name."""
     target = f.forward if isinstance(f, nn.Module) else f
     try:
-        return "generator" in inspect.signature(target).parameters
+        return name in inspect.signature(target).parameters
     except (TypeError, ValueError):
         return False
 
@@ -367,7 +376,7 @@ def _in_blocks(parts: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 def _checked(outputs: Any, b: int, shape: tuple[int, ...] | None, called: str) -> Tensor:
-    one = called != "f" and not shape  # one number for each input
+    one = called != "f" and shape in (None, ())  # one number for each input
     what = "(b,)" if one else "(b, *output)"
     if not isinstance(outputs, Tensor):
         raise TypeError(f"{called} returned a {type(outputs).__name__}: must return a torch tensor of shape {what}")

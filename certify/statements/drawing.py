@@ -28,6 +28,7 @@ __all__ = [
     "Drawing",
     "Draws",
     "KeptOptions",
+    "MeanOptions",
     "RateOptions",
     "SeedOptions",
     "StatisticOptions",
@@ -72,6 +73,12 @@ class _Reference(TypedDict, total=False):
 
 class StatisticOptions(RateOptions, _Recorded, total=False):
     """The options of a statement about a statistic or an event of K copies."""
+
+
+class MeanOptions(StatisticOptions, total=False):
+    """And of a statement about a mean, whose W is chosen on pilot draws."""
+
+    pilot: int | None
 
 
 class DecideOptions(SeedOptions, _Recorded, total=False):
@@ -207,8 +214,10 @@ class Drawing(Draws):
         if choosing or self.center is None:
             self._total += self.pilot
             how: dict[str, Any] = {"batch_size": self.batch_size, "checkpoint": self.checkpoint, "progress": self._tick}
-            how |= {"stream": "pilot", "again": "early"}
-            self._trial = draw_all(self.f, self.y, self.noise, n=self.pilot, seed=self.seed, **how)
+            how |= {"stream": "pilot", "again": "early", "called": self.called}
+            if self.replicas is not None:  # what a statistic returns is known beforehand
+                how["output_shape"] = self.shape
+            self._trial = draw_all(self.f, self._copied, self.noise, n=self.pilot, seed=self.seed, **how)
             self._before, shape = self.pilot, tuple(self._trial.shape[1:])
             if self.center is not None and shape != self.shape:
                 raise ValueError(f"center has shape {self.shape}: must be {shape}, the shape of f's output")
@@ -224,7 +233,7 @@ class Drawing(Draws):
             self._total += self.n
         draw(
             self.f,
-            self.y if self.replicas is None else self.y.expand(self.replicas, *self.y.shape),
+            self._copied,
             self.noise,
             n=self.n,
             seed=self.seed,
@@ -239,6 +248,11 @@ class Drawing(Draws):
             again="both" if self._trial is None else "late",
         )
         self._before += self.n
+
+    @property
+    def _copied(self) -> Tensor:
+        """What one value of f sees before there is noise on it."""
+        return self.y if self.replicas is None else self.y.expand(self.replicas, *self.y.shape)
 
     def _tick(self, done: int, _: int) -> None:
         if self.progress is not None:

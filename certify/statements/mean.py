@@ -19,19 +19,16 @@ copies decide, and only that can an attack reach.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+import math
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from certify import _validate
 from certify._random import keyed
 from certify._text import shown
-from certify.bounds.base import Run
 from certify.bounds.bounded_mean import (
     Limits,
     MeanBound,
@@ -43,18 +40,17 @@ from certify.bounds.bounded_mean import (
     interval,
 )
 from certify.bounds.copies import EventBound
-from certify.montecarlo import AllDraws, Function, Progress, draw
-from certify.montecarlo.checkpoint import Checkpoint, as_checkpoint
-from certify.montecarlo.engine import accepts_generator
+from certify.montecarlo import AllDraws, Function
+from certify.montecarlo.engine import accepts
 from certify.noise import Noise
-from certify.progress import as_progress
 from certify.statements import replicas as of_replicas
-from certify.statements.replicas import SIDES, Asked
+from certify.statements.drawing import Drawing, MeanOptions
+from certify.statements.replicas import SIDES
 
 __all__ = ["Repeated", "event_bound", "mean_bound"]
 
 
-@_validate.suggests()
+@_validate.suggests(MeanOptions)
 def mean_bound(
     statistic: Function,
     y: Tensor,
@@ -67,15 +63,8 @@ def mean_bound(
     upper: float = 1.0,
     side: str = "upper",
     curve: bool = False,
-    n: int = 10_000,
     alpha: float = 1e-3,
-    seed: int = 0,
-    pilot: int | None = None,
-    batch_size: int | None = None,
-    policy: str = "frozen",
-    function: str = "statistic",
-    checkpoint: Checkpoint | str | Path | None = None,
-    progress: Progress | bool | None = None,
+    **options: Unpack[MeanOptions],
 ) -> MeanBound:
     """The mean of a bounded statistic of the deployed smoother, whatever is done to the input (T14, T5).
 
@@ -98,11 +87,9 @@ def mean_bound(
         lower, upper: what S lies between; a value outside is an error.
         side: "upper", "lower" or "two-sided" (then each side has α/2).
         curve: True: limits that serve all radii about alike; False: the best for `rho`. Either way all radii hold at once.
-        n: draws of the copies: n · repeats values of S.
-        alpha: failure probability over these draws.
-        seed, batch_size, checkpoint, progress: as in `certify.statements.ask.ask`; `batch_size` counts draws of the copies.
-        pilot: draws that choose W, besides n; None: a fifth of n, between 64 and 1 000.
-        policy, function: covariance policy, and what S is called, for the record.
+        alpha: failure probability over the n draws of the copies, n · repeats values of S.
+        **options: of drawing: those of `certify.statements.drawing.Drawing`. `batch_size` counts draws of the copies; `pilot`
+            draws besides n choose W; None: a fifth of n, between 64 and 1 000.
 
     Returns:
         `MeanBound`.
@@ -111,24 +98,59 @@ def mean_bound(
         ValueError, TypeError: an argument out of range, or S not a function to shape (b,) with values in [lower, upper].
     """
     low, high = _validate.finite("lower", lower), _validate.finite("upper", upper)
-    if not low < high or not np.isfinite(high - low):
+    if not low < high or not math.isfinite(high - low):
         raise ValueError(f"lower = {lower!r}, upper = {upper!r}: lower must be below upper, by a finite number")
-    asked = Asked(statistic, y, noise, rho, replicas, n, alpha, seed, "statistic", policy, function)
+    options.setdefault("function", "statistic")
     return _bounded(
-        asked,
+        statistic,
+        y,
+        noise,
+        "statistic",
+        options,
+        rho=_validate.not_negative("rho", rho),
+        replicas=_validate.count("replicas", replicas),
         repeats=_validate.count("repeats", repeats),
         floor=low,
         ceiling=high,
         side=_validate.choice("side", side, SIDES),
         curve=_validate.flag("curve", curve),
-        pilot=pilot,
-        batch_size=batch_size,
-        checkpoint=checkpoint,
-        progress=progress,
+        alpha=_validate.failure("alpha", alpha),
     )
 
 
-@_validate.suggests()
+@overload
+def event_bound(
+    event: Function,
+    y: Tensor,
+    noise: Noise | float,
+    *,
+    rho: float,
+    two_sided: bool = False,
+    replicas: int = 13,
+    repeats: Literal[1] = 1,
+    curve: bool = False,
+    alpha: float = 1e-3,
+    **options: Unpack[MeanOptions],
+) -> EventBound: ...
+
+
+@overload
+def event_bound(
+    event: Function,
+    y: Tensor,
+    noise: Noise | float,
+    *,
+    rho: float,
+    two_sided: bool = False,
+    replicas: int = 13,
+    repeats: int,
+    curve: bool = False,
+    alpha: float = 1e-3,
+    **options: Unpack[MeanOptions],
+) -> EventBound | MeanBound: ...
+
+
+@_validate.suggests(MeanOptions)
 def event_bound(
     event: Function,
     y: Tensor,
@@ -139,15 +161,8 @@ def event_bound(
     replicas: int = 13,
     repeats: int = 1,
     curve: bool = False,
-    n: int = 10_000,
     alpha: float = 1e-3,
-    seed: int = 0,
-    pilot: int | None = None,
-    batch_size: int | None = None,
-    policy: str = "frozen",
-    function: str = "event happens",
-    checkpoint: Checkpoint | str | Path | None = None,
-    progress: Progress | bool | None = None,
+    **options: Unpack[MeanOptions],
 ) -> EventBound | MeanBound:
     """The probability of an event at the deployed smoother, whatever is done to the input: an attack's success rate (T5, T14).
 
@@ -160,10 +175,9 @@ def event_bound(
 
     Args:
         event: batch (b, K, *input) → (b,) of 0/1 or booleans: does it happen? May take a `generator` and be random.
-        y, noise, rho, replicas, n, alpha, seed, batch_size, policy, checkpoint, progress: as in `mean_bound`.
+        y, noise, rho, replicas, alpha, **options: as in `mean_bound`; `function` names the event: "image shows a circle".
         repeats: j, values of one draw of the copies; 1: T5. An event without a `generator` has nothing to repeat: T5.
-        curve, pilot: as in `mean_bound`, for `repeats` ≥ 2.
-        function: what the event is called, for the record: "image shows a circle".
+        curve: as in `mean_bound`, for `repeats` ≥ 2.
         two_sided: bound the probability from below, too; α is then shared.
 
     Returns:
@@ -174,35 +188,26 @@ def event_bound(
     """
     two_sided, repeats = _validate.flag("two_sided", two_sided), _validate.count("repeats", repeats)
     curve = _validate.flag("curve", curve)
-    _validate.function("event", event, "(b, replicas, *input)")
-    if repeats == 1 or not accepts_generator(event):
+    options.setdefault("function", "event happens")
+    if repeats == 1 or not callable(event) or not accepts(event, "generator"):
+        options.pop("pilot", None)  # nothing is chosen
         return of_replicas.event_bound(
-            event,
-            y,
-            noise,
-            rho=rho,
-            two_sided=two_sided,
-            replicas=replicas,
-            n=n,
-            alpha=alpha,
-            seed=seed,
-            batch_size=batch_size,
-            policy=policy,
-            function=function,
-            checkpoint=checkpoint,
-            progress=progress,
+            event, y, noise, rho=rho, two_sided=two_sided, replicas=replicas, alpha=alpha, **options
         )
     return _bounded(
-        Asked(event, y, noise, rho, replicas, n, alpha, seed, "event", policy, function),
+        event,
+        y,
+        noise,
+        "event",
+        options,
+        rho=_validate.not_negative("rho", rho),
+        replicas=_validate.count("replicas", replicas),
         repeats=repeats,
         floor=0.0,
         ceiling=1.0,
         side="two-sided" if two_sided else "upper",
         curve=curve,
-        pilot=pilot,
-        batch_size=batch_size,
-        checkpoint=checkpoint,
-        progress=progress,
+        alpha=_validate.failure("alpha", alpha),
     )
 
 
@@ -219,7 +224,7 @@ class Repeated:
     def __init__(self, statistic: Function, repeats: int, floor: float, ceiling: float, name: str) -> None:
         self.statistic, self.repeats, self.name = statistic, repeats, name
         self.floor, self.ceiling = floor, ceiling
-        self.together = _accepts(statistic, "repeats")
+        self.together = accepts(statistic, "repeats")
 
     def __call__(self, z: Tensor, generator: torch.Generator) -> Tensor:
         if self.together:
@@ -261,87 +266,62 @@ def within(values: Tensor, floor: float, ceiling: float, name: str) -> Tensor:
 
 
 def _bounded(
-    asked: Asked,
+    f: Function,
+    y: Tensor,
+    noise: Noise | float,
+    called: str,
+    options: MeanOptions,
     *,
+    rho: float,
+    replicas: int,
     repeats: int,
     floor: float,
     ceiling: float,
     side: str,
     curve: bool,
-    pilot: int | None,
-    batch_size: int | None,
-    checkpoint: Checkpoint | str | Path | None,
-    progress: Progress | bool | None,
+    alpha: float,
 ) -> MeanBound:
-    count = min(1000, max(64, asked.n // 5)) if pilot is None else _validate.count("pilot", pilot, minimum=2)
-    random = accepts_generator(asked.statistic)
+    random, hits = callable(f) and accepts(f, "generator"), called == "event"
     repeats = repeats if random else 1
-    f = Repeated(asked.statistic, repeats, floor, ceiling, asked.name) if random else asked.statistic
-    keep, report = as_checkpoint(checkpoint), as_progress(progress)
+    _validate.evaluating(called, f)
+    seen = Repeated(f, repeats, floor, ceiling, called) if random else f
+    drawing = Drawing(seen, y, noise, called=called, replicas=replicas, **options)
+    if options.get("pilot") is None:
+        drawing.pilot = min(1000, max(64, drawing.n // 5))
+    drawing.shape = (repeats,) if random else ()
 
-    def values(n: int, stream: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-        kept = AllDraws()
-        draw(
-            f,
-            asked.y.expand(asked.replicas, *asked.y.shape),
-            asked.noise,
-            n=n,
-            seed=asked.seed,
-            stream=stream,
-            accumulators=[kept],
-            batch_size=batch_size,
-            output_shape=(repeats,) if random else (),
-            called=asked.name,
-            progress=report if stream == "bounding" else None,
-            checkpoint=keep,
-        )
-        seen = within(kept.stacked().to("cpu", torch.float64), floor, ceiling, asked.name).reshape(n, repeats)
-        return np.clip((seen.numpy() - floor) / (ceiling - floor), 0.0, 1.0)
+    def scaled(draws: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
+        values = within(draws.to("cpu", torch.float64), floor, ceiling, called).reshape(-1, repeats)
+        return np.clip((values.numpy() - floor) / (ceiling - floor), 0.0, 1.0)
 
-    first = values(count, "pilot")
-    drawn = values(asked.n, "bounding")
-    hits, alpha = asked.name == "event", asked.alpha / (2 if side == "two-sided" else 1)
+    early, kept = drawing.pilot_draws(True), AllDraws()
+    first = scaled(early if early is not None else torch.empty(0))
+    drawing.draw([kept])
+    drawn = scaled(kept.stacked())
+    share = alpha / 2 if side == "two-sided" else alpha
 
     def limits(mirrored: bool) -> Limits:
-        early, late = (1 - first, 1 - drawn) if mirrored else (first, drawn)
-        family: Weights = Polynomials(repeats) if random else Piecewise.at(early)
-        return chosen_limits(
-            Pilot(family, early),
-            late,
-            asked.noise,
-            rho=asked.rho,
-            replicas=asked.replicas,
-            alpha=alpha,
-            hits=hits,
-            curve=curve,
-        )
+        pilot, late = (1 - first, 1 - drawn) if mirrored else (first, drawn)
+        family: Weights = Polynomials(repeats) if random else Piecewise.at(pilot)
+        how: dict[str, Any] = {"rho": rho, "replicas": replicas, "alpha": share, "hits": hits, "curve": curve}
+        return chosen_limits(Pilot(family, pilot), late, drawing.noise, **how)
 
     above = limits(False) if side != "lower" else None
     below = limits(True) if side != "upper" else None
-    least, most = interval(below, above, asked.noise, asked.rho, asked.replicas, floor, ceiling)
+    least, most = interval(below, above, drawing.noise, rho, replicas, floor, ceiling)
     decisive = below if side == "lower" else above
-    won = "T14" if decisive is None else decisive.won(asked.noise, asked.rho, asked.replicas)
-    run = Run.of(
-        asked.y,
-        asked.noise,
-        n=asked.n,
-        seed=asked.seed,
-        pilot=count,
-        policy=asked.policy,
-        function=asked.function,
-        copies=asked.replicas,
-    )
+    won = "T14" if decisive is None else decisive.won(drawing.noise, rho, replicas)
     certified = least > floor if side == "lower" else most < ceiling
-    trivial = shown(floor if side == "lower" else ceiling, "exact")
+    trivial, run = shown(floor if side == "lower" else ceiling, "exact"), drawing.run()
     return MeanBound(
         value=least if side == "lower" else most,
         lower=least if side == "two-sided" else floor,
         side=side,
-        rho=asked.rho,
-        replicas=asked.replicas,
+        rho=rho,
+        replicas=replicas,
         repeats=repeats,
-        alpha=asked.alpha,
-        n=asked.n,
+        alpha=alpha,
+        n=drawing.n,
         floor=floor,
         ceiling=ceiling,
         theorem=won,
@@ -349,18 +329,10 @@ def _bounded(
         status="certified" if certified else "abstained",
         reason=run.remark
         if certified
-        else f"from n = {asked.n:,} draws nothing but the trivial {trivial} follows at this ρ and K",
+        else f"from n = {drawing.n:,} draws nothing but the trivial {trivial} follows at this ρ and K",
         run=run,
         upper_limits=above,
         lower_limits=below,
         quantity="event" if hits else "mean",
         unit="probability" if hits else "the unit of the statistic",
     )
-
-
-def _accepts(f: Callable[..., Any], name: str) -> bool:
-    target = f.forward if isinstance(f, nn.Module) else f
-    try:
-        return name in inspect.signature(target).parameters
-    except (TypeError, ValueError):
-        return False

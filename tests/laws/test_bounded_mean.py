@@ -132,8 +132,8 @@ def test_false_laws_are_caught():
     assert broken(lambda w, law, rho, k: bound(w, law, noise, rho, k) - w[0] * (w[0] > 0)) > 2
     # the mean of max(L − s, 0) at its mean: no convexity
     assert broken(lambda w, law, rho, k: bound(w, law, noise, 0.0, k)) > 2
-    # the least coefficient in place of W(0), and slopes of the coefficients as if they were values
+    # slopes that are too steep: of degree² for degree
     assert (
-        broken(lambda w, law, rho, k: mean_of(w, law) - w[0] + float(noise.hockey_stick(np.diff(w), rho, k).mean()))
+        broken(lambda w, law, rho, k: mean_of(w, law) - w[0] + float(noise.hockey_stick(9 * np.diff(w), rho, k).mean()))
         > 2
     )
