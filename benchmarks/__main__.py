@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import floor, gpu, processes, smoother, stopping
+from benchmarks import floor, gpu, means, processes, smoother, stopping
 
 INTRODUCTION = """# Benchmarks
 
@@ -147,6 +147,7 @@ TABLES: dict[str, Callable[[bool], str]] = {
     "memory": memory_table,
     "processes": processes_table,
     "stopping": stopping_table,
+    "means": means.table,
     "smoother": smoother_table,
     "gpu": gpu_table,
 }
