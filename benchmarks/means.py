@@ -1,9 +1,9 @@
 """Limits for T14: what each way to a confidence statement makes of the same draws.
 
 An event at K = 13 and ρ = .25 whose probability given the copies, g, is one of two rates; several values of n draws of the
-copies, a fifth as many pilot draws, α = 10⁻³. Every way ends in limits of E W(g) for some W, from which the bound follows alike:
+copies, a fifth as many pilot draws, α = 10⁻³. Every way ends in limits of E W(g) for some W, from which the bound follows:
 
-- *Clopper–Pearson, split counts*: E g from the first values of one half of the draws, E g² from the first pairs of the other half;
+- *Clopper–Pearson, split counts*: E g from the first values of one half of the draws, E g² from the first pairs of the other;
 - *binomial mixtures*: limits of all tails P[C ≥ c] at once, and the worst mixture of binomials that they allow (a linear
   programme, solved in its dual, which is T14's);
 - *a pair by betting*: E g and E g², α/2 each (THEORY T14, form (a));

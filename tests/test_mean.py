@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -35,7 +36,7 @@ def test_an_event_that_chance_decides_has_a_small_bound(replicas, rho, most):
     """2 500 draws of four values: between the truth and little more than the dual's population value; T5 is far above."""
     e = event_bound(fires, Y, ONE, rho=rho, replicas=replicas, repeats=4, n=2500)
     assert worst(rho, replicas) < e.value < most
-    assert (e.theorem, e.method, e.quantity, e.unit) == ("T14", "repeats", "event", "probability")
+    assert (e.theorem, e.won, e.method, e.quantity, e.unit) == ("T14", "T14", "repeats", "mean", "probability")
     assert (e.status, e.repeats, e.n, e.alpha, e.side, e.lower) == ("certified", 4, 2500, 1e-3, "upper", 0.0)
     t5 = event_bound(fires, Y, ONE, rho=rho, replicas=replicas, n=10_000)
     assert t5.theorem == "T5"
@@ -49,7 +50,7 @@ def test_where_the_copies_decide_everything_t5_wins_at_little_cost():
         return (z[..., 0].mean(dim=1) > 1.0 / math.sqrt(13)) & (torch.rand(len(z), generator=generator) < 2)
 
     e = event_bound(decided, Y, ONE, rho=0.2, repeats=3, n=3000)
-    assert (e.theorem, e.method) == ("T5", "replicas")
+    assert (e.won, e.method) == ("T5", "repeats")
     t5 = [event_bound(decided, Y, ONE, rho=0.2, n=3000, alpha=alpha).value for alpha in (1e-3, 1e-3 / 8)]
     assert e.value <= t5[1]
     assert e.value < t5[0] + 0.02
@@ -85,7 +86,7 @@ def test_lower_and_two_sided():
     asked = {"rho": 0.1, "n": 1000, "lower": -1, "upper": 1}
     up, down = mean_bound(tilted, Y, ONE, **asked), mean_bound(mirrored, Y, ONE, side="lower", **asked)
     assert down.value == pytest.approx(-up.value, abs=1e-9)
-    assert (down.side, down.upper_limits) == ("lower", None)
+    assert (down.side, down.held.above) == ("lower", None)
     assert down.at(0.5) < down.value
     assert down.radius(down.value - 0.1) > 0.1
 
@@ -129,7 +130,7 @@ def test_a_random_score():
     m = mean_bound(drawn, Y, ONE, rho=0.25, repeats=2, n=4000)
     assert worst(0.25, 13) < m.value < 0.25
     one = mean_bound(drawn, Y, ONE, rho=0.25, repeats=1, n=4000)
-    assert one.theorem == "T5"
+    assert one.won == "T5"
     assert m.value < one.value
     assert one.value == pytest.approx(float(norm.cdf(norm.ppf(0.115) + math.sqrt(13) * 0.25)), abs=0.03)
 
@@ -169,7 +170,7 @@ def test_repeats_see_the_same_copies_and_have_randomness_of_their_own():
         z.zero_()  # what one does to its copies is not for the next to see
         return torch.rand(len(z), generator=generator)
 
-    repeated = Repeated(watching, 3, 0.0, 1.0, "statistic")
+    repeated = Repeated(watching, 3, "statistic")
     z = torch.randn(5, 2, 1)
     values = repeated(z.clone(), torch.Generator().manual_seed(0))
     assert values.shape == (5, 3)
@@ -181,7 +182,7 @@ def test_repeats_see_the_same_copies_and_have_randomness_of_their_own():
     def reseeding(z, generator):  # what begins anew from its generator's seed is not the same value twice
         return torch.rand(len(z), generator=torch.Generator().manual_seed(generator.initial_seed()))
 
-    assert len(set(Repeated(reseeding, 3, 0, 1, "statistic")(z, torch.Generator()).flatten().tolist())) == 15
+    assert len(set(Repeated(reseeding, 3, "statistic")(z, torch.Generator()).flatten().tolist())) == 15
 
 
 def test_a_statistic_may_make_its_repeats_together():
@@ -268,3 +269,94 @@ def test_an_event_without_randomness_has_nothing_to_repeat():
     same = event_bound(lambda z: z[..., 0].mean(dim=1) > 0.3, Y, ONE, rho=0.1, n=500)
     assert e.value == same.value
     assert certify.mean_bound is mean_bound
+
+
+def stated():
+    """Claims of every kind: an event from above, one from both sides, a score from below."""
+    asked = {"rho": 0.1, "n": 600, "pilot": 100}
+    return (
+        event_bound(fires, Y, ONE, repeats=2, function="the alarm rings", **asked),
+        event_bound(fires, Y, ONE, repeats=3, two_sided=True, function="the alarm rings", **asked),
+        mean_bound(tilted, Y, ONE, lower=-1, side="lower", function="tilt", **asked),
+    )
+
+
+FUNCTIONS = {"the alarm rings": fires, "tilt": tilted}
+
+
+def test_a_certificate_holds_them_and_a_check_draws_afresh(tmp_path):
+    results = stated()
+    made = certify.Certificate.of(*results)
+    made.save(tmp_path / "c")
+    loaded = certify.Certificate.load(tmp_path / "c")
+    assert loaded.claims == made.claims
+    assert [c.value for c in loaded.claims] == [r.value for r in results]
+    assert loaded.claims[1].lower == results[1].lower
+    one, both, score = (c.sentence for c in loaded.claims)
+    assert "the probability that the alarm rings, with 13 noisy copies, is at most" in one
+    assert "is between" in both
+    assert "the mean of the tilt, with 13 noisy copies, is at least" in score
+    assert "T14, repeats" in one
+    assert "T14, score" in score
+    report = loaded.check(FUNCTIONS, Y, seed=3)
+    assert [v.outcome for v in report.verdicts] == ["not refuted"] * 3
+    for claim, result in zip(loaded.claims, results, strict=True):
+        assert str(result).startswith(claim.sentence)
+
+
+def tampered(made, i, tensors=lambda t: t, **changes):
+    """A certificate in which one claim says something else."""
+    claims = list(made.claims)
+    numbers = {**claims[i].numbers, **changes.pop("numbers", {})}
+    claims[i] = dataclasses.replace(claims[i], numbers=numbers, **changes)
+    return dataclasses.replace(made, claims=tuple(claims), tensors=tensors(dict(made.tensors)))
+
+
+def test_what_does_not_follow_is_refuted():
+    made = certify.Certificate.of(*stated())
+    first, second, third = made.claims
+
+    def moved(i, name, change):
+        key = f"{made.claims[i].tensors}.{name}"
+        return lambda tensors: {**tensors, key: change(tensors[key])}
+
+    cases = [
+        tampered(made, 0, value=first.value - 0.01),
+        tampered(made, 0, value=first.value - 0.01, numbers={"upper": first.value - 0.01}),
+        tampered(made, 1, lower=second.lower + 0.01),
+        tampered(made, 1, lower=second.lower + 0.01, numbers={"lower": second.lower + 0.01}),
+        tampered(made, 2, value=third.value + 0.1, numbers={"lower": third.value + 0.1}),
+        tampered(made, 0, replicas=1, numbers={"replicas": 1}),
+        tampered(made, 0, moved(0, "above.mixture", lambda a: -a)),
+        tampered(made, 0, moved(0, "above.coefficients", lambda w: w[:, :-1])),
+        tampered(made, 2, moved(2, "below.nodes", lambda v: v.flip(0))),
+        # limits that are too low: fresh draws contradict them
+        tampered(made, 0, moved(0, "above.limits", lambda m: m * 0.5), value=0.01, numbers={"upper": 0.01}),
+        tampered(made, 0, moved(0, "above.limits", lambda m: m - 0.5)),
+    ]
+    for i, case in enumerate(cases):
+        assert case.check(FUNCTIONS, Y, seed=3, n=3000).refuted, i
+    weaker = tampered(made, 0, value=first.value + 0.01)
+    assert not weaker.check(FUNCTIONS, Y, seed=3).refuted
+
+
+def test_another_function_is_refuted_and_one_without_randomness_is_an_error():
+    made = certify.Certificate.of(*stated()[:1])
+
+    def often(z, generator):
+        return torch.rand(len(z), generator=generator) < 0.6
+
+    assert made.check(often, Y, seed=3).refuted
+    with pytest.raises(ValueError, match="function takes no generator: must be random, 2 values of each draw"):
+        made.check(lambda z: z[:, 0, 0] > 0, Y, seed=3)
+    beyond = certify.Certificate.of(stated()[2]).check(lambda z: 3 * tilted(z), Y, seed=3)
+    assert beyond.refuted
+    assert "have values outside [-1, 1]" in beyond.verdicts[0].detail
+
+
+def test_an_abstention_is_a_claim_too(tmp_path):
+    e = event_bound(lambda z, generator: torch.ones(len(z)), Y, ONE, rho=1.0, repeats=2, n=64)
+    certify.Certificate.of(e).save(tmp_path / "c")
+    (claim,) = certify.Certificate.load(tmp_path / "c").claims
+    assert (claim.status, claim.value) == ("abstained", 1.0)
+    assert e.at(0.0) <= 1.0

@@ -6,6 +6,7 @@ hold, follows from them.
 """
 
 from certify.bounds.base import Evaluation, Evidence, Method, Run, Setting
+from certify.bounds.bounded_mean import MeanBound, MeanEvidence
 from certify.bounds.copies import EventBound, EventEvidence, LimitEvidence, StatisticBound
 from certify.bounds.deployed_distance import (
     DeployedBound,
@@ -34,6 +35,7 @@ __all__ = [
     "EventBound",
     "Evidence",
     "MSEBound",
+    "MeanBound",
     "Method",
     "PercentileBounds",
     "Run",
@@ -52,7 +54,7 @@ ROUTES: dict[tuple[str, str], type[DeployedMethod]] = {
 }
 """(smoother, route) → the class that implements it."""
 
-_OF_STATEMENTS: tuple[type[Evidence], ...] = (BoxEvidence, LimitEvidence, EventEvidence)
+_OF_STATEMENTS: tuple[type[Evidence], ...] = (BoxEvidence, LimitEvidence, EventEvidence, MeanEvidence)
 EVIDENCE: dict[str, type[Evidence]] = {
     cls.kind: cls
     for cls in (*_OF_STATEMENTS, *(m.evidence for m in METHODS.values()), *(m.evidence for m in ROUTES.values()))

@@ -34,22 +34,29 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
+from torch import Tensor
 
 from certify import _validate
-from certify._records import Record, Shown
-from certify.bounds.base import Run
+from certify._records import Record
+from certify._text import shown
+from certify.bounds.base import Evidence
+from certify.bounds.copies import OfCopies
+from certify.bounds.statement import constant
 from certify.confidence import clopper_pearson
-from certify.confidence.betting import stake, upper_limit
+from certify.confidence.betting import evidence_against, stake, upper_limit
+from certify.montecarlo import Accumulator, AllDraws
 from certify.noise import Noise
 
-__all__ = ["Limits", "MeanBound", "Piecewise", "Pilot", "Polynomials", "Weights", "chosen_limits"]
+__all__ = ["Limits", "MeanBound", "MeanEvidence", "Piecewise", "Pilot", "Polynomials", "Weights", "chosen_limits"]
 
 _Array = NDArray[np.float64]
 
@@ -430,51 +437,35 @@ def chosen_limits(
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeanBound(Shown):
+class MeanBound(OfCopies):
     """What `certify.mean_bound` returns, and `certify.event_bound` for several values of one draw of the copies.
 
+    E S ≤ `value` at y + δ (side "upper"), over the deployment noise and the randomness of S, for every ‖δ‖_Σ ≤ ρ, with
+    confidence 1 − α; E S ≥ `value` ("lower"); or `lower` ≤ E S ≤ `value` ("two-sided"). Abstained where that says no more than
+    `floor` and `ceiling`.
+
     Attributes:
-        value: side "upper" or "two-sided": E S ≤ value at y + δ, over the deployment noise and the randomness of S, for every
-            ‖δ‖_Σ ≤ ρ, with confidence 1 − α; side "lower": E S ≥ value.
-        lower: E S ≥ lower likewise, if two-sided; otherwise `floor`.
-        side, rho, replicas, alpha, n: as asked.
         repeats: j, values of S of one draw of the copies; 1 where it is not random, and seen itself.
-        floor, ceiling: what S lies between.
-        quantity, unit: "mean" of a statistic, or "event": a probability.
-        theorem, method: "T14" and "repeats" (or "score": S is seen itself), or "T5" and "replicas" where that is what won.
-        upper_limits, lower_limits: what the bounds at all radii follow from, of (S − floor)/(ceiling − floor) and of its
-            complement; None for a side that was not asked for.
-        status: "abstained" where the bound says no more than `floor` and `ceiling`, with a `reason`.
+        floor, ceiling: what S lies between; 0 and 1 for the probability of an event.
+        won: "T14", or "T5" where its limit alone gives the value: W is linear.
+        held: what the bounds at all radii follow from; the same as `evidence`, but in an abstention, too.
     """
 
-    value: float
-    lower: float
-    side: str
-    rho: float
-    replicas: int
     repeats: int
-    alpha: float
-    n: int
     floor: float
     ceiling: float
-    theorem: str
-    method: str
-    status: str
-    reason: str
-    run: Run = field(repr=False)
-    upper_limits: Limits | None = field(repr=False)
-    lower_limits: Limits | None = field(repr=False)
-    quantity: str = "mean"
-    unit: str = "the unit of the statistic"
+    won: str
+    held: MeanEvidence = field(repr=False)
+
+    theorem: str = constant("T14")
+    quantity: str = constant("mean")
 
     def interval(self, rho: float) -> tuple[float, float]:
         """(lower, upper) bounds of E S at another radius; `floor` and `ceiling` where nothing was asked.
 
         All radii follow from the same limits, so they hold at once with probability 1 − α.
         """
-        rho = _validate.not_negative("rho", rho)
-        noise = self.run.noise
-        return interval(self.lower_limits, self.upper_limits, noise, rho, self.replicas, self.floor, self.ceiling)
+        return self.held.interval(self.run.noise, _validate.not_negative("rho", rho))
 
     def at(self, rho: float) -> float:
         """The bound at another radius, of the side that was asked for (two-sided: the upper)."""
@@ -500,17 +491,151 @@ class MeanBound(Shown):
         return low
 
 
-def interval(
-    lower: Limits | None, upper: Limits | None, noise: Noise, rho: float, replicas: int, floor: float, ceiling: float
-) -> tuple[float, float]:
-    """(lower, upper) bounds of E S at a radius, in the unit of S, rounded outwards; `floor` and `ceiling` without limits."""
-    span, low, high = ceiling - floor, floor, ceiling
-    if upper is not None:
-        share = upper.bound(noise, rho, replicas)[0]
-        if share < 1:
-            high = min(ceiling, (floor + span * share) + 4e-16 * (abs(floor) + span))
-    if lower is not None:
-        share = lower.bound(noise, rho, replicas)[0]
-        if share < 1:
-            low = max(floor, (ceiling - span * share) - 4e-16 * (abs(ceiling) + span))
-    return low, high
+@dataclass(frozen=True, eq=False)
+class MeanEvidence(Evidence):
+    """Limits of means of functions of g, from which the bound at every radius follows.
+
+    Attributes:
+        lower, upper: of E S at the claim's radius.
+        side, replicas, repeats, floor, ceiling: as in `MeanBound`.
+        above, below: limits for (S − floor)/(ceiling − floor), and for its complement; None for a side that was not asked for.
+        mixtures: for either the mixture of its limits that gives the value.
+    """
+
+    lower: float
+    upper: float
+    side: str
+    replicas: int
+    repeats: int
+    floor: float
+    ceiling: float
+    above: Limits | None
+    below: Limits | None
+    mixtures: tuple[_Array, _Array]
+
+    kind: ClassVar[str] = "mean"
+    scalars: ClassVar[Mapping[str, type]] = {
+        "lower": float,
+        "upper": float,
+        "side": str,
+        "replicas": int,
+        "repeats": int,
+        "floor": float,
+        "ceiling": float,
+    }
+
+    @classmethod
+    def of(
+        cls, above: Limits | None, below: Limits | None, noise: Noise, rho: float, *, side: str, **scale: Any
+    ) -> MeanEvidence:
+        """At a radius; `scale`: replicas, repeats, floor, ceiling."""
+        at = [np.zeros(0) if held is None else held.bound(noise, rho, scale["replicas"])[1] for held in (above, below)]
+        ends: dict[str, Any] = {"lower": scale["floor"], "upper": scale["ceiling"], "side": side}
+        made = cls(above=above, below=below, mixtures=(at[0], at[1]), **ends, **scale)
+        low, high = made._ends(noise, rho, made.mixtures)
+        return replace(made, lower=low, upper=high)
+
+    def interval(self, noise: Noise, rho: float) -> tuple[float, float]:
+        """(lower, upper) bounds of E S at a radius, in the unit of S; `floor` and `ceiling` where nothing was asked."""
+        return self._ends(noise, rho, (None, None))
+
+    def _ends(self, noise: Noise, rho: float, mixtures: tuple[_Array | None, _Array | None]) -> tuple[float, float]:
+        """The same by given mixtures of the limits (None: the best), rounded outwards."""
+        span, low, high = self.ceiling - self.floor, self.floor, self.ceiling
+        shares = []
+        for held, a in zip((self.above, self.below), mixtures, strict=True):
+            share = 1.0
+            if held is not None and a is None:
+                share = held.bound(noise, rho, self.replicas)[0]
+            elif held is not None and a is not None:
+                share = max(0.0, min(held.value(a, noise, rho, self.replicas), held.of_t5(noise, rho, self.replicas)))
+            shares.append(share)
+        if shares[0] < 1:
+            high = min(self.ceiling, (self.floor + span * shares[0]) + 4e-16 * (abs(self.floor) + span))
+        if shares[1] < 1:
+            low = max(self.floor, (self.ceiling - span * shares[1]) - 4e-16 * (abs(self.ceiling) + span))
+        return low, high
+
+    def won(self, noise: Noise, rho: float) -> str:
+        """Whose bound the value is: "T5", or "T14" where more than T5's limit was needed."""
+        held = self.below if self.side == "lower" else self.above
+        return "T14" if held is None else held.won(noise, rho, self.replicas)
+
+    def tensors(self) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for name, held, a in zip(("above", "below"), (self.above, self.below), self.mixtures, strict=True):
+            if held is not None:
+                found |= {
+                    f"{name}.coefficients": torch.from_numpy(held.coefficients.copy()),
+                    f"{name}.limits": torch.tensor(held.limits, dtype=torch.float64),
+                    f"{name}.t5": torch.tensor([theorem == "T5" for theorem in held.theorems]),
+                    f"{name}.mixture": torch.from_numpy(a.copy()),
+                }
+                if isinstance(held.weights, Piecewise):
+                    found[f"{name}.nodes"] = torch.from_numpy(held.weights.nodes.copy())
+        return found
+
+    @classmethod
+    def restored(
+        cls, numbers: Mapping[str, float | int | str], tensors: Mapping[str, Tensor], center: Tensor | None
+    ) -> Self:
+        scale = cls._scalars(numbers)
+        side, repeats = scale["side"], scale["repeats"]
+        if side not in ("upper", "lower", "two-sided") or scale["replicas"] < 1 or not 1 <= repeats <= 10**4:
+            raise ValueError(f"side = {side!r}, replicas = {scale['replicas']}, repeats = {repeats}: out of range")
+        if not -math.inf < scale["floor"] < scale["ceiling"] < math.inf:
+            raise ValueError(f"floor = {scale['floor']}, ceiling = {scale['ceiling']}: out of range")
+        sides = [name for name in ("above", "below") if side == "two-sided" or (side == "upper") == (name == "above")]
+        limits, mixtures = dict.fromkeys(("above", "below")), {"above": np.zeros(0), "below": np.zeros(0)}
+        for name in sides:
+            own = {key: _numbers(tensors[f"{name}.{key}"]) for key in ("coefficients", "limits", "t5", "mixture")}
+            nodes = tensors.get(f"{name}.nodes")
+            family: Weights = Polynomials(repeats) if nodes is None else Piecewise(_numbers(nodes))
+            count = len(own["limits"])
+            if own["coefficients"].shape != (count, family.size) or {len(own["t5"]), len(own["mixture"])} != {count}:
+                raise ValueError(f"{name}: its limits and coefficients do not fit each other")
+            if isinstance(family, Piecewise) and not (
+                repeats == 1 and family.nodes[0] == 0 and family.nodes[-1] == 1 and (np.diff(family.nodes) > 0).all()
+            ):
+                raise ValueError(f"{name}: its nodes do not increase from 0 to 1")
+            if (own["mixture"] < 0).any():
+                raise ValueError(f"{name}: a mixture has weights below 0")
+            for row in own["coefficients"][own["t5"] != 0]:
+                if not np.array_equal(row, family.linear):
+                    raise ValueError(f"{name}: a limit of the mean has another W than v")
+            theorems = tuple("T5" if t5 else "T14" for t5 in own["t5"])
+            limits[name] = Limits(family, own["coefficients"], tuple(own["limits"].tolist()), theorems)  # type: ignore[assignment]
+            mixtures[name] = own["mixture"]
+        return cls(**scale, **limits, mixtures=(mixtures["above"], mixtures["below"]))  # type: ignore[arg-type]
+
+    def implied(self, noise: Noise, rho: float) -> float:
+        low, high = self._ends(noise, rho, self.mixtures)
+        if self.lower > low + 1e-9 * (self.ceiling - self.floor) or self.upper < high - 1e-9 * (
+            self.ceiling - self.floor
+        ):
+            return -math.inf if self.side == "lower" else math.inf  # the limits say less than these ends
+        return low if self.side == "lower" else high
+
+    def witness(self) -> AllDraws:
+        return AllDraws()
+
+    def verdict(self, seen: Accumulator, noise: Noise, rho: float) -> tuple[float, str]:
+        drawn = cast(AllDraws, seen).stacked().to("cpu", torch.float64).reshape(-1, self.repeats).numpy()
+        outside = int(((drawn < self.floor) | (drawn > self.ceiling)).any(axis=1).sum())
+        if outside:
+            return 0.0, f"{outside:,} of {len(drawn):,} draws have values outside [{self.floor:g}, {self.ceiling:g}]"
+        scaled = np.clip((drawn - self.floor) / (self.ceiling - self.floor), 0.0, 1.0)
+        found = []
+        for held, values in ((self.above, scaled), (self.below, 1 - scaled)):
+            for w, limit in zip(*((held.coefficients, held.limits) if held is not None else ((), ())), strict=True):
+                x = held.weights.estimates(w, values)  # type: ignore[union-attr]
+                found.append(evidence_against(x, low=float(w.min()), high=float(w.max()), mean=limit))
+        mean = shown(self.floor + float(scaled.mean()) * (self.ceiling - self.floor), "near", 4)
+        return min(1.0, len(found) * min(found)), f"mean {mean} of {len(drawn):,} draws at δ = 0, {len(found)} limits"
+
+
+def _numbers(tensor: Tensor) -> _Array:
+    found: _Array = tensor.detach().to("cpu", torch.float64).numpy()
+    if not np.isfinite(found).all():
+        raise ValueError("its numbers are not finite")
+    return found

@@ -21,6 +21,7 @@ from certify.confidence import stopped_event
 from certify.montecarlo import Function, Progress, draw
 from certify.noise import Noise
 from certify.progress import as_progress
+from certify.statements.mean import Repeated
 
 if TYPE_CHECKING:
     from certify.certificate.certificate import Certificate
@@ -96,7 +97,7 @@ def checked(
         number = n or max(claims[i].n for i in mine)
         most = max(most, number)
         draw(
-            functions[name],
+            Repeated(functions[name], shape[0], "function") if copies is not None and shape else functions[name],
             y if copies is None else y.expand(copies, *y.shape),
             noise,
             n=number,
@@ -155,7 +156,7 @@ def _evidence(certificate: Certificate, claim: Claim) -> Evidence | str:
 def _shape(certificate: Certificate, claim: Claim) -> tuple[int, ...]:
     """The shape of the output of the claim's function."""
     if claim.copies is not None:
-        return ()
+        return (int(claim.numbers["repeats"]),) if claim.method == "repeats" else ()
     return tuple(certificate.tensors[claim.center if claim.center else f"{claim.tensors}.lower"].shape)
 
 

@@ -43,6 +43,11 @@ KINDS = {
     "percentile": Kind({("percentile", "order statistics"): ("T1", "box")}, ("p",)),
     "deployed": Kind(_DEPLOYED, ("value", "q", "replicas")),
     "statistic": Kind({("none", "replicas"): ("T5", "limit")}, ("value", "q", "replicas"), least=-math.inf),
+    "mean": Kind(
+        {("none", "repeats"): ("T14", "mean"), ("none", "score"): ("T14", "mean")},
+        ("value", "replicas"),
+        least=-math.inf,
+    ),
     "event": Kind({("none", "replicas"): ("T5", "event")}, ("value", "replicas"), most=1.0),
 }
 """Quantity → what its claims say."""

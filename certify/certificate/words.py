@@ -54,6 +54,7 @@ _KINDS = {
     "percentile": ("percentiles of ", ""),
     "deployed": ("deployed ", "distance "),
     "statistic": ("", ""),
+    "mean": ("", "mean "),
     "event": ("", "probability "),
 }
 """What a claim is about, in front of its function's name, and what its value is."""
@@ -192,14 +193,21 @@ def _body(claim: Claim, style: Style) -> str:
                 f"the deployed {function}, the {style.name(claim.smoother)} over {copies(claim.replicas)}, is within distance "
                 f"{style.strong(style.number(claim.value, 'up'))} of {reference(claim)}{often}"
             )
-        case "statistic" | "event":
-            probability = "the probability that " if claim.quantity == "event" else ""
+        case "statistic" | "event" | "mean":
+            probability = "the mean of " if claim.quantity == "mean" else ""
+            if is_probability(claim):
+                probability = "the probability that "
             what = f"{probability}{style.name(with_article(claim.function))}"
             return f"{what}, with {copies(claim.replicas)}, is {limits(claim, style)}{often}"
     return (
         f"each of the {claim.outputs:,} percentile-smoothed outputs (p = {style.number(claim.p, 'exact')}) of {function} stays "
         "inside its interval, all of them jointly"
     )
+
+
+def is_probability(claim: Claim) -> bool:
+    """Whether its value is the probability of an event."""
+    return claim.quantity == "event" or (claim.quantity == "mean" and claim.unit == "probability")
 
 
 def reference(claim: Claim) -> str:
@@ -209,7 +217,7 @@ def reference(claim: Claim) -> str:
 
 def limits(claim: Claim, style: Style = PLAIN) -> str:
     """On which side of what the value is: "at most 3", "between 25 % and 50 %"."""
-    show = style.percent if claim.quantity == "event" else style.number
+    show = style.percent if is_probability(claim) else style.number
     if claim.side == "two-sided":
         return style.strong(f"between {show(claim.lower, 'down')} and {show(claim.value, 'up')}")
     if claim.side == "lower":
@@ -225,7 +233,8 @@ def value(claim: Claim, style: Style = PLAIN) -> str:
         return "an interval each"
     if claim.quantity == "radius":
         return f"at least {style.number(claim.value, 'down')}"
-    return f"{_KINDS[claim.quantity][1]}{limits(claim, style)}"
+    what = _KINDS["event" if is_probability(claim) else claim.quantity][1]
+    return f"{what}{limits(claim, style)}"
 
 
 def named(claim: Claim, style: Style = PLAIN) -> str:

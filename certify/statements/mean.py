@@ -32,12 +32,12 @@ from certify._text import shown
 from certify.bounds.bounded_mean import (
     Limits,
     MeanBound,
+    MeanEvidence,
     Piecewise,
     Pilot,
     Polynomials,
     Weights,
     chosen_limits,
-    interval,
 )
 from certify.bounds.copies import EventBound
 from certify.montecarlo import AllDraws, Function
@@ -217,13 +217,16 @@ class Repeated:
     Args:
         statistic: (b, K, *input) → (b,), or with a keyword `repeats` → (b, repeats).
         repeats: j.
-        floor, ceiling: what values must lie between; for an event they are 0 or 1.
         name: what the caller calls the statistic.
+
+    Raises:
+        ValueError: the statistic has no randomness to repeat.
     """
 
-    def __init__(self, statistic: Function, repeats: int, floor: float, ceiling: float, name: str) -> None:
+    def __init__(self, statistic: Function, repeats: int, name: str) -> None:
+        if not accepts(statistic, "generator"):
+            raise ValueError(f"{name} takes no generator: must be random, {repeats} values of each draw are asked for")
         self.statistic, self.repeats, self.name = statistic, repeats, name
-        self.floor, self.ceiling = floor, ceiling
         self.together = accepts(statistic, "repeats")
 
     def __call__(self, z: Tensor, generator: torch.Generator) -> Tensor:
@@ -248,7 +251,7 @@ class Repeated:
             raise ValueError(f"{self.name} returned shape {tuple(made.shape)}: must return {shape}")
         if made.is_complex():
             raise TypeError(f"{self.name} returned dtype {made.dtype}: must be real")
-        return within(made, self.floor, self.ceiling, self.name)
+        return made
 
 
 def within(values: Tensor, floor: float, ceiling: float, name: str) -> Tensor:
@@ -284,7 +287,7 @@ def _bounded(
     random, hits = callable(f) and accepts(f, "generator"), called == "event"
     repeats = repeats if random else 1
     _validate.evaluating(called, f)
-    seen = Repeated(f, repeats, floor, ceiling, called) if random else f
+    seen = Repeated(f, repeats, called) if random else f
     drawing = Drawing(seen, y, noise, called=called, replicas=replicas, **options)
     if options.get("pilot") is None:
         drawing.pilot = min(1000, max(64, drawing.n // 5))
@@ -308,31 +311,26 @@ def _bounded(
 
     above = limits(False) if side != "lower" else None
     below = limits(True) if side != "upper" else None
-    least, most = interval(below, above, drawing.noise, rho, replicas, floor, ceiling)
-    decisive = below if side == "lower" else above
-    won = "T14" if decisive is None else decisive.won(drawing.noise, rho, replicas)
-    certified = least > floor if side == "lower" else most < ceiling
+    scale: dict[str, Any] = {"replicas": replicas, "repeats": repeats, "floor": floor, "ceiling": ceiling}
+    evidence = MeanEvidence.of(above, below, drawing.noise, rho, side=side, **scale)
+    certified = evidence.lower > floor if side == "lower" else evidence.upper < ceiling
     trivial, run = shown(floor if side == "lower" else ceiling, "exact"), drawing.run()
     return MeanBound(
-        value=least if side == "lower" else most,
-        lower=least if side == "two-sided" else floor,
+        value=evidence.lower if side == "lower" else evidence.upper,
+        lower=evidence.lower if side == "two-sided" else floor,
         side=side,
         rho=rho,
-        replicas=replicas,
-        repeats=repeats,
         alpha=alpha,
         n=drawing.n,
-        floor=floor,
-        ceiling=ceiling,
-        theorem=won,
-        method="replicas" if won == "T5" else "repeats" if random else "score",
+        method="repeats" if random else "score",
+        won=evidence.won(drawing.noise, rho),
         status="certified" if certified else "abstained",
         reason=run.remark
         if certified
         else f"from n = {drawing.n:,} draws nothing but the trivial {trivial} follows at this ρ and K",
         run=run,
-        upper_limits=above,
-        lower_limits=below,
-        quantity="event" if hits else "mean",
+        held=evidence,
+        evidence=evidence if certified else None,
         unit="probability" if hits else "the unit of the statistic",
+        **scale,
     )

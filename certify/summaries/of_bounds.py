@@ -9,6 +9,7 @@ import torch
 
 from certify._records import brief
 from certify._text import confidence, failure, percent, shown
+from certify.bounds.bounded_mean import MeanBound
 from certify.bounds.copies import EventBound, StatisticBound
 from certify.bounds.deployed_distance import DeployedBound
 from certify.bounds.mse import BoundCurve, MSEBound
@@ -89,6 +90,19 @@ def _of_percentiles(result: Any) -> Summary:
 def _of_radius(result: Any) -> Summary:
     made = _of_result(result)
     return made if result.status != "certified" else replace(made, facts=[*made.facts, *sizes(result.ellipsoid)])
+
+
+@summary.register(MeanBound)
+def _of_mean(result: Any) -> Summary:
+    made = _of_result(result)
+    seen = (
+        f"{result.repeats} of each draw of the copies"
+        if result.method == "repeats"
+        else "of the copies alone, not random"
+    )
+    return Summary(
+        made.kind, made.sentence, made.mark, [*made.facts, ("values", f"{seen}; {result.won} gave the bound")]
+    )
 
 
 @summary.register(EventBound)
