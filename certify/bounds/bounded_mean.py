@@ -604,7 +604,7 @@ class MeanEvidence(Evidence):
                 if not np.array_equal(row, family.linear):
                     raise ValueError(f"{name}: a limit of the mean has another W than v")
             theorems = tuple("T5" if t5 else "T14" for t5 in own["t5"])
-            limits[name] = Limits(family, own["coefficients"], tuple(own["limits"].tolist()), theorems)  # type: ignore[assignment]
+            limits[name] = Limits(family, own["coefficients"], tuple(own["limits"].tolist()), theorems)
             mixtures[name] = own["mixture"]
         return cls(**scale, **limits, mixtures=(mixtures["above"], mixtures["below"]))  # type: ignore[arg-type]
 
