@@ -50,6 +50,10 @@ def rare(z):
     return score(z) > 0.2
 
 
+def often(z, generator):
+    return torch.rand(len(z), generator=generator) < 0.2
+
+
 def decided(**changes) -> Any:
     return certify.decide_event(
         rare, Y, NOISE, **{"rho": 0.1, "replicas": 2, "n": 400, "target": 0.9, "function": HOSTILE, **changes}
@@ -121,6 +125,16 @@ EXAMPLES: dict[str, list[Any]] = {
         lambda: certify.event_bound(rare, Y, NOISE, two_sided=True, **BOUND, **FULL),
         lambda: certify.event_bound(rare, Y, NOISE, rho=40.0, **FULL),
     ],
+    "MeanBound": [
+        lambda: certify.event_bound(often, Y, NOISE, repeats=2, two_sided=True, **BOUND, **FULL),
+        lambda: certify.mean_bound(lambda z: score(z).clamp(-9, 9), Y, NOISE, lower=-9, upper=9, **BOUND, **FULL),
+        lambda: certify.event_bound(often, Y, NOISE, repeats=2, rho=40.0, **FULL),
+    ],
+    "Allocation": [lambda: certify.allocation(*[certify.bound_curve(f, Y, NOISE, rhos=[0.5, 1.0], **FULL)] * 2)],
+    "Indistinguishability": [
+        lambda: certify.indistinguishability(rho=0.25),
+        lambda: certify.indistinguishability(rho=0.0, outcomes=5),
+    ],
     "RateOver": [lambda: rate(3), lambda: rate(100), lambda: rate(3, two_sided=False)],
     "Decision": [decided, lambda: decided(target=1e-4), lambda: decided(n=4)],
     "Plan": [
@@ -186,7 +200,7 @@ NO_SUMMARY = {
     "Weights Directory Settings",
     "what runs": "Deployment Problem Region Processes Block Materials SigmaRule",
     "parts of an answer": "OnRecord Mention Evaluation Run Setting Box ModelRecord Section Summary Table Overlay Verdicts "
-    "Statement Result Distance Squared OfCopies Choice Kind Entry Subject",
+    "Statement Result Distance Squared OfCopies Choice Kind Entry Subject Limits",
 }
 """Public dataclasses whose `repr` is enough."""
 

@@ -68,11 +68,13 @@ class Allocation(Shown):
         """`value` as a part of `full`."""
         return self.value / self.full if 0 < self.full < math.inf else 1.0
 
-    def __str__(self) -> str:
+    @property
+    def sentence(self) -> str:
+        """What it says, in words."""
         each = ", ".join(shown(r, "near", 3) for r in self.radii)
         return (
-            f"squared distance ≤ {shown(self.value, 'up')} within ‖δ‖_Σ ≤ {shown(self.rho, 'exact')} over {len(self.radii)} "
-            f"blocks (T16; the worst shares {each}; full radii add up to {shown(self.full, 'up')})"
+            f"Squared distance ≤ {shown(self.value, 'up')} within ‖δ‖_Σ ≤ {shown(self.rho, 'exact')} over {len(self.radii)} "
+            f"blocks (T16; the worst shares {each}; full radii add up to {shown(self.full, 'up')})."
         )
 
 

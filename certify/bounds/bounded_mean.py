@@ -37,7 +37,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, Self, cast
+from typing import ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -265,6 +265,7 @@ class Pilot:
         start = weights.linear[1:]
         found = minimize(objective, start, jac=True, method="BFGS", options={"maxiter": 300})
         best = min((start, found.x), key=lambda x: objective(x)[0] if np.isfinite(x).all() else math.inf)
+        best = _rounded(best, 4)
         return np.concatenate([[0.0], best]), objective(best)[0]
 
     def stake(self, w: _Array, n: int, alpha: float) -> float:
@@ -292,6 +293,12 @@ def fitted(seen: _Array, repeats: int) -> _Array:
         law *= table @ (seen / np.maximum(law @ table, 1e-300))
         law /= law.sum()
     return law @ table
+
+
+def _rounded(x: _Array, digits: int) -> _Array:
+    """What an optimiser found, to a few digits of the largest: the last ones are another machine's guess."""
+    unit = 10.0 ** math.floor(math.log10(max(float(np.abs(x).max()), 1e-12)))
+    return np.asarray(np.round(x / unit, digits) * unit)
 
 
 def _derivative(noise: Noise, s: _Array, gained: _Array, rho: float, replicas: int) -> _Array:
@@ -349,6 +356,7 @@ class Limits(Record):
                 options={"ftol": 1e-13, "maxiter": 60, "maxfun": 200},
             )
             candidates.append(np.maximum(unit * together.x, 0.0))
+        candidates = [_rounded(a, 7) for a in candidates]
         values = [self.value(a, noise, rho, replicas) for a in candidates]
         least = int(np.argmin(values))
         # (Limits that contradict each other, which they may with probability α, would give less than 0.)
@@ -526,12 +534,21 @@ class MeanEvidence(Evidence):
 
     @classmethod
     def of(
-        cls, above: Limits | None, below: Limits | None, noise: Noise, rho: float, *, side: str, **scale: Any
+        cls,
+        above: Limits | None,
+        below: Limits | None,
+        noise: Noise,
+        rho: float,
+        *,
+        side: str,
+        replicas: int,
+        repeats: int,
+        floor: float,
+        ceiling: float,
     ) -> MeanEvidence:
-        """At a radius; `scale`: replicas, repeats, floor, ceiling."""
-        at = [np.zeros(0) if held is None else held.bound(noise, rho, scale["replicas"])[1] for held in (above, below)]
-        ends: dict[str, Any] = {"lower": scale["floor"], "upper": scale["ceiling"], "side": side}
-        made = cls(above=above, below=below, mixtures=(at[0], at[1]), **ends, **scale)
+        """At a radius."""
+        at = [np.zeros(0) if held is None else held.bound(noise, rho, replicas)[1] for held in (above, below)]
+        made = cls(floor, ceiling, side, replicas, repeats, floor, ceiling, above, below, (at[0], at[1]))
         low, high = made._ends(noise, rho, made.mixtures)
         return replace(made, lower=low, upper=high)
 

@@ -81,13 +81,15 @@ class Indistinguishability(Shown):
         level = _validate.probability("level", level)
         return 1.0 - GaussianNoise(1.0).tails(level, self.rho, self.copies).upper
 
-    def __str__(self) -> str:
+    @property
+    def sentence(self) -> str:
+        """What it says, in words."""
         many = f", {self.outcomes:,} outcomes of fresh copies together" if self.outcomes > 1 else ""
         tv, power = shown(self.total_variation, "up", 4), shown(self.power(0.05), "up", 4)
         return (
-            f"no event's probability differs by more than {tv} within ‖δ‖_Σ ≤ {shown(self.rho, 'exact')} "
+            f"No event's probability differs by more than {tv} within ‖δ‖_Σ ≤ {shown(self.rho, 'exact')} "
             f"(K = {self.replicas}{many}); no test of level 0.05 has more power than {power}; "
-            f"KL ≤ {shown(self.kl, 'up', 4)} (T15)"
+            f"KL ≤ {shown(self.kl, 'up', 4)} (T15)."
         )
 
 

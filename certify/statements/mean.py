@@ -190,6 +190,8 @@ def event_bound(
     curve = _validate.flag("curve", curve)
     options.setdefault("function", "event happens")
     if repeats == 1 or not callable(event) or not accepts(event, "generator"):
+        if options.get("pilot") is not None:
+            _validate.count("pilot", options["pilot"])
         plain: Any = {name: value for name, value in options.items() if name != "pilot"}  # nothing is chosen
         asked: Any = {"rho": rho, "two_sided": two_sided, "replicas": replicas, "alpha": alpha}
         return of_replicas.event_bound(event, y, noise, **asked, **plain)

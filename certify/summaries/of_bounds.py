@@ -9,9 +9,11 @@ import torch
 
 from certify._records import brief
 from certify._text import confidence, failure, percent, shown
+from certify.bounds.allocation import Allocation
 from certify.bounds.bounded_mean import MeanBound
 from certify.bounds.copies import EventBound, StatisticBound
 from certify.bounds.deployed_distance import DeployedBound
+from certify.bounds.indistinguishability import Indistinguishability
 from certify.bounds.mse import BoundCurve, MSEBound
 from certify.bounds.percentile import PercentileBounds
 from certify.bounds.radius import CertifiedRadius
@@ -103,6 +105,23 @@ def _of_mean(result: Any) -> Summary:
     return Summary(
         made.kind, made.sentence, made.mark, [*made.facts, ("values", f"{seen}; {result.won} gave the bound")]
     )
+
+
+@summary.register(Allocation)
+def _of_allocation(found: Any) -> Summary:
+    rows = [(f"block {e + 1}", shown(radius, "near", 4)) for e, radius in enumerate(found.radii)]
+    facts = [("confidence", f"{confidence(found.alpha)} (α = {failure(found.alpha)})")] if found.alpha else []
+    return Summary("bound of several blocks", found.sentence, facts=facts, tables=[Table(("block", "radius"), rows)])
+
+
+@summary.register(Indistinguishability)
+def _of_indistinguishability(found: Any) -> Summary:
+    facts = [
+        ("total variation", shown(found.total_variation, "up", 4)),
+        ("KL divergence", f"{shown(found.kl, 'up', 4)} nats, either way"),
+        *((f"power at level {a:g}", shown(found.power(a), "up", 4)) for a in (0.01, 0.05, 0.5)),
+    ]
+    return Summary("what can be told apart", found.sentence, facts=facts)
 
 
 @summary.register(EventBound)

@@ -150,6 +150,23 @@ def events(folder: Path) -> Any:
     return {**_certified(found, folder), "other radii": as_data(others)}
 
 
+def rings(z: Tensor, generator: torch.Generator) -> Tensor:
+    """An event that the copies decide in part."""
+    return torch.rand(len(z), generator=generator) < 0.05 + 0.2 * event(z)
+
+
+def means(folder: Path) -> Any:
+    asked: dict[str, Any] = {"rho": 0.25, "replicas": 4, "alpha": 0.01, **DRAWN}
+    found = [certify.event_bound(rings, Y, NOISE, repeats=3, two_sided=both, **asked) for both in (False, True)]
+    found.append(certify.event_bound(rings, Y, NOISE, repeats=2, curve=True, **asked))
+    found += [
+        certify.mean_bound(lambda z: statistic(z).clamp(-2, 2), Y, NOISE, lower=-2, upper=2, side=side, **asked)
+        for side in ("upper", "lower")
+    ]
+    others = [{"at": [m.at(rho) for rho in (0.0, 0.1, 1.0)], "won": m.won} for m in found]
+    return {**_certified(found, folder), "other radii": as_data(others)}
+
+
 def rates(folder: Path) -> Any:
     found = [_rate(two_sided=two_sided) for two_sided in (False, True)]
     return [{**of_result(r), "at": as_data([r.at(0.3), r.least(0.3), r.radius(0.95)])} for r in found]
@@ -397,6 +414,7 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "deployed": deployed,
     "statistic": statistics,
     "event": events,
+    "mean": means,
     "rate": rates,
     "decide": decisions,
     "plan": plans,
