@@ -14,9 +14,7 @@ from rich.text import Text
 from certify import _files
 from certify._text import duration, shown, spelled
 from certify.certificate import words
-from certify.certificate.certificate import PRIVATE
 from certify.progress import Bar
-from certify.summaries.of_certificates import check_table, sections
 
 if TYPE_CHECKING:
     from certify.adaptive import PreparedPrompt
@@ -145,6 +143,9 @@ def show_overlays(model: Any) -> None:
 
 def show_certificate(certificate: Certificate) -> None:
     """What a certificate claims, section by section, and what it does not."""
+    from certify.certificate.certificate import PRIVATE
+    from certify.summaries.of_certificates import sections
+
     record = certificate.provenance
     out.print()
     out.rule("[bold]certificate[/]", align="left", style="dim")
@@ -201,6 +202,8 @@ def _show_left_out(items: Sequence[str]) -> None:
 
 def show_checks(report: CheckReport) -> None:
     """The verdicts of a check."""
+    from certify.summaries.of_certificates import check_table
+
     show_table(check_table(report, MARKUP))
     for said in words.refuted(report, MARKUP):
         out.print(f"[red]{said}[/]")

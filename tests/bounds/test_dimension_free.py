@@ -348,7 +348,7 @@ def test_a_number_a_draw_and_row_is_all_that_is_kept():
         method = METHODS["median", T4](Setting(noise, n, shape, median(draws), reference, None, draws), 0.01, 1.0)
         needed = method.needs(0.0)
         draw(f, y, noise, n=n, seed=0, stream="bounding", accumulators=needed)
-        assert not any(isinstance(part, (ExtremeRanks, AllDraws)) for part in needed)
+        assert not any(isinstance(part, ExtremeRanks) or type(part) is AllDraws for part in needed)
         assert sum(bytes_of(part) for part in needed) <= allowed
 
 

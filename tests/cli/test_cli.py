@@ -234,7 +234,8 @@ def test_nothing_is_overwritten(certified, run):
 def test_private_writes_no_word_of_the_prompt(run, tmp_path):
     (tmp_path / "attacks.txt").write_text("a drawing of a teal pinwheel\na drawing of a red pinwheel\n")
     code, out, _ = run("prompt", "a drawing of a teal pinwheel", "--private", *TEXT, "--attacks", "attacks.txt")
-    assert (code, "Attack prompts given: 2, of which covered: " in out) == (0, True)
+    counted = "Attack prompts given, and left out of the record: 2, of which covered: "
+    assert (code, counted in " ".join(out.split())) == (0, True)
     for word in ("drawing", "teal", "pinwheel"):  # output is often kept
         assert word not in out
     (folder,) = (tmp_path / "runs").iterdir()

@@ -194,7 +194,7 @@ def test_levels_take_turns_on_their_own_images(diffusion, monkeypatch):
     monkeypatch.setattr(gift, "upper", spy("upper", gift.upper))
     settings = dataclasses.replace(SMALL, safe_steps=2, concept_steps=1, lookahead=1)
     edit = gift.immunise(diffusion, CONCEPT, settings, TrainingLoop())
-    assert len(edit.record["last losses, lower level"]) == len(edit.record["last losses, upper level"]) == 2
+    assert [len(edit.record[f"last losses, {level} level"]) for level in ("lower", "upper")] == [4, 2]
     # two lower steps; one upper step of two points, each of which asks for the diffusion loss
     assert [name for name, _ in calls] == ["loss", "loss", *["upper", "loss"] * 2] * 2
 
