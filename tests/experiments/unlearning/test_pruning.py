@@ -144,7 +144,7 @@ def test_the_erasing_losses_by_hand(pipeline_folder: Path) -> None:
     rng = Rng(5)
     value = pruning.objective(diffusion, one, SMALL, TrainingLoop(seed=0))(student, rng)
     again = Rng(5)
-    one.sentences(2, again.rng)
+    one.sentences(2, again.python)
     x, t = diffusion.half_finished(c, steps=2, guidance=2.0, source=again.source, bucket=True)
     plain, named = diffusion.predict(x, t, c_0), diffusion.predict(x, t, c)
     expected = (diffusion.predict(x, t, c, student) - (plain - 1.0 * (named - plain))).square().mean()
@@ -158,7 +158,7 @@ def test_the_erasing_losses_by_hand(pipeline_folder: Path) -> None:
         )
     )  # fmt: skip
     again = Rng(6)
-    x_0 = latents[[again.rng.randrange(3) for _ in range(2)]]
+    x_0 = latents[[again.python.randrange(3) for _ in range(2)]]
     noise = torch.randn(2, *diffusion.latent_shape(), generator=again.source)
     t = torch.randint(diffusion.timesteps, (2,), generator=again.source)
     a = diffusion.alphas[t][:, None, None, None]
