@@ -199,7 +199,8 @@ def _other_object(claim: Claim, held: Evidence, center: Tensor | None) -> str:
             return "its box is empty"
         if claim.quantity != "deployed" and not held.p_low == held.p_high == claim.p:
             return f"it states p = {claim.p}, its box is about the percentiles {held.p_low}, {held.p_high}"
-        meant["outputs"] = held.lower.numel()
+        if held.lower.numel() != claim.outputs:
+            return f"it states outputs = {claim.outputs}, its box has {held.lower.numel()}"
     for name, one in meant.items():
         if getattr(claim, name) != one:
             return f"it states {name} = {getattr(claim, name)}, its evidence {one}"
