@@ -60,9 +60,9 @@ def heading() -> str:
         (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
         platform.processor() or platform.machine(),
     )
-    card = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
     return (
-        f"Taken on {time.strftime('%F')}: {os.cpu_count()} cores of {cpu}{card}; Python {platform.python_version()}, torch "
+        f"Taken on {time.strftime('%F')}: {os.cpu_count()} cores of {cpu}{gpu}; Python {platform.python_version()}, torch "
         f"{torch.__version__}, transformers {version('transformers')}, diffusers {version('diffusers')}, "
         f"{torch.get_num_threads()} threads."
     )

@@ -26,7 +26,7 @@ from certify._text import duration, escaped
 
 __all__ = ["Bar", "as_progress"]
 
-_EVERY = 0.1  # seconds between two pictures of a bar
+_EVERY = 0.1  # seconds between two redraws of a bar
 _PATIENCE = 1.0  # before it says how long it is going to take
 _WIDTH = 28
 

@@ -300,7 +300,7 @@ def test_the_summary_adds_up():
     assert total["expected_wrong"] == pytest.approx(0.03)
 
 
-def test_the_picture_steps_at_the_radii():
+def test_the_figure_steps_at_the_radii():
     (line,) = plot_certified_fraction([0.0, 0.5, 1.0, 1.0]).axes[0].get_lines()
     assert line.get_drawstyle() == "steps-pre"  # a value holds up to its radius
     assert list(zip(line.get_xdata(), line.get_ydata(), strict=True))[:4] == [(0, 0.75), (0.5, 0.75), (1, 0.5), (1, 0)]

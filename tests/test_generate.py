@@ -9,7 +9,7 @@ import torch
 
 from certify import load_pipeline, world
 from certify.adaptive import AdaptiveMedianSmoother
-from certify.images.generation import images, pair, pictures, side_by_side
+from certify.images.generation import images, pair, side_by_side, to_pil
 from certify.models import PromptEncoder
 from certify.models.sampling import image_source
 
@@ -172,10 +172,10 @@ def test_a_guidance_distilled_model_is_refused(
         images(pipe, embeds)
 
 
-def test_pictures_are_rounded_bytes() -> None:
+def test_pil_images_are_rounded_bytes() -> None:
     made = torch.tensor([0.0, 0.5, 1.0, 0.4999 / 255]).reshape(1, 1, 2, 2).expand(1, 3, 2, 2)
-    (picture,) = pictures(made)
-    assert [picture.getpixel(p) for p in ((0, 0), (1, 0), (0, 1), (1, 1))] == [(v,) * 3 for v in (0, 128, 255, 0)]
+    (image,) = to_pil(made)
+    assert [image.getpixel(p) for p in ((0, 0), (1, 0), (0, 1), (1, 1))] == [(v,) * 3 for v in (0, 128, 255, 0)]
 
 
 def test_a_pair_starts_from_the_same_noise(pipe: Any) -> None:

@@ -84,13 +84,13 @@ def takers(clip, tmp_path_factory) -> dict[str, Callable[[Any], Any]]:  # noqa: 
         "fid, generated": lambda x: fid(right(), x, Means()),
         "world_scorer": lambda x: world_scorer()(x, texts),
         "clip_scorer": lambda x: clip_scorer(clip)(x, texts),
-        "pictures": generate.pictures,
+        "to_pil": generate.to_pil,
     }
 
 
 NAMES = (
     "detected", "JudgeDetector", "NudeNetDetector", "Judge.judge", "Judge.shape_probability", "Q16Detector", "fitted",
-    "asr.rate", "JudgeFeatures", "ClipFeatures", "fid, real", "fid, generated", "world_scorer", "clip_scorer", "pictures",
+    "asr.rate", "JudgeFeatures", "ClipFeatures", "fid, real", "fid, generated", "world_scorer", "clip_scorer", "to_pil",
 )  # fmt: skip
 
 

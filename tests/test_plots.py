@@ -1,4 +1,4 @@
-"""Pictures: what they draw, that words of others break nothing, that files are the same bytes, that nothing else changes."""
+"""Figures: what they draw, that words of others break nothing, that files are the same bytes, that nothing else changes."""
 
 from __future__ import annotations
 
@@ -287,7 +287,7 @@ def test_nothing_is_cut_off_and_the_legend_covers_no_frame(curves, event, tmp_pa
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
-def test_the_same_picture_is_the_same_bytes(curves, event, suffix, tmp_path: Path):
+def test_the_same_figure_is_the_same_bytes(curves, event, suffix, tmp_path: Path):
     for name in ("curve", "relevance"):
         files = [tmp_path / f"{name}{i}.{suffix}" for i in (0, 1)]
         for file in files:
@@ -381,7 +381,7 @@ def certificate(curves, event):
     )
 
 
-def test_every_picture_of_a_saved_certificate(certificate, tmp_path):
+def test_every_figure_of_a_saved_certificate(certificate, tmp_path):
     loaded = Certificate.load(certificate.save(tmp_path / "certificate"))
     drawn = {what: plots.figure(loaded, what, width=style.ONE_COLUMN) for what in CERTIFICATE}
     titles = {what: figure.axes[0].get_title("left") for what, figure in drawn.items()}
@@ -396,7 +396,7 @@ def test_every_picture_of_a_saved_certificate(certificate, tmp_path):
 @pytest.mark.parametrize(
     ("what", "change", "message"),
     [
-        ("picture", {}, "what = 'picture': must be one of curve, rate"),
+        ("scatter", {}, "what = 'scatter': must be one of curve, rate"),
         ("noise", {"token_noise": None}, "is not one of a prompt"),
         ("noise", {"token_noise": {"kinds": ["word"], "sigma": [], "relevance": []}}, "different lengths"),
         ("ellipsoid", {"token_noise": {"kinds": "abc"}}, "cannot be drawn"),

@@ -61,7 +61,7 @@ def test_a_terminal_shows_share_count_and_time_left_and_is_left_clean(monkeypatc
     bar(500, 2000)
     assert seen_by_a_reader(screen.getvalue()) == f"drawing {'━' * 7}{'─' * 21} 500 of 2,000, about 6 s left"
     clock.now += 0.05
-    bar(600, 2000)  # too soon for another picture
+    bar(600, 2000)  # too soon for another redraw
     assert "600" not in screen.getvalue()
     assert seen_by_a_reader(screen.getvalue() + "Traceback")[:9] == "Traceback"
     bar(2000, 2000)

@@ -30,7 +30,7 @@ from certify import (
 )
 from certify._files import digests
 from certify.datasets import RunRecord
-from certify.report import Pictures, certificate_page, run_page
+from certify.report import ExampleImages, certificate_page, run_page
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>&amp;\u202egnorw\x00'
 Y = torch.tensor([[0.2, -0.4], [1.0, 0.3]])
@@ -243,7 +243,7 @@ def test_rounding(value, way, shown):
 
 def test_hostile_words_are_text(several):
     text = certificate_page(
-        several, folder=HOSTILE + "\ud800", digests={HOSTILE: HOSTILE}, pictures=Pictures(note=HOSTILE)
+        several, folder=HOSTILE + "\ud800", digests={HOSTILE: HOSTILE}, examples=ExampleImages(note=HOSTILE)
     )
     page = self_contained(text)
     assert "<script" not in text
@@ -302,14 +302,16 @@ def test_images_are_in_the_page(several):
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4), "red").save(buffer, "PNG")
     png = buffer.getvalue()
-    page = self_contained(certificate_page(several, pictures=Pictures((png,) * 2, (png,) * 2)))
+    page = self_contained(certificate_page(several, examples=ExampleImages((png,) * 2, (png,) * 2)))
     kept = [attributes for tag, attributes in page.tags if tag == "img"]
     assert [a["alt"] for a in kept] == [f"{kind} image {i}" for i in (1, 2) for kind in ("Undefended", "Defended")]
     assert {base64.b64decode(a["src"].partition(",")[2]) for a in kept} == {png}
     assert "no image here is certified" in page.text
-    assert len([t for t, _ in Page(certificate_page(several, pictures=Pictures(sheet=png))).tags if t == "img"]) == 1
+    assert (
+        len([t for t, _ in Page(certificate_page(several, examples=ExampleImages(sheet=png))).tags if t == "img"]) == 1
+    )
     with pytest.raises(ValueError, match="must be as many"):
-        Pictures((png,), ())
+        ExampleImages((png,), ())
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,7 @@ REGISTERED = {kind.__qualname__: kind for kind in summaries.summary.registry if 
 NO_SUMMARY = {
     "what is asked": "Percentile MSE Radius Curve Deployed RowOptions PromptOptions Planned",
     "what is given": "Concept PromptRow PromptSet TokenizedPrompt PreparedPrompt "
-    "Trajectory Pictures RunRecord Part "
+    "Trajectory ExampleImages RunRecord Part "
     "Weights Directory Settings",
     "what runs": "Deployment Problem Region Processes Block Materials SigmaRule",
     "parts of an answer": "OnRecord Mention Evaluation Run Setting Box ModelRecord Section Summary Table Overlay Verdicts "
@@ -333,7 +333,7 @@ def test_points_of_a_curve_without_a_bound_are_marked():
     assert "<img" in whole._repr_html_()
 
 
-def test_without_matplotlib_there_is_no_picture(monkeypatch):
+def test_without_matplotlib_there_is_no_figure(monkeypatch):
     curve = certify.bound_curve(f, Y, NOISE, rhos=[0.5], n=800)
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))

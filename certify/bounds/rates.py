@@ -80,10 +80,10 @@ class RateOver(Counted, Shown):
 
     def __str__(self) -> str:
         rows = ", ".join(f"{percent(self.at(rho), 'up')} at ρ = {shown(rho, 'exact')}" for rho in (0.0, *self.rhos))
-        silent = f"; {self.unperturbed} of them without noise, for δ = 0 only" if self.unperturbed else ""
+        unperturbed = f"; {self.unperturbed} of them without noise, for δ = 0 only" if self.unperturbed else ""
         return (
             f"mean over {self.prompts} prompts at most {rows} (seen in {self.successes} of {self.n:,} draws at ρ = 0, "
-            f"K = {self.replicas}, all radii at once with confidence {confidence(self.alpha)}{silent})"
+            f"K = {self.replicas}, all radii at once with confidence {confidence(self.alpha)}{unperturbed})"
         )
 
     def interval(self, rho: float) -> tuple[float, float]:

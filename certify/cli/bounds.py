@@ -45,7 +45,7 @@ class BoundSettings(Settings):
 
     n: Draws = 10_000
     alpha: Alpha = 1e-3
-    picture: Drawing = None
+    figure: Drawing = None
     out_dir: Kept = None
     fresh: Fresh = False
     long: Long = False
@@ -100,11 +100,11 @@ class BoundSettings(Settings):
                 _save(self, asked, result, folder)
         return result
 
-    def draw(self, figure: Callable[[], Any]) -> None:
-        """Writes the picture that is asked for."""
-        if self.picture is not None:
-            figure().savefig(self.picture)
-            terminal.out.print(f"written: {self.picture}", soft_wrap=True)
+    def draw(self, make: Callable[[], Any]) -> None:
+        """Writes the figure that `--figure` asks for."""
+        if self.figure is not None:
+            make().savefig(self.figure)
+            terminal.out.print(f"written: {self.figure}", soft_wrap=True)
 
 
 @dataclass

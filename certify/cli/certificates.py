@@ -139,7 +139,7 @@ def report(
         int | None,
         option(
             "Pairs of images with and without the defence.",
-            checks.count(0, checks.MOST_PICTURES),
+            checks.count(0, checks.MOST_IMAGES),
             shown="4; without the model: 0",
         ),
     ] = None,
@@ -162,9 +162,9 @@ def report(
     if (folder / "certificate.json").exists():
         certificate = Certificate.load(folder)
         over = {"unet": unet, "text_encoder": text_encoder, "variant": variant, "concepts": concept}
-        pictures = examples_for(certificate, folder, images, {"model": model, **over}, trust_names, device)
+        examples = examples_for(certificate, folder, images, {"model": model, **over}, trust_names, device)
         digests = _files.digests(folder, ("certificate.json", "tensors.safetensors"))
-        page = pages.certificate_page(certificate, folder=str(folder), digests=digests, pictures=pictures)
+        page = pages.certificate_page(certificate, folder=str(folder), digests=digests, examples=examples)
     elif (folder / "settings.json").exists() or (folder / "results.jsonl").exists():
         if images:
             raise ValueError(f"images = {images}: must be left out for a run; report one of its certificates instead")

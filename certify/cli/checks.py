@@ -15,7 +15,7 @@ import typer
 
 from certify import _files, _validate
 
-MOST_PICTURES = 100
+MOST_IMAGES = 100
 """Pairs of images on one sheet or page."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")

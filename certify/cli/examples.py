@@ -13,11 +13,11 @@ from certify.cli.models import compare_weights, device_of, named, own_sampler
 
 if TYPE_CHECKING:
     from certify.certificate import Certificate
-    from certify.report import Pictures
+    from certify.report import ExampleImages
 
 
 _SHEETS = ("pair.png", "pair.jpg", "images.png", "images.jpg")
-"""Pictures of `certify generate … --out FOLDER/pair.png`."""
+"""Names of images of `certify generate … --out FOLDER/pair.png`."""
 
 
 def examples_for(
@@ -27,12 +27,12 @@ def examples_for(
     given: Mapping[str, Any],
     trust: bool,
     device: str | None,
-) -> Pictures | None:
-    """Images for the page of a certificate: a picture of `certify generate` that lies in its folder, or freshly made ones.
+) -> ExampleImages | None:
+    """Images for the page of a certificate: an image of `certify generate` that lies in its folder, or freshly made ones.
 
     Unless they are asked for, they are made only where the model is certainly at hand: the embedded one, or one that is named.
     """
-    from certify.report import Pictures
+    from certify.report import ExampleImages
 
     record = certificate.provenance
     source = record.get("source") or {}
@@ -42,7 +42,7 @@ def examples_for(
     if not asked:
         sheet = next((path for name in _SHEETS if (path := folder / name).is_file()), None)
         if sheet is not None:
-            return Pictures(sheet=_png(sheet), note=f"{sheet.name}, as it lies beside the certificate.")
+            return ExampleImages(sheet=_png(sheet), note=f"{sheet.name}, as it lies beside the certificate.")
         if "model" not in source or any(source.get(name) for name in ("model", "unet", "text_encoder")):
             return None
     why = ""
@@ -60,14 +60,14 @@ def examples_for(
             f"{given_}no images can be made, since the certificate {why}; must be 0, or left out with --model"
         )
     try:
-        return _made(certificate, 4 if images is None else images, named(certificate, given, trust), device)
+        return _generate(certificate, 4 if images is None else images, named(certificate, given, trust), device)
     except ValueError as error:
         if asked:
             raise
-        return Pictures(note=f"No images: {error}.")
+        return ExampleImages(note=f"No images: {error}.")
 
 
-def _made(certificate: Certificate, images: int, wanted: Mapping[str, Any], device: str | None) -> Pictures:
+def _generate(certificate: Certificate, images: int, wanted: Mapping[str, Any], device: str | None) -> ExampleImages:
     """Images of a certificate's prompt, with and without its smoother, from the model that it is about.
 
     Raises:
@@ -76,7 +76,7 @@ def _made(certificate: Certificate, images: int, wanted: Mapping[str, Any], devi
     from certify.adaptive.checking import rebuilt
     from certify.images.generation import pair
     from certify.models import load_pipeline
-    from certify.report import Pictures
+    from certify.report import ExampleImages
 
     record = certificate.provenance
     where = wanted["model"]
@@ -97,11 +97,11 @@ def _made(certificate: Certificate, images: int, wanted: Mapping[str, Any], devi
         f"Made for this page, with the model whose SHA-256 is below: seed {seed}, {steps} steps, guidance {guidance}. Both "
         "of a pair start from the same initial noise."
     )
-    return Pictures(undefended, defended, note=note)
+    return ExampleImages(undefended, defended, note=note)
 
 
 def _png(path: Path) -> bytes:
-    """A picture as PNG: its pixels, and nothing else that the file may hold."""
+    """An image as PNG: its pixels, and nothing else that the file may hold."""
     from PIL import Image
 
     try:
@@ -110,7 +110,7 @@ def _png(path: Path) -> bytes:
                 raise ValueError(f"{image.width} × {image.height} pixels are too many")
             clean = Image.frombytes("RGB", image.size, image.convert("RGB").tobytes())
     except Exception as error:  # what the library raises on foreign bytes is not listed anywhere
-        raise ValueError(f"{path}: is no picture that can be shown ({error}); --images 0 leaves it out") from error
+        raise ValueError(f"{path}: is no image that can be shown ({error}); --images 0 leaves it out") from error
     return _png_bytes(clean)
 
 

@@ -58,7 +58,7 @@ def there(name: str, path: Path) -> None:
 
 
 def a_drawing(name: str, path: Path) -> None:
-    """Refuses the path of a picture that cannot be written, or has another ending than pictures have."""
+    """Refuses the path of a figure that cannot be written, or has another ending than figures have."""
     new_file(name, path, DRAWINGS)
 
 

@@ -22,11 +22,9 @@ def _a_sheet(name: str, path: Path) -> None:
 def generate(
     settings: PipelineSettings,
     text: Prompt,
-    images: Annotated[int, option("Pairs of images.", checks.count(1, checks.MOST_PICTURES))] = 4,
+    images: Annotated[int, option("Pairs of images.", checks.count(1, checks.MOST_IMAGES))] = 4,
     seed: Annotated[int | None, option("Repeat the run with this seed.", checks.count(0), shown="fresh noise")] = None,
-    out_dir: Annotated[
-        Path | None, option("Picture to write: .png or .jpg.", _a_sheet, "--out", shown="runs/…")
-    ] = None,
+    out_dir: Annotated[Path | None, option("Image to write: .png or .jpg.", _a_sheet, "--out", shown="runs/…")] = None,
 ) -> None:
     """Generate undefended and defended images side by side, from the same initial noise."""
     from certify.images.generation import side_by_side
@@ -35,9 +33,9 @@ def generate(
     adaptive, pipe = settings.whole()
     terminal.show_tokens(adaptive.prepare(text))
     with terminal.out.status("generating"):
-        picture = side_by_side(pipe, adaptive, text, images=images, seed=seed, **settings.sampler)
+        sheet = side_by_side(pipe, adaptive, text, images=images, seed=seed, **settings.sampler)
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    sheet.save(path)
     terminal.out.print(f"above: undefended; below: defended, same initial noise\nwritten: {path}", soft_wrap=True)
 
 

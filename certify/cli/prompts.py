@@ -146,7 +146,7 @@ def prompt(
             terminal.out.print("[dim]No detector: nothing is said about images (--detector).[/]")
         if rank() == 0:
             folder = saved(certificate, folder)
-            _draw_pictures(certificate, folder)
+            _draw_figures(certificate, folder)
         draws.remove()
     written = ", ".join(name for name in FILES if (folder / name).exists())
     terminal.out.print(Text(f"written: {folder}/ ({written})"), soft_wrap=True)
@@ -312,7 +312,7 @@ def _folder(first: Path, decides: dict[str, Any], fresh: bool) -> Path:
     return next(f for f in numbered(first) if not f.exists() or datasets.settings_of(f) == wanted)
 
 
-def _draw_pictures(certificate: Certificate, folder: Path) -> None:
+def _draw_figures(certificate: Certificate, folder: Path) -> None:
     from certify import plots
 
     made = {(claim.quantity, claim.status) for claim in certificate.claims}

@@ -57,7 +57,7 @@ Tolerance = Annotated[
     option("Squared distance to keep.", _validate.positive, shown="that of the prompt without the concept"),
 ]
 Device = Annotated[str | None, option("cpu, cuda, …", _validate.device, shown="cuda where there is one")]
-Drawing = Annotated[Path | None, option("Write a picture here (.png, .svg or .pdf).", a_drawing)]
+Drawing = Annotated[Path | None, option("Write a figure here (.png, .svg or .pdf).", a_drawing)]
 Concepts = Annotated[
     list[str] | None,
     option("Concepts of the certificate, where they are files.", checks.concepts, "--concept", "-c"),

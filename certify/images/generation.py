@@ -1,7 +1,7 @@
 """Images from encodings, in batches; and images with and without the defence, from the same initial noise.
 
 `images` is the pipeline's own computation without what stands around it: no PIL images, progress bars or checks of the
-pipeline's, and the pipeline is left as it was. Detectors, statements about success rates and pictures all use it.
+pipeline's, and the pipeline is left as it was. Detectors, statements about success rates and figures all use it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from certify.adaptive import AdaptiveMedianSmoother
 
-__all__ = ["images", "pair", "pictures", "side_by_side"]
+__all__ = ["images", "pair", "side_by_side", "to_pil"]
 
 
 def images(
@@ -80,7 +80,7 @@ def images(
     return torch.cat(parts)
 
 
-def pictures(made: Tensor) -> list[Image]:
+def to_pil(images: Tensor) -> list[Image]:
     """Images (b, 3, height, width) in [0, 1] as PIL images.
 
     Raises:
@@ -88,7 +88,7 @@ def pictures(made: Tensor) -> list[Image]:
     """
     from PIL import Image as Pillow
 
-    shown = checked("made", made).clamp(0, 1)
+    shown = checked("images", images).clamp(0, 1)
     rows = (255 * shown.permute(0, 2, 3, 1)).round().byte().cpu().numpy()
     return [Pillow.fromarray(row) for row in rows]
 
@@ -124,7 +124,7 @@ def pair(
     settings: dict[str, Any] = {"seed": _validate.seed_or_fresh(seed), "steps": steps, "guidance": guidance}
     undefended = _images(pipe, plain, negative=adaptive.encoder.plain([""]), **settings)
     defended = _images(pipe, smoothed["prompt_embeds"], negative=smoothed["negative_prompt_embeds"], **settings)
-    return pictures(undefended), pictures(defended)
+    return to_pil(undefended), to_pil(defended)
 
 
 def side_by_side(
@@ -137,7 +137,7 @@ def side_by_side(
     steps: int = 50,
     guidance: float = 7.5,
 ) -> Image:
-    """One picture: undefended images above, defended ones below. Arguments as for `pair`; small images are enlarged."""
+    """One image: undefended images above, defended ones below. Arguments as for `pair`; small images are enlarged."""
     from PIL import Image as Pillow
 
     rows = pair(pipe, adaptive, prompt, images=images, seed=seed, steps=steps, guidance=guidance)

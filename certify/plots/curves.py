@@ -82,8 +82,8 @@ def plot_curve(
         label = f"{name}, {_scope(curve)}" if many else name
         axes.plot([r for r, _ in known[i]], [v for _, v in known[i]], label=label, **look)
         if i in rows:
-            silent = [r for r, v in points[i] if not math.isfinite(v)]
-            upper.plot(silent, [-rows.index(i)] * len(silent), **look | {"linestyle": ""})
+            unbounded = [r for r, v in points[i] if not math.isfinite(v)]
+            upper.plot(unbounded, [-rows.index(i)] * len(unbounded), **look | {"linestyle": ""})
     if attacks:
         axes.plot(*zip(*attacks, strict=True), "x", color="black", markersize=5.5, label=plain(attacks_label), zorder=4)
     if removal is not None:

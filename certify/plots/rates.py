@@ -96,8 +96,8 @@ def _copies(bound: EventRates) -> str:
     prompts = getattr(bound, "prompts", None)
     if prompts is None:
         return copies
-    silent = getattr(bound, "unperturbed", 0)
-    return f"mean of {prompts:,} prompts{f', {silent:,} without noise' if silent else ''}, {copies}"
+    unperturbed = getattr(bound, "unperturbed", 0)
+    return f"mean of {prompts:,} prompts{f', {unperturbed:,} without noise' if unperturbed else ''}, {copies}"
 
 
 def _least(bound: Any) -> Callable[[float], float] | None:

@@ -175,12 +175,12 @@ class StyledFigure(Figure):
         """
         named = options.get("format")
         kind = str(named).lower() if named else checked_suffix("fname", fname)[1:] if _path(fname) else "png"
-        silent: dict[str, Any] = {
+        without_date: dict[str, Any] = {
             "png": {"Software": None},
             "svg": {"Date": None, "Creator": None},
             "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
         }
-        metadata = {**silent.get(kind, {}), **({"Title": self._said} if self._said else {})}
+        metadata = {**without_date.get(kind, {}), **({"Title": self._said} if self._said else {})}
         options["metadata"] = {**metadata, **(options.get("metadata") or {})}
         if kind == "png":
             options.setdefault("pil_kwargs", {"optimize": True})

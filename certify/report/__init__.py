@@ -14,7 +14,7 @@ Functions here are pure: records in, a string out. Nothing is drawn afresh or ch
 """
 
 from certify.report.certificate import certificate_page
-from certify.report.pictures import Pictures
+from certify.report.examples import ExampleImages
 from certify.report.run import run_page
 
-__all__ = ["Pictures", "certificate_page", "run_page"]
+__all__ = ["ExampleImages", "certificate_page", "run_page"]

@@ -9,7 +9,7 @@ from certify._text import escaped
 from certify.certificate import words
 from certify.certificate.words import PAGE
 from certify.report._page import code, image, listed, note, section, status, table
-from certify.report.pictures import Pictures
+from certify.report.examples import ExampleImages
 
 COPY = (
     "<strong>This page is a copy for reading</strong>: it was written from the files without drawing anything, and who can "
@@ -60,23 +60,23 @@ def smoother_facts(smoother: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     return rows
 
 
-def examples(pictures: Pictures) -> str:
+def example_images(examples: ExampleImages) -> str:
     """The section with the images."""
-    if pictures.sheet is not None:
+    if examples.sheet is not None:
         shown = (
-            f'<figure class="sheet">{image(pictures.sheet, "Images: undefended above, defended below")}'
+            f'<figure class="sheet">{image(examples.sheet, "Images: undefended above, defended below")}'
             "<figcaption>Above: undefended. Below: defended, from the same initial noise.</figcaption></figure>"
         )
-    elif pictures.undefended:
+    elif examples.undefended:
         pairs = "".join(
             f"{image(u, f'Undefended image {i}')}{image(d, f'Defended image {i}')}"
-            for i, (u, d) in enumerate(zip(pictures.undefended, pictures.defended, strict=True), start=1)
+            for i, (u, d) in enumerate(zip(examples.undefended, examples.defended, strict=True), start=1)
         )
-        labels = "<span>undefended</span><span>defended</span>" * min(2, len(pictures.undefended))
+        labels = "<span>undefended</span><span>defended</span>" * min(2, len(examples.undefended))
         shown = f'<div class="pairs">{labels}{pairs}</div>'
     else:
         shown = ""
-    shown += note(escaped(pictures.note)) if pictures.note else ""
-    if pictures.sheet is not None or pictures.undefended:
+    shown += note(escaped(examples.note)) if examples.note else ""
+    if examples.sheet is not None or examples.undefended:
         shown += note("Examples, not claims: no image here is certified.")
     return section("With and without the defence", shown) if shown else ""

@@ -19,11 +19,11 @@ from certify.report._sections import (
     claim_cells,
     claims_table,
     digest_facts,
-    examples,
+    example_images,
     not_covered,
     smoother_facts,
 )
-from certify.report.pictures import Pictures
+from certify.report.examples import ExampleImages
 from certify.summaries import Section
 from certify.summaries.of_certificates import sections
 from certify.summaries.of_prompts import tokens_shown
@@ -36,7 +36,7 @@ def certificate_page(
     *,
     folder: str = "FOLDER",
     digests: Mapping[str, str] | None = None,
-    pictures: Pictures | None = None,
+    examples: ExampleImages | None = None,
 ) -> str:
     """A certificate as a page.
 
@@ -44,7 +44,7 @@ def certificate_page(
         certificate: of a prompt (`certify prompt`), or any other; what its provenance does not hold is left out.
         folder: where it lies, as the reader is to type it in order to check it again.
         digests: SHA-256 of its files, by name.
-        pictures: images with and without the defence; None: none.
+        examples: images with and without the defence; None: none.
 
     Returns:
         An HTML document, for a file in UTF-8.
@@ -53,11 +53,11 @@ def certificate_page(
         ValueError: its provenance is damaged: it cannot be shown.
     """
     with shows(f"certificate in {folder!r}"):
-        return _certificate_page(certificate, folder, digests or {}, pictures)
+        return _certificate_page(certificate, folder, digests or {}, examples)
 
 
 def _certificate_page(
-    certificate: Certificate, folder: str, digests: Mapping[str, str], pictures: Pictures | None
+    certificate: Certificate, folder: str, digests: Mapping[str, str], examples: ExampleImages | None
 ) -> str:
     record, claims, main = certificate.provenance, certificate.claims, certificate.main
     prompt = record.get("prompt")
@@ -79,7 +79,7 @@ def _certificate_page(
         not_covered(words.left_out(certificate)),
         _tokens(certificate),
         *(_section(found) for found in sections(certificate, PAGE)),
-        examples(pictures) if pictures is not None else "",
+        example_images(examples) if examples is not None else "",
         _claims_table(certificate),
         _check_certificate(certificate, folder),
         _provenance(certificate, digests),

@@ -144,7 +144,7 @@ def _rates(event: Any, rho: float) -> Table:
 @summary.register(ClaimedCurve)
 def _of_curve(curve: Any) -> Summary:
     claims = [p if isinstance(p, Claim) else Claim.of(p) for p in curve.points]
-    first, silent = claims[0], sum(c.status != "certified" for c in claims)
+    first, abstained = claims[0], sum(c.status != "certified" for c in claims)
     size = getattr(getattr(curve.points[0], "run", None), "noise", GaussianNoise(1.0)).size
     sentence = (
         f"For every perturbation δ with {size} ≤ ρ, the {first.smoother}-smoothed {words.without_article(first.function)} "
@@ -157,7 +157,7 @@ def _of_curve(curve: Any) -> Summary:
         else (shown(c.rho, "down"), "no bound", c.reason)
         for c in claims
     ]
-    mark = ("certified", "good") if not silent else (f"no bound at {silent} of {len(claims)} radii", "bad")
+    mark = ("certified", "good") if not abstained else (f"no bound at {abstained} of {len(claims)} radii", "bad")
 
     def figure() -> Any:
         from certify import plots

@@ -21,12 +21,12 @@ _PREDICTIONS = ("noise prediction", "noise-prediction distance", "concept score"
 @summary.register(Certificate)
 def _of_certificate(certificate: Any) -> Summary:
     claims, record = certificate.claims, certificate.provenance
-    main, silent = certificate.main, sum(c.status != "certified" for c in claims)
+    main, abstained = certificate.main, sum(c.status != "certified" for c in claims)
     prompt = record.get("prompt")
     facts = [
         *([("prompt", f"“{prompt}”")] if isinstance(prompt, str) else []),
         ("all claims together", f"confidence {confidence(certificate.alpha)}"),
-        ("claims made", f"{len(claims) - silent} of {len(claims)}"),
+        ("claims made", f"{len(claims) - abstained} of {len(claims)}"),
         ("covariance policy", claims[0].policy),
     ]
     rows = [(words.named(c), shown(c.rho, "down"), words.value(c), c.theorem) for c in claims if not _on_curve(c)]
@@ -35,9 +35,9 @@ def _of_certificate(certificate: Any) -> Summary:
         ends = f"{shown(min(known), 'up', 4)} … {shown(max(known), 'up', 4)}" if known else "no bound"
         radii = f"{shown(curve.rhos[0], 'exact')} … {shown(curve.rhos[-1], 'exact')}"
         rows.append((f"curve, {curve.points[0].function}, {len(curve.rhos)} radii", radii, ends, curve.theorem))
-    mark = ("no claim", "bad") if silent == len(claims) else ("certified", "good")
-    if 0 < silent < len(claims):
-        mark = (f"certified, but for {silent} of {len(claims)} claims", "quiet")
+    mark = ("no claim", "bad") if abstained == len(claims) else ("certified", "good")
+    if 0 < abstained < len(claims):
+        mark = (f"certified, but for {abstained} of {len(claims)} claims", "quiet")
     removal = record.get("yardstick")
     notes = [
         *certificate.notices,

@@ -80,7 +80,9 @@ def _notebook_output(output: dict[str, Any]) -> str:
     elif "image/png" in output["data"]:
         picture = "".join(output["data"]["image/png"]).replace("\n", "")
         wide = int.from_bytes(base64.b64decode(picture)[16:20])  # 150 pixels an inch, shown as 105
-        shown = f'<img alt="picture drawn by the code above" width="{wide * 7 // 10}" src="data:image/png;base64,{picture}">'
+        shown = (
+            f'<img alt="figure drawn by the code above" width="{wide * 7 // 10}" src="data:image/png;base64,{picture}">'
+        )
     else:
         shown = f"<pre>{html.escape(''.join(output['data']['text/plain']))}</pre>"
     shown = re.sub(r"\n(?=\n)", "&#10;", shown)  # Markdown takes a blank line for the end of the HTML

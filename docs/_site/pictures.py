@@ -1,7 +1,7 @@
 """`python docs/_site/pictures.py`: runs the Python on docs/guide/pictures.md and writes the images that the page shows.
 
 The blocks are one script, run in a folder of its own. What it has written goes to docs/guide/pictures/, with as few colours as
-look the same: a page with ten pictures stays light.
+look the same: a page with ten figures stays light.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def certified(tmp_path_factory):
     return folder, done.stdout
 
 
-def test_prompt_writes_a_certificate_and_pictures(certified):
+def test_prompt_writes_a_certificate_and_figures(certified):
     folder, _ = certified
     assert {f.name for f in folder.iterdir()} == {
         "certificate.json",
@@ -267,7 +267,7 @@ def test_radius_and_curve(run, tmp_path):
         True,
         True,
     )
-    code, out, _ = run("curve", PROMPT, "--n", "1500", "--rhos", "0.25,0.5", "--picture", "c.svg")
+    code, out, _ = run("curve", PROMPT, "--n", "1500", "--rhos", "0.25,0.5", "--figure", "c.svg")
     assert (code, "0.25" in out, (tmp_path / "c.svg").exists()) == (0, True, True)
 
 
@@ -276,12 +276,12 @@ def test_radius_abstains_in_words(run):
     assert (code, "No claim (radius of the smoothed text encoding): " in " ".join(out.split())) == (3, True)
 
 
-def test_pictures_are_checked_before_the_work_and_never_overwritten(run, tmp_path):
+def test_figures_are_checked_before_the_work_and_never_overwritten(run, tmp_path):
     (tmp_path / "there.png").write_bytes(b"mine")
     for arguments, message in (
-        (("curve", PROMPT, "--picture", "there.png"), "exists already"),
-        (("curve", PROMPT, "--picture", "c.foo"), "must end in .png or .svg or .pdf"),
-        (("curve", PROMPT, "--picture", "no/c.png"), "does not exist"),
+        (("curve", PROMPT, "--figure", "there.png"), "exists already"),
+        (("curve", PROMPT, "--figure", "c.foo"), "must end in .png or .svg or .pdf"),
+        (("curve", PROMPT, "--figure", "no/c.png"), "does not exist"),
         (("generate", PROMPT, "--out", "there.png"), "exists already"),
         (("generate", PROMPT, "--out", "g.xyz"), "must end in .png or .jpg"),
         (("prompt", PROMPT, "--out", "there.png"), "is a file; must be a folder"),
@@ -313,13 +313,13 @@ def test_plan(run):
     assert (code, "808" in out) == (0, True)
 
 
-def test_generate_writes_a_picture(run, tmp_path):
+def test_generate_writes_an_image(run, tmp_path):
     code, _, _ = run("generate", PROMPT, "--images", "2", "--steps", "2", "--out", "pair.png")
     assert code == 0
     from PIL import Image
 
-    with Image.open(tmp_path / "pair.png") as picture:
-        assert picture.size == (2 * 132 + 4, 2 * 132 + 4)
+    with Image.open(tmp_path / "pair.png") as image:
+        assert image.size == (2 * 132 + 4, 2 * 132 + 4)
 
 
 def test_concepts(run):

@@ -182,7 +182,7 @@ def test_two_at_once_are_refused(again):
     assert (code, "another process is writing there" in err) == (2, True)
 
 
-def test_a_kill_between_certificate_and_pictures_is_made_good(undisturbed, again):
+def test_a_kill_between_certificate_and_figures_is_made_good(undisturbed, again):
     folder = Path("runs/a-photo-of-a-red-circle")
     for name in ("certificate.json", "tensors.safetensors"):
         shutil.copy(undisturbed / "text" / name, folder / name)

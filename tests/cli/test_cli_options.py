@@ -47,7 +47,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "text": ("", "  "),
     "file": ("none.csv", "."),
     "folder": ("none", "few.txt"),
-    "what": ("picture",),
+    "what": ("figure",),
     "name": ("circel", "none.csv"),
     "--n": COUNT,
     "--statistics": SEED,
@@ -92,7 +92,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "--attacks": ("none.csv", "."),
     "--column": ("", "typo"),
     "--out": ("few.txt", "few.txt/a", "/proc/certify"),
-    "--picture": ("a.txt", "none/a.png", "there.png"),
+    "--figure": ("a.txt", "none/a.png", "there.png"),
 }
 """Values that an option never takes, and where it can be told before the model is there."""
 

@@ -1,4 +1,4 @@
-"""`certify plot`: every picture of a folder, by its name's end, and what it refuses."""
+"""`certify plot`: every figure of a folder, by its name's end, and what it refuses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def folders(tmp_path_factory):
 
 @pytest.mark.parametrize("what", ["curve", "noise", "ellipsoid", "relevance"])
 @pytest.mark.parametrize("name", ["one", "private"])
-def test_a_certificates_pictures(run, folders, tmp_path, name, what):
+def test_a_certificates_figures(run, folders, tmp_path, name, what):
     suffix = {"one": "svg", "private": "png"}[name]
     code, out, err = run("plot", str(folders / name), what, "--out", f"a.{suffix}", "--narrow")
     assert (code, err, out.strip()) == (0, "", f"written: a.{suffix}")
@@ -47,8 +47,8 @@ def test_a_runs_fraction(run, folders, tmp_path):
     ("arguments", "message"),
     [
         (
-            ("one", "picture"),
-            "what = 'picture': must be one of 'curve', 'rate', 'noise', 'ellipsoid', 'relevance', 'fraction'",
+            ("one", "scatter"),
+            "what = 'scatter': must be one of 'curve', 'rate', 'noise', 'ellipsoid', 'relevance', 'fraction'",
         ),
         (("one", "curve", "--out", "a.jpg"), "out = 'a.jpg': must end in .png or .svg or .pdf"),
         (("one", "curve", "--out", "no/a.png"), "does not exist"),
@@ -74,7 +74,7 @@ def test_nothing_is_written_over_unasked(run, folders, tmp_path):
 
 
 def test_radius_draws_the_ellipsoid(run, tmp_path):
-    given = ("radius", "a circle", "--n", "300", "--tolerance", "4000", "--picture")
+    given = ("radius", "a circle", "--n", "300", "--tolerance", "4000", "--figure")
     code, out, err = run(*given, "e.svg")
     assert (code, err) == (0, "")
     assert "written: e.svg" in out

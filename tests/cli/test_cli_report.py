@@ -82,7 +82,7 @@ def test_images_are_left_out_where_the_model_is_another_one(run, here):
     assert (code, "the unet is not the one" in " ".join(err.split())) == (2, True)
 
 
-def test_a_picture_beside_the_certificate_is_shown_without_what_else_the_file_holds(run, here):
+def test_an_image_beside_the_certificate_is_shown_without_what_else_the_file_holds(run, here):
     with (here / "one" / "pair.png").open("wb") as file:
         Image.new("RGB", (8, 8), "teal").save(file, "PNG")
         file.write(b"<script>alert(3)</script>")
@@ -93,7 +93,7 @@ def test_a_picture_beside_the_certificate_is_shown_without_what_else_the_file_ho
     assert text.count("<img") == 1
     (here / "one" / "pair.png").write_bytes(b"<svg onload=alert(4)>")
     code, _, err = run("report", "one", "--force")
-    assert (code, "is no picture that can be shown" in " ".join(err.split())) == (2, True)
+    assert (code, "is no image that can be shown" in " ".join(err.split())) == (2, True)
     assert (here / "one" / "report.html").read_text(encoding="utf-8") == text
 
 

@@ -349,7 +349,7 @@ def test_a_run_of_somebody_else_is_neither_gone_on_from_nor_written_over(refused
     for name, content in (
         ("letter", b"mine, without a line's end"),
         ("rows", b'{"row": 1, "run": "0"}\n'),
-        ("picture", b"\x89PNG\r\n\x1a\n" + bytes(99)),
+        ("image", b"\x89PNG\r\n\x1a\n" + bytes(99)),
     ):
         shutil.copytree("run", name)
         (Path(name) / "results.jsonl").write_bytes(content)
@@ -409,7 +409,7 @@ def test_pages_of_damaged_folders(refused, here):
         refused("report", "run")
     for blob in (b"", b"\x89PNG\r\n\x1a\n" + bytes(99), b"GIF89a" + bytes(4), *payloads(here / "canary").values()):
         (here / "text" / "pair.png").write_bytes(blob)
-        assert "is no picture that can be shown" in refused("report", "text")
+        assert "is no image that can be shown" in refused("report", "text")
     assert not list(here.rglob("report.html"))
 
 

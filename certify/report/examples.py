@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 from certify._records import Record
 
-__all__ = ["Pictures"]
+__all__ = ["ExampleImages"]
 
 
 @dataclass(frozen=True)
-class Pictures(Record):
+class ExampleImages(Record):
     """Images for a page, PNG files as bytes.
 
     Attributes:
         undefended, defended: as many of one as of the other; the i-th of both start from the same noise. Or
-        sheet: one picture, undefended images above and defended ones below.
+        sheet: one image, undefended images above and defended ones below.
         note: where they come from, in words.
     """
 
