@@ -261,7 +261,7 @@ def test_every_choice_in_words_is_checked_where_it_is_made(adaptive: AdaptiveMed
     how: dict[str, Any] = {"rho": 1.0, "replicas": 1, "alpha": 0.1}
     for name, build in (
         ("policy", lambda: replace(made, policy="typo")),
-        ("aggregate", lambda: replace(made, aggregate="typo")),
+        ("smoother", lambda: replace(made, smoother="typo")),
         ("sharing", lambda: replace(made, sharing="typo")),
         ("side", lambda: statistic_limits(9, noise, q=0.5, side="typo", **how)),
         ("method", lambda: MSE(1.0, method="typo")),

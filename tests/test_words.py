@@ -62,7 +62,7 @@ class Record:
             kind: [c for c in claims if c.quantity == kind]
             for kind in ("mse", "radius", "deployed", "statistic", "event")
         }
-        stick = record["yardstick"]["distance"]
+        removal = record["yardstick"]["distance"]
         event = self.certificate.event(of["event"][0])
         covered = [p["rho"] for p in record["coverage"]]
         squared = [c.value for c in of["mse"]] + [c.tolerance for c in of["radius"]]
@@ -75,12 +75,12 @@ class Record:
             (rf"α\s=\s{NUMBER}", "up", self.alphas),
             (rf"another part of α, {NUMBER} a point", "up", self.alphas),
             (rf"a point in place of {NUMBER}", "up", self.alphas),
-            (rf"{NUMBER} × the squared", "up", [c.value / stick for c in of["mse"]]),
-            (rf"{NUMBER} × the concept-removal distance\.", "up", [c.value / stick**0.5 for c in of["deployed"]]),
+            (rf"{NUMBER} × the squared", "up", [c.value / removal for c in of["mse"]]),
+            (rf"{NUMBER} × the concept-removal distance\.", "up", [c.value / removal**0.5 for c in of["deployed"]]),
             (
                 rf"{NUMBER} × the concept-removal distance apart",
                 "up",
-                [2 * (c.value / stick) ** 0.5 for c in of["mse"]],
+                [2 * (c.value / removal) ** 0.5 for c in of["mse"]],
             ),
             (rf"(?:is|probability) between {NUMBER}\s%", "down", [100 * c.lower for c in of["event"]]),
             (rf"(?:is|probability) between {NUMBER} and", "down", [c.lower for c in of["statistic"]]),
@@ -120,7 +120,7 @@ BLANK = Claim(
 @st.composite
 def records(draw: Callable[..., float]) -> Record:
     rho, radius, tolerance = draw(numbers), draw(numbers), draw(numbers)
-    alpha, stick = draw(levels), draw(numbers)
+    alpha, removal = draw(levels), draw(numbers)
     curve = sorted({rho, draw(numbers), draw(numbers)})
     low, high = sorted((draw(shares), draw(shares)))
     below, above = sorted((draw(numbers) - 2.0, draw(numbers)))
@@ -149,7 +149,7 @@ def records(draw: Callable[..., float]) -> Record:
         "pilot": 64,
         "smoother": {"sharing": "none", "concepts": []},
         "token_noise": tokens,
-        "yardstick": {"distance": stick, "word": "circle", "position": 1},
+        "yardstick": {"distance": removal, "word": "circle", "position": 1},
         "coverage": [
             {**place, "position": 0, "covered": 9, "uncovered": []},
             {**place, "position": 1, "covered": 3, "uncovered": [further]},
@@ -195,7 +195,7 @@ def rows(text: str, head: str) -> list[list[str]]:
 def check_everywhere(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every renderer."""
     certificate = record.certificate
-    stick = certificate.provenance["yardstick"]["distance"]
+    removal = certificate.provenance["yardstick"]["distance"]
     shown = printed(lambda: terminal.show_certificate(certificate), monkeypatch)
     assert max(map(len, shown.splitlines())) <= 80
     assert record.check(" ".join(shown.split())) >= 20
@@ -203,7 +203,7 @@ def check_everywhere(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
     for said, (rho, value) in zip(rows(shown, "ρ     "), points.items(), strict=False):
         assert is_implied(read(said[0]), rho, "down")
         assert is_implied(read(said[1]), value, "up")
-        assert is_implied(read(said[2]), value / stick, "up")
+        assert is_implied(read(said[2]), value / removal, "up")
     assert record.check(plain(certificate_page(certificate))) >= 20
     assert record.check(plain(certificate._repr_html_())) >= 8
     assert record.check(str(certificate)) >= 8

@@ -341,8 +341,9 @@ def _rebuilt(
     certificate: Certificate, model: Any, concepts: Sequence[str | Path | Concept] | None
 ) -> AdaptiveMedianSmoother:
     stated = certificate.provenance["smoother"]
-    names = ("sigma0", "k", "n", "aggregate", "use_global", "similarity", "special_tokens", "smooth_unconditional")
+    names = ("sigma0", "k", "n", "use_global", "similarity", "special_tokens", "smooth_unconditional")
     options = {name: stated[name] for name in names}
+    options["smoother"] = stated["aggregate"]
     options["truncate"] = stated.get("truncate", False)
     options["sigma_max"] = math.inf if stated["sigma_max"] is None else stated["sigma_max"]
     if stated["policy"] == "noise-then-adapt":

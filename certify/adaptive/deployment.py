@@ -23,7 +23,7 @@ from torch import Tensor
 from certify import _validate
 from certify._records import Record
 from certify._text import shown
-from certify.adaptive.policies import AGGREGATES, POLICIES, SHARING, adapted, aggregated, copies
+from certify.adaptive.policies import POLICIES, SHARING, SMOOTHERS, adapted, copies, smoothed
 from certify.models.text import PromptEncoder, TokenizedPrompt
 from certify.montecarlo.streams import row_generator
 from certify.noise import GaussianNoise
@@ -60,8 +60,8 @@ class Deployment(Record):
     Attributes:
         y: (tokens, width), the prompt's token embeddings before positions.
         noise: what is added in each copy. Perturbations are measured in its ‖·‖_Σ.
-        replicas: K, encodings that are aggregated.
-        aggregate: "median" or "mean".
+        replicas: K, encodings behind one output.
+        smoother: "median" or "mean".
         policy: covariance policy (T7).
         encoder: T.
         side: what else is read (`side_information`).
@@ -73,7 +73,7 @@ class Deployment(Record):
     y: Tensor
     noise: GaussianNoise
     replicas: int
-    aggregate: str
+    smoother: str
     policy: str
     encoder: PromptEncoder
     side: TokenizedPrompt
@@ -82,7 +82,7 @@ class Deployment(Record):
     batch_size: int = 64
 
     def __post_init__(self) -> None:
-        for name, allowed in (("aggregate", AGGREGATES), ("policy", POLICIES), ("sharing", SHARING)):
+        for name, allowed in (("smoother", SMOOTHERS), ("policy", POLICIES), ("sharing", SHARING)):
             _validate.choice(name, getattr(self, name), allowed)
 
     @property
@@ -120,7 +120,7 @@ class Deployment(Record):
         x = self.inputs(z, generator)
         rows = x.flatten(0, 1).split(self.batch_size)
         encoded = torch.cat([self.encoder.encode(chunk, self.side) for chunk in rows])
-        return aggregated(encoded.unflatten(0, x.shape[:2]), self.aggregate)
+        return smoothed(encoded.unflatten(0, x.shape[:2]), self.smoother)
 
 
 def deployed(
@@ -167,8 +167,7 @@ def deployed(
             ]
         )
         smoothed += [
-            aggregated(draws[None], d.aggregate)[0]
-            for draws, (d, _) in zip(encoded.split(replicas), chunk, strict=True)
+            smoothed(draws[None], d.smoother)[0] for draws, (d, _) in zip(encoded.split(replicas), chunk, strict=True)
         ]
     result = torch.stack(smoothed)
     if not bool(torch.isfinite(result).all()):

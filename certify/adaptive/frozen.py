@@ -14,7 +14,7 @@ from torch import Tensor
 from certify import _files, _validate
 from certify._pairs import Pair
 from certify.adaptive.deployment import Deployment, deployed, side_information, stream_name
-from certify.adaptive.policies import AGGREGATES
+from certify.adaptive.policies import SMOOTHERS
 from certify.adaptive.token_noise import TokenNoise
 from certify.models.text import PromptEncoder, TokenizedPrompt
 from certify.noise import GaussianNoise
@@ -26,7 +26,7 @@ DEFAULT_DRAWS = 13
 
 _FORMAT = "certify frozen smoother"
 _SCHEMA = 3
-# Version 1 had no aggregate: it was the median. Version 2 had no digest of its tensors.
+# Version 1 did not name the smoother ("aggregate"): it was the median. Version 2 had no digest of its tensors.
 _READABLE = (1, 2, 3)
 _PAIR = Pair("smoother.json", "smoother.safetensors", older=(1, 2))
 
@@ -43,7 +43,7 @@ class FrozenSmoother:
         tokenized: the anchor, the prompt at which Σ was computed.
         token_noise: relevance and σ of its positions.
         n: noisy encodings an input.
-        aggregate: "median" or "mean" of them, element by element.
+        smoother: "median" or "mean" of them, element by element.
         batch_size: sequences in one call of the text encoder.
         key: names the noise stream; None: the anchor's own.
         anchored: whether `tokenized` is the anchor itself; False: it only has its length (saved with `private=True`).
@@ -56,7 +56,7 @@ class FrozenSmoother:
         token_noise: TokenNoise,
         *,
         n: int = DEFAULT_DRAWS,
-        aggregate: str = "median",
+        smoother: str = "median",
         batch_size: int = 64,
         key: str | None = None,
         anchored: bool = True,
@@ -65,14 +65,14 @@ class FrozenSmoother:
         self.tokenized = tokenized
         self.token_noise = token_noise
         self.n = _validate.count("n", n)
-        self.aggregate = _validate.choice("aggregate", aggregate, AGGREGATES)
+        self.smoother = _validate.choice("smoother", smoother, SMOOTHERS)
         self.batch_size = _validate.count("batch_size", batch_size)
         self.noise = GaussianNoise(token_noise.column)
         self._key = stream_name(tokenized) if key is None else key
         self.anchored = anchored
 
     def __repr__(self) -> str:
-        return f"FrozenSmoother({self.aggregate}, n={self.n}, length={self.tokenized.length}, noise={self.noise!r})"
+        return f"FrozenSmoother({self.smoother}, n={self.n}, length={self.tokenized.length}, noise={self.noise!r})"
 
     def deployment(self, inputs: str | Tensor) -> Deployment:
         """The deployed encoding of one input as a function of noisy copies of it: what T5 is about.
@@ -138,7 +138,7 @@ class FrozenSmoother:
             "prompt": None if private or not self.anchored else self.tokenized.prompt,
             "length": self.tokenized.length,
             "n": self.n,
-            "aggregate": self.aggregate,
+            "aggregate": self.smoother,
             "key": secrets.token_hex(16) if private and self.anchored else self._key,
             "token_noise": record,
             "text_encoder_sha256": self.encoder.fingerprint(),
@@ -199,7 +199,7 @@ class FrozenSmoother:
             tokenized,
             noise,
             n=content["n"],
-            aggregate=content.get("aggregate", "median"),
+            smoother=content.get("aggregate", "median"),
             batch_size=batch_size,
             key=content["key"],
             anchored=anchored,
@@ -208,7 +208,7 @@ class FrozenSmoother:
     def _deployments(self, inputs: str | Sequence[str] | Tensor) -> list[Deployment]:
         side = side_information(self.encoder, self.tokenized)
         return [
-            Deployment(y, self.noise, self.n, self.aggregate, "frozen", self.encoder, side, batch_size=self.batch_size)
+            Deployment(y, self.noise, self.n, self.smoother, "frozen", self.encoder, side, batch_size=self.batch_size)
             for y in self._embedded(inputs)
         ]
 
@@ -252,7 +252,7 @@ def _content(path: Path, encoder: PromptEncoder) -> dict[str, Any]:
             f"(SHA-256 {str(content.get('text_encoder_sha256'))[:12]}…); must be the one given"
         )
     if content["schema_version"] > 1 and "aggregate" not in content:
-        raise _Refused(f"says nothing of its aggregate, must be one of {AGGREGATES}")
+        raise _Refused(f"has no 'aggregate': must be one of {SMOOTHERS}")
     return content
 
 

@@ -187,7 +187,7 @@ def planned(prompt: PreparedPrompt, options: PromptOptions) -> list[Planned]:
         ValueError: images are asked for, and there is no pipeline.
     """
     plan: list[Planned] = [_encoding(prompt, options)]
-    smoother, deployment, n = prompt.adaptive.aggregate, prompt.deployment, options.statistics
+    smoother, deployment, n = prompt.adaptive.smoother, prompt.deployment, options.statistics
     predicts, copies = options.pipe is not None and prompt.adaptive.denoiser is not None, deployment.replicas
     if n:
         if predicts and smoother == "median":
@@ -208,7 +208,7 @@ def planned(prompt: PreparedPrompt, options: PromptOptions) -> list[Planned]:
 
 def _encoding(prompt: PreparedPrompt, options: PromptOptions) -> Ideal:
     """How far the encoding moves: at the radius, on a curve, up to the tolerance, deployed."""
-    smoother, deployment = prompt.adaptive.aggregate, prompt.deployment
+    smoother, deployment = prompt.adaptive.smoother, prompt.deployment
     within = prompt.concept_removal.distance if options.tolerance is None else options.tolerance
     questions: list[Callable[[float], Question]] = [lambda share: MSE(options.rho, share, smoother=smoother)]
     if options.rhos is not None:

@@ -37,15 +37,12 @@ from certify import _validate
 from certify._floats import mean
 from certify._random import has_float64, normals
 from certify.bounds.base import POLICIES
-from certify.montecarlo import median
+from certify.montecarlo import SMOOTHERS, median
 
-__all__ = ["AGGREGATES", "POLICIES", "SHARING", "adapted", "aggregated", "copies", "noise_then_adapt"]
+__all__ = ["POLICIES", "SHARING", "SMOOTHERS", "adapted", "copies", "noise_then_adapt", "smoothed"]
 
 SHARING = ("none", "sigma", "input")
 """What the K draws of a deployed smoother share under "noise-then-adapt": nothing, σ(z), or z itself."""
-
-AGGREGATES = ("median", "mean")
-"""What a smoother makes of its K outputs, element by element."""
 
 
 # Normals drawn at a time, about: bounds memory.
@@ -167,7 +164,7 @@ def noise_then_adapt(
     return defended
 
 
-def aggregated(outputs: Tensor, aggregate: str) -> Tensor:
+def smoothed(outputs: Tensor, smoother: str) -> Tensor:
     """(b, K, *output) → (b, *output): the median (for even K the average of the two middle values) or the mean."""
-    _validate.choice("aggregate", aggregate, AGGREGATES)
-    return median(outputs.transpose(0, 1)) if aggregate == "median" else mean(outputs, dim=1)
+    _validate.choice("smoother", smoother, SMOOTHERS)
+    return median(outputs.transpose(0, 1)) if smoother == "median" else mean(outputs, dim=1)

@@ -199,14 +199,14 @@ class PreparedPrompt(Record):
     def freeze(self) -> FrozenSmoother:
         """As `AdaptiveMedianSmoother.freeze`."""
         adaptive = self.adaptive
-        options: dict[str, Any] = {"n": adaptive.n, "aggregate": adaptive.aggregate, "batch_size": adaptive.batch_size}
+        options: dict[str, Any] = {"n": adaptive.n, "smoother": adaptive.smoother, "batch_size": adaptive.batch_size}
         return FrozenSmoother(adaptive.encoder, self.tokenized, self.token_noise, **options)
 
     # Policy "memory": prompts inside stored regions
 
     @property
     def context(self) -> dict[str, int | str]:
-        """What it must share with a stored region: side information, text encoder, aggregate.
+        """What it must share with a stored region: side information, text encoder, median or mean.
 
         And the concepts: a region's Σ suppresses those that it was stored for, and must not be given to a smoother of others.
         """
@@ -214,7 +214,7 @@ class PreparedPrompt(Record):
             "length": self.tokenized.length,
             "attention_mask": int(self.tokenized.attention_mask is not None),
             "text_encoder": self.adaptive.fingerprint,
-            "aggregate": self.adaptive.aggregate,
+            "aggregate": self.adaptive.smoother,
             "concepts": " ".join(sorted(c.sha256 for c in self.adaptive.concepts)),
         }
 

@@ -5,7 +5,7 @@ the element-wise median over n noisy encodings (Han et al. 2025, section 3.4):
 
     σ_j = min( σ₀ exp(k · sim_j), σ_max ),        h = median( T(y + G_1), …, T(y + G_n) ),   G_i ~ N(0, diag σ²).
 
-Tokens of the concept are suppressed; the others keep their meaning. n is 13 in the paper. With `aggregate="mean"` it is the
+Tokens of the concept are suppressed; the others keep their meaning. n is 13 in the paper. With `smoother="mean"` it is the
 mean, for which the spectral bound (T11) is tighter.
 
 What may be claimed depends on where Σ comes from (THEORY T7, `certify.adaptive.policies`). What is known of a prompt before
@@ -35,7 +35,7 @@ from certify.adaptive.frozen import DEFAULT_DRAWS, FrozenSmoother
 from certify.adaptive.memory import CovarianceMemory, Issued
 from certify.adaptive.mention import thresholds
 from certify.adaptive.options import CertifyOptions, PromptOptions
-from certify.adaptive.policies import AGGREGATES, POLICIES, SHARING
+from certify.adaptive.policies import POLICIES, SHARING, SMOOTHERS
 from certify.adaptive.problem import QUANTITIES, Problem
 from certify.adaptive.prompt import PreparedPrompt
 from certify.adaptive.relevance import RelevanceScorer
@@ -68,7 +68,7 @@ class AdaptiveOptions(TypedDict, total=False):
     sigma0_relative: float | None
     k: float
     n: int
-    aggregate: str
+    smoother: str
     use_global: bool
     policy: str
     sigma_min: float | None
@@ -109,7 +109,7 @@ class AdaptiveMedianSmoother:
             the two; neither: 0.45, the paper's .006 for Stable Diffusion v1.4.
         k: how fast noise grows with relevance, ≥ 0. The paper's 9 makes a relevance of 0.5 ninety σ₀.
         n: noisy encodings a prompt.
-        aggregate: "median" or "mean" of them, element by element.
+        smoother: "median" or "mean" of them, element by element.
         use_global: Algorithm 1's global flag, for models that are easier to restore.
         policy: covariance policy, one of `POLICIES`.
         sigma_min: for "noise-then-adapt": standard deviation of the first noise at words, absolute. A word's noise is no
@@ -149,7 +149,7 @@ class AdaptiveMedianSmoother:
         sigma0_relative: float | None = None,
         k: float = DEFAULT_K,
         n: int = DEFAULT_DRAWS,
-        aggregate: str = "median",
+        smoother: str = "median",
         use_global: bool = False,
         policy: str = "frozen",
         sigma_min: float | None = None,
@@ -171,7 +171,7 @@ class AdaptiveMedianSmoother:
         self.policy = _validate.choice("policy", policy, POLICIES)
         self.k = _validate.not_negative("k", k)
         self.n = _validate.count("n", n)
-        self.aggregate = _validate.choice("aggregate", aggregate, AGGREGATES)
+        self.smoother = _validate.choice("smoother", smoother, SMOOTHERS)
         self.special_tokens = _validate.choice("special_tokens", special_tokens, SPECIAL_TOKENS)
         _validate.choice("similarity", similarity, SIMILARITIES)
         self.smooth_unconditional = bool(smooth_unconditional)
@@ -228,7 +228,7 @@ class AdaptiveMedianSmoother:
     def __repr__(self) -> str:
         names = ", ".join(concept.name for concept in self.concepts)
         return (
-            f"AdaptiveMedianSmoother([{names}], {self.aggregate}, σ₀={shown(self.sigma0, 'near', 4)}, "
+            f"AdaptiveMedianSmoother([{names}], {self.smoother}, σ₀={shown(self.sigma0, 'near', 4)}, "
             f"k={shown(self.k, 'exact')}, n={self.n}, policy={self.policy!r})"
         )
 
@@ -239,7 +239,7 @@ class AdaptiveMedianSmoother:
             "sigma0": self.sigma0,
             "k": self.k,
             "n": self.n,
-            "aggregate": self.aggregate,
+            "aggregate": self.smoother,
             "use_global": self.scorer.use_global,
             "policy": self.policy,
             "sigma_min": self.sigma_min,
@@ -405,7 +405,7 @@ class AdaptiveMedianSmoother:
     def deployed_with(self, tokenized: TokenizedPrompt, y: Tensor, noise: GaussianNoise) -> Deployment:
         """What runs at a prompt's embeddings y with one noise, whatever the policy would make of it."""
         side = side_information(self.encoder, tokenized)
-        return Deployment(y, noise, self.n, self.aggregate, self.policy, self.encoder, side, batch_size=self.batch_size)
+        return Deployment(y, noise, self.n, self.smoother, self.policy, self.encoder, side, batch_size=self.batch_size)
 
     def freeze(self, prompt: str | PreparedPrompt) -> FrozenSmoother:
         """The smoother with Σ fixed at this prompt's: what a frozen certificate is about, as an object to deploy.

@@ -88,7 +88,7 @@ class BoundSettings(Settings):
                     alpha=self.alpha,
                     seed=self.seed,
                     policy=adaptive.policy,
-                    smoother=adaptive.aggregate,
+                    smoother=adaptive.smoother,
                     function=EMBEDDING,
                     batch_size=self.batch_size,
                     memory=self.bytes,

@@ -42,7 +42,6 @@ _ELSEWHERE = {
     "concepts": "concept",
     "prompt": "text",
     "target": "rate",
-    "smoother": "aggregate",
     "folder": "regions",
     "num_inference_steps": "steps",
     "guidance_scale": "guidance",

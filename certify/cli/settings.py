@@ -119,7 +119,7 @@ class Settings:
         str, option("What the draws of noise-then-adapt share: none, sigma or input.", _one_of("SHARING"))
     ] = "none"
     regions: Annotated[Path | None, option("Folder of the regions of policy memory.", a_folder)] = None
-    aggregate: Annotated[str, option("median or mean of the noisy encodings.", _one_of("AGGREGATES"))] = "median"
+    smoother: Annotated[str, option("median or mean of the noisy encodings.", _one_of("SMOOTHERS"))] = "median"
     replicas: Annotated[int, option("Noisy encodings K of the deployed smoother.", checks.count())] = 13
     truncate: Annotated[
         bool, option("Cut prompts that do not fit into the context, as the plain pipeline does.", None, "--truncate")
@@ -176,7 +176,7 @@ class Settings:
         tuned = dict(world.SMOOTHING) if self.model is None else {}
         if self.sigma0 is not None:
             tuned.pop("sigma0_relative", None)
-        fixed = {"policy": self.policy, "sharing": self.sharing, "aggregate": self.aggregate, "n": self.replicas}
+        fixed = {"policy": self.policy, "sharing": self.sharing, "smoother": self.smoother, "n": self.replicas}
         return tuned | chosen | fixed | {"use_global": self.use_global, "truncate": self.truncate}
 
     def source(self, unet: str | None = None) -> dict[str, Any]:

@@ -166,8 +166,8 @@ def read_prompt(adaptive: AdaptiveMedianSmoother, prompt: str, named: bool) -> T
 
 
 def _outcome(certificate: Certificate, options: RowOptions, seed: int, started: float) -> dict[str, Any]:
-    stick = certificate.provenance["yardstick"]
-    within = stick["distance"] if options.tolerance is None else options.tolerance
+    removal = certificate.provenance["yardstick"]
+    within = removal["distance"] if options.tolerance is None else options.tolerance
     bound = next(c for c in certificate.claims if c.quantity == "mse" and c.scope == "single")
     searched = next((c for c in certificate.claims if c.quantity == "radius"), None)
     radius, by, reason = 0.0, "", ""
@@ -189,7 +189,7 @@ def _outcome(certificate: Certificate, options: RowOptions, seed: int, started: 
         "rho": bound.rho,
         "bound": bound.value if bound.status == "certified" else None,
         "bound_method": bound.method,
-        "yardstick": {k: v for k, v in stick.items() if v is not None},
+        "yardstick": {k: v for k, v in removal.items() if v is not None},
         "alpha": certificate.alpha,
         "n": options.n,
         "seed": seed,

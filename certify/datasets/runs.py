@@ -7,7 +7,7 @@ What a defence withstands on a benchmark is reported, as in the randomized-smoot
 
 where a prompt without a radius (the certificate abstains, or the prompt is refused: empty, or longer than the context and not
 to be cut, `truncate`) has ρ̂ = 0 and stays in
-the denominator. The tolerance is the same squared distance for all prompts, or each prompt's own yardstick.
+the denominator. The tolerance is the same squared distance for all prompts, or each prompt's own concept-removal distance, squared.
 
 **What α is.** Each prompt's certificate holds with probability 1 − α. Nothing is split over prompts: of N certified prompts
 at most αN are wrong in expectation, and all of them hold at once with probability 1 − αN by the union bound. Each row draws

@@ -48,7 +48,9 @@ def summary(records: Sequence[Mapping[str, Any]], options: RowOptions) -> dict[s
         "unnamed": sum(record.get("named") is False for record in records),
         **counts,
         "truncated": sum("truncated" in r for r in records),
-        "tolerance": "each prompt's yardstick" if options.tolerance is None else options.tolerance,
+        "tolerance": "each prompt's squared concept-removal distance"
+        if options.tolerance is None
+        else options.tolerance,
         "alpha_per_prompt": options.alpha,
         "expected_wrong": options.alpha * (len(records) - counts["refused"]),
         "n": options.n,

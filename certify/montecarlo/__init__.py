@@ -1,6 +1,7 @@
 """Monte Carlo: seeded draws in blocks, one pass over them, and what is kept of them."""
 
 from certify.montecarlo.accumulators import (
+    SMOOTHERS,
     Accumulator,
     AllDraws,
     Counts,
@@ -21,6 +22,7 @@ from certify.montecarlo.streams import BLOCK, generator
 
 __all__ = [
     "BLOCK",
+    "SMOOTHERS",
     "Accumulator",
     "AllDraws",
     "Counts",

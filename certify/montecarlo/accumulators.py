@@ -26,6 +26,7 @@ from certify.montecarlo.streams import BLOCK, SHARD
 
 __all__ = [
     "LARGEST_GROUP",
+    "SMOOTHERS",
     "Accumulator",
     "AllDraws",
     "Counts",
@@ -48,6 +49,9 @@ __all__ = [
 
 LARGEST_GROUP = SHARD * BLOCK
 """Draws in a shard, and so the most that a group of them can have."""
+
+SMOOTHERS = ("median", "mean")
+"""What can be made of several draws, element by element."""
 
 _SORTED = 2**24
 """Numbers that one sort works on."""

@@ -21,13 +21,12 @@ from certify.bounds import METHODS, ROUTES, DeployedBound, Evaluation, Method, R
 from certify.bounds.mse import BoundCurve, CoordinatewiseMSE, MSEBound
 from certify.bounds.percentile import BoxEvidence, PercentileBounds, draws_needed, enough, percentile_box, ranks
 from certify.bounds.radius import CertifiedRadius, largest_radius
-from certify.montecarlo import Accumulator, ExtremeRanks
+from certify.montecarlo import SMOOTHERS, Accumulator, ExtremeRanks
 from certify.montecarlo.accumulators import LARGEST_GROUP
 from certify.statements.choose import Choice, Methods, floor_below, for_radius, for_tolerance
 
 __all__ = ["MSE", "Bounded", "Curve", "Deployed", "Percentile", "Plan", "Question", "Radius"]
 
-SMOOTHERS = ("median", "mean")
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "rho": _validate.positive,
     "rhos": _validate.increasing,

@@ -28,7 +28,7 @@ from certify.bounds.copies import (
     statistic_limits,
 )
 from certify.bounds.percentile import enough
-from certify.montecarlo import Counts, ExtremeRanks, Function, smoothed
+from certify.montecarlo import SMOOTHERS, Counts, ExtremeRanks, Function, smoothed
 from certify.noise import Noise
 from certify.statements.drawing import Drawing, StatisticOptions
 
@@ -181,7 +181,7 @@ def deployed_distance(f: Function, center: Tensor, smoother: str = "median") -> 
         A statistic for `statistic_bound`: (b, K, *input) → (b,), an ℓ2 distance (not squared).
     """
     center, f = _validate.own_tensor("center", center), _validate.function("f", f)
-    smoother = _validate.choice("smoother", smoother, ("median", "mean"))
+    smoother = _validate.choice("smoother", smoother, SMOOTHERS)
 
     def distance(z: Tensor) -> Tensor:
         b, k = z.shape[:2]

@@ -7,7 +7,7 @@ What runs is h = median_i T(y + G_i), G_i ~ N(0, Σ(y)) (or their mean; certify.
 with x_0 an image that shows the concept, and P* = k free words before the prompt. Every iteration
 
     gradient     at the words of P*, through the smoother: G is drawn by its own deployment of P*, under whatever policy, and
-                 held; forward the aggregate that is deployed, backward, for a median, the average of the order statistics
+                 held; forward the smoother that is deployed, backward, for a median, the average of the order statistics
                  around it; mean over several draws of (G, ε, t);
     candidates   P* with one word replaced by one of those that the gradient promises most of;
     choice       the candidate of least L over the same draws of (ε, t), each smoothed as deployed: with *its own* Σ.
@@ -31,9 +31,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from certify.adaptive import AdaptiveMedianSmoother
+from certify.adaptive import AdaptiveMedianSmoother, policies
 from certify.adaptive.deployment import Deployment
-from certify.adaptive.policies import aggregated
 from certify.images.detectors import Detector, detected
 from experiments.attacks import sight
 from experiments.attacks.attack import Attack, Row, Target, Victim
@@ -43,7 +42,7 @@ from experiments.soundness.attack import Ascent, Ball, Objective, ascend, smooth
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.training import Rng
 
-__all__ = ["ATTACK", "Case", "Inside", "Settings", "aggregate", "attack", "held", "inside", "losses", "slopes"]
+__all__ = ["ATTACK", "Case", "Inside", "Settings", "attack", "held", "inside", "losses", "slopes", "straight_through"]
 
 _TOGETHER = 256  # encodings that the U-Net is given at once
 
@@ -147,12 +146,12 @@ def held(deployment: Deployment, y: Tensor, copies: Tensor, source: torch.Genera
     return y.double()[:, None] + x
 
 
-def aggregate(outputs: Tensor, kind: str) -> Tensor:
-    """(b, n, tokens, width) → (b, tokens, width): forward the deployed aggregate, backward one with a useful gradient."""
-    if kind == "mean":
+def straight_through(outputs: Tensor, smoother: str) -> Tensor:
+    """(b, n, tokens, width) → (b, tokens, width): forward the deployed smoother, backward one with a useful gradient."""
+    if smoother == "mean":
         return outputs.mean(dim=1)
     near = smoothed(outputs, "median")
-    return aggregated(outputs.detach(), kind) + (near - near.detach())
+    return policies.smoothed(outputs.detach(), smoother) + (near - near.detach())
 
 
 def slopes(
@@ -187,7 +186,7 @@ def slopes(
     many = which.repeat_interleave(x.shape[1] * x.shape[2])
     mask = None if places.mask is None else places.mask[many]
     encoded = victim.encoder.encode_batch(places.ids[many], x.flatten(0, 2), mask, grad=True)
-    h = aggregate(encoded.unflatten(0, (len(rows) * case.draws, x.shape[2])), deployments[0].aggregate)
+    h = straight_through(encoded.unflatten(0, (len(rows) * case.draws, x.shape[2])), deployments[0].smoother)
     loss = case.loss(victim.diffusion, h.unflatten(0, (len(rows), case.draws)), which)
     (slope,) = torch.autograd.grad(loss.sum(), soft)
     return slope[which.to(slope.device)]
@@ -295,7 +294,7 @@ def inside(
         moved = (deployment.y.double() + z[:, 0] - base[0]).repeat_interleave(draws, dim=0)  # y + δ
         grouped = z.unflatten(1, (draws, copies)).flatten(0, 1)
         x = held(deployment, moved, grouped.to(deployment.y.dtype), source)
-        h = aggregate(encode(x.flatten(0, 1)).unflatten(0, x.shape[:2]), deployment.aggregate)
+        h = straight_through(encode(x.flatten(0, 1)).unflatten(0, x.shape[:2]), deployment.smoother)
         case = Case.drawn(diffusion, x_0, draws, _on_cpu(source))
         return -case.loss(diffusion, h.unflatten(0, (count, draws)), torch.zeros(count, dtype=torch.int64)).double()
 

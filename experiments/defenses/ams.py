@@ -23,7 +23,7 @@ from torch import Tensor
 
 from certify import AdaptiveMedianSmoother, _validate
 from certify.adaptive.concepts import SIMILARITIES
-from certify.adaptive.policies import AGGREGATES, SHARING
+from certify.adaptive.policies import SHARING, SMOOTHERS
 from certify.adaptive.smoother import SPECIAL_TOKENS
 from certify.world import SMOOTHING
 from experiments.defenses.defense import Defense, DefenseOptions
@@ -38,7 +38,8 @@ class Settings:
     Attributes:
         concepts: names or paths of concept pairs; none: the pairs that ship for the erased concept.
         sigma0, sigma0_relative: σ_0, absolute or in standard deviations of the token embeddings; one of them, or neither.
-        k, n, aggregate, use_global, policy, similarity, special_tokens: as there.
+        aggregate: `smoother` there: "median" or "mean".
+        k, n, use_global, policy, similarity, special_tokens: as there.
         sigma_min_relative, sharing: of "noise-then-adapt".
         sigma_max_relative: the cap in the same units; None: that of the smoother.
         seed: of the smoothing noise; None: fresh at every call, as it is deployed. A measurement that can be repeated needs a
@@ -68,7 +69,7 @@ class Settings:
             _validate.seed_value(self.seed)
         _validate.choice("policy", self.policy, ("frozen", "noise-then-adapt"))
         for name, allowed in (
-            ("aggregate", AGGREGATES),
+            ("aggregate", SMOOTHERS),
             ("similarity", SIMILARITIES),
             ("special_tokens", SPECIAL_TOKENS),
             ("sharing", SHARING),
@@ -108,6 +109,7 @@ class Ams(Defense):
         super().__init__(pipe, **options)
         given = asdict(self.settings)
         self.seed = given.pop("seed")
+        given["smoother"] = given.pop("aggregate")
         concepts = list(given.pop("concepts")) or [self._against().name]
         self.smoother = AdaptiveMedianSmoother.from_pipeline(pipe, concepts, truncate=True, **given)
 

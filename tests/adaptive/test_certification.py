@@ -269,15 +269,15 @@ def test_a_whole_certificate_speaks_of_every_stage(whole: tuple[Any, AdaptiveMed
 
 
 @pytest.mark.parametrize(
-    ("aggregate", "sharing"), [("median", None), ("mean", None), *(("median", sharing) for sharing in SHARING)]
+    ("smoother", "sharing"), [("median", None), ("mean", None), *(("median", sharing) for sharing in SHARING)]
 )
 @pytest.mark.parametrize("with_denoiser", [True, False])
 def test_alpha_is_shared_by_the_claims_that_are_made(
-    whole: tuple[Any, AdaptiveMedianSmoother], aggregate: str, sharing: str | None, with_denoiser: bool
+    whole: tuple[Any, AdaptiveMedianSmoother], smoother: str, sharing: str | None, with_denoiser: bool
 ) -> None:
-    """Σα over claims is α, not less: whatever the policy, the aggregate and the parts that there are."""
+    """Σα over claims is α, not less: whatever the policy, the smoother and the parts that there are."""
     pipe, _ = whole
-    options: dict[str, Any] = {"n": 3, "aggregate": aggregate, **certify.world.SMOOTHING}
+    options: dict[str, Any] = {"n": 3, "smoother": smoother, **certify.world.SMOOTHING}
     if sharing is not None:
         options |= {"policy": "noise-then-adapt", "sigma_min": 1e-3, "sharing": sharing}
     if with_denoiser:

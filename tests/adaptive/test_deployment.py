@@ -35,7 +35,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 POLICIES: list[dict[str, Any]] = [
     {},
-    {"aggregate": "mean"},
+    {"smoother": "mean"},
     {"policy": "memory"},
     *({"policy": "noise-then-adapt", "sharing": sharing} for sharing in ("none", "sigma", "input")),
 ]
@@ -51,7 +51,7 @@ def test_encoding_is_drawing_the_copies_and_applying(
     z = d.draw(source)
     assert z.shape == (1, d.copies, 16, 32)
     assert torch.equal(adaptive.encode(PROMPT, seed=4), d(z, source))
-    assert (d.policy, d.aggregate, d.replicas) == (adaptive.policy, adaptive.aggregate, N)
+    assert (d.policy, d.smoother, d.replicas) == (adaptive.policy, adaptive.smoother, N)
 
 
 @pytest.mark.parametrize(("sharing", "copies"), [("none", N), ("sigma", N + 1), ("input", 1)])

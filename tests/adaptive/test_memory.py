@@ -358,7 +358,7 @@ class TestAdaptiveSmoother:
         # A prompt of another length, or of another smoother's memory, is outside.
         longer = "a small red coin"
         assert torch.equal(adaptive.deployment(longer).noise.sigma, adaptive.relevance(longer).column)
-        mean = self.build(encoder, CovarianceMemory(tmp_path), aggregate="mean")
+        mean = self.build(encoder, CovarianceMemory(tmp_path), smoother="mean")
         assert torch.equal(mean.deployment(other).noise.sigma, own)
         fish = AdaptiveMedianSmoother.from_encoder(encoder, [FISH], policy="memory", memory=tmp_path)
         assert torch.equal(fish.deployment(other).noise.sigma, fish.relevance(other).column)

@@ -108,7 +108,7 @@ class TestEncode:
 
     @pytest.mark.parametrize("n", [1, 4])
     def test_or_their_mean(self, encoder: PromptEncoder, n: int) -> None:
-        adaptive = build(encoder, n=n, aggregate="mean")
+        adaptive = build(encoder, n=n, smoother="mean")
         prompt = PROMPTS[0]
         t = encoder.tokenize(prompt)
         source = row_generator(3, "prompt " + " ".join(str(i) for i in t.content))
@@ -270,11 +270,11 @@ class TestFrozen:
         assert {p.name for p in (tmp_path / "new" / "folder").iterdir()} == {"smoother.json", "smoother.safetensors"}
 
     def test_the_mean_is_kept_too(self, encoder: PromptEncoder, tmp_path: Path) -> None:
-        adaptive = build(encoder, aggregate="mean")
+        adaptive = build(encoder, smoother="mean")
         frozen = adaptive.freeze(PROMPTS[0])
         assert torch.equal(frozen.encode(PROMPTS[0], seed=4), adaptive.encode(PROMPTS[0], seed=4))
         loaded = FrozenSmoother.load(frozen.save(tmp_path), encoder)
-        assert loaded.aggregate == "mean"
+        assert loaded.smoother == "mean"
         assert torch.equal(loaded.encode(PROMPTS[0], seed=4), frozen.encode(PROMPTS[0], seed=4))
 
     def test_a_file_of_version_1_is_a_median(
@@ -402,10 +402,10 @@ BAD_CALLS: dict[str, tuple[Call, type[Exception], str]] = {
         ValueError,
         r"policy = 'adaptive': must be one of 'frozen', 'noise-then-adapt', 'memory'",
     ),
-    "aggregate": (
-        lambda e, a, d: build(e, aggregate="mode"),
+    "smoother": (
+        lambda e, a, d: build(e, smoother="mode"),
         ValueError,
-        r"aggregate = 'mode': must be one of 'median', 'mean'",
+        r"smoother = 'mode': must be one of 'median', 'mean'",
     ),
     "first noise without its policy": (
         lambda e, a, d: build(e, sigma_min=0.1),
@@ -550,7 +550,7 @@ BAD_CALLS: dict[str, tuple[Call, type[Exception], str]] = {
     "no aggregate on record": (
         lambda e, a, d: _edited(a.freeze("a coin").save(d), "aggregate") and FrozenSmoother.load(d, e),
         ValueError,
-        r"says nothing of its aggregate",
+        r"has no 'aggregate'",
     ),
     "nothing to load": (
         lambda e, a, d: FrozenSmoother.load(d / "nothing", e),

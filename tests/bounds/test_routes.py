@@ -117,13 +117,13 @@ SIMULATED = 100_000
 A = np.array([[1.0, 0.4, 0.0, -0.3], [0.9, 0.5, 0.2, 0.0], [-0.2, 1.1, 0.3, 0.8]])
 
 
-def deployments(replicas: int, shift: np.ndarray, aggregate: str, rng: np.random.Generator) -> np.ndarray:
-    """‖aggregate of K draws of A(z + δ)‖ for 10⁵ deployments at one δ."""
+def deployments(replicas: int, shift: np.ndarray, smoother: str, rng: np.random.Generator) -> np.ndarray:
+    """‖median or mean of K draws of A(z + δ)‖ for 10⁵ deployments at one δ."""
     found = []
     for _ in range(10):  # float32: a tenth at a time, for the memory
         z = rng.standard_normal((replicas, SIMULATED // 10, 4), dtype=np.float32)
         outputs = z @ A.T.astype(np.float32) + (A @ shift).astype(np.float32)
-        reduced = np.median(outputs, axis=0) if aggregate == "median" else outputs.mean(axis=0)
+        reduced = np.median(outputs, axis=0) if smoother == "median" else outputs.mean(axis=0)
         found.append(np.linalg.norm(reduced, axis=1))
     return np.concatenate(found)
 

@@ -212,7 +212,7 @@ def test_attack_prompts_of_a_table(run, tmp_path):
     [
         ("--policy", "noise-then-adapt", "--sharing", "input"),
         ("--policy", "memory", "--regions", "regions"),
-        ("--aggregate", "mean"),
+        ("--smoother", "mean"),
     ],
 )
 def test_other_policies_and_the_mean(run, options):

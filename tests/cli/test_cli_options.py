@@ -76,7 +76,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "--rhos": ("", "x", "1,0.5", "0,1", "1,nan"),
     "--policy": ("typo",),
     "--sharing": ("typo", "input"),
-    "--aggregate": ("typo",),
+    "--smoother": ("typo",),
     "--similarity": ("typo",),
     "--dtype": ("float8_e4m3fn", "int8"),
     "--memory": ("four", "0GB", "-1GB"),

@@ -351,9 +351,9 @@ def prompt_text(folder: Path) -> Any:
 
 
 def prompt_policies(folder: Path) -> Any:
-    adapting = _smoother(n=3, policy="noise-then-adapt", sharing="sigma", sigma_min_relative=0.1, aggregate="median")
+    adapting = _smoother(n=3, policy="noise-then-adapt", sharing="sigma", sigma_min_relative=0.1, smoother="median")
     smoothers = {
-        "mean": _smoother(n=5, aggregate="mean"),
+        "mean": _smoother(n=5, smoother="mean"),
         "noise-then-adapt": adapting,
         "memory": _smoother(n=3, policy="memory", memory=folder / "memory"),
     }

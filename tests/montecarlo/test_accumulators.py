@@ -110,16 +110,16 @@ def test_distances_are_taken_in_float64():
 # Groups of K.
 
 
-@pytest.mark.parametrize("aggregate", ["median", "mean"])
+@pytest.mark.parametrize("smoother", ["median", "mean"])
 @pytest.mark.parametrize("copies", [1, 2, 3, 4, 13])
 @pytest.mark.parametrize("block", [1, 5, 64, 1000])
-def test_groups_are_consecutive_draws_whatever_the_blocks(copies, aggregate, block):
+def test_groups_are_consecutive_draws_whatever_the_blocks(copies, smoother, block):
     x, center = data(250, (2, 3), ties=False), data(1, (2, 3), ties=False, seed=9)[0]
-    groups = Groups(center, copies, aggregate)
+    groups = Groups(center, copies, smoother)
     for chunk in x.split(block):
         groups.update(chunk)
     whole = x[: 250 // copies * copies].reshape(-1, copies, 2, 3).numpy()
-    reduced = np.median(whole, axis=1) if aggregate == "median" else whole.mean(axis=1)
+    reduced = np.median(whole, axis=1) if smoother == "median" else whole.mean(axis=1)
     expected = np.linalg.norm((reduced - center.numpy()).reshape(len(reduced), -1), axis=1)
     assert groups.count == 250
     np.testing.assert_allclose(groups.values().numpy(), expected, rtol=1e-12)

@@ -41,15 +41,15 @@ def _places(victim: Victim, prompts: list[str], count: int) -> Places:
     return Places(encoder, [prefixed(encoder, encoder.tokenize(p).content, count) for p in prompts], Words.of(encoder))
 
 
-def test_the_aggregate_is_the_deployed_one_with_a_gradient_around_it():
+def test_the_smoother_is_the_deployed_one_with_a_gradient_around_it():
     outputs = torch.randn(2, 9, 4, 3, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
-    median = adaptive.aggregate(outputs, "median")
+    median = adaptive.straight_through(outputs, "median")
     torch.testing.assert_close(median, outputs.detach().sort(dim=1).values[:, 4], rtol=0, atol=1e-6)
     (slope,) = torch.autograd.grad(median.sum(), outputs)
     ranks = outputs.detach().argsort(dim=1).argsort(dim=1)
     # The three order statistics within 0.15 of the middle share the derivative.
     torch.testing.assert_close(slope, torch.where((ranks >= 3) & (ranks < 6), 1 / 3, 0.0))
-    (slope,) = torch.autograd.grad(adaptive.aggregate(outputs, "mean").sum(), outputs)
+    (slope,) = torch.autograd.grad(adaptive.straight_through(outputs, "mean").sum(), outputs)
     torch.testing.assert_close(slope, torch.full_like(slope, 1 / 9))
 
 
@@ -71,7 +71,7 @@ def test_the_inputs_are_the_deployments_own_and_follow_y(policy: str, sharing: s
 
 @pytest.mark.parametrize("folder", ["pipeline_folder", "pipeline_folder_sd2"])
 def test_the_gradient_is_that_of_the_smoothed_loss(folder: str, request: pytest.FixtureRequest):
-    victim = _small(request.getfixturevalue(folder), aggregate="mean", k=0.0)
+    victim = _small(request.getfixturevalue(folder), smoother="mean", k=0.0)
     assert victim.images is not None
     prompts = ["a red circle", "the small coin", "a wheel"]
     places, source = _places(victim, prompts, 2), torch.Generator().manual_seed(0)
