@@ -1,7 +1,7 @@
 """Files: read so that whatever they hold is a value or one clear error, and written so that nobody ever finds half of one.
 
 Certificates, checkpoints, tables and weights travel: who opens one need not know who wrote it. What is read here is checked
-before it is used, nothing in it is run, and what it claims to hold is compared with what is there before memory is asked for.
+before it is used, nothing in it is run, and what it claims to hold is compared with its size before memory is allocated.
 Readers raise `ValueError` with the reason alone; their callers know what the file was to be, and say its name.
 """
 
@@ -261,7 +261,7 @@ def replacing(path: Path, *, owner_only: bool = False, durable: bool = True) -> 
     fails, what the name stands for stays.
 
     Args:
-        path: in a folder that is there.
+        path: in an existing folder.
         owner_only: whether nobody else may read it.
         durable: False: it need not outlive this process.
 
@@ -286,7 +286,7 @@ def replacing(path: Path, *, owner_only: bool = False, durable: bool = True) -> 
 
 
 def log(path: Path, *, owner_only: bool = False) -> BinaryIO:
-    """A file to append to and to read, made where there is none; `owner_only`: whether nobody else may read it then."""
+    """A file to append to and to read, created if missing; `owner_only`: whether nobody else may read it then."""
     return open(path, "a+b", opener=lambda name, flags: os.open(name, flags, 0o600 if owner_only else 0o666))
 
 

@@ -2,7 +2,7 @@
 
 `repr` of a record is its dataclass's, but for tensors, functions and long lists, of which it says what they are. A record of
 the kind `Shown` says its claim first, in `str`, and as a summary in a notebook. What stands there is said by
-`certify.summaries`, which the package names here (`summaries_from`) and which loads when a summary is first asked for.
+`certify.summaries`, which the package names here (`summaries_from`) and which loads with the first summary.
 """
 
 from __future__ import annotations

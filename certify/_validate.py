@@ -1,6 +1,6 @@
 """Checks of arguments: every message names the argument, its value and what it must be.
 
-The command line checks its options here before anything is loaded: torch and numpy are imported where a tensor is looked at.
+The command line checks its options here before anything is loaded: torch and numpy are imported where a tensor is checked.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ def flag(name: str, value: Any) -> bool:
 
 
 def device(name: str, value: str | torch.device) -> torch.device:
-    """`value` as a device that is there."""
+    """`value` as a device that exists."""
     import torch
 
     try:

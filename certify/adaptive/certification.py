@@ -2,7 +2,7 @@
 
 A certificate for a prompt holds, with α shared between them,
 
-- a bound on how far the ideal smoothed encoding can move at the radius asked for (T2, T4, T11: the best),
+- a bound on how far the ideal smoothed encoding can move at the given radius (T2, T4, T11: the best),
 - the same at several radii, simultaneously,
 - the largest radius at which it stays within a tolerance (T3, T8); by default the *concept-removal distance*,
 - how far the deployed encoding, the median of K draws, can be from the reference with probability q (T5, T6),
@@ -14,7 +14,7 @@ and with a pipeline, at points (x_t, t) that a sampler visits,
 - with a detector the attack success rate: the probability that an image shows what it looks for (T5).
 
 A certificate takes several passes (encodings, statistics, images). With a checkpoint each keeps what it has drawn, and a run
-that was killed goes on from there to the identical certificate.
+that was killed resumes from there to the identical certificate.
 
 The concept-removal distance is what every bound is compared with (`PreparedPrompt.concept_removal`).
 """
@@ -67,7 +67,7 @@ def certify_prompt(prompt: PreparedPrompt, options: PromptOptions) -> Certificat
     if options.checkpoint is not None:
         settings = run_of_prompt(prompt, model, options.deciding())
         folder = as_run_folder(options.checkpoint).open(settings, secret=prompt.text if options.private else None)
-    undefended = max(1, options.images // 4) if options.images_asked else 0
+    undefended = max(1, options.images // 4) if options.requested_images else 0
     total = sum(one.n * one.weight for one in plan) + 2 * undefended * 2 * options.steps
     drawing = _Drawing(folder, as_progress(options.progress), total)
     materials = Materials(

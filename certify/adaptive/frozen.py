@@ -121,7 +121,7 @@ class FrozenSmoother:
         Args:
             folder: made if it is not there.
             private: leave out the prompt, its tokens and everything that names them. σ and relevance stay, and
-                identify the words for whoever has the model: for that reason only the owner may read the files.
+                identify the words to anyone who has the model: so only the owner may read the files.
         """
         folder = Path(folder)
         record = asdict(self.token_noise)

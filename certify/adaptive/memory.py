@@ -100,16 +100,16 @@ class Issued(Shown):
 
     Attributes:
         noise: the Σ that every query within the claim is smoothed with.
-        rho: radius of the claim; at most the one asked for. 0: there is no room for a claim, and nothing was stored.
-        asked: the radius asked for.
+        rho: radius of the claim; at most the requested one. 0: there is no room for a claim, and nothing was stored.
+        requested: the radius that was asked for.
         region: the region that the claim lies in; None where rho is 0.
-        status: "stored" as asked, "shrunk" to be disjoint from other regions, "inside" a region that was there already
+        status: "stored" as requested, "shrunk" to be disjoint from other regions, "inside" a region that was there already
             (intersected with it), or "refused".
     """
 
     noise: GaussianNoise
     rho: float
-    asked: float
+    requested: float
     region: Region | None
     status: str
 

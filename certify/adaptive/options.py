@@ -67,7 +67,7 @@ class PromptOptions(Record):
         alpha: failure probability of the certificate as a whole, shared equally by the statements.
         seed: of the draws.
         rhos: radii of the curve (`rho` is added); None: no curve.
-        tolerance: squared distance for the certified radius; None: the concept-removal distance; 0: no radius is asked for.
+        tolerance: squared distance for the certified radius; None: the concept-removal distance; 0: no certified radius.
         center: what distances are measured to, (tokens, width), for instance a deployed encoding; None: the smoothed
             value of pilot draws.
         pipe: the pipeline that the smoother is built on, for statements about noise predictions and images; None: none.
@@ -82,10 +82,10 @@ class PromptOptions(Record):
         prompts: attack prompts, of which the certificate records whether `rho` covers them (T9).
         private: leave out the prompt, its tokens, its embeddings and their digest; attack prompts are counted. A checkpoint is
             then the owner's alone to read, and its names tell nothing. Not under policy "memory": regions hold embeddings.
-            Relevance, σ, the trajectory, the reference and the boxes stay. σ and relevance identify the words for whoever has
+            Relevance, σ, the trajectory, the reference and the boxes stay. σ and relevance identify the words to anyone who has
             the model: the prompt is hidden from readers without it, or who do not try. Only the owner may read the files.
         batch_size, memory, progress: as in `certify.statements.ask.ask`; progress counts encodings.
-        checkpoint: a folder to keep in what every pass has drawn. The same call goes on from there to the identical
+        checkpoint: a folder to keep in what every pass has drawn. The same call resumes from there to the identical
             certificate; batch size and memory may be others; another call has a place of its own in it. With a
             `certify.montecarlo.RunFolder` the caller removes what was kept, with its `remove`, once the certificate is saved.
         model: which weights these are, where the caller knows that they have not changed since; None: computed here.
@@ -133,7 +133,7 @@ class PromptOptions(Record):
                 _CHECKS[field.name](field.name, getattr(self, field.name))
 
     @property
-    def images_asked(self) -> int:
+    def requested_images(self) -> int:
         """Images for the attack success rate; 0 without a detector."""
         return self.images if self.detector else 0
 
@@ -146,7 +146,7 @@ class PromptOptions(Record):
         """These options under the policy "memory": no certified radius, which could exceed the region.
 
         Raises:
-            ValueError: one is asked for, or the prompt is private.
+            ValueError: images are requested, or the prompt is private.
         """
         refuse_private_memory(self.private)
         if self.tolerance:
@@ -174,8 +174,8 @@ class PromptOptions(Record):
         return given | {
             "rhos": None if self.rhos is None else list(map(float, self.rhos)),
             "center": None if self.center is None else tensor_digest(self.center),
-            "images": self.images_asked,
-            "detector": _name(self.detector) if self.images_asked else None,
+            "images": self.requested_images,
+            "detector": _name(self.detector) if self.requested_images else None,
         }
 
 

@@ -184,7 +184,7 @@ def planned(prompt: PreparedPrompt, options: PromptOptions) -> list[Planned]:
     """The passes of a certificate, in the order in which they are made; the first is about the encoding.
 
     Raises:
-        ValueError: images are asked for, and there is no pipeline.
+        ValueError: images are requested without a pipeline.
     """
     plan: list[Planned] = [_encoding(prompt, options)]
     smoother, deployment, n = prompt.adaptive.smoother, prompt.deployment, options.statistics
@@ -199,7 +199,7 @@ def planned(prompt: PreparedPrompt, options: PromptOptions) -> list[Planned]:
         if predicts:
             plan.append(Statistic(NOISE_PREDICTION_DISTANCE, n, copies + options.points))
         plan.append(Statistic(CONCEPT_SCORE, n, copies))
-    if options.images_asked and options.detector is not None:
+    if options.requested_images and options.detector is not None:
         if options.pipe is None:
             raise ValueError("pipe is None: must be the pipeline for statements about images")
         plan.append(Event(event_name(options.detector), options.images, 2 * options.steps))

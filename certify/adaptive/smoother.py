@@ -327,7 +327,7 @@ class AdaptiveMedianSmoother:
         Args:
             prompts: one prompt or several.
             seed: None: noise that is fresh and secret, for every entry of the list anew, which a guarantee for the deployed
-                encoding presumes (T5). A number, only to repeat a run: whoever knows or guesses it can repeat it too, the
+                encoding presumes (T5). A number, only to repeat a run: anyone who knows or guesses it can repeat it too, the
                 defence is then a fixed function that an attack can be fitted to, and nothing is proven about it. A prompt's
                 noise then depends on the seed and its own tokens, so it is encoded alike alone and anywhere in a list (up
                 to the encoder's rounding), and twice the same in one list.
@@ -336,7 +336,7 @@ class AdaptiveMedianSmoother:
             (b, tokens, width), the encoder's dtype and device.
 
         Raises:
-            ValueError: a prompt is empty or does not fit into the context, or there is none.
+            ValueError: no prompts, or one that is empty or does not fit into the context.
         """
         given: list[Any] = [prompts] if isinstance(prompts, str) or not isinstance(prompts, Iterable) else list(prompts)
         if not all(isinstance(prompt, (str, PreparedPrompt)) for prompt in given):
@@ -418,7 +418,7 @@ class AdaptiveMedianSmoother:
     def certify(self, prompt: str | PreparedPrompt, **options: Unpack[CertifyOptions]) -> Certificate:
         """The certificate of a prompt: what may be claimed for its smoothed encoding under the policy (T7).
 
-        Under "memory" a region is stored first, as large as the largest radius asked for; a certified radius is then not
+        Under "memory" a region is stored first, as large as the largest requested radius; a certified radius is then not
         searched for, since it could exceed the region.
 
         Args:
@@ -427,7 +427,7 @@ class AdaptiveMedianSmoother:
 
         Raises:
             TypeError, ValueError: an option is unknown or out of range, the prompt is empty or too long, or the memory has no
-                room for the radii asked for.
+                room for the requested radii.
         """
         settings = PromptOptions.of(options)
         if self.policy == "memory":

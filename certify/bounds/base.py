@@ -247,7 +247,7 @@ class Method(ABC):
 
     @abstractmethod
     def needs(self, rho: float) -> list[Accumulator]:
-        """Empty accumulators that must see the bounding draws if no radius below `rho` is going to be asked for."""
+        """Empty accumulators that must see the bounding draws if no radius below `rho` will be needed."""
 
     @abstractmethod
     def at(self, rho: float, seen: Mapping[str, Accumulator]) -> Evaluation:

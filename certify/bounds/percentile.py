@@ -253,7 +253,7 @@ def percentile_box(
 
 
 def _box(setting: Setting, lower: Tensor | None, upper: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Both sides in float64; where there is none ±∞, or the end of the a-priori support."""
+    """Both sides in float64; a missing one is ±∞, or the end of the a-priori support."""
     infinite = torch.full(setting.shape, torch.inf, dtype=torch.float64)
     low = -infinite if lower is None else lower.to("cpu", torch.float64, copy=True)
     high = infinite if upper is None else upper.to("cpu", torch.float64, copy=True)

@@ -44,7 +44,7 @@ class RateOver(Counted, Shown):
         replicas: K, the largest number of noisy copies behind one draw.
         alpha: failure probability of the statement, all radii together.
         two_sided: whether it bounds the rate from below, too.
-        rhos: the radii asked for.
+        rhos: the requested radii.
         seed: of the draws.
     """
 

@@ -46,7 +46,7 @@ _JSON, _TENSORS = "certificate.json", "tensors.safetensors"
 _FILES = Pair(_JSON, _TENSORS)
 
 PRIVATE = (
-    "The prompt is left out, and is no secret: σ and relevance identify its words for whoever has the model, a table of the "
+    "The prompt is left out, and is no secret: σ and relevance identify its words to anyone who has the model, a table of the "
     "vocabulary being enough. It is hidden from readers without the model, and from those who do not try."
 )
 """The notice of a certificate that leaves its prompt out."""
@@ -154,7 +154,7 @@ class Certificate(Shown):
 
     @property
     def main(self) -> Claim:
-        """The claim to open with: the bound of the output at the radius asked for, or else the first that is made."""
+        """The claim to open with: the bound of the output at the requested radius, else the first certified claim."""
         single = [c for c in self.claims if c.scope == "single" and c.quantity == "mse"]
         made = [c for c in self.claims if c.status == "certified"]
         return next(iter([c for c in single if c.status == "certified"] or made or single or self.claims))
@@ -220,7 +220,7 @@ class Certificate(Shown):
         """Reads a certificate back.
 
         Raises:
-            FileNotFoundError: there is none in the folder.
+            FileNotFoundError: the folder has none.
             ValueError: the files are damaged, foreign, of another schema version, or do not belong together.
         """
         path = Path(folder)

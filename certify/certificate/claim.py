@@ -27,7 +27,7 @@ class Claim(Statement):
         function: what it is about: "embedding", "noise prediction", "image shows circle", ….
         value: the bound or the radius; ∞, 1 or 0 in an abstention; None for a box, which is in the tensors.
         lower: the other end of a two-sided statement; else None.
-        p: percentile; q: probability over the deployment noise; None where there is none.
+        p: percentile; q: probability over the deployment noise; None if the claim has none.
         side: "upper", "lower" or "two-sided".
         replicas: noisy copies K behind one deployed output; None for an ideal smoothed function.
         copies: noisy copies that one call of the function sees; None: it is a function of one input.

@@ -2,7 +2,7 @@
 
 A sentence is dressed by a `Style`: plain text, the markup of a terminal or that of a page. It says the same in each, and
 rounds the same (`certify._text`): what is printed follows from what is on record. The file is long since it is all of
-them: whoever wants to know what is said, or to say it better, reads one file.
+them: to know what is said, or to say it better, read one file.
 
 **The concept-removal distance** D is what bounds are compared with: how far apart are the plain encodings of a prompt and of
 the same prompt without its most relevant word. A bound of a squared distance is compared with D², one of a distance with D.
@@ -462,7 +462,7 @@ class Suppression:
     def sentence(self, style: Style = PLAIN) -> str:
         """What follows for a fully covered token."""
         if self.apart is None or self.removal is None:
-            return "Whether that suppresses it depends on a bound, and there is none."
+            return "Whether that suppresses it depends on a bound, and no bound is certified."
         distance = f"{style.number(ratio(self.apart, self.removal), 'up', 3)} × the concept-removal distance"
         if self.holds:
             return (

@@ -4,7 +4,7 @@
 Only what a command needs is imported when it runs; `certify --help` loads none of the model libraries.
 
 `prompt`, `radius` and `curve` keep what they draw in a folder `checkpoint/` beside their results, `prompts` a line of JSON a
-prompt. Killed, or stopped by Ctrl-C or SIGTERM, the same command goes on from there to the identical result; the folder is
+prompt. Killed, or stopped by Ctrl-C or SIGTERM, the same command resumes from there to the identical result; the folder is
 removed when that is written. No bound is shown before all draws are made: none would be valid.
 """
 

@@ -51,7 +51,7 @@ class BoundSettings(Settings):
     long: Long = False
 
     def folder(self, command: str, text: str) -> Path:
-        """Where the certificate goes, if one is wanted, and until then the draws."""
+        """Where the certificate goes, if one is wanted, and the draws until then."""
         if self.out_dir is None:
             return below_runs(f"{command}-{slug(text)}")
         if self.policy == "memory":
@@ -62,12 +62,12 @@ class BoundSettings(Settings):
         return agreed(lambda: certificate_folder(self.out_dir, text, False))
 
     def answer(
-        self, asked: _Asked, folder: Path, question: Callable[..., Any], decides: dict[str, Any], **how: Any
+        self, subject: _Subject, folder: Path, question: Callable[..., Any], decides: dict[str, Any], **how: Any
     ) -> Any:
         """Draws, and saves what comes out as a certificate, which `certify check` reads, if one is wanted.
 
         Args:
-            asked: about what.
+            subject: what the question is about.
             folder: of `folder`.
             question: a function of `certify.statements.ask`.
             decides: what decides the result besides the smoother, for the checkpoint.
@@ -75,9 +75,9 @@ class BoundSettings(Settings):
         """
         from certify.adaptive.plan import EMBEDDING
 
-        adaptive, problem = asked.prompt.adaptive, asked.problem
+        adaptive, problem = subject.prompt.adaptive, subject.problem
         decides |= {"n": self.n, "alpha": self.alpha, "seed": self.seed}
-        with resumable(folder, asked.prompt, decides, self.fresh) as checkpoint:
+        with resumable(folder, subject.prompt, decides, self.fresh) as checkpoint:
             with terminal.bar("drawing") as tick:
                 result = question(
                     problem.f,
@@ -97,7 +97,7 @@ class BoundSettings(Settings):
                     **how,
                 )
             if self.out_dir is not None and rank() == 0:
-                _save(self, asked, result, folder)
+                _save(self, subject, result, folder)
         return result
 
     def draw(self, make: Callable[[], Any]) -> None:
@@ -108,7 +108,7 @@ class BoundSettings(Settings):
 
 
 @dataclass
-class _Asked:
+class _Subject:
     """What a question about the encoding is about: the prompt, the problem, and D² to compare with."""
 
     prompt: PreparedPrompt
@@ -116,13 +116,13 @@ class _Asked:
     removal: ConceptRemoval
 
     @classmethod
-    def load(cls, settings: Settings, text: str, n: int, *, long: bool, at_most: bool = False) -> _Asked:
-        """Loads the text encoder, and says what is going to be drawn."""
+    def load(cls, settings: Settings, text: str, n: int, *, long: bool, at_most: bool = False) -> _Subject:
+        """Loads the text encoder and prints what will be drawn."""
         prompt = settings.text_only().prepare(text)
-        asked = cls(prompt, prompt.problem(), prompt.concept_removal)
+        subject = cls(prompt, prompt.problem(), prompt.concept_removal)
         terminal.show_truncation(prompt.tokenized.truncated)
         show_work(*work_ahead(prompt, None, n), long=long, at_most=at_most)
-        return asked
+        return subject
 
     def show_removal(self) -> None:
         """What D is."""
@@ -136,16 +136,16 @@ def radius(settings: BoundSettings, text: Prompt, tolerance: Tolerance = None) -
     from certify.certificate import Claim
 
     folder = settings.folder("radius", text)
-    asked = _Asked.load(settings, text, settings.n, long=settings.long)
-    within = _validate.positive("tolerance", asked.removal.distance if tolerance is None else tolerance)
+    subject = _Subject.load(settings, text, settings.n, long=settings.long)
+    within = _validate.positive("tolerance", subject.removal.distance if tolerance is None else tolerance)
     decides = {"command": "radius", "tolerance": within}
-    r = settings.answer(asked, folder, certified_radius, decides, tolerance=within)
+    r = settings.answer(subject, folder, certified_radius, decides, tolerance=within)
     if r.status == "abstained":
         terminal.out.print(words.sentence(Claim.of(r), terminal.MARKUP))
         raise typer.Exit(NO_ANSWER)
     terminal.out.print(words.with_confidence(Claim.of(r), terminal.MARKUP))
     if tolerance is None:
-        asked.show_removal()
+        subject.show_removal()
     table = terminal.table("certified set", "")
     for name, value in (
         ("coordinates with noise", f"{r.ellipsoid.dimensions:,} of {r.ellipsoid.semi_axes.numel():,}"),
@@ -158,13 +158,13 @@ def radius(settings: BoundSettings, text: Prompt, tolerance: Tolerance = None) -
         table.add_row(name, value)
     terminal.out.print(table)
     terminal.show_not_covered(r.run.policy, deployed=False)
-    record, sigma = asked.problem.token_noise, asked.problem.noise.sigma_for(asked.problem.y.shape)
+    record, sigma = subject.problem.token_noise, subject.problem.noise.sigma_for(subject.problem.y.shape)
     rows = [i for i, kind in enumerate(record.kinds) if kind != "padding" or record.sigma[i] > 0]
     settings.draw(
         lambda: plots.plot_ellipsoid(
             Ellipsoid(sigma[rows], r.rho),
             [record.tokens[i] for i in rows],
-            std=asked.prompt.adaptive.encoder.embedding_std,
+            std=subject.prompt.adaptive.encoder.embedding_std,
             title=text,
         )
     )
@@ -175,7 +175,7 @@ def curve(
     settings: BoundSettings,
     text: Prompt,
     rhos: Annotated[str, option("Radii, separated by commas.", checks.increasing)] = "0.05,0.1,0.25,0.5,0.75,1,1.5,2",
-    pointwise: Annotated[bool, option("Each point by itself, not all at once.", None, "--pointwise")] = False,
+    pointwise: Annotated[bool, option("Each point on its own, not all jointly.", None, "--pointwise")] = False,
 ) -> None:
     """The bound of a prompt at several radii, from one set of draws."""
     from certify import bound_curve, plots
@@ -183,14 +183,14 @@ def curve(
 
     radii = list(checks.increasing("--rhos", rhos))
     folder = settings.folder("curve", text)
-    asked = _Asked.load(settings, text, settings.n, long=settings.long)
+    subject = _Subject.load(settings, text, settings.n, long=settings.long)
     decides = {"command": "curve", "rhos": radii, "pointwise": pointwise}
-    k_ = settings.answer(asked, folder, bound_curve, decides, rhos=radii, simultaneous=not pointwise)
-    distance = asked.removal.distance
+    k_ = settings.answer(subject, folder, bound_curve, decides, rhos=radii, simultaneous=not pointwise)
+    distance = subject.removal.distance
     terminal.show_table(curve_table(k_.points, distance, terminal.MARKUP))
     terminal.out.print(words.together(k_.simultaneous, k_.alpha, k_.n, len(k_.rhos), terminal.MARKUP))
-    asked.show_removal()
-    terminal.show_not_covered(asked.prompt.adaptive.policy, deployed=False)
+    subject.show_removal()
+    terminal.show_not_covered(subject.prompt.adaptive.policy, deployed=False)
     settings.draw(lambda: plots.plot_curve(k_, removal=distance, title=text))
     if not any(map(math.isfinite, k_.values)):
         raise typer.Exit(NO_ANSWER)
@@ -204,12 +204,12 @@ def decide(
     tolerance: Tolerance = None,
     rate: Annotated[
         float | None,
-        option("Ask about the attack success rate instead: can at most this be certified?", _validate.probability),
+        option("Ask about the attack success rate instead: can this upper limit be certified?", _validate.probability),
     ] = None,
     detector: Detector = None,
-    n: Annotated[int, option("The most draws.", checks.count(), "--n")] = 100_000,
+    n: Annotated[int, option("Draws at most.", checks.count(), "--n")] = 100_000,
     alpha: Annotated[
-        float, option("Probability of a wrong yes or no, however often is looked.", _validate.failure)
+        float, option("Probability of a wrong yes or no, at whatever count it stops.", _validate.failure)
     ] = 1e-3,
     long: Long = False,
 ) -> None:
@@ -232,15 +232,15 @@ def decide(
         raise ValueError("--detector = None: must be given with --rate for this model and concept")
     shared: dict[str, Any] = {"rho": rho, "n": n, "alpha": alpha, "seed": settings.seed}
     if rate is None:
-        asked = _Asked.load(settings, text, n, long=long, at_most=True)
-        problem = asked.problem
+        subject = _Subject.load(settings, text, n, long=long, at_most=True)
+        problem = subject.problem
         with terminal.bar("drawing") as tick:
             decision = decide_mse(
                 problem.f,
                 problem.y,
                 problem.noise,
                 support=problem.support,
-                tolerance=asked.removal.distance if tolerance is None else tolerance,
+                tolerance=subject.removal.distance if tolerance is None else tolerance,
                 batch_size=settings.batch_size,
                 policy=problem.policy,
                 function=EMBEDDING,
@@ -275,9 +275,7 @@ def decide(
 def plan(
     rho: Annotated[float | None, option("Radius; solves for n.", _validate.positive)] = None,
     n: Annotated[int | None, option("Draws; solves for ρ.", checks.count(), "--n")] = None,
-    outputs: Annotated[
-        int, option("Outputs that must hold at once; 59136 for SD v1.4's encoding.", checks.count())
-    ] = 1,
+    outputs: Annotated[int, option("Outputs that hold jointly; 59136 for SD v1.4's encoding.", checks.count())] = 1,
     alpha: Alpha = 1e-3,
     p: Annotated[float, option("Percentile.", _validate.probability, "--p")] = 0.5,
     replicas: Annotated[int, option("Noisy copies seen by one statistic.", checks.count())] = 1,
@@ -291,11 +289,11 @@ def plan(
     )
 
 
-def _save(settings: Settings, asked: _Asked, result: Any, folder: Path) -> None:
+def _save(settings: Settings, subject: _Subject, result: Any, folder: Path) -> None:
     from certify import Certificate
     from certify.certificate import ModelRecord
 
-    prompt, encoder = asked.prompt, asked.prompt.adaptive.encoder
+    prompt, encoder = subject.prompt, subject.prompt.adaptive.encoder
     record = {"prompt": prompt.text, "smoother": prompt.adaptive.settings(), "source": settings.source()}
     record |= prompt.tokenized.truncated
     folder = saved(Certificate.of(result, model=ModelRecord.of(encoder.text_encoder), provenance=record), folder)

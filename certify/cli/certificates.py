@@ -1,4 +1,4 @@
-"""`certify check`, `report` and `plot`: what to do with a certificate that is there."""
+"""`certify check`, `report` and `plot`: for a saved certificate."""
 
 from __future__ import annotations
 
@@ -150,9 +150,9 @@ def report(
     concept: Concepts = None,
     trust_names: TrustNames = False,
     device: Device = None,
-    force: Annotated[bool, option("Write over a page that is there.", None, "--force")] = False,
+    force: Annotated[bool, option("Overwrite an existing page.", None, "--force")] = False,
 ) -> None:
-    """Write a certificate, or the run over a data set, as one HTML page to forward: it needs no network, no other file."""
+    """Write a certificate, or a run over a data set, as one self-contained HTML page."""
     from certify import Certificate
     from certify import report as pages
     from certify.datasets import RunRecord
@@ -191,10 +191,10 @@ def plot(
     out: Annotated[
         Path | None, option("File to write: .png, .svg or .pdf.", _a_figure, "--out", shown="in the folder, as .png")
     ] = None,
-    narrow: Annotated[bool, option("As wide as one of two columns.", None, "--narrow")] = False,
-    force: Annotated[bool, option("Write over a figure that is there.", None, "--force")] = False,
+    narrow: Annotated[bool, option("The width of one column in a two-column page.", None, "--narrow")] = False,
+    force: Annotated[bool, option("Overwrite an existing figure.", None, "--force")] = False,
 ) -> None:
-    """Draw a figure of a certificate that is there, or of the run over a data set. Nothing is drawn at random again."""
+    """Draw a figure of a saved certificate, or of a run over a data set. No new random draws."""
     from certify import Certificate, plots
     from certify.datasets import RunRecord
     from certify.plots import style

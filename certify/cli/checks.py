@@ -98,7 +98,7 @@ def size(name: str, value: str) -> int:
 
 
 def overlay(name: str, value: str) -> None:
-    """Weights to put on top of a model's: a file or folder that is there."""
+    """Weights to put on top of a model's: an existing file or folder."""
     text(name, value)
     path = _files.user_path(name, value)
     if not path.exists():
@@ -106,7 +106,7 @@ def overlay(name: str, value: str) -> None:
 
 
 def model(name: str, value: str) -> None:
-    """A pipeline's folder that is there, or what may be a hub id: whether there is such a one is seen when it is fetched."""
+    """An existing pipeline folder, or what may be a hub id: the download shows whether it exists."""
     path = _files.user_path(name, value)
     if not (path / "model_index.json").is_file() and (path.exists() or not _HUB_ID.fullmatch(value)):
         raise FileNotFoundError(
@@ -115,7 +115,7 @@ def model(name: str, value: str) -> None:
 
 
 def a_file(name: str, value: Path) -> None:
-    """A file that is there."""
+    """An existing file."""
     path = _files.user_path(name, value)
     if not path.is_file():
         raise FileNotFoundError(f"{name} = {str(value)!r}: must be a file; no such file, looked for {path.absolute()}")

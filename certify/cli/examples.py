@@ -30,7 +30,7 @@ def examples_for(
 ) -> ExampleImages | None:
     """Images for the page of a certificate: an image of `certify generate` that lies in its folder, or freshly made ones.
 
-    Unless they are asked for, they are made only where the model is certainly at hand: the embedded one, or one that is named.
+    Unless requested, they are made only if the model is certainly at hand: the embedded one, or one that is named.
     """
     from certify.report import ExampleImages
 

@@ -32,7 +32,7 @@ DRAWINGS = (".png", ".svg", ".pdf")
 def certificate_folder(folder: Path | None, text: str, private: bool) -> Path:
     """Where a certificate goes: the folder given, if it holds none of our files yet, else a new one below runs/.
 
-    A folder with a checkpoint is that of a run that is not over: it goes on there, if it is the same, or beside it.
+    A folder with a checkpoint is that of a run that is not over: the same run resumes there, another one goes beside it.
     """
     if folder is None:
         first = below_runs("private" if private else slug(text))
@@ -54,7 +54,7 @@ def a_folder(name: str, path: Path) -> None:
 def there(name: str, path: Path) -> None:
     """Refuses the path of a folder to read that is not there."""
     if not path.is_dir():
-        raise FileNotFoundError(f"{name} = {str(path)!r}: must be a folder that is there, no such folder")
+        raise FileNotFoundError(f"{name} = {str(path)!r}: must be an existing folder")
 
 
 def a_drawing(name: str, path: Path) -> None:
@@ -131,7 +131,7 @@ def kept(folder: Path, fresh: bool = False) -> Iterator[RunFolder]:
     except KeyboardInterrupt:
         if draws.holds_draws:
             terminal.out.print(Text(f"Stopped. What was drawn is kept in {draws.path}/"), soft_wrap=True)
-            terminal.out.print("The same command goes on from there. Nothing is claimed yet.")
+            terminal.out.print("The same command resumes from there. Nothing is claimed yet.")
         else:
             _tidy(folder)
             terminal.out.print("Stopped before anything was drawn. Nothing is claimed.")
@@ -141,7 +141,7 @@ def kept(folder: Path, fresh: bool = False) -> Iterator[RunFolder]:
             raise
         said = error.strerror if error.filename is None else f"{error.strerror}: {error.filename!r}"
         raise OSError(
-            f"{said}. What was drawn is kept in {draws.path}/: when there is room the same command goes on from there"
+            f"{said}. What was drawn is kept in {draws.path}/: when there is room the same command resumes from there"
         ) from error
     except BaseException:
         _tidy(folder)
@@ -175,7 +175,7 @@ def new_file(name: str, path: Path, suffixes: tuple[str, ...], *, force: bool | 
 
     Args:
         name, path, suffixes: of the option, as given, and what it may end in.
-        force: whether a file that is there may be written over; None: the command has no such option.
+        force: whether an existing file may be overwritten; None: the command has no such option.
     """
     if path.suffix.lower() not in suffixes:
         raise ValueError(f"{name} = {str(path)!r}: must end in {' or '.join(suffixes)}")
@@ -186,7 +186,7 @@ def new_file(name: str, path: Path, suffixes: tuple[str, ...], *, force: bool | 
         )
     if not path.parent.is_dir():
         raise FileNotFoundError(
-            f"{name} = {str(path)!r}: must be in a folder that is there; {str(path.parent)!r} does not exist"
+            f"{name} = {str(path)!r}: must be in an existing folder; {str(path.parent)!r} does not exist"
         )
     writable(name, path.parent)
     return path

@@ -1,4 +1,4 @@
-"""`certify generate` and `concepts`: what the defence does to images, and what it can be pointed at."""
+"""`certify generate` and `concepts`: what the defence does to images, and which concepts there are."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def concepts(
     name: Annotated[str | None, argument("Show the prompt pairs of this one.", checks.concepts)] = None,
     pairs: Annotated[int, option("How many pairs to show.", checks.count())] = 5,
 ) -> None:
-    """The concepts that come with the toolkit. A file of your own goes wherever a name does."""
+    """List the concepts that come with the toolkit. Any option that takes a name takes your own file, too."""
     from certify.adaptive import Concept, available_concepts
     from certify.adaptive.concepts import goes_with
 

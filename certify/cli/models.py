@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def device_of(device: str | None) -> str:
-    """The device asked for, else a GPU where there is one."""
+    """The requested device, else a GPU if there is one."""
     import torch
 
     if device is None and torch.cuda.is_available():

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from certify.plots.style import StyledFigure
 
 
-_PRIVATE = "Leave {} out of every file. σ and relevance stay, and identify the words for whoever has the model."
+_PRIVATE = "Leave {} out of every file. σ and relevance stay, and identify the words to anyone who has the model."
 
 
 @with_settings
@@ -86,7 +86,7 @@ def prompt(
 ) -> None:
     """Certify a prompt: how far can its encoding, the noise prediction and the image move inside the ellipsoid?
 
-    A run that is stopped or killed goes on where it was when the same command is given again.
+    A run that is stopped or killed resumes where it was when the same command is given again.
     """
     factor = 10 if thorough else 1
     n, statistics, images = (
@@ -168,23 +168,24 @@ def prompts(
     tolerance: Tolerance = None,
     n: Draws = 10_000,
     alpha: Annotated[float, option("Failure probability of each prompt's certificate.", _validate.failure)] = 1e-3,
-    statistics: Annotated[int, option("Draws of statistics of the deployed encoding, a prompt.", checks.count(0))] = 0,
-    images: Annotated[int, option("Images for the attack success rate, a prompt.", checks.count(0))] = 0,
+    statistics: Annotated[int, option("Draws per prompt of statistics of the deployed encoding.", checks.count(0))] = 0,
+    images: Annotated[int, option("Images per prompt for the attack success rate.", checks.count(0))] = 0,
     detector: Detector = None,
     limit: Annotated[int | None, option("Only the first rows.", checks.count())] = None,
     save_certificates: Annotated[
         bool, option("Keep every row's certificate in a folder.", None, "--save-certificates")
     ] = False,
     out_dir: Annotated[
-        Path | None, option("Folder for the results; a run that is there goes on.", a_folder, "--out", shown="runs/…")
+        Path | None,
+        option("Folder for the results; an unfinished run there is resumed.", a_folder, "--out", shown="runs/…"),
     ] = None,
     fresh: Annotated[
-        bool, option("Begin anew, in another folder where there are results already.", None, "--fresh")
+        bool, option("Start over; in another folder if there are results already.", None, "--fresh")
     ] = False,
     private: Annotated[bool, option(_PRIVATE.format("prompts and columns"), None, "--private")] = False,
     long: Long = False,
 ) -> None:
-    """Certify every prompt of a file, and report the certified fraction against the radius. A stopped run goes on."""
+    """Certify every prompt of a file, and report the certified fraction against the radius. A stopped run resumes."""
     one_process("certify prompts")
 
     from certify import datasets, plots
@@ -245,7 +246,7 @@ def prompts(
                 )
         except KeyboardInterrupt:
             terminal.out.print(
-                f"Stopped: {len(results.done):,} of {asked:,} prompts are kept. The same command goes on from there."
+                f"Stopped: {len(results.done):,} of {asked:,} prompts are kept. The same command resumes from there."
             )
             raise typer.Exit(130) from None
         total = datasets.summary(records, options)

@@ -30,7 +30,9 @@ UNet = Annotated[str | None, option(_ON_TOP.format("U-Net"), checks.overlay, "--
 TextEncoder = Annotated[str | None, option(_ON_TOP.format("text encoder"), checks.overlay)]
 Variant = Annotated[
     str | None,
-    option("Of the weight files: fp16 for *.fp16.safetensors. A folder's only one needs no name.", checks.text),
+    option(
+        "Variant of the weight files: fp16 for *.fp16.safetensors. Not needed if a folder has only one.", checks.text
+    ),
 ]
 Draws = Annotated[int, option("Monte Carlo draws.", checks.count(), "--n")]
 Alpha = Annotated[float, option("Failure probability of the certificate as a whole.", _validate.failure)]
@@ -56,22 +58,23 @@ Tolerance = Annotated[
     float | None,
     option("Squared distance to keep.", _validate.positive, shown="that of the prompt without the concept"),
 ]
-Device = Annotated[str | None, option("cpu, cuda, …", _validate.device, shown="cuda where there is one")]
+Device = Annotated[str | None, option("cpu, cuda, …", _validate.device, shown="cuda if available")]
 Drawing = Annotated[Path | None, option("Write a figure here (.png, .svg or .pdf).", a_drawing)]
 Concepts = Annotated[
     list[str] | None,
-    option("Concepts of the certificate, where they are files.", checks.concepts, "--concept", "-c"),
+    option("Concepts of the certificate, if they are files.", checks.concepts, "--concept", "-c"),
 ]
 TrustNames = Annotated[
-    bool, option("Fetch and read what only the certificate names: model, overlays, concepts.", None, "--trust-names")
+    bool,
+    option("Fetch and read the model, overlays and concepts that only the certificate names.", None, "--trust-names"),
 ]
-Fresh = Annotated[bool, option("Begin anew, whatever an earlier start has drawn.", None, "--fresh")]
+Fresh = Annotated[bool, option("Start over, and discard what an earlier run has drawn.", None, "--fresh")]
 Kept = Annotated[
     Path | None,
-    option("Folder for the certificate, and until then for what is drawn.", a_folder, "--out", shown=False),
+    option("Folder for the certificate, and for the draws until then.", a_folder, "--out", shown=False),
 ]
 Batch = Annotated[int | None, option("Encodings in one call of the text encoder.", checks.count(), "--batch-size")]
-Long = Annotated[bool, option("Run even where the estimate is over 24 hours.", None, "--long")]
+Long = Annotated[bool, option("Run even if the estimate is over 24 hours.", None, "--long")]
 
 
 def _one_of(name: str) -> checks.Check:
@@ -107,10 +110,12 @@ class Settings:
         float | None, option("Base noise in standard deviations of the token embeddings.", _validate.positive)
     ] = None
     k: Annotated[float | None, option("How fast noise grows with relevance.", _validate.not_negative, "--k")] = None
-    use_global: Annotated[bool, option("Use global relevance, too (Algorithm 1's flag).", None, "--global")] = False
+    use_global: Annotated[bool, option("Also use global relevance (Algorithm 1's flag).", None, "--global")] = False
     policy: Annotated[
         str,
-        option("How Σ comes about: frozen, noise-then-adapt or memory (what may be claimed: T7).", _one_of("POLICIES")),
+        option(
+            "Covariance policy: frozen, noise-then-adapt or memory (T7 says what may be claimed).", _one_of("POLICIES")
+        ),
     ] = "frozen"
     sigma_min: Annotated[
         float | None, option("First noise of noise-then-adapt, absolute.", _validate.positive, shown="σ₀")
@@ -139,7 +144,7 @@ class Settings:
     ] = None
     batch_size: Batch = None
     memory: Annotated[
-        str | None, option("What kept draws may take, as in 4GB; then they go to disk.", checks.size, shown="1GiB")
+        str | None, option("Memory for kept draws, as in 4GB; beyond it they go to disk.", checks.size, shown="1GiB")
     ] = None
 
     def check(self) -> None:

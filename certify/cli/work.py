@@ -1,4 +1,4 @@
-"""What a command is going to draw, and how long that takes."""
+"""What a command will draw, and how long that takes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 MOST_HOURS = 24
-"""What a run may take without being asked for with --long."""
+"""What a run may take without --long."""
 
 
 def show_work(said: str, seconds: float, *, long: bool, at_most: bool = False) -> None:
-    """Says what is going to be drawn and how long that takes; refuses it where it is too long not to be a slip.
+    """Prints what will be drawn and how long that takes; refuses what takes so long that it is probably a slip.
 
     Raises:
         ValueError: the estimate is over `MOST_HOURS`, and `long` is false.
@@ -41,7 +41,7 @@ def work_ahead(
     statistics: int = 0,
     images: int = 0,
 ) -> tuple[str, float]:
-    """What is going to be drawn, and about how many seconds it takes: one batch is timed first."""
+    """What will be drawn, and about how many seconds it takes: one batch is timed first."""
     import torch
 
     from certify.montecarlo.streams import row_generator
@@ -93,7 +93,7 @@ def rows_ahead(
 
 
 def _timed(run: Callable[[], object]) -> float:
-    """How long it takes the second time."""
+    """How long it takes, timed at the second call."""
     run()
     started = time.perf_counter()
     run()

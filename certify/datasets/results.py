@@ -1,4 +1,4 @@
-"""A run over a data set on disk: written a line a prompt, gone on with after a kill, and read back.
+"""A run over a data set on disk: written a line a prompt, resumed after a kill, and read back.
 
 A run is a folder with `settings.json` (what decides the results: data, model, smoother, draws, and a digest of it),
 `results.jsonl` (a line a prompt, in the file's order, each with the run's digest and one of its own), and with `certificates/`
@@ -32,7 +32,7 @@ FORMAT = "certify prompts 2"
 """Of the files of a run."""
 
 OLDER = "certify prompts 1"
-"""Lines had no digest, and streams were others: it can be reported, and not gone on with."""
+"""Lines had no digest, and streams were others: it can be reported, but not resumed."""
 
 SETTINGS, RESULTS = "settings.json", "results.jsonl"
 
@@ -44,7 +44,7 @@ _ELSEWHERE = "; choose another folder"
 
 
 def settings_of(folder: Path, advice: str = _ELSEWHERE) -> dict[str, Any] | None:
-    """What decided the results of a run that is in a folder; None: there is none.
+    """What decided the results of the run in a folder; None: it has no run.
 
     Raises:
         ValueError: the file that says so is damaged. The message ends in `advice`.
@@ -245,7 +245,7 @@ class Results:
             raise OSError(
                 error.errno,
                 f"out = {str(self.folder)!r} cannot be written ({error.strerror}); {whole}: when there is room the same "
-                "command goes on from there",
+                "command resumes from there",
             ) from error
         self.done.append(kept)
         if self._private and len(self.done) == len(self.data.rows):

@@ -35,7 +35,7 @@ class RowOptions:
         statistics, images, detector, steps, guidance: as in `certify.adaptive.options.PromptOptions`; 0 statistics and
             0 images need the text encoder alone.
         private: leave prompts, their words and the other columns out of what is written, which only the owner may read: σ and
-            relevance in it identify the words for whoever has the model.
+            relevance in it identify the words to anyone who has the model.
         save_certificates: keep each row's certificate in a folder.
 
     Raises:

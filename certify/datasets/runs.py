@@ -1,4 +1,4 @@
-"""Running: every prompt of a file is certified, a line of JSON each, and a killed run goes on where it was.
+"""Running: every prompt of a file is certified, a line of JSON each, and a killed run resumes where it was.
 
 What a defence withstands on a benchmark is reported, as in the randomized-smoothing literature (Cohen et al. 2019), as the
 *certified fraction* at radius ρ: the share of all prompts whose certified radius is at least ρ,
@@ -6,8 +6,8 @@ What a defence withstands on a benchmark is reported, as in the randomized-smoot
     F(ρ) = #{i : ρ̂_i ≥ ρ} / N,      ρ̂_i = the largest radius at which the smoothed encoding stays within the tolerance,
 
 where a prompt without a radius (the certificate abstains, or the prompt is refused: empty, or longer than the context and not
-to be cut, `truncate`) has ρ̂ = 0 and stays in
-the denominator. The tolerance is the same squared distance for all prompts, or each prompt's own concept-removal distance, squared.
+to be cut, `truncate`) has ρ̂ = 0 and stays in the denominator. The tolerance is the same squared distance for all prompts, or
+each prompt's own squared concept-removal distance.
 
 **What α is.** Each prompt's certificate holds with probability 1 − α. Nothing is split over prompts: of N certified prompts
 at most αN are wrong in expectation, and all of them hold at once with probability 1 − αN by the union bound. Each row draws
@@ -79,7 +79,7 @@ def certify_rows(
         adaptive, options, pipe, batch_size, memory, source: as in `certify_row`; those that the results' settings were made of.
             The weights are identified once, and must not change while the rows are certified.
         results: where they go. An interruption leaves there what was done.
-        limit: only the first rows; None: all. A later call with a larger limit goes on from there.
+        limit: only the first rows; None: all. A later call with a larger limit resumes from there.
         progress: True: a bar; or a function that is called with (done, total) over all rows.
 
     Raises:

@@ -84,7 +84,7 @@ def to_pil(images: Tensor) -> list[Image]:
     """Images (b, 3, height, width) in [0, 1] as PIL images.
 
     Raises:
-        TypeError, ValueError: they are none such.
+        TypeError, ValueError: they are no such images.
     """
     from PIL import Image as Pillow
 

@@ -20,7 +20,7 @@ randomness, smoothing noise beyond that in z and initial noise of images, does n
 `noise_prediction` is of another kind: a function of one noisy copy, for the smoother that takes the median or mean over noise
 *predictions* (sections 3.2 and 3.3 of Han et al. 2025), to which T1, T2, T4, T11 and T12 apply.
 
-`undefended_rate` is no certificate: without noise there is none. It counts.
+`undefended_rate` is no certificate: one takes noise. It counts.
 """
 
 from __future__ import annotations
@@ -259,7 +259,7 @@ def attack_succeeds(
     Equation
         S = 1[ detector( image( h, x_T ) ) ],  x_T ~ N(0, I)
 
-    Its probability, over smoothing noise and initial noise, is the success rate of whoever chose the prompt;
+    Its probability, over smoothing noise and initial noise, is the success rate of the attacker who chose the prompt;
     `certify.event_bound` bounds it for every prompt in the ellipsoid.
 
     Reference

@@ -91,7 +91,7 @@ def load_pipeline(
         dtype: of every part, a torch dtype or its name; None: float32.
         revision: of a hub id: branch, tag or commit.
         variant: of the weight files, "fp16" for `*.fp16.safetensors`; None: the plain ones, and where a part of a folder has
-            none of them, the only variant that it has. Of an overlay's folder that is taken which is there.
+            none of them, the only variant that it has. Of an overlay's folder, whatever variant is present is taken.
         cache_dir: where hub files are kept; None: the hub library's default.
         local_files_only: never reach for the hub: take what its cache has.
 
@@ -191,7 +191,7 @@ def _load_part(cls: Any, folder: Path, part: str, source: str | Path | None, var
 
 
 def _variant(folder: Path, part: str, source: str | Path | None, asked: str | None) -> str | None:
-    """The variant of a part's weights to load: the one that is asked for, the plain files, or the only one there is."""
+    """The variant of a part's weights to load: the requested one, the plain files, or the only one."""
     there = weight_files.variants(folder, _STEMS[part])
     if (asked or "") in there or not there:
         return asked

@@ -95,7 +95,7 @@ class PromptEncoder:
     """A tokenizer and a CLIP text encoder as the function T on token embeddings.
 
     The text encoder is used in evaluation mode: where some part of it is in training mode (dropout on), that part is
-    switched for the duration of a call and switched back after. Gradients are off unless `grad=True` is asked for.
+    switched for the duration of a call and switched back after. Gradients are off unless `grad=True`.
     Its parameters are taken to be fixed for the life of this object.
 
     Args:
@@ -244,7 +244,7 @@ class PromptEncoder:
     # Prompt → tokens → y
 
     def tokenize(self, prompt: str, *, truncate: bool | None = None) -> TokenizedPrompt:
-        """A prompt as the pipeline would tokenise it; cut short, as there, only if that was asked for.
+        """A prompt as the pipeline would tokenise it; cut short, as there, only with `truncate=True`.
 
         Args:
             prompt: any text; "" is the unconditional prompt.

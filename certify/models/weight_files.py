@@ -40,8 +40,8 @@ class Weights(Record):
         state: name → tensor; in a pickle, objects may lie in one another.
         label: from where.
         metadata: what a safetensors file says of them.
-        config: the model's configuration that lies beside; None: there is none.
-        adapter: path of the `adapter_config.json` that lies beside; None: there is none.
+        config: the model's configuration beside it; None: it has none.
+        adapter: path of the `adapter_config.json` beside it; None: it has none.
     """
 
     state: dict[str, Any]
@@ -107,7 +107,7 @@ def variants_of(paths: Iterable[Path], stem: str, folder: Path, suffix: str = "s
 
 
 def _in_folder(argument: str, folder: Path, stem: str, variant: str | None) -> Path:
-    """The file to read: safetensors before pickles; of each the variant asked for, else the plain one, else the only one."""
+    """The file to read: safetensors before pickles; of each the requested variant, else the plain one, else the only one."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{argument} = {str(folder)!r}: no such folder; looked for {folder.absolute()}")
     for suffix in ("safetensors", "bin"):

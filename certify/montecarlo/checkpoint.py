@@ -1,10 +1,10 @@
-"""Checkpoint: what a long run has drawn so far, on disk, so that a killed run goes on where it was.
+"""Checkpoint: what a long run has drawn so far, on disk, so that a killed run resumes where it was.
 
 A checkpoint is one file that is replaced as a whole: whatever moment a run is killed at, the file is that of the last save.
 It holds the accumulators after a number of whole shards, what has been drawn of the next one, and what run they belong to:
 input, noise, draws, seed, stream, the kinds of the accumulators, and a name that the caller gives the function (a model's
 SHA-256, say). All that names the file, too: another run has another file. One that is damaged is refused; nothing is
-overwritten then. Shards are merged in their order, so the run that goes on is the undisturbed one, bit for bit.
+overwritten then. Shards are merged in their order, so a resumed run is the undisturbed one, bit for bit.
 
 A certificate takes several passes (text encodings, statistics, images); `certify.montecarlo.runs` keeps their checkpoints.
 """

@@ -1,4 +1,4 @@
-"""Counting: how often something happens in numbered draws, on disk if wanted, so that a run that was stopped goes on.
+"""Counting: how often something happens in numbered draws, on disk if wanted, so that a stopped run can be resumed.
 
 For what `certify.montecarlo.draw` does not draw itself: prompts chosen at random, images with noise of their own. Whoever calls
 says what happens in the draws of given numbers; these must depend on the numbers alone.
@@ -42,7 +42,7 @@ def count_events(
         together: how many at a time. Where memory does not suffice it is halved.
         unit: numbers come in whole multiples of it, but for the last.
         about, seed, stream: what a checkpoint knows the run by; `about` is what the draws depend on besides the seed.
-        checkpoint: where the count is kept after every batch, and where it goes on from. Every process has all draws.
+        checkpoint: where the count is kept after every batch, and from where it resumes. Every process has all draws.
         progress: called after every batch with (draws done, n).
         again: evaluates the first `unit` draws again, "early" and "late", to see whether the event is a function
             (`certify.montecarlo.repeated`); None: it is not looked.

@@ -7,7 +7,7 @@ function that is not finite, and a refused run is not repeated until it passes (
 Draws are cut into *shards* of `SHARD` blocks, whatever is going to happen to them. Accumulators that depend on the order
 of the draws are made anew for each shard and merged in the order of the shards. So it does not matter who draws: one
 process, several of them under torchrun (`torch.distributed`; process p of P takes the shards p, p + P, …, and all end up
-with everything), or a run that was killed and goes on from a checkpoint. The claims are the same, bit for bit, on the same
+with everything), or a run that was killed and resumes from a checkpoint. The claims are the same, bit for bit, on the same
 kind of device.
 
 A checkpoint is written between two batches, also inside a shard: a slow function (an image of fifty steps) may never fill
@@ -126,7 +126,7 @@ def draw(
                         for receiver in part:
                             receiver.update(outputs)
                     blocks += -(-batch.rows // BLOCK)
-                    # Before anything is kept: a run that goes on from all its draws looks at none.
+                    # Before anything is kept: a run that resumes from all its draws looks at none.
                     look.early()
                     if shard + processes.count >= shards and draws.ended(shard, blocks):
                         look.late()

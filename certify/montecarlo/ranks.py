@@ -10,7 +10,7 @@ about ln(n) cuts of each end instead of one every few draws.
 
 Where even the two ends exceed the memory allowed (large n, small ρ: a tail of .3 of every output), rows go to disk in columns
 and each column is read back once, for all ranks that are wanted. Other ranks than these are answered from a file of the two
-ends in order, which is written when the first such rank is asked for.
+ends in order, which is written for the first such rank.
 
 What was spilled is believed again when a run goes on. So a state names each file's SHA-256, taken as the draws were written,
 and a file with another one (zeros after a power cut, say) is refused.
@@ -360,7 +360,7 @@ class ExtremeRanks:
         return whole.t()
 
     def _from_disk(self, asked: tuple[str, int]) -> Tensor:
-        """A rank out of the file that holds the two ends in order, written where there is none."""
+        """A rank out of the file that holds the two ends in order, written if missing."""
         held, n = self._held, self._spilled + self._filled
         low, high = min(self.low, n), min(self.high, n)
         if low + high >= n:

@@ -146,7 +146,7 @@ class RunFolder:
         return self.path
 
     def _key(self) -> bytes:
-        """The key of private runs, made where there is none."""
+        """The key of private runs, created if missing."""
         path = self.folder / _KEY
         if not path.exists() and not path.is_symlink():
             _files.make_folder(self.folder)

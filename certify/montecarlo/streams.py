@@ -1,7 +1,7 @@
 """Streams: where every random number comes from.
 
 Draws come in blocks of `BLOCK`. What a block holds depends on (seed, stream, block number) and on the kind of device
-alone: not on the batch size, on how many processes share the work, on a restart, nor on how many draws are asked for
+alone: not on the batch size, on how many processes share the work, on a restart, nor on how many draws are requested
 (the first 1 000 noises of 10 000 are those of a run with 1 000). Different purposes never share a block: pilot draws that
 choose a reference, bounding draws that enter a certificate, draws that check one, draws of the deployed smoother, which
 prompts are drawn where a statement is about several, initial noise of images (a block each), and the internal randomness that a

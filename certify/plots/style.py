@@ -184,7 +184,7 @@ class StyledFigure(Figure):
         options["metadata"] = {**metadata, **(options.get("metadata") or {})}
         if kind == "png":
             options.setdefault("pil_kwargs", {"optimize": True})
-        # A file that is there, or that a link leads to, is replaced only once the figure is whole.
+        # An existing file, or a link's target, is replaced only once the figure is complete.
         buffer, target = (io.BytesIO(), Path(fname)) if isinstance(fname, (str, Path)) else (fname, None)
         with _alone():
             super().savefig(buffer, **{**options, "format": kind})

@@ -1,4 +1,4 @@
-"""The choice of a method, on pilot draws alone: the one asked for, or the one that lets expect most."""
+"""The choice of a method, from pilot draws alone: the requested one, or the one expected to bound best."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Choice:
 
     Attributes:
         method: the one that is going to answer.
-        rho: the radius asked about; where a radius is asked for, the one that its parameters are chosen for.
+        rho: the radius of the statement; for a certified radius, the one that parameters are chosen for.
         considered: what was expected of each method, if there was a choice: a bound, or a radius.
-        expected: the radius that is expected, where one is asked for.
+        expected: the expected certified radius, if one is requested.
     """
 
     method: Method

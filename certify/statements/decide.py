@@ -55,10 +55,10 @@ class Decision(Result):
     """What the `decide_…` functions return.
 
     Attributes:
-        decided: "yes": what was asked for is certified; "no": it cannot be, by this route, with any number of draws (not: it is
+        decided: "yes": the target is certified; "no": it cannot be, by this route, with any number of draws (not: it is
             false, or there is an attack); "undecided" at the maximum.
         value: the bound when drawing ended, and valid then: of P[event]; of P[S beyond the threshold]; of the squared
-            distance (+∞ if there is none, and for "dimension-free" unless decided "yes").
+            distance (+∞ if no bound holds, and for "dimension-free" unless decided "yes").
         limit: what it was to keep: `value` ≤ `limit` is "yes".
         rho, alpha, replicas: as asked; replicas is 1 for a squared distance. With probability 1 − α all that is said here
             holds at once: the decision, `value`, `lower` and `upper`, wherever drawing ended.

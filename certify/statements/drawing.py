@@ -109,7 +109,7 @@ class Draws:
             included.
         batch_size: inputs (for K copies: values of f) in one call of f; None: 256. Only rounding depends on it.
         checkpoint: a folder (or `certify.montecarlo.checkpoint.Checkpoint`) to keep the draws in, so that a run that was
-            killed goes on from there and gives the same answers.
+            killed resumes from there and gives the same answers.
 
     Raises:
         ValueError, TypeError: an argument out of range; the message names it, its value and what it must be.

@@ -27,7 +27,7 @@ class Plan(Shown):
 
     Attributes:
         n: draws: the smallest that give a finite joint bound at `rho`.
-        rho: radius: the largest that `n` draws can speak about (when `n` was given), else the one asked for.
+        rho: radius: the largest that `n` draws can speak about (when `n` was given), else the given one.
         outputs: outputs that must hold at once.
         alpha: failure probability of the joint statement.
         p: percentile.

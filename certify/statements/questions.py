@@ -205,7 +205,7 @@ class Bounded(Question):
         return {}
 
     def serves(self, smoother: str, name: str) -> bool:
-        """Whether a method is one that was asked for."""
+        """Whether a method is one of those requested."""
         return smoother == self.smoother and self.method in (name, "best")
 
     def methods(self, setting: Setting) -> Methods:

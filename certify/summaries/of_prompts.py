@@ -136,7 +136,7 @@ def _of_issued(issued: Any) -> Summary:
         sentence = "Nothing may be claimed here: there is no room beside the regions that are stored."
         return Summary("claim of a memory", sentence, (issued.status, "bad"))
     sentence = f"Up to ρ = {shown(issued.rho, 'down', 6)} every query is smoothed with the noise of one region."
-    facts = [("radius asked for", f"ρ = {shown(issued.asked, 'exact')}"), ("noise", brief(issued.noise))]
+    facts = [("radius asked for", f"ρ = {shown(issued.requested, 'exact')}"), ("noise", brief(issued.noise))]
     return Summary("claim of a memory", sentence, (issued.status, "good"), facts)
 
 

@@ -93,6 +93,6 @@ def summary(record: Any) -> Summary:
     """The summary of a record.
 
     Raises:
-        TypeError: there is none for its class.
+        TypeError: its class has none.
     """
     raise TypeError(f"record is a {type(record).__name__}: there is no summary of it in certify.summaries")

@@ -111,7 +111,7 @@ def test_private_leaves_the_prompt_out_of_every_file(adaptive: AdaptiveMedianSmo
         assert (b"photo" in text) is not private
         again = Certificate.load(folder)
         assert ("input" in again.tensors) is not private
-        assert any("identify its words for whoever has the model" in notice for notice in again.notices) is private
+        assert any("identify its words to anyone who has the model" in notice for notice in again.notices) is private
         if private:  # the words can be read off σ
             assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
 

@@ -113,10 +113,10 @@ class TestDisjoint:
 class TestStore:
     """What may be claimed where."""
 
-    def test_a_first_region_is_stored_as_asked(self, tmp_path: Path) -> None:
+    def test_a_first_region_is_stored_as_requested(self, tmp_path: Path) -> None:
         memory = CovarianceMemory(tmp_path / "new")
         issued = memory.store(point(0.0, 0.0), GaussianNoise(0.5), 2.0, CONTEXT)
-        assert (issued.status, issued.rho, issued.asked) == ("stored", 2.0, 2.0)
+        assert (issued.status, issued.rho, issued.requested) == ("stored", 2.0, 2.0)
         region = memory.find(point(0.6, 0.8), CONTEXT)
         assert region is not None
         assert region.id == issued.region.id  # type: ignore[union-attr]
@@ -177,7 +177,7 @@ class TestStore:
             y = 3 * torch.randn(3, generator=rng, dtype=torch.float64) * torch.tensor([1.0, 1.0, 0.0])
             sigma = sizes[torch.randint(4, (3,), generator=rng)]
             issued = memory.store(y, GaussianNoise(sigma), float(3 * torch.rand(1, generator=rng)) + 0.01, CONTEXT)
-            assert issued.rho <= issued.asked
+            assert issued.rho <= issued.requested
             if issued.rho > 0:
                 # A perturbation within the claim is smoothed with the claim's Σ.
                 for _ in range(5):

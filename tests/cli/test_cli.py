@@ -241,7 +241,7 @@ def test_private_writes_no_word_of_the_prompt(run, tmp_path):
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name == "private"
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
-    assert "identify its words for whoever has the model" in " ".join(out.split())
+    assert "identify its words to anyone who has the model" in " ".join(out.split())
     for file in folder.iterdir():
         for word in (b"drawing", b"teal", b"pinwheel"):
             assert word not in file.read_bytes()
@@ -351,7 +351,7 @@ def test_concepts(run):
         (("curve", PROMPT, "--rhos", "1,x"), "rhos = '1,x'"),
         (("curve", PROMPT, "--rhos", "2,1"), "increasing"),
         (("plan",), "exactly one"),
-        (("check", "nowhere"), "folder = 'nowhere': must be a folder that is there"),
+        (("check", "nowhere"), "folder = 'nowhere': must be an existing folder"),
     ],
 )
 def test_misuse_is_one_line_and_exit_code_2(run, arguments, message):

@@ -106,7 +106,7 @@ def test_an_interrupt_keeps_the_draws_and_claims_nothing(interrupted):
     lines = [line for line in out.splitlines() if line.strip()]
     assert lines[-2:] == [
         f"Stopped. What was drawn is kept in {run_in(folder).relative_to(cwd)}/",
-        "The same command goes on from there. Nothing is claimed yet.",
+        "The same command resumes from there. Nothing is claimed yet.",
     ]
     for word in ("bound", "within squared distance", "Confidence"):
         assert word not in out
@@ -257,7 +257,7 @@ def test_a_full_disk_at_the_end_loses_nothing(undisturbed, tmp_path):
     assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1), ended.stderr
     kept = run_in(tmp_path / "a").relative_to(tmp_path)
     assert "error: File too large: 'a/tensors-" in ended.stderr
-    assert f"What was drawn is kept in {kept}/: when there is room the same command goes on from there" in ended.stderr
+    assert f"What was drawn is kept in {kept}/: when there is room the same command resumes from there" in ended.stderr
     assert "earlier start" in done(tmp_path, *TEXT, "--out", "a")
     assert content(tmp_path / "a") == content(undisturbed / "text")
 

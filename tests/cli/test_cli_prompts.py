@@ -1,4 +1,4 @@
-"""`certify prompts`: a data set from the command line, killed and gone on with."""
+"""`certify prompts`: a data set from the command line, killed and resumed."""
 
 from __future__ import annotations
 

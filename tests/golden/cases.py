@@ -238,7 +238,8 @@ def policies(folder: Path) -> Any:
     places = [(0.0, 0.5), (0.125, 0.25), (2.0, 1.0), (40.0, 0.5)]
     issued = [memory.store(Y + shift, GaussianNoise(size), 1.5, context) for shift, size in places]
     made["memory"] = [
-        {"rho": one.rho, "asked": one.asked, "status": one.status, "noise": as_data(one.noise.sigma)} for one in issued
+        {"rho": one.rho, "asked": one.requested, "status": one.status, "noise": as_data(one.noise.sigma)}
+        for one in issued
     ]
     inside = certify.mse_bound(f, Y + 0.125, issued[1].noise, rho=issued[1].rho, alpha=0.01, policy="memory", **DRAWN)
     made["inside a region"] = _certified([inside], folder / "b")
@@ -266,7 +267,7 @@ def other_functions(folder: Path) -> Any:
     return data
 
 
-# --- killed, and gone on with -------------------------------------------------------------------------------------------
+# --- killed, and resumed -----------------------------------------------------------------------------------------------
 
 Told = Callable[[int, int], None]
 
@@ -385,7 +386,7 @@ def prompt_rates(folder: Path) -> Any:
 
 
 def prompt_set(folder: Path) -> Any:
-    """Stopped after two of three prompts, one of them refused, and gone on with."""
+    """Stopped after two of three prompts, one of them refused, and resumed."""
     (folder / "prompts.csv").write_text(f'prompt\n{PROMPT}\n""\na large blue square\n', encoding="utf-8")
     data, options = PromptSet.load(folder / "prompts.csv"), RowOptions(rho=0.5, n=400, alpha=0.1, seed=11)
     for limit in (2, None):
