@@ -62,7 +62,12 @@ class BoundSettings(Settings):
         return agreed(lambda: certificate_folder(self.out_dir, text, False))
 
     def answer(
-        self, subject: _Subject, folder: Path, question: Callable[..., Any], decides: dict[str, Any], **how: Any
+        self,
+        subject: _Subject,
+        folder: Path,
+        question: Callable[..., Any],
+        decides: dict[str, Any],
+        how: dict[str, Any],
     ) -> Any:
         """Draws, and saves what comes out as a certificate, which `certify check` reads, if one is wanted.
 
@@ -139,7 +144,7 @@ def radius(settings: BoundSettings, text: Prompt, tolerance: Tolerance = None) -
     subject = _Subject.load(settings, text, settings.n, long=settings.long)
     within = _validate.positive("tolerance", subject.removal.distance if tolerance is None else tolerance)
     decides = {"command": "radius", "tolerance": within}
-    r = settings.answer(subject, folder, certified_radius, decides, tolerance=within)
+    r = settings.answer(subject, folder, certified_radius, decides, {"tolerance": within})
     if r.status == "abstained":
         terminal.out.print(words.sentence(Claim.of(r), terminal.MARKUP))
         raise typer.Exit(NO_ANSWER)
@@ -185,7 +190,7 @@ def curve(
     folder = settings.folder("curve", text)
     subject = _Subject.load(settings, text, settings.n, long=settings.long)
     decides = {"command": "curve", "rhos": radii, "pointwise": pointwise}
-    k_ = settings.answer(subject, folder, bound_curve, decides, rhos=radii, simultaneous=not pointwise)
+    k_ = settings.answer(subject, folder, bound_curve, decides, {"rhos": radii, "simultaneous": not pointwise})
     distance = subject.removal.distance
     terminal.show_table(curve_table(k_.points, distance, terminal.MARKUP))
     terminal.out.print(words.together(k_.simultaneous, k_.alpha, k_.n, len(k_.rhos), terminal.MARKUP))
