@@ -464,7 +464,7 @@ def test_kept_certificates_are_named(tmp_path):
     (folder / "certificates" / "0002" / "certificate.json").write_text("{}")
     (folder / "certificates" / "0009").mkdir()
     run = RunRecord.load(folder)
-    assert run.kept == {2: "certificates/0002"}
+    assert run.certificates == {2: "certificates/0002"}
     assert "certify check runs/x/certificates/0002" in Page(run_page(run, folder="runs/x")).text
 
 

@@ -538,7 +538,7 @@ def truncation(tokens: int, kept: int) -> str:
 # Events
 
 
-def seen(event: Any, style: Style = PLAIN) -> str:
+def observed(event: Any, style: Style = PLAIN) -> str:
     """What the bound of an event rests on."""
     half = event.radius(0.5)
     below = (

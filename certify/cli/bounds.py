@@ -25,8 +25,8 @@ from certify.cli.settings import (
     Drawing,
     Draws,
     Fresh,
-    Kept,
     Long,
+    OutFolder,
     PipelineSettings,
     Prompt,
     Settings,
@@ -46,7 +46,7 @@ class BoundSettings(Settings):
     n: Draws = 10_000
     alpha: Alpha = 1e-3
     figure: Drawing = None
-    out_dir: Kept = None
+    out_dir: OutFolder = None
     fresh: Fresh = False
     long: Long = False
 

@@ -114,7 +114,7 @@ def saved(certificate: Certificate, folder: Path) -> Path:
 
 
 @contextmanager
-def kept(folder: Path, fresh: bool = False) -> Iterator[RunFolder]:
+def run_folder(folder: Path, fresh: bool = False) -> Iterator[RunFolder]:
     """The folder for a run's checkpoints, below that for its results; says what is there, and what is kept if it is stopped."""
     from certify.montecarlo import RunFolder
     from certify.montecarlo.checkpoint import CheckpointError
@@ -155,7 +155,7 @@ def resumable(folder: Path, prompt: PreparedPrompt, decides: dict[str, Any], fre
     from certify.adaptive.plan import EMBEDDING
     from certify.certificate import ModelRecord
 
-    with kept(folder, fresh) as draws:
+    with run_folder(folder, fresh) as draws:
         run = run_of_prompt(prompt, ModelRecord.of(prompt.adaptive.encoder.text_encoder), decides)
         with draws.open(run):
             yield draws.checkpoint(EMBEDDING)

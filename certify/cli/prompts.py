@@ -22,8 +22,8 @@ from certify.cli.folders import (
     agreed,
     below_runs,
     certificate_folder,
-    kept,
     numbered,
+    run_folder,
     saved,
     slug,
     unused,
@@ -117,7 +117,7 @@ def prompt(
     terminal.show_tokens(prepared, private)
     counts: dict[str, Any] = {"statistics": 0 if text_only else statistics, "images": 0 if detector is None else images}
     show_work(*work_ahead(prepared, pipe, n, sampler["steps"], **counts), long=long)
-    with kept(folder, fresh) as draws:
+    with run_folder(folder, fresh) as draws:
         with terminal.bar("drawing") as tick:
             certificate = adaptive.certify(
                 prepared,

@@ -69,7 +69,7 @@ TrustNames = Annotated[
     option("Fetch and read the model, overlays and concepts that only the certificate names.", None, "--trust-names"),
 ]
 Fresh = Annotated[bool, option("Start over, and discard what an earlier run has drawn.", None, "--fresh")]
-Kept = Annotated[
+OutFolder = Annotated[
     Path | None,
     option("Folder for the certificate, and for the draws until then.", a_folder, "--out", shown=False),
 ]

@@ -136,7 +136,7 @@ class PromptSet(Record):
             raise FileNotFoundError(f"{what}: no such file; looked for {file.absolute()}")
         try:
             table = _tables.read(file, (*PLAIN, *ADVERSARIAL, *BENIGN), column, _BESIDE)
-            taken = _asked(table, column) if column is not None else _found(table, purpose)
+            taken = _given_column(table, column) if column is not None else _column_for(table, purpose)
             rows = tuple(_row(table, taken, number, entry) for number, entry in enumerate(table.entries, start=1))
         except ValueError as error:
             said = str(error)
@@ -167,7 +167,7 @@ def _row(table: _tables.Table, column: str, number: int, entry: _tables.Entry) -
     return PromptRow(number, entry.at, prompt, {name: v for name, v in entry.values.items() if name != column})
 
 
-def _asked(table: _tables.Table, column: str | int) -> str:
+def _given_column(table: _tables.Table, column: str | int) -> str:
     """The column that was named."""
     found = _tables.matching(table.columns, column) if isinstance(column, str) and table.named else []
     if len(found) == 1:
@@ -182,7 +182,7 @@ def _asked(table: _tables.Table, column: str | int) -> str:
     raise ValueError(f"column = {column!r}: must be one of {_columns(table)}")
 
 
-def _found(table: _tables.Table, purpose: str | None) -> str:
+def _column_for(table: _tables.Table, purpose: str | None) -> str:
     """The column with the prompts, by its name and by what they are for."""
     if not table.named:
         return table.columns[0]

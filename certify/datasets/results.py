@@ -71,13 +71,13 @@ class RunRecord(Record):
         settings: what decided the results (`certify.datasets.run_settings`).
         rows: a record a prompt, in order; fewer than the data set has where the run is not over.
         run: the run's digest.
-        kept: row number → folder of its certificate, relative to the run's, where certificates were kept.
+        certificates: row number → folder of its saved certificate, relative to the run's.
     """
 
     settings: Mapping[str, Any]
     rows: tuple[Mapping[str, Any], ...]
     run: str
-    kept: Mapping[int, str] = field(default_factory=dict)
+    certificates: Mapping[int, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: str | Path) -> RunRecord:
@@ -99,7 +99,7 @@ class RunRecord(Record):
         rows, _ = _records(results_file, results_file.read_bytes(), run, sealed=settings["format"] == FORMAT)
         if not rows:
             raise ValueError(f"{results_file}: holds no result yet; must hold at least one")
-        return cls(settings, tuple(rows), run, _kept(path, len(rows)))
+        return cls(settings, tuple(rows), run, _certificate_folders(path, len(rows)))
 
 
 def _records(
@@ -169,7 +169,7 @@ def _digest(record: Mapping[str, Any]) -> str:
     return json_digest({name: value for name, value in record.items() if name != "sha256"})
 
 
-def _kept(path: Path, rows: int) -> dict[int, str]:
+def _certificate_folders(path: Path, rows: int) -> dict[int, str]:
     folder = path / "certificates"
     found = sorted(p for p in folder.iterdir() if p.name.isdecimal()) if folder.is_dir() else []
     return {

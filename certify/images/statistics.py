@@ -46,7 +46,7 @@ from certify.models.sampling import image_source, one_encoding
 from certify.montecarlo import count_events
 from certify.montecarlo.streams import generator as stream_generator
 from certify.noise import GaussianNoise
-from certify.statements.drawing import CountOptions, Draws, KeptOptions
+from certify.statements.drawing import CheckpointOptions, CountOptions, Draws
 from certify.statements.rates import Block, RateDraws
 
 __all__ = [
@@ -386,7 +386,7 @@ class MeasuredRate(Shown):
         )
 
 
-@_validate.suggests(KeptOptions)
+@_validate.suggests(CheckpointOptions)
 def undefended_rate(
     pipe: Any,
     prompt: str | Tensor,
@@ -398,7 +398,7 @@ def undefended_rate(
     unconditional: Tensor | None = None,
     alpha: float = 1e-3,
     batch: int = 64,
-    **options: Unpack[KeptOptions],
+    **options: Unpack[CheckpointOptions],
 ) -> MeasuredRate:
     """How often a detector fires on images of a prompt without the defence.
 

@@ -136,14 +136,14 @@ class ExtremeRanks:
         if "rows" in state:
             if int(state["files"]):
                 names = bytes(state["names"].cpu().numpy()).decode().split("\n")
-                paths = [self._found(name) for name in names]
+                paths = [self._spilled_file(name) for name in names]
                 digests = [bytes(row.cpu().numpy()).hex() for row in state["digests"]]
                 for path, digest in zip(paths, digests, strict=True):
                     compared(path, digest)
                 self._files, self._digests = [(path, rows_in(path)) for path in paths], digests
             self._take(state["rows"])
 
-    def _found(self, name: str) -> Path:
+    def _spilled_file(self, name: str) -> Path:
         """A file of spilled draws, where it was written or in this object's own folder."""
         path = Path(name)
         if not SPILLED.fullmatch(path.name):
@@ -302,23 +302,23 @@ class ExtremeRanks:
             self._answer((end, rank))
         return self._answers[end, rank]
 
-    def _answer(self, asked: tuple[str, int]) -> None:
+    def _answer(self, key: tuple[str, int]) -> None:
         buffer, shape = self._buffer, self._shape
         if buffer is None or shape is None:
             raise ValueError("no draws were seen: there are no ranks yet")
         if self._ends:
             self._cut()
-        if asked[1] == 1 and not self._files:
+        if key[1] == 1 and not self._files:
             held = self._held
-            self._answers[asked] = (held.amin(dim=0) if asked[0] == _LOW else held.amax(dim=0)).reshape(shape)
+            self._answers[key] = (held.amin(dim=0) if key[0] == _LOW else held.amax(dim=0)).reshape(shape)
             return
-        known = asked in self.wanted or asked[1] == 1
+        known = key in self.wanted or key[1] == 1
         if not self._files and (self._sorted or not known):
             self._sort()
-            self._answers[asked] = self._held[self._place(asked, self._filled)].reshape(shape).clone()
+            self._answers[key] = self._held[self._place(key, self._filled)].reshape(shape).clone()
             return
         if self._files and not known:
-            self._answers[asked] = self._from_disk(asked).reshape(shape)
+            self._answers[key] = self._from_disk(key).reshape(shape)
             return
         # What a support is compared with comes along: it would be another look at everything.
         extremes = {(_LOW, 1), (_HIGH, 1)} if self._files else set()
@@ -359,7 +359,7 @@ class ExtremeRanks:
         whole[:, filled:] = own.t()
         return whole.t()
 
-    def _from_disk(self, asked: tuple[str, int]) -> Tensor:
+    def _from_disk(self, key: tuple[str, int]) -> Tensor:
         """A rank out of the file that holds the two ends in order, written if missing."""
         held, n = self._held, self._spilled + self._filled
         low, high = min(self.low, n), min(self.high, n)
@@ -386,13 +386,13 @@ class ExtremeRanks:
 
                 everywhere(order, outputs, n, False)
             self._ordered = path
-        end, rank = asked
+        end, rank = key
         place = rank - 1 if end == _LOW else width - rank
         opened = np.load(self._ordered, mmap_mode="r")
         return torch.from_numpy(np.array(opened[:, place]))
 
-    def _place(self, asked: tuple[str, int], n: int) -> int:
-        end, rank = asked
+    def _place(self, key: tuple[str, int], n: int) -> int:
+        end, rank = key
         return rank - 1 if end == _LOW else n - rank
 
     def _sort(self) -> None:

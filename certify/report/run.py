@@ -131,9 +131,11 @@ def _others_table(run: RunRecord) -> str:
 
 
 def _check_run(run: RunRecord, folder: str) -> str:
-    if run.kept:
+    if run.certificates:
         hidden = " --prompt …" if run.settings.get("private") else ""
-        lines = [f"certify check {shlex.quote(str(Path(folder) / where))}{hidden}" for where in run.kept.values()]
+        lines = [
+            f"certify check {shlex.quote(str(Path(folder) / where))}{hidden}" for where in run.certificates.values()
+        ]
         commands = escaped("\n".join(lines), isolate=False)
         how = f"<p>Row by row, with the files and the model:</p><pre><code>{commands}</code></pre>"
     else:

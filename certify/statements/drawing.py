@@ -22,12 +22,12 @@ from certify.support import Inside, as_support
 
 __all__ = [
     "AskOptions",
+    "CheckpointOptions",
     "CountOptions",
     "DecideMSEOptions",
     "DecideOptions",
     "Drawing",
     "Draws",
-    "KeptOptions",
     "MeanOptions",
     "RateOptions",
     "SeedOptions",
@@ -36,20 +36,20 @@ __all__ = [
 
 
 class SeedOptions(TypedDict, total=False):
-    """Which draws, and who is told; explained by `Draws`, as all that follow."""
+    """The seed and the progress callback; `Draws` explains these and all that follow."""
 
     seed: int
     progress: Progress | bool | None
 
 
-class KeptOptions(SeedOptions, total=False):
-    """And where they are kept."""
+class CheckpointOptions(SeedOptions, total=False):
+    """Those, and the folder of the checkpoint."""
 
     checkpoint: Checkpoint | str | Path | None
 
 
-class CountOptions(KeptOptions, total=False):
-    """And how many."""
+class CountOptions(CheckpointOptions, total=False):
+    """Those, and the number of draws."""
 
     n: int
 

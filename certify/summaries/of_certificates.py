@@ -153,7 +153,7 @@ def _of_event(certificate: Certificate, claim: Claim, style: Style) -> Section:
     elif claim.status == "certified":
         event = certificate.event(claim)
         table = Table(("ρ", "at most"), words.rates(event, claim.rho, style))
-        notes = [words.seen(event, style), *notes]
+        notes = [words.observed(event, style), *notes]
     level = float(undefended["rate"]) if undefended else None
     return Section("attack success rate", said, table, notes, event, level)
 

@@ -16,7 +16,7 @@ import pytest
 
 from certify import cli
 from certify.cli import terminal
-from certify.cli.folders import kept
+from certify.cli.folders import run_folder
 from certify.cli.settings import Settings
 from tests.cli.stopped import SAVE, stopped
 
@@ -281,6 +281,6 @@ def test_a_link_to_an_empty_folder_is_not_removed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "disk").mkdir()
     (tmp_path / "runs").symlink_to(tmp_path / "disk")
-    with pytest.raises(ValueError, match="refused"), kept(tmp_path / "runs"):
+    with pytest.raises(ValueError, match="refused"), run_folder(tmp_path / "runs"):
         raise ValueError("refused")
     assert (tmp_path / "runs").is_symlink()
