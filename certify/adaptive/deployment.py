@@ -146,7 +146,7 @@ def deployed(
     seed = _validate.seed_or_fresh(seed)
     replicas = rows[0][0].replicas
     together = max(1, batch_size // replicas)
-    smoothed: list[Tensor] = []
+    results: list[Tensor] = []
     for start in range(0, len(rows), together):
         chunk = rows[start : start + together]
         x = []
@@ -166,10 +166,10 @@ def deployed(
                 for i in range(0, len(z), batch_size)
             ]
         )
-        smoothed += [
+        results += [
             smoothed(draws[None], d.smoother)[0] for draws, (d, _) in zip(encoded.split(replicas), chunk, strict=True)
         ]
-    result = torch.stack(smoothed)
+    result = torch.stack(results)
     if not bool(torch.isfinite(result).all()):
         largest = max(float(d.noise.sigma.max()) for d, _ in rows)
         raise ValueError(
