@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from certify.confidence import clopper_pearson
@@ -53,6 +53,7 @@ alphas, stakes = st.floats(1e-6, 0.5), st.floats(0.01, 0.9)
 
 
 @given(values, counts, alphas, alphas, stakes)
+@example(np.array([0.0, 1e-9, 2e-9]), [0, 0, 1], 0.5, 0.5, 0.5)  # 5 + 2x: ten million ulp of 5 wide
 def test_laws(x, c, a, b, tau):
     """Between mean and end; no smaller for less α; a linear map of the draws maps the limit; counts are draws."""
     low, high, c = float(x.min()), float(x.max()), np.array(c, dtype=float)

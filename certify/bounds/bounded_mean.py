@@ -42,7 +42,7 @@ from typing import ClassVar, Self, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize, minimize_scalar
+from scipy.optimize import minimize, minimize_scalar, nnls
 from torch import Tensor
 
 from certify import _validate
@@ -63,6 +63,7 @@ _Array = NDArray[np.float64]
 _PIECES = 4096  # of [0, 1], for a polynomial's slopes
 _FEW_PIECES = 256  # while its coefficients are being chosen
 _ATOMS = 201  # of a law of g that is fitted to pilot draws
+_FITS = 50  # steps of the fit, at most
 _SAFE = 1e-13
 
 
@@ -94,8 +95,12 @@ class Weights(ABC):
         """What the few slopes' dependence on the coefficients makes of a number a piece: for gradients."""
 
     @abstractmethod
+    def sags(self, w: _Array, few: bool = False) -> _Array:
+        """Numbers, linear in w along the last axis, whose largest is at least how far W lies below its chords (none: 0)."""
+
     def sag(self, w: _Array) -> float:
         """How far W may lie below its chords, rounded up."""
+        return float(self.sags(w).max(initial=0.0)) * (1 + 1e-9)
 
     @property
     @abstractmethod
@@ -148,11 +153,10 @@ class Polynomials(Weights):
     def transposed(self, per_piece: _Array) -> _Array:
         return self._few.T @ per_piece
 
-    def sag(self, w: _Array) -> float:
+    def sags(self, w: _Array, few: bool = False) -> _Array:
         """h²/8 · max W'', and W'' is a mean of j (j − 1) Δ²w."""
-        if self.repeats < 2:
-            return 0.0
-        return max(0.0, float(np.diff(w, 2).max())) * self.repeats * (self.repeats - 1) / 8 / _PIECES**2 * (1 + 1e-9)
+        pieces = _FEW_PIECES if few else _PIECES
+        return np.diff(w, 2) * (self.repeats * (self.repeats - 1) / 8 / pieces**2)
 
     @cached_property
     def _many(self) -> _Array:
@@ -202,8 +206,8 @@ class Piecewise(Weights):
         each = per_piece / self.lengths()
         return np.concatenate([[0.0], each]) - np.concatenate([each, [0.0]])
 
-    def sag(self, w: _Array) -> float:
-        return 0.0
+    def sags(self, w: _Array, few: bool = False) -> _Array:
+        return np.zeros((*w.shape[:-1], 0))
 
     @property
     def linear(self) -> _Array:
@@ -265,7 +269,10 @@ class Pilot:
         start = weights.linear[1:]
         found = minimize(objective, start, jac=True, method="BFGS", options={"maxiter": 300})
         best = min((start, found.x), key=lambda x: objective(x)[0] if np.isfinite(x).all() else math.inf)
-        best = _rounded(best, 4)
+        # Slopes are rounded, not W: of two nodes side by side it is the difference that counts. An error of ε in all of them
+        # moves E W by ε E g at most, and the bound, which is near its least, by far less.
+        apart = np.diff(weights.linear)
+        best = np.cumsum(_rounded(np.diff(best, prepend=0.0) / apart, 4, 1.0) * apart)
         return np.concatenate([[0.0], best]), objective(best)[0]
 
     def stake(self, w: _Array, n: int, alpha: float) -> float:
@@ -278,9 +285,11 @@ class Pilot:
 
 
 def fitted(seen: _Array, repeats: int) -> _Array:
-    """The mixture of binomials of `repeats` trials nearest to the shares that were seen (maximum likelihood, by EM).
+    """The mixture of binomials of `repeats` trials nearest to the shares that were seen: maximum likelihood.
 
     Shares of a few pilot draws may be those of no law of g at all (a variance below that of coins), for which no W is best.
+    By Fisher scoring: least squares among mixtures, over and over, each share weighted by what the last fit makes of its
+    variance. Where the fit stands still the conditions of the greatest likelihood hold.
     """
     g = np.linspace(0, 1, _ATOMS)[:, None]
     table = np.zeros((_ATOMS, repeats + 1))
@@ -288,17 +297,27 @@ def fitted(seen: _Array, repeats: int) -> _Array:
     for _ in range(repeats):
         table[:, 1:] = table[:, 1:] * (1 - g) + table[:, :-1] * g
         table[:, :1] *= 1 - g
-    law = np.full(_ATOMS, 1 / _ATOMS)
-    for _ in range(300):
-        law *= table @ (seen / np.maximum(law @ table, 1e-300))
-        law /= law.sum()
-    return law @ table
+    fit = table.mean(axis=0)
+    for _ in range(_FITS):
+        scale = 1 / np.sqrt(np.maximum(fit, 1e-9))
+        try:
+            law = nnls((table * scale).T, seen * scale)[0]
+        except RuntimeError:  # pragma: no cover - too many steps: what there is will do
+            break
+        last, fit = fit, (law / law.sum()) @ table
+        if np.abs(fit - last).max() < 1e-12:
+            break
+    return np.asarray(fit)
 
 
-def _rounded(x: _Array, digits: int) -> _Array:
-    """What an optimiser found, to a few digits of the largest: the last ones are another machine's guess."""
-    unit = 10.0 ** math.floor(math.log10(max(float(np.abs(x).max()), 1e-12)))
-    return np.asarray(np.round(x / unit, digits) * unit)
+def _rounded(x: _Array, digits: int, least: float) -> _Array:
+    """What an optimiser found, each number to so many digits of its own: the last ones are another machine's guess.
+
+    Numbers below `least` are rounded as if they were that. Not all to digits of the largest: at small probabilities slopes of W
+    where g mostly is are 1, and the last ones 100, and it is the first that matter.
+    """
+    unit = 10.0 ** np.floor(np.log10(np.maximum(np.abs(x), least)))
+    return np.asarray(np.round(x / unit, digits - 1) * unit)
 
 
 def _derivative(noise: Noise, s: _Array, gained: _Array, rho: float, replicas: int) -> _Array:
@@ -328,35 +347,54 @@ class Limits(Record):
 
         At other mixtures than the best the bound is larger, and as true.
         """
-        count, m = len(self.limits), np.asarray(self.limits)
-        few = np.stack([self.weights.slopes(w, few=True) for w in self.coefficients])
-        lengths, first = self.weights.lengths(few=True), self.coefficients[:, 0]
+        count, gain = len(self.limits), np.asarray(self.limits) - self.coefficients[:, 0]
 
-        def objective(a: _Array) -> tuple[float, _Array]:
-            s = a @ few
+        def objective(a: _Array, few: bool) -> tuple[float, _Array]:
+            rows, sags, lengths = tables[few]
+            s, sag = a @ rows, a @ sags
             gained = noise.hockey_stick(s, rho, replicas)
             slope = _derivative(noise, s, gained, rho, replicas)
-            return float(a @ (m - first) + lengths @ gained), m - first + few @ (lengths * slope)
+            value, gradient = float(a @ gain + lengths @ gained), gain + rows @ (lengths * slope)
+            # Without the sag a W that bends ever more, between the ends of two pieces, would seem to cost nothing.
+            if sag.max(initial=0.0) > 0:
+                value, gradient = value + float(sag.max()), gradient + sags[:, int(sag.argmax())]
+            return value, gradient
 
+        tables = {
+            few: (
+                np.stack([self.weights.slopes(w, few) for w in self.coefficients]),
+                self.weights.sags(self.coefficients, few),
+                self.weights.lengths(few),
+            )
+            for few in (True, False)
+        }
         candidates = [np.zeros(count)]
         for one in np.eye(count):
             alone = minimize_scalar(
-                lambda t, one=one: objective(math.exp(t) * one)[0], bounds=(-12, 12), method="bounded"
+                lambda t, one=one: objective(math.exp(t) * one, True)[0], bounds=(-12, 12), method="bounded"
             )
             candidates.append(math.exp(alone.x) * one)
-        if count > 1:
-            unit = np.maximum(np.sum(candidates, axis=0), 1e-3)
-            best = min(candidates, key=lambda a: objective(a)[0])
+        # From the best of these, all together, over few pieces and then over many. A limit that is no use alone may be with
+        # others: it starts at slopes about 1.
+        usual = 1 / np.maximum(np.ptp(self.coefficients, axis=1), 1e-6)
+        for few in (True, False):
+            best = candidates[int(np.argmin([objective(a, few)[0] for a in candidates]))]
+            unit = np.where(best > 1e-3 * usual, best, usual)
+
+            def scaled(x: _Array, unit: _Array = unit, few: bool = few) -> tuple[float, _Array]:
+                value, gradient = objective(unit * x, few)
+                return value, unit * gradient
+
             together = minimize(
-                lambda x: (objective(unit * x)[0], unit * objective(unit * x)[1]),
+                scaled,
                 best / unit,
                 jac=True,
                 method="L-BFGS-B",
                 bounds=[(0.0, None)] * count,
-                options={"ftol": 1e-13, "maxiter": 60, "maxfun": 200},
+                options={"ftol": 1e-13, "gtol": 1e-8, "maxiter": 60, "maxfun": 200},
             )
             candidates.append(np.maximum(unit * together.x, 0.0))
-        candidates = [_rounded(a, 7) for a in candidates]
+        candidates = [_rounded(a, 7, 1e-6) for a in candidates]
         values = [self.value(a, noise, rho, replicas) for a in candidates]
         least = int(np.argmin(values))
         # (Limits that contradict each other, which they may with probability α, would give less than 0.)

@@ -54,21 +54,18 @@ def stake(values: _Array, weights: _Array, n: int, alpha: float, low: float, hig
     """
     if high <= low:
         return 0.5
-    x, times = np.append(np.clip(values, low, high), high), np.append(weights, 0.5)
+    u, times = np.append(_left(values, low, high), 0.0), np.append(weights, 0.5)
     share = times / times.sum()
     stakes = _MOST * 0.5 ** (np.arange(60) / 5)
-
-    def growth(m: float) -> _Array:
-        return np.log1p(np.outer(stakes, (m - x) / (high - m))) @ share
-
-    below, above = float(x @ share), high
-    if below >= high - 1e-9 * (high - low):
+    short, far = 0.0, float(u @ share)
+    if far <= 1e-9:
         return float(stakes[-1])
     for _ in range(25):
-        middle = (below + above) / 2
-        below, above = (middle, above) if n * growth(middle).max() < math.log(1 / alpha) else (below, middle)
-    middle = (below + above) / 2
-    return float(stakes[growth(middle).argmax()])
+        middle = (short + far) / 2
+        short, far = (
+            (short, middle) if n * _logs(stakes, u, share, middle).max() < math.log(1 / alpha) else (middle, far)
+        )
+    return float(stakes[_logs(stakes, u, share, (short + far) / 2).argmax()])
 
 
 def upper_limit(
@@ -86,22 +83,21 @@ def upper_limit(
     if high - low <= 1e-13 * max(abs(low), abs(high), 1e-200):  # too narrow for float64 to tell anything apart
         return high
     x, times = _sorted(values, counts)
-    x = np.clip(x, low, high)
-    n = float(times.sum())
+    u, n = _left(x, low, high), float(times.sum())
     enough = math.log(1 / alpha) + _SAFE + _SAFE_PER_DRAW * n
     stakes = np.minimum(_MOST, stake * _STEP ** np.arange(-2, 3))
 
-    def won(m: float) -> bool:
-        logs = [times @ np.log1p(tau * ((m - x) / (high - m))) for tau in stakes]
-        return float(np.logaddexp.reduce(np.log(_PRIORS) + logs)) >= enough
+    def won(t: float) -> bool:
+        return float(np.logaddexp.reduce(np.log(_PRIORS) + _logs(stakes, u, times, t))) >= enough
 
-    below, above = low, high - 1e-13 * (high - low)
-    if not won(above):
+    short, far = 1e-13, 1.0
+    if not won(short):
         return high
     for _ in range(60):
-        middle = (below + above) / 2
-        below, above = (below, middle) if won(middle) else (middle, above)
-    return min(high, above + 1e-12 * (high - low))
+        middle = (short + far) / 2
+        short, far = (middle, far) if won(middle) else (short, middle)
+    limit = (high - short * (high - low)) + 1e-12 * (high - low)
+    return min(high, limit + 4e-16 * max(abs(low), abs(high)))
 
 
 def evidence_against(values: _Array, counts: _Array | None = None, *, low: float, high: float, mean: float) -> float:
@@ -114,14 +110,23 @@ def evidence_against(values: _Array, counts: _Array | None = None, *, low: float
     if mean >= high:
         return 1.0
     x, times = _sorted(values, counts)
-    x = np.clip(x, low, high)
     if mean < low - 1e-9 * max(1.0, abs(low)):
         return 0.0
-    room = max(mean - low, 1e-12 * (high - low))
-    stakes = _MOST * 0.5 ** np.arange(10)
-    logs = [times @ np.log1p(tau * np.maximum((x - mean) / room, -1.0)) for tau in stakes]
-    log = float(np.logaddexp.reduce(logs)) - math.log(len(stakes))
+    stakes = np.asarray(_MOST * 0.5 ** np.arange(10), dtype=np.float64)
+    # The other side: distances from `low`. A mean that is farther away than it is has less against it.
+    room = max((mean - low) / (high - low), 1e-12)
+    log = float(np.logaddexp.reduce(_logs(stakes, _left(-x, -high, -low), times, room))) - math.log(len(stakes))
     return min(1.0, math.exp(-log + _SAFE + _SAFE_PER_DRAW * float(times.sum())))
+
+
+def _left(values: _Array, low: float, high: float) -> _Array:
+    """(high − x)/(high − low): differences of near numbers are exact, where x itself has few digits, too."""
+    return (high - np.clip(values, low, high)) / (high - low)
+
+
+def _logs(stakes: _Array, u: _Array, times: _Array, t: float) -> _Array:
+    """log W_τ(m) for each τ: with t = (high − m)/(high − low) and u likewise of X, (m − X)/(high − m) is u/t − 1."""
+    return np.asarray(np.log1p(np.outer(stakes, u / t - 1)) @ times)
 
 
 def _sorted(values: _Array, counts: _Array | None) -> tuple[_Array, _Array]:

@@ -125,6 +125,7 @@ class GaussianNoise(ScaledNoise):
         least = np.maximum(0.0, 1 - s)  # at no shift; never less, whatever rounding does
         if r == 0:
             return least
+        r = max(r, 1e-300)  # more than was asked, lest the next line overflow
         log = np.log(np.where(s > 0, s, 1.0)) / r
         gained = ndtr(r / 2 - log) - s * ndtr(-r / 2 - log)
         return np.where(s > 0, np.maximum(least, np.minimum(1.0, gained + _SAFE)), least)

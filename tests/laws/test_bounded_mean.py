@@ -81,6 +81,7 @@ limits = st.lists(st.floats(0, 1), min_size=1, max_size=3)
 
 
 @given(limits, st.integers(1, 4), st.integers(0, 1000), noises, st.floats(0, 1.5), copies)
+@example([0.0], 1, 0, NOISES[0], 1e-308, 1)  # ln(s)/r is more than float64 has
 def test_more_limits_and_smaller_ones_are_no_worse(m, j, seed, noise, rho, replicas):
     w = np.cumsum(np.random.default_rng(seed).exponential(size=(len(m), j + 1)), axis=1)
 
@@ -95,6 +96,7 @@ def test_more_limits_and_smaller_ones_are_no_worse(m, j, seed, noise, rho, repli
 
 
 @given(limits, st.integers(0, 1000), st.floats(0, 1.5), st.lists(st.floats(0, 10), min_size=3, max_size=3))
+@example([0.0, 0.0], 60, 1.0, [0.0, 8.0, 0.0])  # little costs little: W may be as steep as one likes
 def test_any_mixture_is_a_bound_and_none_below_the_best(m, seed, rho, a):
     w = np.cumsum(np.random.default_rng(seed).exponential(size=(len(m), 3)), axis=1)
     held = Limits(
