@@ -13,7 +13,7 @@ import certify
 from certify.statements.ask import ask
 
 ROOT = Path(__file__).parents[1]
-MODULES = ("adaptive", "datasets", "detectors", "downstream", "generate", "models", "plots", "report", "world")
+MODULES = ("adaptive", "datasets", "images", "models", "plots", "report", "world")
 
 
 def test_modules_that_pages_name_are_attributes_after_import_certify() -> None:
@@ -33,7 +33,7 @@ def test_every_attribute_that_pages_and_docstrings_name_is_there() -> None:
     for path in (ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("certify/**/*.py")):
         named |= set(re.findall(r"`certify\.([a-z_]+)[.(`]", path.read_text(encoding="utf-8")))
     submodules = {path.stem for path in (ROOT / "certify").iterdir() if path.suffix == ".py" or path.is_dir()}
-    assert {"downstream", "adaptive", "generate"} <= named
+    assert {"images", "adaptive", "plots"} <= named
     for name in named:
         assert hasattr(certify, name) or name in submodules, name
     for name in named & set(MODULES):
