@@ -16,6 +16,7 @@ import certify.bounds.percentile
 from certify import Certificate, GaussianNoise
 from certify.adaptive import POLICIES
 from certify.bounds import EVIDENCE, METHODS, ROUTES
+from certify.certificate.schema import KINDS
 from certify.montecarlo import RunFolder, streams
 from tests.golden.__main__ import BEGINS, CHECKPOINTS, FILES, compared, goes_on, made, main, tolerance
 from tests.golden.cases import CASES, MODEL, RESUMED, Y, private_certificate, random
@@ -86,7 +87,7 @@ def claims(data: Any) -> Iterator[dict[str, Any]]:
 
 def test_every_kind_of_claim_has_a_golden_one() -> None:
     made = [claim for case in CASES for claim in claims(golden(case))]
-    assert {claim["quantity"] for claim in made} == {"mse", "radius", "percentile", "deployed", "statistic", "event"}
+    assert {claim["quantity"] for claim in made} == set(KINDS)
     assert {(c["smoother"], c["method"]) for c in made if c["quantity"] == "mse"} == set(METHODS)
     assert {(c["smoother"], c["method"]) for c in made if c["quantity"] == "radius"} == set(METHODS)
     assert {(c["smoother"], c["method"]) for c in made if c["quantity"] == "deployed"} == set(ROUTES)
