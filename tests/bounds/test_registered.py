@@ -6,6 +6,7 @@ tests/test_docs.py, and what a new noise owes by tests/test_noises.py.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -41,12 +42,16 @@ def lacking(key, kind, choosing=CHOOSING, claims=CLAIMS, root=ROOT) -> list[str]
         found.append("tests/laws/built.py: no line in CHOOSING")
     if not any(claim.split()[0] == kind.theorem for claim in claims):
         found.append(f"tests/statistical/trials.py: no claim of {kind.theorem}")
+    for index in ("docs/theory/index.md", "docs/index.md"):
+        if not re.search(rf"\b{kind.theorem}\b", (root / index).read_text(encoding="utf-8")):
+            found.append(f"{index}: {kind.theorem} is not in it")
     return found
 
 
 @every
 def test_nothing_is_lacking(key, kind):
-    assert lacking(key, kind) == []
+    found = lacking(key, kind)
+    assert not found, "\n".join(found)
 
 
 def test_what_is_lacking_is_named():
@@ -60,6 +65,8 @@ def test_what_is_lacking_is_named():
         "the registry has it under another name than its own",
         "tests/laws/built.py: no line in CHOOSING",
         "tests/statistical/trials.py: no claim of T98",
+        "docs/theory/index.md: T98 is not in it",
+        "docs/index.md: T98 is not in it",
     ]
     assert lacking(key, kind, claims={}) == ["tests/statistical/trials.py: no claim of T2"]
 
