@@ -219,7 +219,7 @@ BAD_SOURCES: dict[str, tuple[Callable[[Path, Path], Any], type[Exception], str]]
         r"is a DanceDiffusionPipeline, which is not supported yet",
     ),
     "remote code": (
-        lambda new, good: save_index(new, ["pipeline.py", "MyPipeline"]),  # type: ignore[arg-type] ValueError,
+        lambda new, good: save_index(new, ["pipeline.py", "MyPipeline"]), ValueError,  # type: ignore[arg-type]
         r"names the pipeline \['pipeline\.py', 'MyPipeline'\]; .* brings its own code is refused",
     ),
     "a part with code of its own": (
