@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from certify.models import load_pipeline
     from certify.noise import Ellipsoid, GaussianNoise, UniformNoise
     from certify.statements.ask import ask, bound_curve, certified_radius, deployed_bound, mse_bound, percentile_bounds
+    from certify.statements.classify import certified_accuracy, classify, classify_many
     from certify.statements.decide import Decision, decide_event, decide_mse, decide_statistic
     from certify.statements.mean import event_bound, mean_bound
     from certify.statements.plan import plan
@@ -42,8 +43,11 @@ _LAZY = {
     "ask": "certify.statements.ask",
     "bound_curve": "certify.statements.ask",
     "Certificate": "certify.certificate",
+    "certified_accuracy": "certify.statements.classify",
     "certified_radius": "certify.statements.ask",
     "Claim": "certify.certificate",
+    "classify": "certify.statements.classify",
+    "classify_many": "certify.statements.classify",
     "decide_event": "certify.statements.decide",
     "decide_mse": "certify.statements.decide",
     "decide_statistic": "certify.statements.decide",
@@ -84,7 +88,10 @@ __all__ = [
     "allocation",
     "ask",
     "bound_curve",
+    "certified_accuracy",
     "certified_radius",
+    "classify",
+    "classify_many",
     "decide_event",
     "decide_mse",
     "decide_statistic",

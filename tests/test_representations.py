@@ -135,6 +135,11 @@ EXAMPLES: dict[str, list[Any]] = {
         lambda: certify.indistinguishability(rho=0.25),
         lambda: certify.indistinguishability(rho=0.0, outcomes=5),
     ],
+    "Classification": [
+        lambda: certify.classify(f, Y + 1, NOISE, **FULL),
+        lambda: certify.classify(f, Y + 1, NOISE, stop_at=0.1, **FULL),
+        lambda: certify.classify(lambda z: z[:, :2], Y, NOISE, **FULL),
+    ],
     "RateOver": [lambda: rate(3), lambda: rate(100), lambda: rate(3, two_sided=False)],
     "Decision": [decided, lambda: decided(target=1e-4), lambda: decided(n=4)],
     "Plan": [
@@ -196,7 +201,7 @@ REGISTERED = {kind.__qualname__: kind for kind in summaries.summary.registry if 
 NO_SUMMARY = {
     "what is asked": "Percentile MSE Radius Curve Deployed RowOptions PromptOptions Planned",
     "what is given": "Concept PromptRow PromptSet TokenizedPrompt PreparedPrompt "
-    "Trajectory ExampleImages RunRecord Part "
+    "Trajectory ExampleImages RunRecord ClassifiedRow ClassifiedRun Part "
     "Weights Directory Settings",
     "what runs": "Deployment Problem Region Processes Block Materials SigmaRule",
     "parts of an answer": "OnRecord Mention Evaluation Run Setting Box ModelRecord Section Summary Table Overlay Verdicts "
@@ -311,7 +316,7 @@ def test_an_abstention_says_so_first_and_claims_nothing():
             assert found.sentence.endswith(f"): {record.reason}.")
             assert str(record).startswith("No claim (")
             assert "confidence" not in dict(found.facts)
-    bounds = "PercentileBounds MSEBound CertifiedRadius DeployedBound StatisticBound EventBound MeanBound"
+    bounds = "PercentileBounds MSEBound CertifiedRadius DeployedBound StatisticBound EventBound MeanBound Classification"
     assert silent == {*bounds.split(), "Claim", "Decision"}
 
 

@@ -7,6 +7,7 @@ hold, follows from them.
 
 from certify.bounds.base import Evaluation, Evidence, Method, Run, Setting
 from certify.bounds.bounded_mean import MeanBound, MeanEvidence
+from certify.bounds.classification import ClassEvidence, Classification
 from certify.bounds.copies import EventBound, EventEvidence, LimitEvidence, StatisticBound
 from certify.bounds.deployed_distance import (
     DeployedBound,
@@ -29,6 +30,7 @@ __all__ = [
     "ROUTES",
     "BoundCurve",
     "CertifiedRadius",
+    "Classification",
     "DeployedBound",
     "DeployedMethod",
     "Evaluation",
@@ -54,7 +56,7 @@ ROUTES: dict[tuple[str, str], type[DeployedMethod]] = {
 }
 """(smoother, route) → the class that implements it."""
 
-_OF_STATEMENTS: tuple[type[Evidence], ...] = (BoxEvidence, LimitEvidence, EventEvidence, MeanEvidence)
+_OF_STATEMENTS: tuple[type[Evidence], ...] = (BoxEvidence, LimitEvidence, EventEvidence, MeanEvidence, ClassEvidence)
 EVIDENCE: dict[str, type[Evidence]] = {
     cls.kind: cls
     for cls in (*_OF_STATEMENTS, *(m.evidence for m in METHODS.values()), *(m.evidence for m in ROUTES.values()))

@@ -13,6 +13,7 @@ from certify import _validate
 from certify._digests import tensor_digest
 from certify._records import Shown
 from certify.bounds import EVIDENCE, Evidence
+from certify.bounds.classification import other_limit
 from certify.bounds.copies import event_interval
 from certify.bounds.percentile import BoxEvidence
 from certify.certificate.claim import Claim
@@ -153,8 +154,10 @@ def _evidence(certificate: Certificate, claim: Claim) -> Evidence | str:
         return f"its evidence is none: {error}"
 
 
-def _shape(certificate: Certificate, claim: Claim) -> tuple[int, ...]:
-    """The shape of the output of the claim's function."""
+def _shape(certificate: Certificate, claim: Claim) -> tuple[int, ...] | None:
+    """The shape of the output of the claim's function; None: of a classifier, which gives logits or labels."""
+    if claim.quantity == "class":
+        return None
     if claim.copies is not None:
         return (int(claim.numbers["repeats"]),) if claim.method == "repeats" else ()
     return tuple(certificate.tensors[claim.center if claim.center else f"{claim.tensors}.lower"].shape)
@@ -209,8 +212,10 @@ def _other_object(claim: Claim, held: Evidence, center: Tensor | None) -> str:
 
 def _too_much(claim: Claim, held: Evidence, noise: Noise) -> str:
     """In words which number of the claim does not follow from its evidence."""
-    if claim.quantity == "radius" and claim.value != claim.rho:
+    if claim.quantity in ("radius", "class") and claim.value != claim.rho:
         return f"it states a radius of {claim.value} and holds for {claim.rho}"
+    if claim.quantity == "class":
+        return _not_majority(claim, held, noise)
     stated = claim.tolerance if claim.quantity == "radius" else claim.value
     implied = held.implied(noise, claim.rho)
     if not (_at_most(stated, implied) if claim.side == "lower" else _at_most(implied, stated)):
@@ -219,6 +224,19 @@ def _too_much(claim: Claim, held: Evidence, noise: Noise) -> str:
     if claim.side == "two-sided" and not _at_most(claim.lower, kept["lower"]):
         return f"it states at least {claim.lower}, its evidence implies {kept['lower']}"
     return _miscounted(claim, kept, noise) if claim.quantity == "event" else ""
+
+
+def _not_majority(claim: Claim, held: Evidence, noise: Noise) -> str:
+    """In words why the class of a claim need not be the most frequent one within its radius."""
+    kept = held.numbers()
+    seen, draws, other = int(kept["successes"]), claim.n, float(kept["other"])
+    if seen > draws:
+        return f"it states {draws} draws, its evidence {seen} of them"
+    least = other_limit(draws - seen, draws, claim.alpha, early=claim.scope == "stopped early")
+    if not _at_most(least, other):
+        return f"{seen} of {draws} draws imply another class up to {least!r}, its evidence says {other!r}"
+    implied = held.implied(noise, claim.rho)
+    return "" if _at_most(implied, 0.5) else f"its evidence implies another class up to {implied!r} within its radius"
 
 
 def _miscounted(claim: Claim, kept: Mapping[str, Any], noise: Noise) -> str:

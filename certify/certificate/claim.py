@@ -23,7 +23,7 @@ class Claim(Statement):
     Attributes:
         quantity: "mse" (value bounds a squared ℓ2 distance), "radius" (value is a radius), "percentile" (a box), "deployed"
             (value bounds an ℓ2 distance, at probability q), "statistic" (value bounds a statistic, at probability q),
-            "event" (value bounds a probability).
+            "event" (value bounds a probability), "class" (value is a radius, `numbers` has the class).
         function: what it is about: "embedding", "noise prediction", "image shows circle", ….
         value: the bound or the radius; ∞, 1 or 0 in an abstention; None for a box, which is in the tensors.
         lower: the other end of a two-sided statement; else None.

@@ -49,6 +49,7 @@ KINDS = {
         least=-math.inf,
     ),
     "event": Kind({("none", "replicas"): ("T5", "event")}, ("value", "replicas"), most=1.0),
+    "class": Kind({("majority", "counts"): ("T1", "class")}),
 }
 """Quantity → what its claims say."""
 
@@ -149,6 +150,9 @@ def claim_from(entry: Any) -> Claim:
                 raise ValueError(f"a claim has {name} = {value!r}: must be {what}{about}")
     if (values["evidence"] == "") != (values["status"] == "abstained"):
         raise ValueError(f"a claim has evidence = {values['evidence']!r} and status = {values['status']!r}")
+    label = values["numbers"].get("label")
+    if quantity == "class" and values["status"] == "certified" and not (type(label) is int and label >= 0):
+        raise ValueError(f"a claim has the label {label!r}: must be a whole number >= 0 for quantity 'class'")
     return Claim(**values)
 
 

@@ -24,6 +24,7 @@ from certify import _text
 from certify._text import EVENT_RHOS, shown, spelled
 
 if TYPE_CHECKING:
+    from certify.bounds.classification import Classification
     from certify.certificate import Certificate, CheckReport, Claim, Verdict
     from certify.statements.decide import Decision
 
@@ -56,6 +57,7 @@ _KINDS = {
     "statistic": ("", ""),
     "mean": ("", "mean "),
     "event": ("", "probability "),
+    "class": ("class of ", ""),
 }
 """What a claim is about, in front of its function's name, and what its value is."""
 
@@ -199,6 +201,9 @@ def _body(claim: Claim, style: Style) -> str:
                 probability = "the probability that "
             what = f"{probability}{style.name(with_article(claim.function))}"
             return f"{what}, with {copies(claim.replicas)}, is {limits(claim, style)}{often}"
+        case "class":
+            given = style.strong(f"class {count(claim.numbers['label'])}", "good")
+            return f"{style.name(with_article(claim.function))} gives more than half of all noisy copies {given}"
     return (
         f"each of the {claim.outputs:,} percentile-smoothed outputs (p = {style.number(claim.p, 'exact')}) of {function} stays "
         "inside its interval, all of them jointly"
@@ -233,6 +238,8 @@ def value(claim: Claim, style: Style = PLAIN) -> str:
         return "an interval each"
     if claim.quantity == "radius":
         return f"at least {style.number(claim.value, 'down')}"
+    if claim.quantity == "class":
+        return f"class {count(claim.numbers['label'])}"
     what = _KINDS["event" if is_probability(claim) else claim.quantity][1]
     return f"{what}{limits(claim, style)}"
 
@@ -297,7 +304,7 @@ def all_claims(certificate: Certificate, style: Style = PLAIN) -> str:
 
 def draws(certificate: Certificate, style: Style = PLAIN) -> str:
     """How sure all claims are, what was drawn for them, and what their distances are measured to."""
-    of = {"event": "images", "statistic": "values of each statistic"}
+    of = {"event": "images", "statistic": "values of each statistic", "class": "noisy copies"}
     drawn = dict.fromkeys(f"n = {c.n:,} {of.get(c.quantity, f'{style.name(c.function)}s')}" for c in certificate.claims)
     record = certificate.provenance
     return (
@@ -549,6 +556,13 @@ def observed(event: Any, style: Style = PLAIN) -> str:
     return (
         f"{below} Seen in {event.successes:,} of {event.n:,} draws without perturbation, {copies(event.replicas)} each. All "
         f"radii hold at once, with confidence {style.confidence(event.alpha)}."
+    )
+
+
+def votes(result: Classification) -> str:
+    """What the class of an input rests on."""
+    return (
+        f"class {result.candidate}, chosen on {result.n0:,} pilot draws, in {result.successes:,} of {result.n:,} draws"
     )
 
 

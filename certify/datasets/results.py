@@ -16,15 +16,14 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from certify import _files
 from certify._digests import json_digest
 from certify._records import Record
-from certify.datasets.prompt_files import PromptSet
 
 __all__ = ["FORMAT", "OLDER", "RESULTS", "SETTINGS", "Results", "RunRecord", "settings_of"]
 
@@ -182,6 +181,18 @@ def _certificate_folders(path: Path, rows: int) -> dict[int, str]:
 # Writing
 
 
+class Rows(Protocol):
+    """What a run is about: prompts (`PromptSet`), or inputs of a classifier."""
+
+    @property
+    def rows(self) -> Sequence[Any]:
+        """One an entry of the results."""
+
+    @property
+    def source(self) -> Mapping[str, Any]:
+        """What the record says of the data."""
+
+
 class Results:
     """The results of a run in its folder, for one writer at a time; a context manager.
 
@@ -199,7 +210,7 @@ class Results:
             is changed then.
     """
 
-    def __init__(self, folder: str | Path, settings: Mapping[str, Any], data: PromptSet) -> None:
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any], data: Rows) -> None:
         self.folder, self.data = Path(folder), data
         self.settings = json.loads(json.dumps(settings, allow_nan=False))
         self.run = json_digest(self.settings)[:16]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Mapping
@@ -12,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from certify import _validate
 from certify._text import shown
 from certify.datasets.prompt_files import PromptRow
-from certify.montecarlo import Progress
+from certify.montecarlo import Progress, row_seed
 
 if TYPE_CHECKING:
     from certify.adaptive import AdaptiveMedianSmoother
     from certify.certificate import Certificate, Claim, ModelRecord
     from certify.models import TokenizedPrompt
 
-__all__ = ["RowOptions", "certify_row", "read_prompt", "row_seed", "word"]
+__all__ = ["RowOptions", "certify_row", "read_prompt", "word"]
 
 
 @dataclass(frozen=True)
@@ -73,11 +72,6 @@ class RowOptions:
         """Those of `certify.adaptive.options.PromptOptions`; its seed is the row's own."""
         given = {name: value for name, value in asdict(self).items() if name not in ("seed", "save_certificates")}
         return given | {"detector": self.detector if self.images else None}
-
-
-def row_seed(seed: int, number: int) -> int:
-    """The seed of a row: 48 bits of a hash of the run's seed and the row's number, so that rows share no draws."""
-    return int.from_bytes(hashlib.sha256(f"certify row {seed} {number}".encode()).digest()[:6], "big")
 
 
 def certify_row(

@@ -16,9 +16,9 @@ from certify.montecarlo.accumulators import (
     whole_groups,
 )
 from certify.montecarlo.counting import count_events
-from certify.montecarlo.engine import Function, Progress, draw, draw_all
+from certify.montecarlo.engine import Function, Progress, draw, draw_all, draw_packed
 from certify.montecarlo.runs import RunFolder
-from certify.montecarlo.streams import BLOCK, generator
+from certify.montecarlo.streams import BLOCK, generator, row_seed
 
 __all__ = [
     "BLOCK",
@@ -36,10 +36,12 @@ __all__ = [
     "count_events",
     "draw",
     "draw_all",
+    "draw_packed",
     "generator",
     "median",
     "pool",
     "row_distances",
+    "row_seed",
     "smoothed",
     "whole_groups",
 ]

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -35,7 +35,7 @@ from certify.montecarlo.repeated import compare, few_together, halves
 from certify.montecarlo.streams import BLOCK, SHARD, generator
 from certify.noise import Noise
 
-__all__ = ["Function", "Progress", "accepts", "accepts_generator", "draw", "draw_all", "out_of_memory"]
+__all__ = ["Function", "Progress", "accepts", "accepts_generator", "draw", "draw_all", "draw_packed", "out_of_memory"]
 
 Function = Callable[..., Any]
 """A batch of inputs (b, *input) → a batch of outputs (b, *output); may take a keyword `generator`."""
@@ -189,6 +189,86 @@ def draw_all(
         output_shape=output_shape,
     )
     return every.stacked()
+
+
+def draw_packed(
+    f: Function,
+    ys: Sequence[Tensor],
+    noises: Sequence[Noise],
+    *,
+    n: int,
+    seeds: Sequence[int],
+    stream: str,
+    accumulators: Sequence[Accumulator],
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+    decided: Callable[[int], bool] = lambda i: False,
+    again: str = "both",
+) -> None:
+    """Runs `f` on n noisy copies of each of several inputs, the draws of several of them in one batch.
+
+    Every input has the draws, in the order, that `draw` gives it by itself; only the rounding inside `f` can depend on what
+    else is in a batch. A batch takes a block of as many inputs as it has room for, in turn, so that few draws are made in vain
+    where an input may be decided at any time.
+
+    Args:
+        f: batch (b, *input) → batch (b, *output), as in `draw`.
+        ys: the inputs, of one shape, dtype and device.
+        noises, seeds, accumulators: one an input.
+        n, stream, batch_size: as in `draw`.
+        progress: called after every batch with (draws done or not needed, draws of all inputs).
+        decided: asked after each of its batches whether an input, by its number, needs no more draws.
+        again: as in `draw`, of the first input's first block.
+
+    Raises:
+        TypeError, ValueError: as `draw`.
+    """
+    size = DEFAULT_BATCH if batch_size is None else _validate.count("batch_size", batch_size)
+    _validate.evaluating("f", f)
+    caller = _Caller(f, None, size, "f")
+    draws = [
+        _Draws(y.detach().clone(), noise, n, seed, stream) for y, noise, seed in zip(ys, noises, seeds, strict=True)
+    ]
+    look = _Look(caller, draws[0], again)
+    blocks, total, unused = -(-n // BLOCK), n * len(draws), 0
+    following, waiting = [0] * len(draws), list(range(len(draws)))
+    with torch.no_grad():
+        while waiting:
+            chosen = _in_turn(waiting, following, blocks, max(1, caller.size // BLOCK))
+            parts = [draws[i].of(range(block, block + 1), caller.random) for i, block in chosen]
+            for (i, _), part, outputs in zip(chosen, parts, _outputs(caller, parts), strict=True):
+                look.first(part, outputs)
+                accumulators[i].update(outputs)
+            look.early()
+            for i in dict.fromkeys(i for i, _ in chosen):
+                if following[i] == blocks or decided(i):
+                    waiting.remove(i)
+                    unused += n - min(n, following[i] * BLOCK)
+            if not waiting:
+                look.late()
+            if progress is not None:
+                progress(unused + sum(min(n, block * BLOCK) for block in following), total)
+
+
+def _in_turn(waiting: Sequence[int], following: list[int], blocks: int, room: int) -> list[tuple[int, int]]:
+    """(input, block) for one batch: a block of each input in turn, which `following` then counts as taken."""
+    chosen: list[tuple[int, int]] = []
+    while len(chosen) < room:
+        more = [i for i in waiting[:room] if following[i] < blocks][: room - len(chosen)]
+        if not more:
+            break
+        for i in more:
+            chosen.append((i, following[i]))
+            following[i] += 1
+    return chosen
+
+
+def _outputs(caller: _Caller, parts: Sequence[_Batch]) -> list[Tensor]:
+    """The outputs of each part, which are evaluated together where `f` is not random."""
+    if caller.random:
+        return [torch.cat(list(caller(part))) for part in parts]
+    together = _Batch(sum(part.rows for part in parts), lambda: torch.cat([part.draw() for part in parts]))
+    return list(torch.cat(list(caller(together))).split([part.rows for part in parts]))
 
 
 def accepts_generator(f: Function) -> bool:

@@ -15,11 +15,13 @@ The global random state is neither read nor written.
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 
 from certify._random import has_float64, keyed
 
-__all__ = ["BLOCK", "SHARD", "STREAMS", "VERSION", "generator", "row_generator"]
+__all__ = ["BLOCK", "SHARD", "STREAMS", "VERSION", "generator", "row_generator", "row_seed"]
 
 VERSION = 2
 """Of what a seed draws: certificates and checkpoints have it on record. The first version's streams could overlap."""
@@ -56,3 +58,8 @@ def generator(
 def row_generator(seed: int, key: str, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator for one named thing (a prompt, say) in the deployment stream: the same wherever it stands in a list."""
     return keyed(f"certify {VERSION} row {seed} {key}", device if has_float64(device) else "cpu")
+
+
+def row_seed(seed: int, number: int) -> int:
+    """A row's seed in a data set: 48 bits of a hash of the run's seed and the row's number, so that rows share no draws."""
+    return int.from_bytes(hashlib.sha256(f"certify row {seed} {number}".encode()).digest()[:6], "big")

@@ -3,6 +3,7 @@
     plot_curve                bound against radius, methods side by side, with what attacks have reached      curves.py
     plot_event_rates          certified attack success rate against radius                                    rates.py
     plot_certified_fraction   share of prompts with at least that radius                                      rates.py
+    plot_certified_accuracy   share of inputs that are rightly classified up to that radius                   rates.py
     plot_token_noise          the noise of each token, and the relevance it comes from                        tokens.py
     plot_ellipsoid            how far each token may move: the semi-axes of the certified set                 tokens.py
     plot_relevance            the prompt, its tokens in the colour of their relevance                         relevance.py
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from certify.plots.certificates import CERTIFICATE, figure
     from certify.plots.curves import plot_curve
-    from certify.plots.rates import EventRates, plot_certified_fraction, plot_event_rates
+    from certify.plots.rates import EventRates, plot_certified_accuracy, plot_certified_fraction, plot_event_rates
     from certify.plots.relevance import plot_relevance
     from certify.plots.tokens import plot_ellipsoid, plot_token_noise
 
@@ -29,6 +30,7 @@ __all__ = [
     "CERTIFICATE",
     "EventRates",
     "figure",
+    "plot_certified_accuracy",
     "plot_certified_fraction",
     "plot_curve",
     "plot_ellipsoid",

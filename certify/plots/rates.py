@@ -1,4 +1,4 @@
-"""Shares against the radius: `plot_event_rates`, `plot_certified_fraction`."""
+"""Shares against the radius: `plot_event_rates`, `plot_certified_fraction`, `plot_certified_accuracy`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from certify.certificate import ClaimedEvent, words
 from certify.plots import style
 from certify.plots.colours import GREY, series
 from certify.plots.style import RADIUS, TWO_COLUMNS, StyledFigure, panels, plain, styled, wrapped
+from certify.statements.classify import Classified, right_radii
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from torch import Tensor
 
-__all__ = ["EventRates", "plot_certified_fraction", "plot_event_rates"]
+__all__ = ["EventRates", "plot_certified_accuracy", "plot_certified_fraction", "plot_event_rates"]
 
+
+_IN_L2 = "radius of the perturbation, ‖δ‖$_2$"
 
 EventRates: TypeAlias = EventBound | ClaimedEvent | RateOver
 """A bound of an event's probability at every radius; with `prompts`, of the mean over so many."""
@@ -131,31 +135,97 @@ def plot_certified_fraction(
     if not radii or not all(len(line) and all(r >= 0 for r in line) for line in radii):
         raise ValueError(f"radii = {radii!r}: must be one or more lists of numbers >= 0")
     style.as_many("labels", labels, len(radii), "a line")
+    return _fractions(
+        radii,
+        [
+            plain(labels[i]) if labels is not None else f"{len(line):,} prompts, {_some(line):,} with a radius"
+            for i, line in enumerate(radii)
+        ],
+        said=(
+            "certified fraction of prompts",
+            f"{RADIUS}\n{wrapped(f'within {tolerance}', width - 0.9)}",
+            "no prompt has a certified radius",
+        ),
+        title=title,
+        width=width,
+    )
+
+
+@styled
+def plot_certified_accuracy(
+    *results: tuple[Sequence[Classified], Sequence[int] | Tensor],
+    labels: Sequence[str] | None = None,
+    by: str = "rho",
+    title: str | None = None,
+    width: float = TWO_COLUMNS,
+) -> StyledFigure:
+    """Certified accuracy against radius, a step line a data set: the share of inputs that are rightly classified up to ρ.
+
+    Args:
+        *results: (decisions, true labels) of one or more data sets (or noises), as `certify.certified_accuracy` takes them.
+        labels: a name a line; None: how many inputs there are, and how many are certified rightly.
+        by: "rho": radii in units of the noise; "radius": in ℓ2.
+        title: above the figure.
+        width: of the figure in inches.
+
+    Raises:
+        ValueError: no results, or labels of another number.
+    """
+    by = _validate.choice("by", by, ("rho", "radius"))
+    radii = [[radius or 0.0 for radius in right_radii(*pair, by)] for pair in results]
+    if not radii:
+        raise ValueError("results = (): must be at least one pair of decisions and labels")
+    style.as_many("labels", labels, len(radii), "a line")
+    return _fractions(
+        radii,
+        [
+            plain(labels[i]) if labels is not None else f"{len(line):,} inputs, {_some(line):,} certified rightly"
+            for i, line in enumerate(radii)
+        ],
+        said=("certified accuracy", _IN_L2 if by == "radius" else RADIUS, "no input is certified rightly"),
+        title=title,
+        width=width,
+    )
+
+
+def _some(radii: Sequence[float]) -> int:
+    return sum(radius > 0 for radius in radii)
+
+
+def _fractions(
+    radii: Sequence[Sequence[float]],
+    names: Sequence[str],
+    *,
+    said: tuple[str, str, str],
+    title: str | None,
+    width: float,
+) -> StyledFigure:
+    """Shares with at least a radius; `said`: what the shares are, what the radii, and what stands where there are none."""
+    share, radius, none = said
     figure, axes = _frame(width, 0.5, len(radii))
     edge = 1.05 * max((r for line in radii for r in line if math.isfinite(r)), default=0.0) or 1.0
     for i, line in enumerate(radii):
         steps = sorted({min(r, edge) for r in line if r > 0})
         fractions = [sum(r >= step for r in line) / len(line) for step in steps]
-        some = sum(r > 0 for r in line)
         # A value holds up to and including its radius; behind the last the line falls to 0, unless a radius is infinite.
         endless = bool(steps) and steps[-1] == edge
         behind = [] if endless else [*steps[-1:], edge]
         colour, _, dashes = series(i)
         axes.step(
             [0.0, *steps, *behind],
-            [some / len(line), *fractions, *(0.0 for _ in behind)],
+            [_some(line) / len(line), *fractions, *(0.0 for _ in behind)],
             where="pre",
             color=colour,
             linestyle=dashes,
-            label=plain(labels[i]) if labels is not None else f"{len(line):,} prompts, {some:,} with a radius",
+            label=names[i],
         )
         if endless:
             axes.plot(edge, fractions[-1], ">", color=colour, clip_on=False, zorder=4)
-    if not any(r > 0 for line in radii for r in line):
-        style.say(axes, "no prompt has a certified radius")
+    if not any(_some(line) for line in radii):
+        style.say(axes, none)
     axes.set_xlim(0, edge)
-    axes.set_xlabel(f"{RADIUS}\n{wrapped(f'within {tolerance}', width - 0.9)}")
-    axes.set_ylabel("certified fraction of prompts")
+    axes.set_xlabel(radius)
+    axes.set_ylabel(share)
     style.head(axes, title, width - 0.8)
     style.key(figure)
     return figure

@@ -11,6 +11,7 @@ from certify._records import brief
 from certify._text import confidence, failure, percent, shown
 from certify.bounds.allocation import Allocation
 from certify.bounds.bounded_mean import MeanBound
+from certify.bounds.classification import Classification
 from certify.bounds.copies import EventBound, StatisticBound
 from certify.bounds.deployed_distance import DeployedBound
 from certify.bounds.indistinguishability import Indistinguishability
@@ -129,6 +130,17 @@ def _of_event(result: Any) -> Summary:
     made = _of_result(result)
     seen = ("seen", f"{result.successes:,} times in {result.n:,} draws without perturbation")
     return replace(made, facts=[seen, *made.facts], tables=[_rates(result, result.rho)])
+
+
+@summary.register(Classification)
+def _of_class(result: Any) -> Summary:
+    made = _of_result(result)
+    facts = [("seen", words.votes(result)), *made.facts]
+    if result.stop_at is not None:
+        facts.insert(0, (f"certified at ρ = {shown(result.stop_at, 'exact')}", result.decided))
+    if result.status == "certified":
+        facts += sizes(result.ellipsoid)
+    return replace(made, facts=facts)
 
 
 @summary.register(ClaimedEvent)
