@@ -202,7 +202,7 @@ def _body(claim: Claim, style: Style) -> str:
             what = f"{probability}{style.name(with_article(claim.function))}"
             return f"{what}, with {copies(claim.replicas)}, is {limits(claim, style)}{often}"
         case "class":
-            given = style.strong(f"class {count(claim.numbers['label'])}", "good")
+            given = style.strong(f"class {claim.numbers['label']}", "good")
             return f"{style.name(with_article(claim.function))} gives more than half of all noisy copies {given}"
     return (
         f"each of the {claim.outputs:,} percentile-smoothed outputs (p = {style.number(claim.p, 'exact')}) of {function} stays "
@@ -239,7 +239,7 @@ def value(claim: Claim, style: Style = PLAIN) -> str:
     if claim.quantity == "radius":
         return f"at least {style.number(claim.value, 'down')}"
     if claim.quantity == "class":
-        return f"class {count(claim.numbers['label'])}"
+        return f"class {claim.numbers['label']}"
     what = _KINDS["event" if is_probability(claim) else claim.quantity][1]
     return f"{what}{limits(claim, style)}"
 
