@@ -62,11 +62,11 @@ def same(a, b) -> bool:
 
 def test_on_the_same_counts_it_is_the_published_certificate(digits):
     net, xs, _ = digits
-    made = classify_many(net, xs, 1.5, n=600)
+    made = classify_many(net, xs, 3.5, n=600)
     assert len(made) >= 50
     assert {d.status for d in made} == {"certified", "abstained"}
     for d in made:
-        radius = published(d.successes, d.n, d.alpha, 1.5)
+        radius = published(d.successes, d.n, d.alpha, 3.5)
         assert (d.label is None) == (radius is None)
         if radius is not None:
             assert d.label == d.candidate
@@ -255,7 +255,7 @@ def test_packed_batches_are_full():
 
 def test_decided_early_is_sound_and_saves_draws(digits):
     net, xs, _ = digits
-    made = classify_many(net, xs, 1.0, stop_at=0.5, n=4000)
+    made = classify_many(net, xs, 2.5, stop_at=0.5, n=4000)
     assert {"yes", "no"} <= {d.decided for d in made}
     for d in made:
         assert d.n <= 4000
@@ -291,12 +291,10 @@ def test_certificate_is_kept_checked_and_refuted(tmp_path, stop_at):
         altered(numbers={"label": 0}),
         altered(rho=claim.rho + 0.2, value=claim.rho + 0.2),
         altered(value=claim.rho + 0.2),
-        altered(numbers={"successes": claim.n}, alpha=0.5),
+        altered(alpha=1e-12),
         altered(numbers={"other": 1e-3}),
         altered(numbers={"successes": claim.n + 1}),
     ):
-        if wrong.claims[0].numbers["successes"] == claim.n and stop_at is not None and d.successes == d.n:
-            continue
         assert wrong.check(half_space, x).refuted, wrong.claims[0]
 
 
@@ -313,7 +311,7 @@ def test_an_abstention_is_on_record_as_one(tmp_path):
 
 def test_certified_accuracy_counts_what_is_right_and_far_enough(digits):
     net, xs, labels = digits
-    made = classify_many(net, xs, 1.0, n=300)
+    made = classify_many(net, xs, 2.0, n=300)
     rhos = [0.0, 0.3, 0.9, 5.0]
     by_hand = [sum(d.label == int(y) and d.rho >= r for d, y in zip(made, labels, strict=True)) / 60 for r in rhos]
     assert list(certified_accuracy(made, labels, rhos)) == by_hand
