@@ -316,7 +316,9 @@ def test_an_abstention_says_so_first_and_claims_nothing():
             assert found.sentence.endswith(f"): {record.reason}.")
             assert str(record).startswith("No claim (")
             assert "confidence" not in dict(found.facts)
-    bounds = "PercentileBounds MSEBound CertifiedRadius DeployedBound StatisticBound EventBound MeanBound Classification"
+    bounds = (
+        "PercentileBounds MSEBound CertifiedRadius DeployedBound StatisticBound EventBound MeanBound Classification"
+    )
     assert silent == {*bounds.split(), "Claim", "Decision"}
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from certify import _validate
 from certify.datasets.prompt_files import PromptSet
@@ -87,7 +87,7 @@ def certify_rows(
     """
     from certify.certificate import ModelRecord
 
-    if run_settings(adaptive, results.data, options, pipe=pipe) != results.settings:
+    if run_settings(adaptive, cast(PromptSet, results.data), options, pipe=pipe) != results.settings:
         raise ValueError("results are of other settings: must be opened with those of this run")
     model = ModelRecord.of(adaptive.encoder.text_encoder if pipe is None else pipe)
     rows = results.data.rows[: None if limit is None else _validate.count("limit", limit)]

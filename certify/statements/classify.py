@@ -151,7 +151,7 @@ def classify_many(
                 f"{first.dtype} on {first.device}"
             )
     several = isinstance(noise, (list, tuple))
-    noises = list(cast(Sequence[Any], noise)) if several else [noise] * len(inputs)
+    noises: list[Any] = list(cast(Sequence[Any], noise)) if several else [noise] * len(inputs)
     seeds = [row_seed(how.seed, i) for i in range(len(inputs))] if seeds is None else list(seeds)
     for name, values in (("noise", noises), ("seeds", seeds)):
         if len(values) != len(inputs):
