@@ -167,6 +167,16 @@ def means(folder: Path) -> Any:
     return {**_certified(found, folder), "other radii": as_data(others)}
 
 
+def classes(folder: Path) -> Any:
+    asked: dict[str, Any] = {"alpha": 0.01, "n0": 50, "n": 400, "seed": 11}
+    found = [
+        certify.classify(lambda z, level=level: statistic(z[:, None]) > level, Y, NOISE, classes=2, **options, **asked)
+        for level in (0.5, 2.0)
+        for options in ({}, {"stop_at": 0.2})
+    ]
+    return _certified(found, folder)
+
+
 def rates(folder: Path) -> Any:
     found = [_rate(two_sided=two_sided) for two_sided in (False, True)]
     return [{**of_result(r), "at": as_data([r.at(0.3), r.least(0.3), r.radius(0.95)])} for r in found]
@@ -416,6 +426,7 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "statistic": statistics,
     "event": events,
     "mean": means,
+    "class": classes,
     "rate": rates,
     "decide": decisions,
     "plan": plans,
