@@ -51,7 +51,7 @@ def test_fid_is_its_formula(rendered, extractor):
 
 def test_fid_needs_more_images_than_features(rendered):
     a, b = rendered
-    with pytest.raises(ValueError, match="made has 128 images: must be more than the extractor's 128 features"):
+    with pytest.raises(ValueError, match="generated has 128 images: must be more than the extractor's 128 features"):
         fid(a, b[:128], JudgeFeatures())
     with pytest.raises(ValueError, match="real has 3 images"):
         fid(a[:3], b, Means())
