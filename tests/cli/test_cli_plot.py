@@ -55,7 +55,7 @@ def test_a_runs_fraction(run, folders, tmp_path):
         (("one", "rate", "--out", "a.png"), "holds no certified event"),
         (("one", "fraction", "--out", "a.png"), "holds no settings.json"),
         (("run", "curve", "--out", "a.png"), "holds no certificate.json"),
-        (("none", "curve"), "no such folder"),
+        (("none", "curve"), "must be an existing folder"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_line(run, folders, arguments, message):

@@ -145,8 +145,8 @@ def damage(folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nowhere",), "no such folder"),
-        (("few.csv",), "no such folder"),
+        (("nowhere",), "must be an existing folder"),
+        (("few.csv",), "must be an existing folder"),
         (("empty",), "holds neither certificate.json"),
         (("cut",), "not readable as JSON"),
         (("foreign",), "must be an object"),
@@ -165,7 +165,7 @@ def damage(folder):
 def test_misuse_and_damage_are_one_line_and_exit_code_2(run, here, monkeypatch, arguments, message):
     damage(here)
     before = sorted(here.rglob("*"))
-    monkeypatch.setattr(examples, "_made", lambda *_: pytest.fail("images are made for a page that is refused"))
+    monkeypatch.setattr(examples, "_generate", lambda *_: pytest.fail("images are made for a page that is refused"))
     if "--images" not in arguments:
         arguments = (*arguments, "--images", "0")
     code, _, err = run("report", *arguments)

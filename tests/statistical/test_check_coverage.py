@@ -41,5 +41,5 @@ def test_a_true_certificate_is_seldom_refuted(trials: Trials):
 def test_control_a_false_certificate_is_refuted(trials: Trials):
     """Mistake: a box of a quarter of its width."""
     box = percentile_bounds(identity, Y, NOISE, p=0.5, rho=0.5, n=20_000, alpha=1e-9)
-    narrow = replace(box, lower=box.lower / 4, upper=box.upper / 4)
+    narrow = replace(box, evidence=replace(box.evidence, lower=box.lower / 4, upper=box.upper / 4))
     trials.caught("check", "a box of a quarter of its width", refuted(Certificate.of(narrow), identity, 60), 60, LEVEL)
