@@ -36,13 +36,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import ClassVar, Self, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize, minimize_scalar, nnls
+from scipy.optimize import brentq, minimize, minimize_scalar, nnls
 from torch import Tensor
 
 from certify import _validate
@@ -51,7 +51,7 @@ from certify._text import shown
 from certify.bounds.base import Evidence
 from certify.bounds.copies import OfCopies
 from certify.bounds.statement import constant
-from certify.confidence import clopper_pearson
+from certify.confidence import clopper_pearson, last_that_holds
 from certify.confidence.betting import evidence_against, stake, upper_limit
 from certify.montecarlo import Accumulator, AllDraws
 from certify.noise import Noise
@@ -521,20 +521,25 @@ class MeanBound(OfCopies):
         """The largest radius, rounded down, up to which the bound keeps to a limit; 0 if there is none, 64 if it is farther."""
         limit = _validate.finite("limit", limit)
 
-        def keeps(rho: float) -> bool:
-            return self.at(rho) >= limit if self.side == "lower" else self.at(rho) <= limit
+        sign = -1.0 if self.side == "lower" else 1.0
 
-        if not keeps(0.0):
+        @cache  # each takes an optimisation
+        def excess(rho: float) -> float:
+            return sign * (self.at(rho) - limit)
+
+        if excess(0.0) > 0:
             return 0.0
         low, high = 0.0, 1.0
-        while keeps(high):
+        while excess(high) <= 0:
             low, high = high, 2 * high
             if low >= 64:
                 return low
-        for _ in range(40):
-            middle = (low + high) / 2
-            low, high = (middle, high) if keeps(middle) else (low, middle)
-        return low
+        # One of 2⁴⁰ steps: sought near the root that interpolation finds, with a tenth of the evaluations of a bisection.
+        steps, width = 2**40, high - low
+        guess = (brentq(excess, low, high, xtol=width / steps, rtol=1e-12) - low) / width * steps
+        return (
+            low + last_that_holds(lambda k: excess(low + k / steps * width) <= 0, steps - 1, int(guess)) / steps * width
+        )
 
 
 @dataclass(frozen=True, eq=False)

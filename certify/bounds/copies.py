@@ -16,7 +16,7 @@ Reference: THEORY T5; percentiles by T3, probabilities by Clopper and Pearson (1
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, cast
@@ -86,12 +86,24 @@ class StatisticBound(OfCopies):
         return {**super().stated(), "q": self.q}
 
 
-class Counted(ABC):
-    """How often an event was seen bounds its probability at every radius: all rest on one limit at y, and hold at once."""
+class Counted:
+    """How often an event was seen bounds its probability at every radius: all rest on one limit at y, and hold at once.
 
-    @abstractmethod
+    A derived class has `successes`, `n`, `replicas`, `alpha`, `two_sided` and `noise`, as `event_interval` takes them.
+    """
+
+    @functools.cached_property
+    def _limits(self) -> tuple[float, float]:
+        of: Any = self
+        return count_limits(of.successes, of.n, of.alpha, two_sided=of.two_sided)
+
     def interval(self, rho: float) -> tuple[float, float]:
         """(lower, upper) limits of the probability at every ‖δ‖_Σ ≤ `rho`, `rho` ≥ 0."""
+        return self._shifted(_validate.not_negative("rho", rho))
+
+    def _shifted(self, rho: float) -> tuple[float, float]:
+        of: Any = self
+        return shifted_limits(self._limits, of.noise, rho, of.replicas)
 
     def at(self, rho: float) -> float:
         """The upper bound at a radius, with confidence 1 − α for all radii at once."""
@@ -106,11 +118,11 @@ class Counted(ABC):
         if self.at(0.0) > rate:
             return 0.0
         low, high = 0.0, 1.0
-        while self.at(high) <= rate and high < 64:
+        while self._shifted(high)[1] <= rate and high < 64:
             low, high = high, 2 * high
         for _ in range(50):
             middle = (low + high) / 2
-            low, high = (middle, high) if self.at(middle) <= rate else (low, middle)
+            low, high = (middle, high) if self._shifted(middle)[1] <= rate else (low, middle)
         return low
 
 
@@ -135,9 +147,10 @@ class EventBound(Counted, OfCopies):
         """Whether the probability is bounded from below, too."""
         return self.side == "two-sided"
 
-    def interval(self, rho: float) -> tuple[float, float]:
-        how: dict[str, Any] = self.named("replicas", "alpha", "two_sided")
-        return event_interval(self.successes, self.n, self.run.noise, rho=rho, **how)
+    @property
+    def noise(self) -> Noise:
+        """The noise around y."""
+        return self.run.noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,10 +294,18 @@ def event_interval(
         rho, replicas: radius, and copies K behind one draw.
         alpha: failure probability; shared by the two sides if `two_sided`, else all of it goes to the upper one.
     """
+    return shifted_limits(count_limits(successes, n, alpha, two_sided=two_sided), noise, rho, replicas)
+
+
+def count_limits(successes: int, n: int, alpha: float, *, two_sided: bool) -> tuple[float, float]:
+    """(lower, upper) limits of P[event] at y (Clopper–Pearson); the lower one is 0 unless `two_sided`."""
     share = alpha / 2 if two_sided else alpha
     high = clopper_pearson(successes, n, share, "upper")
-    upper = 1.0 if high >= 1 else 1.0 - noise.tails(high, rho, replicas).upper
-    if not two_sided:
-        return 0.0, upper
-    low = clopper_pearson(successes, n, share, "lower")
-    return (0.0 if low <= 0 else noise.tails(low, rho, replicas).lower), upper
+    return (clopper_pearson(successes, n, share, "lower") if two_sided else 0.0), high
+
+
+def shifted_limits(limits: tuple[float, float], noise: Noise, rho: float, replicas: int) -> tuple[float, float]:
+    """What limits at y say of every ‖δ‖_Σ ≤ ρ, with K copies (T5)."""
+    low, high = limits
+    lower = noise.tails(low, rho, replicas).lower if low > 0 else 0.0
+    return lower, 1.0 - noise.tails(high, rho, replicas).upper if high < 1 else 1.0

@@ -20,17 +20,13 @@ Reference: THEORY T5, corollary; Clopper and Pearson (1934).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from certify import _validate
 from certify._records import Shown
 from certify._text import confidence, percent, shown
-from certify.bounds.copies import Counted, event_interval
+from certify.bounds.copies import Counted
 from certify.noise import GaussianNoise
 
 __all__ = ["RateOver"]
-
-_UNIT = GaussianNoise(1.0)  # the shift of a probability is that of any Gaussian noise
 
 
 @dataclass(frozen=True)
@@ -62,6 +58,7 @@ class RateOver(Counted, Shown):
     method = "replicas"
     quantity = "event rate"
     unit = "probability"
+    noise = GaussianNoise(1.0)  # the shift of a probability is that of any Gaussian noise
 
     @property
     def rate(self) -> float:
@@ -85,9 +82,3 @@ class RateOver(Counted, Shown):
             f"mean over {self.prompts} prompts at most {rows} (seen in {self.successes} of {self.n:,} draws at ρ = 0, "
             f"K = {self.replicas}, all radii at once with confidence {confidence(self.alpha)}{unperturbed})"
         )
-
-    def interval(self, rho: float) -> tuple[float, float]:
-        """(lower, upper) limits of the mean for all ‖δ_i‖_{Σ_i} ≤ `rho`."""
-        rho = _validate.not_negative("rho", rho)
-        how: dict[str, Any] = {"replicas": self.replicas, "alpha": self.alpha, "two_sided": self.two_sided}
-        return event_interval(self.successes, self.n, _UNIT, rho=rho, **how)

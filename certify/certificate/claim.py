@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from certify._records import Shown
-from certify.bounds.copies import Counted, event_interval
+from certify.bounds.copies import Counted
 from certify.bounds.statement import Points, Result, Statement
 from certify.certificate import words
 from certify.certificate.words import NOT_COVERED
@@ -131,14 +131,3 @@ class ClaimedEvent(Counted, Shown):
     def two_sided(self) -> bool:
         """Whether the probability is bounded from below, too."""
         return self.claim.side == "two-sided"
-
-    def interval(self, rho: float) -> tuple[float, float]:
-        return event_interval(
-            self.successes,
-            self.n,
-            self.noise,
-            rho=rho,
-            replicas=self.replicas,
-            alpha=self.alpha,
-            two_sided=self.two_sided,
-        )

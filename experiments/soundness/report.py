@@ -21,7 +21,7 @@ from typing import Any
 
 from certify import GaussianNoise, _validate
 from certify._text import shown
-from certify.bounds.copies import Counted, event_interval
+from certify.bounds.copies import Counted
 from certify.confidence import clopper_pearson
 from certify.plots import plot_event_rates
 from certify.plots.style import StyledFigure
@@ -170,9 +170,7 @@ class _Line(Counted):
     n: int
     alpha: float
 
-    def interval(self, rho: float) -> tuple[float, float]:
-        how: dict[str, Any] = {"replicas": self.replicas, "alpha": self.alpha, "two_sided": False}
-        return event_interval(self.successes, self.n, GaussianNoise(1.0), rho=rho, **how)
+    two_sided, noise = False, GaussianNoise(1.0)
 
 
 def rates_picture(plan: images.ImagePlan, rows: Sequence[images.ImageRow]) -> StyledFigure:
