@@ -342,6 +342,15 @@ def not_covered(policy: str, *, of_prompt: bool, images: bool, deployed: bool) -
     return items
 
 
+NOT_COVERED_BY_CLASSES = (
+    "The claims are about the smoothed classifier: the class that more than half of all noisy copies of an input are given.",
+    "a vote of few noisy copies, which may err",
+    "perturbations larger than the radius",
+    "whether the class is right, which the labels alone say",
+)
+"""As `not_covered`, of a run over the inputs of a classifier."""
+
+
 def left_out(certificate: Certificate) -> list[str]:
     """As `not_covered`, of a certificate."""
     claims = certificate.claims
@@ -726,9 +735,9 @@ def tolerance(within: float | None, style: Style = PLAIN) -> str:
     return f"squared distance {style.number(within, 'up')}"
 
 
-def each_prompt(alpha: float, wrong: float, style: Style = PLAIN) -> str:
-    """How sure the certificates of many prompts are."""
+def each_prompt(alpha: float, wrong: float, style: Style = PLAIN, *, what: str = "prompt") -> str:
+    """How sure the certificates of many prompts are, or the answers about many of `what`."""
     return (
-        f"Each prompt’s certificate holds by itself with confidence {style.confidence(alpha)}, not all at once: at most "
+        f"Each {what}’s certificate holds by itself with confidence {style.confidence(alpha)}, not all at once: at most "
         f"{style.number(wrong, 'up', 3)} of them are expected to be wrong."
     )

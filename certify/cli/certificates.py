@@ -27,7 +27,7 @@ _PAGES = (".html", ".htm")
 def _kinds() -> tuple[str, ...]:
     from certify import plots
 
-    return (*plots.CERTIFICATE, "fraction")
+    return (*plots.CERTIFICATE, "fraction", "accuracy")
 
 
 def _a_page(name: str, path: Path) -> None:
@@ -131,7 +131,7 @@ def check(
 
 
 def report(
-    folder: Annotated[Path, argument("Folder of `certify prompt` or of `certify prompts`.", there)],
+    folder: Annotated[Path, argument("Folder of `certify prompt`, `prompts` or `classify`.", there)],
     out: Annotated[
         Path | None, option("HTML file to write.", _a_page, "--out", shown="report.html in the folder")
     ] = None,
@@ -173,18 +173,19 @@ def report(
         page = pages.run_page(run, folder=str(folder), digests=digests)
     else:
         raise FileNotFoundError(
-            f"folder = {str(folder)!r}: holds neither certificate.json (certify prompt) nor results.jsonl (certify prompts)"
+            f"folder = {str(folder)!r}: holds neither certificate.json (certify prompt) nor results.jsonl (certify prompts, "
+            "certify classify)"
         )
     _files.write(path, page)
     terminal.out.print(Text(f"written: {path} ({len(page.encode()) // 1024:,} KiB)"), soft_wrap=True)
 
 
 def plot(
-    folder: Annotated[Path, argument("Folder of `certify prompt` or of `certify prompts`.", there)],
+    folder: Annotated[Path, argument("Folder of `certify prompt`, `prompts` or `classify`.", there)],
     what: Annotated[
         str,
         argument(
-            "curve, rate, noise, ellipsoid, relevance (of a certificate) or fraction (of a data set).",
+            "curve, rate, noise, ellipsoid, relevance (of a certificate), fraction (of prompts) or accuracy (of a classifier).",
             checks.choice(_kinds),
         ),
     ],
@@ -196,14 +197,20 @@ def plot(
 ) -> None:
     """Draw a figure of a saved certificate, or of a run over a data set. No new random draws."""
     from certify import Certificate, plots
-    from certify.datasets import RunRecord
+    from certify.datasets import ClassifiedRun, RunRecord
     from certify.plots import style
 
     one_process("certify plot")
     path = new_file("out", folder / f"{what}.png" if out is None else out, DRAWINGS, force=force)
     width = style.ONE_COLUMN if narrow else style.TWO_COLUMNS
-    if what == "fraction":
+    if what == "accuracy":
+        classified = ClassifiedRun.of(RunRecord.load(folder))
+        pair = (classified.decisions, classified.labels)
+        figure = plots.plot_certified_accuracy(pair, title=folder.name, width=width)
+    elif what == "fraction":
         run = RunRecord.load(folder)
+        if run.of_classes:
+            raise ValueError(f"what = {what!r}: must be accuracy, of a run over the inputs of a classifier")
         radii = [float(row["radius"]) for row in run.rows]
         within = words.tolerance(run.settings.get("tolerance"))
         figure = plots.plot_certified_fraction(radii, tolerance=within, title=folder.name, width=width)

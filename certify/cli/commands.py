@@ -16,6 +16,7 @@ from certify import _files
 from certify.cli import terminal
 from certify.cli.bounds import curve, decide, plan, radius
 from certify.cli.certificates import check, plot, report
+from certify.cli.classifiers import classify
 from certify.cli.endings import CODES, FAULT, INTERRUPTED, MISUSE, TERMINATED, Command, Misuse
 from certify.cli.generation import concepts, generate
 from certify.cli.processes import together
@@ -33,7 +34,7 @@ app = typer.Typer(
     help="What a smoothed text-to-image model is proven to withstand.",
     epilog=CODES,
 )
-for command in (prompt, prompts, radius, curve, decide, plan, check, report, plot, generate, concepts):
+for command in (prompt, prompts, classify, radius, curve, decide, plan, check, report, plot, generate, concepts):
     app.command(cls=Command)(command)
 
 

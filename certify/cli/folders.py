@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import json
 import os
 import re
 import tempfile
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from certify.certificate import Certificate
     from certify.montecarlo import RunFolder
     from certify.montecarlo.checkpoint import Checkpoint
+    from certify.plots.style import StyledFigure
 
 
 FILES = ("certificate.json", "tensors.safetensors", "noise.png", "curve.png", "rate.png")
@@ -168,6 +171,25 @@ def _tidy(folder: Path) -> None:
     for path in (folder, Path("runs")):
         if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
             path.rmdir()
+
+
+def results_folder(first: Path, decides: dict[str, Any], fresh: bool, *, named: bool) -> Path:
+    """The folder of a run over a data set: the one that was named; else the first that is free, or is this run's, which resumes
+    there; to begin anew, the first that is free.
+    """
+    from certify import datasets
+
+    if fresh:
+        return unused(first)
+    wanted = json.loads(json.dumps(decides))
+    return first if named else next(f for f in numbered(first) if not f.exists() or datasets.settings_of(f) == wanted)
+
+
+def write_figure(figure: StyledFigure, path: Path, private: bool = False) -> None:
+    """Writes a figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    _files.write(path, buffer.getvalue(), owner_only=private)
 
 
 def new_file(name: str, path: Path, suffixes: tuple[str, ...], *, force: bool | None = None) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,11 +21,11 @@ from certify.cli.folders import (
     agreed,
     below_runs,
     certificate_folder,
-    numbered,
+    results_folder,
     run_folder,
     saved,
     slug,
-    unused,
+    write_figure,
 )
 from certify.cli.processes import one_process, rank
 from certify.cli.settings import (
@@ -35,7 +34,10 @@ from certify.cli.settings import (
     Detector,
     Draws,
     Fresh,
+    FreshRun,
+    Limit,
     Long,
+    OutRun,
     PipelineSettings,
     Prompt,
     Tolerance,
@@ -46,7 +48,6 @@ from certify.cli.work import rows_ahead, show_work, work_ahead
 if TYPE_CHECKING:
     from certify.certificate import Certificate
     from certify.datasets import PromptSet
-    from certify.plots.style import StyledFigure
 
 
 _PRIVATE = "Leave {} out of every file. σ and relevance stay, and identify the words to anyone who has the model."
@@ -171,17 +172,12 @@ def prompts(
     statistics: Annotated[int, option("Draws per prompt of statistics of the deployed encoding.", checks.count(0))] = 0,
     images: Annotated[int, option("Images per prompt for the attack success rate.", checks.count(0))] = 0,
     detector: Detector = None,
-    limit: Annotated[int | None, option("Only the first rows.", checks.count())] = None,
+    limit: Limit = None,
     save_certificates: Annotated[
         bool, option("Keep every row's certificate in a folder.", None, "--save-certificates")
     ] = False,
-    out_dir: Annotated[
-        Path | None,
-        option("Folder for the results; an unfinished run there is resumed.", a_folder, "--out", shown="runs/…"),
-    ] = None,
-    fresh: Annotated[
-        bool, option("Start over; in another folder if there are results already.", None, "--fresh")
-    ] = False,
+    out_dir: OutRun = None,
+    fresh: FreshRun = False,
     private: Annotated[bool, option(_PRIVATE.format("prompts and columns"), None, "--private")] = False,
     long: Long = False,
 ) -> None:
@@ -215,7 +211,7 @@ def prompts(
     )
     adaptive, pipe = settings.whole() if statistics or images else (settings.text_only(), None)
     decides = datasets.run_settings(adaptive, data, options, pipe=pipe)
-    folder = first if out_dir and not fresh else _folder(first, decides, fresh)
+    folder = results_folder(first, decides, fresh, named=out_dir is not None)
     begun = datasets.settings_of(folder) is not None
 
     def estimate(there: int) -> None:
@@ -282,7 +278,7 @@ def prompts(
     radii = [float(record["radius"]) for record in records]
     name = "private" if private else file.name
     title = f"{name}: α = {failure(alpha)} a prompt, n = {n:,}"
-    _write(plots.plot_certified_fraction(radii, tolerance=within, title=title), folder / "fraction.png", private)
+    write_figure(plots.plot_certified_fraction(radii, tolerance=within, title=title), folder / "fraction.png", private)
     written = "results.jsonl, summary.json, fraction.png" + (", certificates/" if save_certificates else "")
     terminal.out.print(Text(f"written: {folder}/ ({written})"), soft_wrap=True)
     if not total["certified"]:
@@ -303,26 +299,10 @@ def _passed_over(given: PromptSet, taken: int) -> str:
     return f"; {empty:,} empty {'one' if empty == 1 else 'ones'} passed over" if empty else ""
 
 
-def _folder(first: Path, decides: dict[str, Any], fresh: bool) -> Path:
-    """The first folder of a run's results that is free, or, unless all is to begin anew, that is this run's."""
-    from certify import datasets
-
-    if fresh:
-        return unused(first)
-    wanted = json.loads(json.dumps(decides))
-    return next(f for f in numbered(first) if not f.exists() or datasets.settings_of(f) == wanted)
-
-
 def _draw_figures(certificate: Certificate, folder: Path) -> None:
     from certify import plots
 
     made = {(claim.quantity, claim.status) for claim in certificate.claims}
     there = {"noise": True, "curve": certificate.curve is not None, "rate": ("event", "certified") in made}
     for what in (name for name, drawn in there.items() if drawn):
-        _write(plots.figure(certificate, what), folder / f"{what}.png", certificate.private)
-
-
-def _write(figure: StyledFigure, path: Path, private: bool) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    _files.write(path, buffer.getvalue(), owner_only=private)
+        write_figure(plots.figure(certificate, what), folder / f"{what}.png", certificate.private)

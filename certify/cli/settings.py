@@ -73,6 +73,12 @@ OutFolder = Annotated[
     Path | None,
     option("Folder for the certificate, and for the draws until then.", a_folder, "--out", shown=False),
 ]
+OutRun = Annotated[
+    Path | None,
+    option("Folder for the results; an unfinished run there is resumed.", a_folder, "--out", shown="runs/…"),
+]
+FreshRun = Annotated[bool, option("Start over; in another folder if there are results already.", None, "--fresh")]
+Limit = Annotated[int | None, option("Only the first rows.", checks.count())]
 Batch = Annotated[int | None, option("Encodings in one call of the text encoder.", checks.count(), "--batch-size")]
 Long = Annotated[bool, option("Run even if the estimate is over 24 hours.", None, "--long")]
 

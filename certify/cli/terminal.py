@@ -34,6 +34,7 @@ __all__ = [
     "show_checks",
     "show_compared",
     "show_decision",
+    "show_left_out",
     "show_not_covered",
     "show_overlays",
     "show_table",
@@ -168,7 +169,7 @@ def show_certificate(certificate: Certificate) -> None:
     if (sharing := (record.get("smoother") or {}).get("sharing")) in ("sigma", "input"):
         out.print(f"[dim]{words.sharing(sharing)}[/]")
     out.print(words.draws(certificate, MARKUP))
-    _show_left_out(words.left_out(certificate))
+    show_left_out(words.left_out(certificate))
 
 
 def show_table(shown: Words) -> None:
@@ -192,10 +193,11 @@ def show_decision(decision: Decision) -> None:
 
 def show_not_covered(policy: str, *, images: bool = False, deployed: bool = True) -> None:
     """What a claim about a prompt does not say."""
-    _show_left_out(words.not_covered(policy, of_prompt=True, images=images, deployed=deployed))
+    show_left_out(words.not_covered(policy, of_prompt=True, images=images, deployed=deployed))
 
 
-def _show_left_out(items: Sequence[str]) -> None:
+def show_left_out(items: Sequence[str]) -> None:
+    """What claims do not cover, as `words.not_covered` gives it."""
     first, *others = items
     out.print(f"[bold yellow]Not covered.[/] {first} Nor do the claims cover {'; '.join(others)}.")
 

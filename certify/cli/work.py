@@ -50,12 +50,12 @@ def work_ahead(
     source = row_generator(0, "timing", deployment.y.device)
     z = deployment.draw(source, 4)
 
-    each = _timed(lambda: deployment(z, source)) / 4  # one deployed encoding
+    each = timed(lambda: deployment(z, source)) / 4  # one deployed encoding
     seconds = each * (n * 1.2 / deployment.replicas + (2 if pipe is not None else 1) * statistics + images)
     said = [f"{n:,} draws of {math.prod(deployment.y.shape):,} inputs"] if n else []
     if pipe is not None and denoiser is not None:
         x, h = torch.zeros(16, *denoiser.latent_shape, device=z.device), encoder.plain([prompt.tokenized] * 16)
-        one = _timed(lambda: denoiser(x, 1, h)) / 16
+        one = timed(lambda: denoiser(x, 1, h)) / 16
         seconds += one * (8 * statistics + 1.5 * images * (2 * steps + 4))
         said += [f"{statistics:,} statistics"] if n else []
         said += [f"{images:,} images"] if images else []
@@ -87,12 +87,21 @@ def rows_ahead(
         "model": model,
         "batch_size": batch_size,
     }
-    least = _timed(lambda: certify_prompt(prompt, PromptOptions(rho=options.rho, pipe=pipe, **few)))
+    least = timed(lambda: certify_prompt(prompt, PromptOptions(rho=options.rho, pipe=pipe, **few)))
     drawn = work_ahead(prompt, pipe, options.n, options.steps, options.statistics, options.images)[1]
     return (least + drawn) * len(fit)
 
 
-def _timed(run: Callable[[], object]) -> float:
+def inputs_ahead(f: Callable[..., Any], x: Any, noise: Any, draws: int, batch_size: int | None) -> float:
+    """About how many seconds so many draws of a classifier take: a batch is timed."""
+    from certify.montecarlo import AllDraws, draw
+
+    size = batch_size or 256
+    few: dict[str, Any] = {"n": size, "seed": 0, "stream": "pilot", "batch_size": size, "again": "never"}
+    return timed(lambda: draw(f, x, noise, accumulators=[AllDraws()], **few)) * draws / size
+
+
+def timed(run: Callable[[], object]) -> float:
     """How long it takes, timed at the second call."""
     run()
     started = time.perf_counter()

@@ -5,21 +5,25 @@ one of them, certified                     rows.py
 all of them, resumable                     runs.py
 the folder of a run, written and read      results.py
 what a run comes to                        summary.py
+labelled data as people keep them          labelled.py
 the inputs of a classifier, resumable      classified.py
 """
 
-from certify.datasets.classified import ClassifiedRow, ClassifiedRun, classify_dataset
+from certify.datasets.classified import ClassifiedRow, ClassifiedRun, ClassifierTask, classify_dataset
+from certify.datasets.labelled import LabelledSet
 from certify.datasets.prompt_files import PromptRow, PromptSet
 from certify.datasets.results import Results, RunRecord, settings_of
 from certify.datasets.rows import RowOptions, certify_row, read_prompt
 from certify.datasets.runs import certify_rows, run_settings
-from certify.datasets.summary import FRACTION_RHOS, certified_fraction, summary
+from certify.datasets.summary import FRACTION_RHOS, certified_fraction, class_summary, length_unit, summary
 from certify.montecarlo import row_seed
 
 __all__ = [
     "FRACTION_RHOS",
     "ClassifiedRow",
     "ClassifiedRun",
+    "ClassifierTask",
+    "LabelledSet",
     "PromptRow",
     "PromptSet",
     "Results",
@@ -28,7 +32,9 @@ __all__ = [
     "certified_fraction",
     "certify_row",
     "certify_rows",
+    "class_summary",
     "classify_dataset",
+    "length_unit",
     "read_prompt",
     "row_seed",
     "run_settings",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
@@ -24,16 +24,13 @@ from certify._digests import json_digest, tensor_digest
 from certify._records import Record
 from certify._version import __version__
 from certify.bounds.classification import Classification
-from certify.datasets.results import Results
-from certify.montecarlo import Function, row_seed
+from certify.datasets.results import CLASSES, Results, RunRecord
+from certify.montecarlo import Function, Progress, row_seed
 from certify.noise import Noise, as_noise
 from certify.progress import as_progress
 from certify.statements.classify import ClassifyManyOptions, classify_many
 
-__all__ = ["ClassifiedRow", "ClassifiedRun", "classify_dataset"]
-
-FORMAT = "certify classes 1"
-"""Of the files of such a run."""
+__all__ = ["ClassifiedRow", "ClassifiedRun", "ClassifierTask", "classify_dataset"]
 
 
 @dataclass(frozen=True)
@@ -66,18 +63,118 @@ class ClassifiedRun(Record):
     decisions: tuple[ClassifiedRow, ...]
     settings: Mapping[str, Any]
 
+    @classmethod
+    def of(cls, record: RunRecord) -> ClassifiedRun:
+        """A run that was read back with `RunRecord.load`.
+
+        Raises:
+            ValueError: it is one over prompts, or a row of it lacks something.
+        """
+        if not record.of_classes:
+            raise ValueError(f"run is of the format {record.settings.get('format')!r}: must be {CLASSES!r}")
+        try:
+            return cls(tuple(_row(row) for row in record.rows), record.settings)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"run has a row that is no input of a classifier ({error!r})") from error
+
     @property
     def labels(self) -> tuple[int, ...]:
         """The true labels."""
         return tuple(row.true for row in self.decisions)
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """The data of a run, as `Results` needs them."""
+_CHECKED: Mapping[str, Callable[[str, Any], Any]] = {
+    "n0": _validate.count,
+    "n": _validate.count,
+    "alpha": _validate.failure,
+    "stop_at": _validate.positive,
+    "classes": lambda name, value: _validate.count(name, value, minimum=2),
+    "seed": lambda name, value: _validate.count(name, value, minimum=0),
+}
+"""Before a folder is made: `classify_many` checks them, too."""
 
+
+@dataclass(frozen=True, eq=False)
+class ClassifierTask:
+    """What a run is about: a classifier, its inputs and how they are certified, checked. `Results` takes it as its data.
+
+    Attributes:
+        f: the classifier.
+        rows: the inputs.
+        labels: their true classes.
+        noise: of all inputs.
+        asked: the options of `certify.classify_many` that decide the answers.
+        source: what the record says of the data.
+        settings: everything that decides the results, as JSON values.
+    """
+
+    f: Function
     rows: Sequence[Tensor]
+    labels: Sequence[int]
+    noise: Noise
+    asked: Mapping[str, Any]
     source: Mapping[str, Any]
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        f: Function,
+        inputs: Sequence[Tensor] | Tensor,
+        labels: Sequence[int] | Tensor,
+        noise: Noise | float,
+        *,
+        name: str | None = None,
+        **options: Any,
+    ) -> ClassifierTask:
+        """Arguments and errors as of `classify_dataset`."""
+        truth = labels.tolist() if isinstance(labels, Tensor) else list(labels)
+        if not len(inputs) or len(truth) != len(inputs):
+            raise ValueError(
+                f"labels has {len(truth)} entries, inputs {len(inputs)}: must be one an input, at least one"
+            )
+        truth = [_validate.count(f"labels[{i}]", label, minimum=0) for i, label in enumerate(truth)]
+        xs = [_validate.own_tensor(f"inputs[{i}]", x) for i, x in enumerate(inputs)]
+        asked = {"n0": 100, "alpha": 1e-3, "stop_at": None, "classes": None, "n": 10_000, "seed": 0, **options}
+        asked = {"function": "classifier", "policy": "frozen", **asked}
+        for option, check in _CHECKED.items():
+            if asked[option] is not None:
+                check(option, asked[option])
+        source = {
+            "name": name,
+            "rows": len(xs),
+            "inputs_sha256": json_digest([tensor_digest(x) for x in xs]),
+            "labels_sha256": json_digest(truth),
+        }
+        noise = as_noise(noise, xs[0])
+        return cls(f, xs, truth, noise, asked, source, _settings(f, xs[0], noise, source, asked))
+
+    def certify(
+        self,
+        results: Results,
+        *,
+        together: int = 16,
+        limit: int | None = None,
+        batch_size: int | None = None,
+        progress: Progress | bool | None = None,
+    ) -> ClassifiedRun:
+        """Certifies the inputs that are not done yet. Arguments and errors as of `classify_dataset`."""
+        together = _validate.count("together", together)
+        rows = len(self.rows) if limit is None else min(len(self.rows), _validate.count("limit", limit))
+        report = as_progress(progress)
+        while len(results.done) < rows:
+            begun, first = time.perf_counter(), len(results.done)
+            numbers = range(first, min(first + together, rows))
+            seeds = [row_seed(self.asked["seed"], number + 1) for number in numbers]
+            made = classify_many(
+                self.f, [self.rows[i] for i in numbers], self.noise, seeds=seeds, batch_size=batch_size, **self.asked
+            )
+            seconds = round((time.perf_counter() - begun) / len(made), 3)
+            for number, decision in zip(numbers, made, strict=True):
+                results.append({"row": number + 1, **_line(decision, self.labels[number]), "seconds": seconds})
+                if report is not None:
+                    report(number + 1, rows)
+        return ClassifiedRun(tuple(_row(record) for record in results.done[:rows]), self.settings)
 
 
 @_validate.suggests(ClassifyManyOptions)
@@ -94,6 +191,7 @@ def classify_dataset(
     classes: int | None = None,
     together: int = 16,
     limit: int | None = None,
+    name: str | None = None,
     **options: Unpack[ClassifyManyOptions],
 ) -> ClassifiedRun:
     """Certifies every input of a data set, and keeps each answer on disk as soon as it is there.
@@ -109,6 +207,7 @@ def classify_dataset(
         n0, alpha, stop_at, classes: as in `certify.classify`; α is of each answer by itself: about α · inputs may be wrong.
         together: inputs whose draws are packed together, and of which a kill loses the work. Answers do not depend on it.
         limit: only the first inputs; None: all.
+        name: of the data set, for the record; None: it has none.
         **options: as in `certify.classify_many`. Say in `function` what a classifier is that is not a module.
 
     Returns:
@@ -117,59 +216,33 @@ def classify_dataset(
     Raises:
         ValueError, TypeError: as `certify.classify_many`; the folder holds another run's results, or damaged ones.
     """
-    truth = labels.tolist() if isinstance(labels, Tensor) else list(labels)
-    if not len(inputs) or len(truth) != len(inputs):
-        raise ValueError(f"labels has {len(truth)} entries, inputs {len(inputs)}: must be one an input, at least one")
-    truth = [_validate.count(f"labels[{i}]", label, minimum=0) for i, label in enumerate(truth)]
-    xs = [_validate.own_tensor(f"inputs[{i}]", x) for i, x in enumerate(inputs)]
-    together = _validate.count("together", together)
-    rows = len(xs) if limit is None else min(len(xs), _validate.count("limit", limit))
-    asked: dict[str, Any] = {"n0": n0, "alpha": alpha, "stop_at": stop_at, "classes": classes}
-    settings = _settings(f, xs, truth, as_noise(noise, xs[0]), {**asked, **options})
-    report, seed = as_progress(options.get("progress")), _validate.seed_value(options.get("seed", 0))
-    quiet: Any = {**asked, **options, "progress": None}
-    with Results(folder, settings, _Inputs(xs, settings["data"])) as results:
-        while len(results.done) < rows:
-            begun, first = time.perf_counter(), len(results.done)
-            numbers = range(first, min(first + together, rows))
-            seeds = [row_seed(seed, number + 1) for number in numbers]
-            made = classify_many(f, [xs[i] for i in numbers], noise, seeds=seeds, **quiet)
-            seconds = round((time.perf_counter() - begun) / len(made), 3)
-            for number, decision in zip(numbers, made, strict=True):
-                results.append({"row": number + 1, **_line(decision, truth[number]), "seconds": seconds})
-                if report is not None:
-                    report(number + 1, rows)
-        done = results.done[:rows]
-    return ClassifiedRun(tuple(_row(record) for record in done), settings)
+    asked: dict[str, Any] = {"n0": n0, "alpha": alpha, "stop_at": stop_at, "classes": classes, **options}
+    how = {name: asked.pop(name, None) for name in ("batch_size", "progress")}
+    task = ClassifierTask.of(f, inputs, labels, noise, name=name, **asked)
+    with Results(folder, task.settings, task) as results:
+        return task.certify(results, together=together, limit=limit, **how)
 
 
 def _settings(
-    f: Function, xs: Sequence[Tensor], labels: Sequence[int], noise: Noise, options: Mapping[str, Any]
+    f: Function, x: Tensor, noise: Noise, source: Mapping[str, Any], asked: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Everything that decides a run's results, as JSON values."""
     from certify.models import fingerprint
 
-    about = {
-        "rows": len(xs),
-        "inputs_sha256": json_digest([tensor_digest(x) for x in xs]),
-        "labels_sha256": json_digest(list(labels)),
-    }
-    weights = fingerprint(f) if isinstance(f, torch.nn.Module) else None
     scale = getattr(noise, "scale", None)
-    decisive = {name: value for name, value in options.items() if name not in ("batch_size", "progress")}
     return {
-        "format": FORMAT,
+        "format": CLASSES,
         "version": __version__,
-        "data": about,
-        "model": weights,
-        "dtype": str(xs[0].dtype).removeprefix("torch."),
-        "device": xs[0].device.type,
-        "noise": {"kind": type(noise).__name__, "scale": None if scale is None else tensor_digest(scale)},
-        "n": 10_000,
-        "seed": 0,
-        "function": "classifier",
-        "policy": "frozen",
-        **decisive,
+        "data": dict(source),
+        "model": fingerprint(f) if isinstance(f, torch.nn.Module) else None,
+        "dtype": str(x.dtype).removeprefix("torch."),
+        "device": x.device.type,
+        "noise": {
+            "kind": type(noise).__name__,
+            "scale": None if scale is None else tensor_digest(scale),
+            "value": float(scale) if isinstance(scale, Tensor) and scale.numel() == 1 else None,
+        },
+        **asked,
     }
 
 

@@ -25,10 +25,13 @@ from certify import _files
 from certify._digests import json_digest
 from certify._records import Record
 
-__all__ = ["FORMAT", "OLDER", "RESULTS", "SETTINGS", "Results", "RunRecord", "settings_of"]
+__all__ = ["CLASSES", "FORMAT", "OLDER", "RESULTS", "SETTINGS", "Results", "RunRecord", "settings_of"]
 
 FORMAT = "certify prompts 2"
-"""Of the files of a run."""
+"""Of the files of a run over prompts."""
+
+CLASSES = "certify classes 1"
+"""Of the files of a run over the inputs of a classifier."""
 
 OLDER = "certify prompts 1"
 """Lines had no digest, and streams were others: it can be reported, but not resumed."""
@@ -64,11 +67,11 @@ def settings_of(folder: Path, advice: str = _ELSEWHERE) -> dict[str, Any] | None
 
 @dataclass(frozen=True)
 class RunRecord(Record):
-    """The folder of `certify prompts`, read back.
+    """The folder of `certify prompts` or `certify classify`, read back.
 
     Attributes:
         settings: what decided the results (`certify.datasets.run_settings`).
-        rows: a record a prompt, in order; fewer than the data set has where the run is not over.
+        rows: a record a prompt or input, in order; fewer than the data set has where the run is not over.
         run: the run's digest.
         certificates: row number → folder of its saved certificate, relative to the run's.
     """
@@ -92,13 +95,18 @@ class RunRecord(Record):
             if not file.is_file():
                 raise FileNotFoundError(f"folder = {str(path)!r}: holds no {file.name}")
         settings = settings_of(path, advice="") or {}
-        if settings.get("format") not in (FORMAT, OLDER):
-            raise ValueError(f"{settings_file}: format = {settings.get('format')!r}, must be {FORMAT!r}")
+        if settings.get("format") not in (FORMAT, OLDER, CLASSES):
+            raise ValueError(f"{settings_file}: format = {settings.get('format')!r}, must be {FORMAT!r} or {CLASSES!r}")
         run = json_digest(settings)[:16]
-        rows, _ = _records(results_file, results_file.read_bytes(), run, sealed=settings["format"] == FORMAT)
+        rows, _ = _records(results_file, results_file.read_bytes(), run, sealed=settings["format"] != OLDER)
         if not rows:
             raise ValueError(f"{results_file}: holds no result yet; must hold at least one")
         return cls(settings, tuple(rows), run, _certificate_folders(path, len(rows)))
+
+    @property
+    def of_classes(self) -> bool:
+        """Whether it is a run over the inputs of a classifier."""
+        return self.settings.get("format") == CLASSES
 
 
 def _records(
@@ -252,7 +260,7 @@ class Results:
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._file.truncate(end)
-            whole = f"the results of {len(self.done):,} prompts are whole"
+            whole = f"{len(self.done):,} results are whole"
             raise OSError(
                 error.errno,
                 f"out = {str(self.folder)!r} cannot be written ({error.strerror}); {whole}: when there is room the same "
@@ -319,5 +327,5 @@ class Results:
         return whole
 
 
-_WRITTEN = (RESULTS, "summary.json", "fraction.png", "certificates", _DATA)
+_WRITTEN = (RESULTS, "summary.json", "fraction.png", "accuracy.png", "certificates", _DATA)
 """What a run writes beside its settings."""

@@ -1,4 +1,4 @@
-"""What a run over a data set comes to: the certified fraction against the radius, averages and counts."""
+"""What a run over a data set comes to: the certified fraction or accuracy against the radius, averages and counts."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from certify import _validate
+from certify.datasets.classified import ClassifiedRun
 from certify.datasets.rows import RowOptions, word
+from certify.statements.classify import certified_accuracy, right_radii
 
-__all__ = ["FRACTION_RHOS", "certified_fraction", "summary"]
+__all__ = ["FRACTION_RHOS", "certified_fraction", "class_summary", "length_unit", "summary"]
 
 FRACTION_RHOS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0)
 """Radii at which the certified fraction is reported."""
@@ -60,3 +62,45 @@ def summary(records: Sequence[Mapping[str, Any]], options: RowOptions) -> dict[s
         "average_certified_radius": word(sum(radii) / len(radii)),
         "seconds": round(sum(float(record["seconds"]) for record in records), 3),
     }
+
+
+def class_summary(run: ClassifiedRun) -> dict[str, Any]:
+    """What a run over the inputs of a classifier comes to, as JSON values.
+
+    "certified_accuracy" has a row a radius: ρ in units of the noise, the same as a length (ℓ2 for Gaussian noise, ℓ1 for
+    uniform; None where the scale differs between coordinates), and the share of inputs that are certified there with the
+    right class.
+    "average_certified_radius" is the mean ρ over all inputs, 0 for those that are not rightly certified (Zhai et al. 2020);
+    "expected_wrong" bounds the expected number of inputs whose claim is wrong.
+
+    Raises:
+        ValueError: the run has no row.
+    """
+    rows, noise = run.decisions, run.settings["noise"]
+    rhos = [0.0, *FRACTION_RHOS]
+    right = [radius or 0.0 for radius in right_radii(rows, run.labels, "rho")]
+    unit = length_unit(noise)
+    return {
+        "inputs": len(rows),
+        "certified": sum(row.label is not None for row in rows),
+        "right": sum(row.label == row.true for row in rows),
+        "abstained": sum(row.label is None for row in rows),
+        "alpha_per_input": run.settings["alpha"],
+        "expected_wrong": run.settings["alpha"] * len(rows),
+        "n": run.settings["n"],
+        "seed": run.settings["seed"],
+        "noise": dict(noise),
+        "norm": {"GaussianNoise": "l2", "UniformNoise": "l1"}.get(noise["kind"]),
+        "certified_accuracy": [
+            [rho, None if unit is None else unit * rho, share]
+            for rho, share in zip(rhos, certified_accuracy(rows, run.labels, rhos), strict=True)
+        ],
+        "average_certified_radius": word(sum(right) / len(right)),
+    }
+
+
+def length_unit(noise: Mapping[str, Any]) -> float | None:
+    """How long a perturbation of size ρ = 1 is, in the noise's own norm: σ in ℓ2, or the width 2h in ℓ1; None: that depends."""
+    value = noise.get("value")
+    factor = {"GaussianNoise": 1.0, "UniformNoise": 2.0}.get(str(noise.get("kind")))
+    return None if value is None or factor is None else factor * float(value)

@@ -20,7 +20,7 @@ from torch import Tensor
 from certify import _files
 from certify._records import Record
 
-__all__ = ["Weights", "read", "variants", "variants_of"]
+__all__ = ["Weights", "check_archive", "read", "unpickled", "variants", "variants_of"]
 
 _PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 _PART = re.compile(r"-\d{3,}-of-(?P<parts>\d{3,})\b")
@@ -153,20 +153,30 @@ def _file(argument: str, path: Path) -> tuple[dict[str, Any], Mapping[str, str]]
         except ValueError as error:
             raise ValueError(f"{argument} = {str(path)!r}: {error}") from error
     if path.suffix in _PICKLED:
-        try:
-            _check_archive(path, _files.regular(path))
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except (PermissionError, IsADirectoryError, FileNotFoundError):
-            raise
-        except Exception as error:  # what the unpickler raises on foreign bytes is not listed anywhere
-            raise ValueError(
-                f"{argument} = {str(path)!r}: is refused: it is pickled and holds more than tensors, or is damaged; "
-                "must be readable with torch.load(weights_only=True); better, a .safetensors file"
-            ) from error
+        state = unpickled(argument, path)
         if not isinstance(state, Mapping):
             raise ValueError(f"{argument} = {str(path)!r}: holds a {type(state).__name__}, must be a state dict")
         return dict(state), {}
     raise ValueError(f"{argument} = {str(path)!r}: must end in .safetensors, {', '.join(_PICKLED)}, or be a folder")
+
+
+def unpickled(argument: str, path: Path) -> Any:
+    """What a file of `torch.save` holds: tensors, numbers and containers of them, at their sizes. Nothing in it is run.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is damaged, or holds more than that.
+    """
+    try:
+        check_archive(path, _files.regular(path))
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (PermissionError, IsADirectoryError, FileNotFoundError):
+        raise
+    except Exception as error:  # what the unpickler raises on foreign bytes is not listed anywhere
+        raise ValueError(
+            f"{argument} = {str(path)!r}: is refused: it is pickled and holds more than tensors, or is damaged; "
+            "must be readable with torch.load(weights_only=True); better, a .safetensors file"
+        ) from error
 
 
 def _indexed(argument: str, index: Path) -> tuple[dict[str, Any], Mapping[str, str]]:
@@ -199,7 +209,7 @@ def _json(argument: str, path: Path) -> dict[str, Any]:
         raise ValueError(f"{argument} = {str(path)!r}: is not JSON ({error})") from error
 
 
-def _check_archive(path: Path, size: int) -> None:
+def check_archive(path: Path, size: int) -> None:
     """Refuses an archive that unpacks to more than it is: PyTorch's own are not compressed."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:

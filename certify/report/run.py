@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,10 +13,20 @@ from typing import Any
 from certify._text import escaped
 from certify.certificate import words
 from certify.certificate.words import PAGE
-from certify.datasets import FRACTION_RHOS, RowOptions, RunRecord, certified_fraction, summary
+from certify.datasets import (
+    FRACTION_RHOS,
+    ClassifiedRun,
+    RowOptions,
+    RunRecord,
+    certified_fraction,
+    class_summary,
+    length_unit,
+    summary,
+)
 from certify.report._charts import Line, chart
 from certify.report._page import code, document, facts, header, section, shows, status, table
 from certify.report._sections import COPY, claim_cells, claims_table, digest_facts, not_covered, smoother_facts
+from certify.statements.classify import right_radii
 
 __all__ = ["run_page"]
 
@@ -36,7 +46,7 @@ def run_page(run: RunRecord, *, folder: str = "FOLDER", digests: Mapping[str, st
         ValueError: its records or settings are damaged: they cannot be shown.
     """
     with shows(f"run in {folder!r}"):
-        return _run_page(run, folder, digests or {})
+        return (_class_page if run.of_classes else _run_page)(run, folder, digests or {})
 
 
 def _run_page(run: RunRecord, folder: str, digests: Mapping[str, str]) -> str:
@@ -71,7 +81,7 @@ def _run_page(run: RunRecord, folder: str, digests: Mapping[str, str]) -> str:
         header("Certified data set", str(data["name"]), headline, tiles),
         section("How to read the confidence", f"<p>{confidence}</p>"),
         not_covered(words.not_covered(policy, of_prompt=True, images=bool(options.images), deployed=deployed)),
-        _fractions(radii, options.rho),
+        _fractions(radii, {*FRACTION_RHOS, options.rho}, "certified fraction", "prompts"),
         _prompts_table(run),
         _others_table(run),
         _check_run(run, folder),
@@ -80,24 +90,108 @@ def _run_page(run: RunRecord, folder: str, digests: Mapping[str, str]) -> str:
     return document(f"Certified data set: {data['name']}", body)
 
 
-def _fractions(radii: Sequence[float], rho: float) -> str:
-    prompts, finite = len(radii), sorted({r for r in radii if 0 < r < math.inf})
+def _class_page(run: RunRecord, folder: str, digests: Mapping[str, str]) -> str:
+    settings, classified = run.settings, ClassifiedRun.of(run)
+    total, data = class_summary(classified), settings["data"]
+    radii = [radius or 0.0 for radius in right_radii(classified.decisions, classified.labels, "rho")]
+    right, inputs = total["right"], len(radii)
+    name = str(data["name"] or "inputs of a classifier")
+    left = ""
+    if inputs != data["rows"]:
+        left = f" The run is not over, or was limited: {inputs:,} of {words.count(data['rows'])} inputs are done."
+    headline = (
+        f"{right:,} of {inputs:,} inputs ({PAGE.percent(right / inputs, 'down')}) are certified with the right class: for "
+        "every perturbation up to the radius of an input more than half of all its noisy copies are given that class, "
+        f"each with confidence {PAGE.confidence(settings['alpha'])}.{left}"
+    )
+    tiles = [
+        ("rightly certified", f"{right:,} of {inputs:,}"),
+        ("abstained", f"{total['abstained']:,}"),
+        ("average radius ρ", PAGE.number(float(total["average_certified_radius"]), "down")),
+        ("confidence, each input", PAGE.confidence(settings["alpha"])),
+    ]
+    confidence = (
+        f"{words.each_prompt(settings['alpha'], total['expected_wrong'], PAGE, what='input')} {total['abstained']:,} inputs "
+        f"abstain and {total['certified'] - right:,} are certified with another class than their label; they count as wrong at "
+        "every radius."
+    )
+    again = (
+        "<p>The same <code>certify classify</code> command with the settings below, into another folder, gives the same "
+        "answers on the same kind of device; <code>certify.classify</code> with the seed of its line does so for one "
+        f"input.</p><p>{COPY}</p>"
+    )
+    body = [
+        header("Certified data set", name, headline, tiles),
+        section("How to read the confidence", f"<p>{confidence}</p>"),
+        not_covered(list(words.NOT_COVERED_BY_CLASSES)),
+        _fractions(radii, FRACTION_RHOS, "certified accuracy", "inputs", length_unit(settings["noise"])),
+        _inputs_table(classified),
+        section("How to check it again", again),
+        _class_provenance(run, digests),
+    ]
+    return document(f"Certified data set: {name}", body)
+
+
+def _inputs_table(run: ClassifiedRun) -> str:
+    rows = [
+        [
+            words.count(row.row),
+            words.count(row.true),
+            "abstains" if row.label is None else words.count(row.label),
+            status(row.status),
+            PAGE.number(row.rho, "down"),
+            PAGE.number(row.radius, "down"),
+            f"{words.count(row.successes)} of {words.count(row.n)}",
+            escaped(row.reason),
+        ]
+        for row in run.decisions
+    ]
+    head = ["#", "label", "certified class", "status", "radius ρ", "ℓ2 radius", "draws of its class", "reason"]
+    return section("Every input", table(head, rows, text=(7,), wide=True, plain=(3,)))
+
+
+def _class_provenance(run: RunRecord, digests: Mapping[str, str]) -> str:
+    settings, data = run.settings, run.settings["data"]
+    noise = settings["noise"]
+    rows = [
+        ("data set", f"{escaped(data['name'] or 'not named')}, {words.count(data['rows'])} inputs"),
+        ("SHA-256 of the inputs", code(data["inputs_sha256"])),
+        ("SHA-256 of the labels", code(data["labels_sha256"])),
+        ("run", code(run.run)),
+        ("noise", escaped(f"{noise['kind']}({'a scale a coordinate' if noise['value'] is None else noise['value']})")),
+        ("seed", escaped(settings["seed"])),
+        ("draws an input", f"{words.count(settings['n'])}, after {words.count(settings['n0'])} pilot draws"),
+        ("computed in", escaped(f"{settings['dtype']} on {settings['device']}")),
+        ("version", escaped(f"certify {settings['version']}")),
+        *digest_facts({} if settings["model"] is None else {"the classifier": settings["model"]}),
+        *digest_facts(digests),
+    ]
+    names = ("alpha", "stop_at", "classes", "function", "policy")
+    rows.append(("options", escaped(", ".join(f"{name} = {settings[name]}" for name in names))))
+    return section("Where it comes from", facts(rows))
+
+
+def _fractions(radii: Sequence[float], rhos: Collection[float], share: str, of: str, unit: float | None = None) -> str:
+    """The share of rows with at least a radius, against the radius, and in a table; `unit`: how long ρ = 1 is, if known."""
+    total, finite = len(radii), sorted({r for r in radii if 0 < r < math.inf})
     edge = 1.05 * finite[-1] if finite else 1.0
     points, before = [], 0.0
     for corner in [*finite, edge]:
-        share = sum(r >= corner for r in radii) / prompts
-        points += [(before, share), (corner, share)]
+        reached = sum(r >= corner for r in radii) / total
+        points += [(before, reached), (corner, reached)]
         before = corner
-    drawn = chart(Line(points), "certified fraction", top=1.0, name="Certified fraction against radius")
+    title = share.capitalize()
+    drawn = chart(Line(points), share, top=1.0, name=f"{title} against radius")
     rows = []
-    for at in sorted({*FRACTION_RHOS, rho}):
-        reached = sum(r >= at for r in radii)
+    for at in sorted(rhos):
+        count = sum(r >= at for r in radii)
         fraction = PAGE.percent(certified_fraction(radii, at), "down")
-        rows.append([PAGE.number(at, "exact"), fraction, f"{reached:,}"])
-        if not reached:  # behind the first radius that nothing reaches there is nothing to read
+        length = [] if unit is None else [PAGE.number(unit * at, "down")]
+        rows.append([PAGE.number(at, "exact"), *length, fraction, f"{count:,}"])
+        if not count:  # behind the first radius that nothing reaches there is nothing to read
             break
-    content = f"<figure>{drawn}</figure>{table(['radius ρ', 'fraction', 'prompts'], rows)}"
-    return section("Certified fraction against radius", content)
+    head = ["radius ρ", *([] if unit is None else ["length"]), share.split()[-1], of]
+    return section(f"{title} against radius", f"<figure>{drawn}</figure>{table(head, rows)}")
 
 
 def _prompts_table(run: RunRecord) -> str:

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -29,6 +30,7 @@ FLAGS = {"--version", "--help"}
 NEEDED = {
     "prompt": ("text",),
     "prompts": ("file",),
+    "classify": ("classifier", "data", "--sigma"),
     "radius": ("text",),
     "curve": ("text",),
     "decide": ("text",),
@@ -39,7 +41,15 @@ NEEDED = {
     "generate": ("text",),
     "concepts": (),
 }
-RIGHT = {"text": PROMPT, "file": "few.txt", "folder": "one", "what": "curve"}
+RIGHT = {
+    "text": PROMPT,
+    "file": "few.txt",
+    "folder": "one",
+    "what": "curve",
+    "classifier": "nets.py:half_space",
+    "data": "few.npz",
+    "--sigma": "0.5",
+}
 
 COUNT, SEED = ("0", "-1", "1" + 20 * "0"), ("-1",)
 POSITIVE, PROBABILITY = ("-1", "0", "nan", "inf"), ("0", "1", "2", "-0.5", "nan")
@@ -47,9 +57,16 @@ WRONG: dict[str, tuple[str, ...]] = {
     "text": ("", "  "),
     "file": ("none.csv", "."),
     "folder": ("none", "few.txt"),
+    "classifier": ("", "nets.py", "none.py:f", "no_such_module:f", "nets.py:1"),
+    "data": ("none.npz", "few.txt", "empty"),
     "what": ("figure",),
     "name": ("circel", "none.csv"),
     "--n": COUNT,
+    "--n0": COUNT,
+    "--classes": (*COUNT, "1"),
+    "--size": COUNT,
+    "--every": COUNT,
+    "--together": COUNT,
     "--statistics": SEED,
     "--images": SEED,
     "--steps": ("0", "-5"),
@@ -63,6 +80,10 @@ WRONG: dict[str, tuple[str, ...]] = {
     "--rho-deployed": POSITIVE,
     "--tolerance": POSITIVE,
     "--guidance": POSITIVE,
+    "--sigma": POSITIVE,
+    "--stop-at": POSITIVE,
+    "--noise": ("typo",),
+    "--weights": ("none.safetensors", "empty"),
     "--sigma0": POSITIVE,
     "--sigma0-relative": POSITIVE,
     "--sigma-min": POSITIVE,
@@ -114,6 +135,12 @@ def named(param) -> str:
     return max(param.opts, key=len)
 
 
+def needed(command: str, given: dict[str, str] | None = None) -> list[str]:
+    """What a command cannot do without: right values, but for those that are given."""
+    values = {name: (given or {}).get(name, RIGHT[name]) for name in NEEDED[command]}
+    return [part for name, value in values.items() for part in ((name, value) if name.startswith("-") else (value,))]
+
+
 def takes_a_value(param) -> bool:
     return not getattr(param, "is_flag", False)
 
@@ -129,6 +156,8 @@ def place(tmp_path_factory):
     certify.Certificate.of(bound).save(folder / "one")
     (folder / "few.txt").write_text(f"{PROMPT}\n")
     (folder / "empty").mkdir()
+    (folder / "nets.py").write_text("raise SystemExit('run')\n")
+    np.savez(folder / "few.npz", x=np.zeros((2, 3), dtype=np.float32), y=np.zeros(2, dtype=np.int64))
     (folder / "there.png").write_bytes(b"mine")
     return folder
 
@@ -156,12 +185,14 @@ def test_what_is_out_of_range_is_refused_before_anything_is_loaded(run, command,
     values = ELSEWHERE.get((command, option)) or WRONG[option]
     before = sorted(Path().rglob("*"))
     for value in values:
-        arguments = [value if name == option else RIGHT[name] for name in NEEDED[command]]
+        arguments = needed(command, {option: value})
         if option in ("--column",) and command == "prompt" and value:
             arguments += ["--attacks", "few.txt"]
-        if option.startswith("-"):
+        if option in NEEDED[command]:
+            pass
+        elif option.startswith("-"):
             arguments += [option, value]
-        elif option not in NEEDED[command]:
+        else:
             arguments += [value]
         code, out, err = run(command, *arguments)
         said = " ".join(err.split())
@@ -180,10 +211,11 @@ NUMBERS = [(c, p) for c, p in WALK if "-1" in WRONG[named(p)] or "0" in WRONG[na
 
 @pytest.mark.parametrize(("command", "param"), NUMBERS, ids=lambda v: v if isinstance(v, str) else named(v))
 def test_what_is_no_number_is_refused(run, command, param):
-    code, _, err = run(command, *(RIGHT[name] for name in NEEDED[command]), named(param), "x")
+    arguments = needed(command)
+    code, _, err = run(command, *arguments, named(param), "x")
     assert code == 2
     assert re.fullmatch(rf"error: {named(param)} = 'x': must be a (whole )?number\n", err), err
-    assert run(command, *(RIGHT[name] for name in NEEDED[command]), f"{named(param)}=x")[2] == err
+    assert run(command, *arguments, f"{named(param)}=x")[2] == err
 
 
 @pytest.mark.parametrize(

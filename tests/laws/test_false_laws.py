@@ -17,14 +17,17 @@ from hypothesis import strategies as st
 from certify import (
     Ellipsoid,
     GaussianNoise,
+    UniformNoise,
     bound_curve,
     certified_radius,
+    classify,
     deployed_bound,
     event_bound,
     mse_bound,
     percentile_bounds,
     statistic_bound,
 )
+from certify.bounds.classification import class_radius, other_limit
 from certify.bounds.copies import event_interval
 from certify.bounds.witnesses import Aimed
 from certify.confidence import extreme_rank
@@ -236,6 +239,51 @@ def a_decreasing_map_keeps_the_ends(problem, rho, n, seed):
     options = {"rho": rho, "n": n, "alpha": 0.05, "seed": seed, "pilot": 8}
     plain, mirrored = (percentile_bounds(g, y, noise, **options) for g in (f, lambda z: -f(z)))
     assert torch.equal(mirrored.lower, -plain.lower)
+
+
+# Classes
+
+
+def radius_of(others, n, alpha=0.05, noise=UNIT):
+    return class_radius(other_limit(others, n, alpha, early=False), noise) or 0.0
+
+
+@false(st.integers(10, 5000), st.data())
+def a_class_has_the_radius_of_its_share_among_the_draws(n, data):
+    """The estimate in place of its lower limit."""
+    from scipy.stats import norm
+
+    others = data.draw(st.integers(1, n // 2))
+    assert radius_of(others, n) >= norm.ppf(1 - others / n)
+
+
+@false(st.integers(100, 5000), st.data())
+def the_runner_up_is_what_the_radius_is_about(n, data):
+    """Half the distance to the second class alone, by estimates: published as an improvement, it needs a limit of its own."""
+    from scipy.stats import norm
+
+    others = data.draw(st.integers(2, n // 2))
+    second = data.draw(st.integers(1, others))
+    assert radius_of(others, n) >= (norm.ppf(1 - others / n) - norm.ppf(second / n)) / 2
+
+
+@false(st.integers(10, 2000), st.data())
+def another_draw_of_the_class_is_as_good_as_one_less_of_the_others(n, data):
+    others = data.draw(st.integers(1, n // 2))
+    assert radius_of(others, n + 1) >= radius_of(others - 1, n)
+
+
+@false(st.integers(50, 2000), st.data())
+def every_noise_of_unit_scale_certifies_the_same_radius(n, data):
+    others = data.draw(st.integers(0, n // 3))
+    assert radius_of(others, n, noise=UniformNoise(0.5)) == pytest.approx(radius_of(others, n), rel=0.01)
+
+
+@false(problems(outputs=(2,)), ENOUGH, seeds)
+def a_class_is_that_of_the_input_without_noise(problem, n, seed):
+    f, y, noise = problem
+    d = classify(f, y, noise, n=n, seed=seed, alpha=0.05)
+    assert d.label is None or d.label == int(f(y[None]).argmax())
 
 
 # Merging
