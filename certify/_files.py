@@ -30,6 +30,7 @@ __all__ = [
     "DEEPEST",
     "FULL",
     "LARGEST_TEXT",
+    "create",
     "csv_rows",
     "decoded",
     "digests",
@@ -61,6 +62,10 @@ DEEPEST = 100
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Numbers of the errors that say that there is no room."""
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
+
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -207,19 +212,26 @@ def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in there.items() if path.is_file()}
 
 
-def locked(file: BinaryIO) -> bool:
+def locked(file: BinaryIO, *, shared: bool = False) -> bool:
     """Takes an open file for this process alone, until it is closed; False: another process has it.
 
-    On a system without such locks it is True.
+    Where the system or the file's place has no such locks it is True.
+
+    Args:
+        file: open for writing, as a network's file systems want it.
+        shared: take it together with others that do so.
     """
     try:
         import fcntl
     except ImportError:
         return True
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
     return True
 
 
@@ -300,6 +312,33 @@ def write(path: Path, data: bytes | str, *, owner_only: bool = False) -> None:
     """Writes a file as `replacing` does."""
     with replacing(path, owner_only=owner_only) as temporary, temporary.open("wb") as file:
         file.write(data.encode() if isinstance(data, str) else data)
+
+
+def create(path: Path, data: bytes | str, *, owner_only: bool = False) -> bool:
+    """Writes a file that is not there: whole, and on the disk, before it has its name. False: another process was first."""
+    mode = 0o600 if owner_only else 0o666
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            try:  # without links the name is taken first, and filled then
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+            except FileExistsError:
+                return False
+            os.replace(temporary, path)
+        _sync_folder(path.parent)
+        return True
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_tensors(

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 from certify._text import duration, escaped
+from certify._workers import Worker
 
 __all__ = ["Bar", "as_progress"]
 
@@ -88,7 +89,7 @@ def _screen(what: str) -> Screen | None:
     """Where a bar can be seen; None: nowhere."""
     from certify.montecarlo.processes import Processes
 
-    if Processes.current().rank:
+    if Processes.current().rank or Worker.current().rank:
         return None
     if _in_notebook():
         return _Notebook(what)

@@ -197,17 +197,23 @@ def test_stable_diffusion_runs(tmp_path, monkeypatch):
     assert Certificate.load(tmp_path / "runs/statue").claims
 
 
-def test_parts_of_a_data_set_are_joined(tmp_path, monkeypatch):
-    """As the guide says: parts with seeds of their own, and their lines together."""
-    parts = (
-        ["a photo of a red circle", "a striped green circle", "a red square"],
-        ["a blue circle on a white background", "a photo of a circle in purple", "a yellow star on a brown background"],
+def test_a_run_of_two_processes_is_read(tmp_path, monkeypatch):
+    """As the guide says: prompts shared out between two processes, here one after the other, and read as one run."""
+    prompts = (
+        "a photo of a red circle",
+        "a striped green circle",
+        "a red square",
+        "a blue circle on a white background",
+        "a photo of a circle in purple",
+        "a yellow star on a brown background",
     )
     monkeypatch.chdir(tmp_path)
-    for seed, prompts in enumerate(parts):
-        Path(f"part-0{seed}.txt").write_text("\n".join(prompts) + "\n", encoding="utf-8")
-        arguments = ["--concept", "circle", "--seed", str(seed), "--n", "1000", "--out", f"runs/part-{seed}"]
-        monkeypatch.setattr(sys, "argv", ["certify", "prompts", f"part-0{seed}.txt", *arguments])
+    Path("prompts.csv").write_text("\n".join(("prompt", *prompts)) + "\n", encoding="utf-8")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        arguments = ["--concept", "circle", "--n", "1000", "--out", "runs/benchmark"]
+        monkeypatch.setattr(sys, "argv", ["certify", "prompts", "prompts.csv", *arguments])
         with contextlib.suppress(SystemExit):
             cli.main()
     assert disagreements(GUIDES["many-prompts"]) == []

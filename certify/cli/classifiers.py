@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +10,12 @@ from rich.text import Text
 
 from certify import _files, _validate
 from certify._text import failure, percent, shown
+from certify._workers import Worker
 from certify.certificate import words
 from certify.cli import checks, terminal
 from certify.cli.checks import argument, option
 from certify.cli.endings import NO_ANSWER
-from certify.cli.folders import below_runs, results_folder, slug, write_figure
+from certify.cli.folders import below_runs, results_folder, slug, write_summary
 from certify.cli.models import device_of
 from certify.cli.settings import Device, Draws, FreshRun, Limit, Long, OutRun
 from certify.cli.work import inputs_ahead, show_work
@@ -99,7 +99,8 @@ def classify(
     """Certify a classifier on a data set, and report the certified accuracy against the radius. A stopped run resumes.
 
     The class and the radius of an input are those of randomized smoothing (Cohen et al. 2019). Certified accuracy at a radius:
-    the share of inputs that have it with the right class; an abstention counts as wrong.
+    the share of inputs that have it with the right class; an abstention counts as wrong. Processes that torchrun starts share
+    the inputs out through the folder of the results, on one machine or several.
     """
     from certify import GaussianNoise, UniformNoise, plots
     from certify.datasets import ClassifierTask, LabelledSet, Results, class_summary, settings_of
@@ -126,18 +127,19 @@ def classify(
     )
     asked = len(labelled) if limit is None else min(limit, len(labelled))
     decides = dict(task.settings)
+    worker = Worker.current()
     folder = results_folder(first, decides, fresh, named=out_dir is not None)
 
     def estimate(there: int) -> None:
         draws = (asked - there) * (n0 + n)
         seconds = inputs_ahead(f, task.rows[0], task.noise, draws, batch_size)
         said = f"{asked - there:,} inputs, {n:,} draws each"
-        show_work(said, seconds, long=long, at_most=stop_at is not None)
+        show_work(said, seconds / worker.count, long=long, at_most=stop_at is not None)
 
     begun = settings_of(folder) is not None
     if not begun:  # a run that is refused leaves nothing
         estimate(0)
-    with Results(folder, decides, task) as results:
+    with Results(folder, decides, task, worker=worker) as results:
         there = min(len(results.done), asked)
         if there:
             terminal.out.print(f"{there:,} of {asked:,} inputs are done already; going on.")
@@ -152,8 +154,13 @@ def classify(
             )
             raise typer.Exit(130) from None
         total = class_summary(run)
-        text = json.dumps({"run": results.run, **total}, indent=2, ensure_ascii=False, allow_nan=False)
-        _files.write(folder / "summary.json", text + "\n")
+        title = f"{labelled.name}: α = {failure(alpha)} an input, n = {n:,}"
+        write_summary(
+            results,
+            total,
+            lambda: plots.plot_certified_accuracy((run.decisions, run.labels), title=title),
+            "accuracy.png",
+        )
     norm = {"l2": "ℓ2", "l1": "ℓ1"}[total["norm"]]
     rows = terminal.table("ρ", f"{norm} radius", "certified accuracy", "")
     for at, length, share in total["certified_accuracy"]:
@@ -172,8 +179,6 @@ def classify(
     said = words.each_prompt(alpha, total["expected_wrong"], terminal.MARKUP, what="input")
     terminal.out.print(f"{said} (n = {n:,}, seed {seed})")
     terminal.show_left_out(words.NOT_COVERED_BY_CLASSES)
-    title = f"{labelled.name}: α = {failure(alpha)} an input, n = {n:,}"
-    write_figure(plots.plot_certified_accuracy((run.decisions, run.labels), title=title), folder / "accuracy.png")
     terminal.out.print(Text(f"written: {folder}/ (results.jsonl, summary.json, accuracy.png)"), soft_wrap=True)
     if not total["certified"]:
         raise typer.Exit(NO_ANSWER)

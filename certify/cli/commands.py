@@ -71,7 +71,7 @@ def main() -> None:
     here = threading.current_thread() is threading.main_thread()  # elsewhere signals cannot be handled
     before = signal.signal(signal.SIGTERM, terminate) if here else None
     try:
-        with together():
+        with together(next((word for word in sys.argv[1:] if not word.startswith("-")), "")):
             app()
     except SystemExit as end:
         sys.exit(TERMINATED if terminated else end.code)

@@ -17,12 +17,14 @@ import typer
 from rich.text import Text
 
 from certify import _files
+from certify._workers import Worker
 from certify.cli import terminal
 from certify.cli.processes import rank
 
 if TYPE_CHECKING:
     from certify.adaptive import PreparedPrompt
     from certify.certificate import Certificate
+    from certify.datasets import Results
     from certify.montecarlo import RunFolder
     from certify.montecarlo.checkpoint import Checkpoint
     from certify.plots.style import StyledFigure
@@ -180,9 +182,16 @@ def results_folder(first: Path, decides: dict[str, Any], fresh: bool, *, named: 
     from certify import datasets
 
     if fresh:
+        if not Worker.current().alone:
+            raise ValueError("--fresh = True: must be left out with several processes; name a new folder with --out")
         return unused(first)
     wanted = json.loads(json.dumps(decides))
-    return first if named else next(f for f in numbered(first) if not f.exists() or datasets.settings_of(f) == wanted)
+    return first if named else next(f for f in numbered(first) if _begins(f) or datasets.settings_of(f) == wanted)
+
+
+def _begins(folder: Path) -> bool:
+    """Whether a run can begin in a folder, or another process has just made it to begin the same one."""
+    return not folder.exists() or (folder.is_dir() and all(f.name.startswith(".settings") for f in folder.iterdir()))
 
 
 def write_figure(figure: StyledFigure, path: Path, private: bool = False) -> None:
@@ -190,6 +199,17 @@ def write_figure(figure: StyledFigure, path: Path, private: bool = False) -> Non
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     _files.write(path, buffer.getvalue(), owner_only=private)
+
+
+def write_summary(results: Results, total: dict[str, Any], draw: Callable[[], StyledFigure], name: str) -> None:
+    """Writes the figure of a run over a data set, and then its summary; of several processes the first that gets there."""
+    folder, private = results.folder, bool(results.settings.get("private"))
+    text = json.dumps({"run": results.run, **total}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    path = folder / "summary.json"
+    there = path.exists() and path.read_text(encoding="utf-8") == text and (folder / name).exists()
+    if results.worker.alone or not there:
+        write_figure(draw(), folder / name, private)
+        _files.write(path, text, owner_only=private)
 
 
 def new_file(name: str, path: Path, suffixes: tuple[str, ...], *, force: bool | None = None) -> Path:

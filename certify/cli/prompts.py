@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +10,7 @@ from rich.text import Text
 
 from certify import _files, _validate
 from certify._text import failure, percent, shown
+from certify._workers import Worker
 from certify.certificate import words
 from certify.cli import checks, terminal
 from certify.cli.checks import argument, option
@@ -26,6 +26,7 @@ from certify.cli.folders import (
     saved,
     slug,
     write_figure,
+    write_summary,
 )
 from certify.cli.processes import one_process, rank
 from certify.cli.settings import (
@@ -181,8 +182,12 @@ def prompts(
     private: Annotated[bool, option(_PRIVATE.format("prompts and columns"), None, "--private")] = False,
     long: Long = False,
 ) -> None:
-    """Certify every prompt of a file, and report the certified fraction against the radius. A stopped run resumes."""
-    one_process("certify prompts")
+    """Certify every prompt of a file, and report the certified fraction against the radius. A stopped run resumes.
+
+    Processes that torchrun starts share the prompts out through the folder of the results, on one machine or several.
+    """
+    if settings.policy == "memory":
+        one_process("policy memory")
 
     from certify import datasets, plots
 
@@ -211,17 +216,18 @@ def prompts(
     )
     adaptive, pipe = settings.whole() if statistics or images else (settings.text_only(), None)
     decides = datasets.run_settings(adaptive, data, options, pipe=pipe)
+    worker = Worker.current()
     folder = results_folder(first, decides, fresh, named=out_dir is not None)
     begun = datasets.settings_of(folder) is not None
 
     def estimate(there: int) -> None:
         with terminal.out.status("timing a small certificate"):
             seconds = rows_ahead(adaptive, pipe, data.rows[there:asked], options, settings.batch_size)
-        show_work(f"{asked - there:,} prompts, {n:,} draws each", seconds, long=long)
+        show_work(f"{asked - there:,} prompts, {n:,} draws each", seconds / worker.count, long=long)
 
     if not begun:  # a run that is refused leaves nothing
         estimate(0)
-    with datasets.Results(folder, decides, data) as results:
+    with datasets.Results(folder, decides, data, worker=worker) as results:
         there = min(len(results.done), asked)
         if there:
             terminal.out.print(f"{there:,} of {asked:,} prompts are done already; going on.")
@@ -246,8 +252,15 @@ def prompts(
             )
             raise typer.Exit(130) from None
         total = datasets.summary(records, options)
-        text = json.dumps({"run": results.run, **total}, indent=2, ensure_ascii=False, allow_nan=False)
-        _files.write(folder / "summary.json", text + "\n", owner_only=private)
+        radii = [float(record["radius"]) for record in records]
+        within = words.tolerance(tolerance)
+        title = f"{'private' if private else file.name}: α = {failure(alpha)} a prompt, n = {n:,}"
+        write_summary(
+            results,
+            total,
+            lambda: plots.plot_certified_fraction(radii, tolerance=within, title=title),
+            "fraction.png",
+        )
     rows = terminal.table("ρ", "certified fraction", "")
     for at, fraction in total["certified_fraction"]:
         rows.add_row(shown(at, "exact"), percent(fraction, "down"), f"[cyan]{'█' * int(30 * fraction)}[/]")
@@ -255,7 +268,6 @@ def prompts(
             break
     terminal.out.print(rows)
     cut = f" {total['truncated']:,} did not fit into the context and were cut." if total["truncated"] else ""
-    within = words.tolerance(tolerance)
     terminal.out.print(
         f"Of {asked:,} prompts [bold]{total['certified']:,} have a certified radius[/] (the smoothed encoding stays within "
         f"{within}), {total['abstained']:,} have none, {total['refused']:,} "
@@ -275,10 +287,6 @@ def prompts(
         f"{words.each_prompt(alpha, total['expected_wrong'], terminal.MARKUP)} (n = {n:,}, seed {settings.seed})"
     )
     terminal.show_not_covered(adaptive.policy, deployed=False)
-    radii = [float(record["radius"]) for record in records]
-    name = "private" if private else file.name
-    title = f"{name}: α = {failure(alpha)} a prompt, n = {n:,}"
-    write_figure(plots.plot_certified_fraction(radii, tolerance=within, title=title), folder / "fraction.png", private)
     written = "results.jsonl, summary.json, fraction.png" + (", certificates/" if save_certificates else "")
     terminal.out.print(Text(f"written: {folder}/ ({written})"), soft_wrap=True)
     if not total["certified"]:

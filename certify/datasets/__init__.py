@@ -3,12 +3,14 @@
 prompts as people keep them, in tables     prompt_files.py
 one of them, certified                     rows.py
 all of them, resumable                     runs.py
-the folder of a run, written and read      results.py
+the folder of a run, written and read,
+by one process or several                  results.py
 what a run comes to                        summary.py
 labelled data as people keep them          labelled.py
 the inputs of a classifier, resumable      classified.py
 """
 
+from certify._workers import Worker
 from certify.datasets.classified import ClassifiedRow, ClassifiedRun, ClassifierTask, classify_dataset
 from certify.datasets.labelled import LabelledSet
 from certify.datasets.prompt_files import PromptRow, PromptSet
@@ -29,6 +31,7 @@ __all__ = [
     "Results",
     "RowOptions",
     "RunRecord",
+    "Worker",
     "certified_fraction",
     "certify_row",
     "certify_rows",

@@ -23,6 +23,7 @@ from certify import _validate
 from certify._digests import json_digest, tensor_digest
 from certify._records import Record
 from certify._version import __version__
+from certify._workers import Worker
 from certify.bounds.classification import Classification
 from certify.datasets.results import CLASSES, Results, RunRecord
 from certify.montecarlo import Function, Progress, row_seed
@@ -162,19 +163,25 @@ class ClassifierTask:
         together = _validate.count("together", together)
         rows = len(self.rows) if limit is None else min(len(self.rows), _validate.count("limit", limit))
         report = as_progress(progress)
-        while len(results.done) < rows:
-            begun, first = time.perf_counter(), len(results.done)
-            numbers = range(first, min(first + together, rows))
-            seeds = [row_seed(self.asked["seed"], number + 1) for number in numbers]
+        for numbers in results.ahead(rows, together):
+            begun = time.perf_counter()
+            seeds = [row_seed(self.asked["seed"], number) for number in numbers]
             made = classify_many(
-                self.f, [self.rows[i] for i in numbers], self.noise, seeds=seeds, batch_size=batch_size, **self.asked
+                self.f,
+                [self.rows[i - 1] for i in numbers],
+                self.noise,
+                seeds=seeds,
+                batch_size=batch_size,
+                **self.asked,
             )
             seconds = round((time.perf_counter() - begun) / len(made), 3)
             for number, decision in zip(numbers, made, strict=True):
-                results.append({"row": number + 1, **_line(decision, self.labels[number]), "seconds": seconds})
+                results.append({"row": number, **_line(decision, self.labels[number - 1]), "seconds": seconds})
                 if report is not None:
-                    report(number + 1, rows)
-        return ClassifiedRun(tuple(_row(record) for record in results.done[:rows]), self.settings)
+                    report(min(len(results.done), rows), rows)
+        results.merge()
+        done = [record for record in results.done if record["row"] <= rows]
+        return ClassifiedRun(tuple(_row(record) for record in done), self.settings)
 
 
 @_validate.suggests(ClassifyManyOptions)
@@ -192,6 +199,7 @@ def classify_dataset(
     together: int = 16,
     limit: int | None = None,
     name: str | None = None,
+    worker: Worker | None = None,
     **options: Unpack[ClassifyManyOptions],
 ) -> ClassifiedRun:
     """Certifies every input of a data set, and keeps each answer on disk as soon as it is there.
@@ -208,6 +216,8 @@ def classify_dataset(
         together: inputs whose draws are packed together, and of which a kill loses the work. Answers do not depend on it.
         limit: only the first inputs; None: all.
         name: of the data set, for the record; None: it has none.
+        worker: which of several processes this is, that share the inputs out through the folder and all return the whole run;
+            None: as the launcher says (`RANK`, `WORLD_SIZE`).
         **options: as in `certify.classify_many`. Say in `function` what a classifier is that is not a module.
 
     Returns:
@@ -219,7 +229,7 @@ def classify_dataset(
     asked: dict[str, Any] = {"n0": n0, "alpha": alpha, "stop_at": stop_at, "classes": classes, **options}
     how = {name: asked.pop(name, None) for name in ("batch_size", "progress")}
     task = ClassifierTask.of(f, inputs, labels, noise, name=name, **asked)
-    with Results(folder, task.settings, task) as results:
+    with Results(folder, task.settings, task, worker=worker or Worker.current()) as results:
         return task.certify(results, together=together, limit=limit, **how)
 
 

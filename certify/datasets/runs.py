@@ -25,6 +25,7 @@ from certify.datasets.prompt_files import PromptSet
 from certify.datasets.results import FORMAT, Results
 from certify.datasets.rows import RowOptions, certify_row
 from certify.montecarlo import Progress
+from certify.montecarlo.processes import Processes
 from certify.progress import as_progress
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def certify_rows(
 ) -> list[dict[str, Any]]:
     """Certifies the rows that are not done yet, one after the other, and returns the records of all.
 
+    Several processes that opened the same results as workers share the rows out; each returns when all rows are done.
+
     Args:
         adaptive, options, pipe, batch_size, memory, source: as in `certify_row`; those that the results' settings were made of.
             The weights are identified once, and must not change while the rows are certified.
@@ -83,9 +86,18 @@ def certify_rows(
         progress: True: a bar; or a function that is called with (done, total) over all rows.
 
     Raises:
-        ValueError: the results are of other settings.
+        ValueError: the results are of other settings; or there are several workers, and the covariance policy is one whose
+            regions depend on the order of the rows, or `torch.distributed`, which shares out draws, is initialised.
     """
     from certify.certificate import ModelRecord
+
+    if not results.worker.alone:
+        if adaptive.policy == "memory":
+            raise ValueError(
+                "policy = 'memory': must be left to a single process, since a region depends on those before it"
+            )
+        if Processes.current().count > 1:
+            raise ValueError("torch.distributed is initialised: must not be where several processes share rows out")
 
     if run_settings(adaptive, cast(PromptSet, results.data), options, pipe=pipe) != results.settings:
         raise ValueError("results are of other settings: must be opened with those of this run")
@@ -100,8 +112,8 @@ def certify_rows(
 
         return report
 
-    for row in rows[len(results.done) :]:
-        report = tick(row.number)
+    for row in (rows[number - 1] for numbers in results.ahead(len(rows)) for number in numbers):
+        report = tick(min(len(results.done) + 1, len(rows)))
         report(0, 1)
         record, certificate = certify_row(
             adaptive,
@@ -119,4 +131,5 @@ def certify_rows(
             certificate.save(results.certificate_folder(row.number), overwrite=True)
         results.append(record)
         report(1, 1)
-    return results.done[: len(rows)]
+    results.merge()
+    return [record for record in results.done if record["row"] <= len(rows)]

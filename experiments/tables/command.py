@@ -1,8 +1,12 @@
-"""The command: `python -m experiments table 1 [2 …] --out DIR`, on the embedded world or with `--model` on a real one."""
+"""The command: `python -m experiments table 1 [2 …] --out DIR`, on the embedded world or with `--model` on a real one.
+
+Under torchrun the processes share out what is measured, through the folder alone; the first of them prints and writes.
+"""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import random
 import sys
@@ -12,6 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from certify import _files
+from certify._workers import Worker, one_at_a_time, own_device
 from certify.models import PromptEncoder
 from experiments.defenses import DEFENSES
 from experiments.defenses.ams import Settings as Smoothing
@@ -97,8 +103,10 @@ def main(a: Any) -> int:
     from experiments.tables.page import terminal
 
     sizes = _sizes(a)
+    worker = Worker.current()
+    own_device()
     progress = _progress()
-    cache = ResultCache(a.out / "cells", progress)
+    cache = ResultCache(a.out / "cells", progress, worker)
     testbed: Testbed = _given(a, sizes) if a.model else Embedded(a.out, sizes, a.seed, blank=a.blank, progress=progress)
     if isinstance(testbed, Given):
         testbed.read_all()
@@ -119,9 +127,13 @@ def main(a: Any) -> int:
     pages = a.pages or a.out / "pages"
     for number in LAYOUTS if "all" in a.number else a.number:
         started = time.perf_counter()
+        if number == "2" and not worker.is_main:  # seconds, which are measured and not shared out
+            continue
         if number == "3" and not a.model:
             _choose(a, run)
-        table = LAYOUTS[number](run)
+        table = cache.complete(functools.partial(LAYOUTS[number], run))
+        if not worker.is_main:  # one process writes
+            continue
         files = written(table, run, pages)
         print(terminal(table))
         print(f"written: {pages}/ ({', '.join(files)}), {time.perf_counter() - started:.0f} s\n", flush=True)
@@ -166,7 +178,7 @@ def self_generated(path: Path, concept: Concept, encoder: PromptEncoder, count: 
             pairs.setdefault(positive, negative)
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({"positive": p, "negative": n}, ensure_ascii=False) for p, n in pairs.items()]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _files.write(path, "\n".join(lines) + "\n")
     return path
 
 
@@ -195,7 +207,7 @@ def _choose(a: Any, run: Run) -> None:
     base: Smoothing = run.testbed.settings("ams", run.concept("first"))
     smoothing = dict(run.smoothing)
     for method in run.methods("esd", "uce"):
-        smoothing[method] = chosen(grid(run, method), base)
+        smoothing[method] = chosen(run.evaluator.cache.complete(functools.partial(grid, run, method)), base)
     write_smoothing(a.out / "chosen.json", smoothing)
     run.smoothing = run.evaluator.smoothing = smoothing
 
@@ -269,8 +281,9 @@ def _worlds(a: Any, sizes: Sizes, testbed: Testbed, progress: Callable[[str], No
     testbeds: dict[str, Testbed] = {}
     for label, how in _WORLDS.items():
         work = a.out / "worlds" / label
-        if not (work / "pipeline" / "model_index.json").exists():
-            variant.make(work, **how)  # type: ignore[arg-type]
+        with one_at_a_time(a.out, f"world-{label}"):
+            if not (work / "pipeline" / "model_index.json").exists():
+                variant.make(work, **how)  # type: ignore[arg-type]
         testbeds[label] = Embedded(a.out, sizes, a.seed, base=work / "pipeline", label=label, progress=progress)
     return testbeds
 

@@ -116,7 +116,8 @@ class Evaluator:
             hits = torch.stack([find(images).float() for images in made]).mean(dim=0)
             return {**{k: v for k, v in result.record().items() if k != "seeds"}, "hits": hits.tolist()}
 
-        return self.cache.get("asr", key, measured)
+        none = {"value": 0.0, "low": 0.0, "high": 1.0, "prompts": len(rows), "images": len(rows) * seeds}
+        return self.cache.get("asr", key, measured, none | {"hits": [0.0] * len(rows)})
 
     def chance(self, concept: Concept, setup: Setup, *, erased: Concept | None = None) -> dict[str, Any]:
         """How often the concept shows by chance: `value`, `low`, `high`, `prompts`. Arguments as for `rate`."""
@@ -135,7 +136,7 @@ class Evaluator:
             images = testbed.defense(setup.defense, whole, setup.method, settings).make(prompts, seeds).images
             return {k: v for k, v in asr.rate(images, find, seeds).record().items() if k != "seeds"}
 
-        return self.cache.get("chance", key, measured)
+        return self.cache.get("chance", key, measured, {"value": 0.0, "low": 0.0, "high": 1.0, "prompts": len(prompts)})
 
     def paired(
         self,
@@ -180,7 +181,7 @@ class Evaluator:
                 values["fid_real"] = fid(about.real, images, about.features)
             return values
 
-        return self.cache.get("utility", key, measured)
+        return self.cache.get("utility", key, measured, {"fid": 0.0, "image_text": 0.0})
 
     def certified(
         self, concept: Concept, setup: Setup, attacks: Sequence[str], rhos: Sequence[float], split: str = "report"
@@ -232,7 +233,7 @@ class Evaluator:
                 "unperturbed": bounds.unperturbed,
             }
 
-        return self.cache.get("certified", key, measured)
+        return self.cache.get("certified", key, measured, {"rhos": list(rhos), "values": [1.0] * len(rhos)})
 
     def _key(self, concept: Concept, setup: Setup, settings: Any) -> dict[str, Any]:
         return {

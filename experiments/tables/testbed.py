@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from certify import _files, load_pipeline
+from certify._workers import one_at_a_time
 from certify.datasets.prompt_files import SUFFIXES
 from certify.images.detectors import Detector
 from certify.models import load_text_encoder
@@ -229,7 +230,8 @@ class Embedded(Testbed):
         folder = self.out / "victims" / self.label / (concept.name + ("-blank" if self.blank else "")) / method
         how = unlearning.METHODS[method]
         model = None if self.base is None else str(self.base)
-        command.ensure_result(folder, how, concept, how.embedded(concept.kind), seed=self.seed, model=model)
+        with one_at_a_time(self.out, f"victim-{'-'.join(folder.relative_to(self.out).parts)}"):
+            command.ensure_result(folder, how, concept, how.embedded(concept.kind), seed=self.seed, model=model)
         return folder
 
     def pipe(self, concept: Concept, method: str) -> Any:
@@ -245,10 +247,16 @@ class Embedded(Testbed):
     def rows(
         self, concept: Concept, method: str, attack: str, split: str, smoothing: Smoothing | None = None
     ) -> list[Row]:
+        place = Path(self.label) / concept.name / self._attacked(concept, method, attack) / split / f"{attack}.csv"
+        with one_at_a_time(self.out, f"attack-{'-'.join(place.parts)}"):
+            return self._rows(concept, method, attack, split, smoothing, place)
+
+    def _rows(
+        self, concept: Concept, method: str, attack: str, split: str, smoothing: Smoothing | None, place: Path
+    ) -> list[Row]:
         from experiments.attacks.command import BATCH, reseeded, victim_of
 
         how = registry.ATTACKS[attack]
-        place = Path(self.label) / concept.name / self._attacked(concept, method, attack) / split / f"{attack}.csv"
         path = self.out / "attacks" / place
         if self.committed is not None and not path.exists() and (self.committed / place).exists():
             _files.make_folder(path.parent)
@@ -316,7 +324,8 @@ class Embedded(Testbed):
         if defense == "posi":
             from experiments.defenses import posi
 
-            return posi.Settings(rewriter=str(posi.trained(concept, self.out / "posi", seed=self.seed)))
+            with one_at_a_time(self.out, f"posi-{concept.name}"):
+                return posi.Settings(rewriter=str(posi.trained(concept, self.out / "posi", seed=self.seed)))
         return _repeatable(DEFENSES[defense].embedded())
 
 

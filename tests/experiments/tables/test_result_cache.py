@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from certify._workers import Worker
 from experiments.tables.result_cache import ResultCache, digest
 
 
@@ -60,3 +61,51 @@ def test_a_damaged_cell_is_refused_by_name(tmp_path, text):
     with pytest.raises(ValueError, match=f"{file.name}: is no result of a table"):
         ResultCache(tmp_path).get("asr", {"a": 1}, dict)
     assert file.read_text() == text
+
+
+def test_what_another_process_is_measuring_has_a_stand_in_until_it_is_there(tmp_path):
+    first, second = (ResultCache(tmp_path, worker=Worker(rank, 2)) for rank in (0, 1))
+    passes = []
+
+    def table(cache):
+        """Two results: while the first process measures one, the second goes through the whole table."""
+
+        def slow():
+            seen = [second.get("asr", {"cell": cell}, lambda: {"value": 2.0}, {"value": -1.0}) for cell in (1, 2)]
+            passes.append([values["value"] for values in seen])
+            return {"value": 1.0}
+
+        measure = slow if cache is first else lambda: {"value": 2.0}
+        return [cache.get("asr", {"cell": cell}, measure, {"value": -1.0})["value"] for cell in (1, 2)]
+
+    assert first.complete(lambda: table(first)) == [1.0, 2.0]
+    assert passes == [[-1.0, 2.0]]
+    assert (first.measured, second.measured, second.elsewhere) == (1, 1, 1)
+    assert second.complete(lambda: table(second)) == [1.0, 2.0]
+
+
+def test_a_table_is_made_again_while_somebody_else_is_at_it(tmp_path):
+    first, second = (ResultCache(tmp_path, worker=Worker(rank, 2)) for rank in (0, 1))
+    made = []
+
+    def measure():
+        def table():
+            made.append(second.get("asr", {"cell": 1}, measure, {"value": -1.0})["value"])
+            if len(made) == 3:
+                raise KeyboardInterrupt
+            return made[-1]
+
+        with pytest.raises(KeyboardInterrupt):  # it would wait for ever for what this very process is at
+            second.complete(table)
+        return {"value": 1.0}
+
+    first.get("asr", {"cell": 1}, measure, {"value": -1.0})
+    assert made == [-1.0] * 3
+    assert second.complete(lambda: second.get("asr", {"cell": 1}, measure, {"value": -1.0})) == {"value": 1.0}
+
+
+def test_what_has_no_stand_in_is_measured_by_each(tmp_path):
+    calls, measure = counted()
+    first, second = (ResultCache(tmp_path, worker=Worker(rank, 2)) for rank in (0, 1))
+    assert first.get("bound", {"a": 1}, lambda: second.get("bound", {"a": 1}, measure)) == {"value": 1.1}
+    assert len(calls) == 1
