@@ -132,7 +132,7 @@ def classify(
 
     def estimate(there: int) -> None:
         draws = (asked - there) * (n0 + n)
-        seconds = inputs_ahead(f, task.rows[0], task.noise, draws, batch_size)
+        seconds = inputs_ahead(task, draws, batch_size)
         said = f"{asked - there:,} inputs, {n:,} draws each"
         show_work(said, seconds / worker.count, long=long, at_most=stop_at is not None)
 
@@ -140,7 +140,7 @@ def classify(
     if not begun:  # a run that is refused leaves nothing
         estimate(0)
     with Results(folder, decides, task, worker=worker) as results:
-        there = min(len(results.done), asked)
+        there = sum(record["row"] <= asked for record in results.done)
         if there:
             terminal.out.print(f"{there:,} of {asked:,} inputs are done already; going on.")
         if begun and there < asked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -220,18 +221,19 @@ def prompts(
     folder = results_folder(first, decides, fresh, named=out_dir is not None)
     begun = datasets.settings_of(folder) is not None
 
-    def estimate(there: int) -> None:
+    def estimate(done: Collection[int] = ()) -> None:
+        left = [row for row in data.rows[:asked] if row.number not in done]
         with terminal.out.status("timing a small certificate"):
-            seconds = rows_ahead(adaptive, pipe, data.rows[there:asked], options, settings.batch_size)
-        show_work(f"{asked - there:,} prompts, {n:,} draws each", seconds / worker.count, long=long)
+            seconds = rows_ahead(adaptive, pipe, left, options, settings.batch_size)
+        show_work(f"{len(left):,} prompts, {n:,} draws each", seconds / worker.count, long=long)
 
     if not begun:  # a run that is refused leaves nothing
-        estimate(0)
+        estimate()
     with datasets.Results(folder, decides, data, worker=worker) as results:
-        there = min(len(results.done), asked)
+        there = {record["row"] for record in results.done if record["row"] <= asked}
         if there:
-            terminal.out.print(f"{there:,} of {asked:,} prompts are done already; going on.")
-        if begun and there < asked:
+            terminal.out.print(f"{len(there):,} of {asked:,} prompts are done already; going on.")
+        if begun and len(there) < asked:
             estimate(there)
         try:
             with terminal.bar("certifying") as tick:

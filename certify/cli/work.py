@@ -11,7 +11,7 @@ from certify.cli import terminal
 
 if TYPE_CHECKING:
     from certify.adaptive import AdaptiveMedianSmoother, PreparedPrompt
-    from certify.datasets import PromptRow, RowOptions
+    from certify.datasets import ClassifierTask, PromptRow, RowOptions
 
 
 MOST_HOURS = 24
@@ -92,13 +92,17 @@ def rows_ahead(
     return (least + drawn) * len(fit)
 
 
-def inputs_ahead(f: Callable[..., Any], x: Any, noise: Any, draws: int, batch_size: int | None) -> float:
-    """About how many seconds so many draws of a classifier take: a batch is timed."""
-    from certify.montecarlo import AllDraws, draw
+def inputs_ahead(task: ClassifierTask, draws: int, batch_size: int | None) -> float:
+    """About how many seconds so many draws of a classifier take: a few of its first input are timed.
 
-    size = batch_size or 256
-    few: dict[str, Any] = {"n": size, "seed": 0, "stream": "pilot", "batch_size": size, "again": "never"}
-    return timed(lambda: draw(f, x, noise, accumulators=[AllDraws()], **few)) * draws / size
+    Raises:
+        ValueError, TypeError: it is no classifier.
+    """
+    from certify import classify_many
+
+    few = {**task.asked, "n0": 64, "n": batch_size or 256, "stop_at": None}
+    seconds = timed(lambda: classify_many(task.f, task.rows[:1], task.noise, batch_size=batch_size, **few))
+    return seconds * draws / (few["n0"] + few["n"])
 
 
 def timed(run: Callable[[], object]) -> float:

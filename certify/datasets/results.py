@@ -157,7 +157,7 @@ class _Held:
         for part in _parts(self.path):
             self._read_part(part)
         results = self.path / RESULTS
-        with contextlib.suppress(FileNotFoundError):
+        if results.is_file():
             status = results.stat()
             now = (status.st_ino, status.st_size, status.st_mtime_ns)
             if now != self._before:
@@ -190,7 +190,7 @@ class _Held:
 def _parts(path: Path) -> list[Path]:
     """The files in which several processes keep their lines."""
     folder = path / _PARTS
-    return sorted(folder.glob("*.jsonl")) if folder.is_dir() else []
+    return sorted(file for file in folder.glob("*.jsonl") if file.is_file()) if folder.is_dir() else []
 
 
 def _records(
@@ -536,7 +536,7 @@ class Results:
         """Reads what is there."""
         self._held.read()
         path, rows = self.folder / RESULTS, len(self.data.rows)
-        content = path.read_bytes() if path.exists() else b""
+        content = path.read_bytes() if path.is_file() else b""
         whole = self._held.whole
         number = content[:whole].count(b"\n") + 1
         if number > rows + 1:

@@ -102,10 +102,10 @@ def test_killed_and_resumed_it_is_the_undisturbed_run(run, place):
 
 def test_a_limit_is_gone_on_from_and_another_run_goes_elsewhere(run, place):
     for more, name, count in (
-        (("--limit", "2"), "classify-few", 2),
+        (("--limit", "3"), "classify-few", 3),
         (("--limit", "5"), "classify-few", 5),
-        (("--limit", "2", "--stop-at", "0.3"), "classify-few-2", 2),
-        (("--limit", "2", "--fresh"), "classify-few-3", 2),
+        (("--limit", "3", "--stop-at", "0.3"), "classify-few-2", 3),
+        (("--limit", "3", "--fresh"), "classify-few-3", 3),
     ):
         code, out, err = run(*command(*more))
         assert (code, f"runs/{name}/" in out) == (0, True), err
