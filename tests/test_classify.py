@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from scipy.stats import beta, norm
+from statsmodels.stats.proportion import proportion_confint
 
 import certify
 from certify import Certificate, GaussianNoise, UniformNoise, certified_accuracy, classify, classify_many
 from certify.bounds.classification import class_radius, other_limit
 from certify.certificate import words
 from certify.datasets import Results, classify_dataset
+from certify.montecarlo import draw_all
 
 FIELDS = ("label", "candidate", "rho", "successes", "n", "other", "decided", "status", "reason")
 
@@ -57,7 +62,63 @@ def same(a, b) -> bool:
     return all(getattr(a, name) == getattr(b, name) for name in FIELDS)
 
 
+def drawn_digits(count: int, seed: int):
+    """Images (count, 1, 16, 16) of the ten digits in places and sizes of their own, and which they are."""
+    chance, images, labels = random.Random(seed), [], []
+    for i in range(count):
+        image = Image.new("L", (16, 16))
+        font = ImageFont.load_default(size=chance.choice((12, 13, 14, 15)))
+        ImageDraw.Draw(image).text((chance.uniform(2, 7), chance.uniform(-2, 1)), str(i % 10), fill=255, font=font)
+        images.append(torch.from_numpy(np.array(image))[None].float() / 255)
+        labels.append(i % 10)
+    return torch.stack(images), torch.tensor(labels)
+
+
+def trained_on_digits(sigma: float):
+    """A network that reads them under noise."""
+    images, labels = drawn_digits(600, seed=1)
+    source = torch.Generator().manual_seed(2)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=source))
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    for _ in range(200):
+        noisy = images + sigma * torch.randn(images.shape, generator=source)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(net(noisy), labels).backward()
+        optimizer.step()
+    return net.eval().requires_grad_(False)
+
+
 # The certificate
+
+
+def test_sixty_digits_have_the_class_abstention_and_radius_of_the_published_code():
+    """`Smooth.certify` of Cohen et al. (2019) as published, from predictions to radius, on the very same noisy images."""
+    n0, n, alpha, sigma = 60, 500, 1e-3, 0.4
+    net = trained_on_digits(sigma)
+    images, labels = drawn_digits(60, seed=3)
+
+    def sample_noise(x, num, seed, stream):
+        predictions = draw_all(lambda z: net(z).argmax(dim=1), x, GaussianNoise(sigma), n=num, seed=seed, stream=stream)
+        return np.bincount(predictions.long().numpy(), minlength=10)
+
+    outcomes = set()
+    for d in classify_many(net, images, sigma, n0=n0, n=n, alpha=alpha, seed=5):
+        counts_selection = sample_noise(d.run.y, n0, d.run.seed, "pilot")
+        c_hat = counts_selection.argmax().item()
+        counts_estimation = sample_noise(d.run.y, n, d.run.seed, "bounding")
+        n_a = counts_estimation[c_hat].item()
+        p_a_bar = proportion_confint(n_a, n, alpha=2 * alpha, method="beta")[0]
+        prediction, radius = (-1, 0.0) if p_a_bar < 0.5 else (c_hat, sigma * norm.ppf(p_a_bar))
+        assert (-1 if d.label is None else d.label) == prediction
+        assert abs(d.radius - radius) <= 1e-9
+        assert (d.candidate, d.successes) == (c_hat, n_a)
+        outcomes.add(d.status)
+    assert outcomes == {"certified", "abstained"}
+    made = classify_many(net, images, sigma, n0=n0, n=n, alpha=alpha, seed=5)
+    assert certified_accuracy(made, labels, [0.0])[0] > 0.5
 
 
 def test_on_the_same_counts_it_is_the_published_certificate(digits):
