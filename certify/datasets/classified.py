@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -95,6 +95,19 @@ _CHECKED: Mapping[str, Callable[[str, Any], Any]] = {
 """Before a folder is made: `classify_many` checks them, too."""
 
 
+class ClassifierTaskOptions(TypedDict, total=False):
+    """What decides the answers beside inputs and noise, as in `certify.classify_many`."""
+
+    n0: int
+    n: int
+    alpha: float
+    stop_at: float | None
+    classes: int | None
+    seed: int
+    policy: str
+    function: str
+
+
 @dataclass(frozen=True, eq=False)
 class ClassifierTask:
     """What a run is about: a classifier, its inputs and how they are certified, checked. `Results` takes it as its data.
@@ -118,6 +131,7 @@ class ClassifierTask:
     settings: Mapping[str, Any]
 
     @classmethod
+    @_validate.suggests(ClassifierTaskOptions)
     def of(
         cls,
         f: Function,
@@ -126,7 +140,7 @@ class ClassifierTask:
         noise: Noise | float,
         *,
         name: str | None = None,
-        **options: Any,
+        **options: Unpack[ClassifierTaskOptions],
     ) -> ClassifierTask:
         """Arguments and errors as of `classify_dataset`."""
         truth = labels.tolist() if isinstance(labels, Tensor) else list(labels)
@@ -136,8 +150,8 @@ class ClassifierTask:
             )
         truth = [_validate.count(f"labels[{i}]", label, minimum=0) for i, label in enumerate(truth)]
         xs = [_validate.own_tensor(f"inputs[{i}]", x) for i, x in enumerate(inputs)]
-        asked = {"n0": 100, "alpha": 1e-3, "stop_at": None, "classes": None, "n": 10_000, "seed": 0, **options}
-        asked = {"function": "classifier", "policy": "frozen", **asked}
+        asked: dict[str, Any] = {"n0": 100, "alpha": 1e-3, "stop_at": None, "classes": None, "n": 10_000, "seed": 0}
+        asked |= {"function": "classifier", "policy": "frozen", **options}
         for option, check in _CHECKED.items():
             if asked[option] is not None:
                 check(option, asked[option])
