@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from certify import _files
-from certify._workers import Worker, one_at_a_time, own_device
+from certify._workers import Claims, Worker, one_at_a_time, own_device
 from certify.models import PromptEncoder
 from experiments.defenses import DEFENSES
 from experiments.defenses.ams import Settings as Smoothing
@@ -137,6 +137,9 @@ def main(a: Any) -> int:
         files = written(table, run, pages)
         print(terminal(table))
         print(f"written: {pages}/ ({', '.join(files)}), {time.perf_counter() - started:.0f} s\n", flush=True)
+    if not worker.alone and worker.is_main:
+        for folder in (a.out, a.out / "cells"):
+            Claims(folder / "claims").remove()
     print("\n".join(testbed.columns_read.values()), end="\n" if testbed.columns_read else "")
     return 0
 
