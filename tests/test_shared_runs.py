@@ -218,6 +218,14 @@ def test_a_part_that_is_not_what_was_written_is_refused(tmp_path, data, spoil):
     assert part.read_bytes() == spoiled
 
 
+def test_a_pipe_among_the_parts_is_not_waited_for(tmp_path, data):
+    with opened(tmp_path / "a", data, 0) as results:
+        results.append(record(2))
+    os.mkfifo(tmp_path / "a" / "parts" / "0-0.jsonl")
+    os.mkfifo(tmp_path / "a" / "results.jsonl")
+    assert [row["row"] for row in RunRecord.load(tmp_path / "a").rows] == [2]
+
+
 def test_one_alone_and_several_do_not_write_at_once(tmp_path, data):
     pytest.importorskip("fcntl")
     with opened(tmp_path / "a", data, 0), pytest.raises(ValueError, match="another process is writing"):
