@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from certify import _files
-from certify._workers import Claims, Worker
+from certify._workers import Claims, Worker, own_device
 from certify.datasets import ClassifierTask, PromptSet, Results, RunRecord, classify_dataset
 from certify.datasets.results import FORMAT
 from tests.cli.stopped import ROOT, stopped
@@ -269,6 +269,26 @@ def test_who_this_is(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("RANK", "2")
     assert Worker.current() == Worker(2, 3)
+
+
+@pytest.mark.parametrize(("count", "local", "gpus", "chosen"), [
+    ("4", "2", 4, [2]),
+    ("8", "5", 4, [1]),  # more processes than GPUs
+    ("2", "1", 1, [0]),  # the launcher shows each process its own
+    ("2", "1", 0, []),
+    ("1", "1", 4, []),
+])  # fmt: skip
+def test_each_process_of_a_machine_has_the_gpu_of_its_number(monkeypatch, count, local, gpus, chosen):
+    import torch
+
+    found = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", found.append)
+    for name, value in (("WORLD_SIZE", count), ("RANK", local if count != "1" else "0"), ("LOCAL_RANK", local)):
+        monkeypatch.setenv(name, value)
+    own_device()
+    assert found == chosen
 
 
 def test_classify_dataset_shares_its_inputs_out(tmp_path):
