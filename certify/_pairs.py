@@ -63,10 +63,8 @@ class Pair:
             )
         if (folder / self.tensors).exists() and not (folder / self.record).exists():
             raise FileExistsError(f"folder = {str(folder)!r} holds a foreign {self.tensors}: choose another")
-        # Cloned: two tensors may share memory (a reference that is the input itself), which the format refuses.
-        blob = packed({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()})
+        text, blob = self.contents(record, tensors)
         digest = hashlib.sha256(blob).hexdigest()
-        text = json.dumps({**record, DIGEST: digest}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         _files.make_folder(folder)
         aside = folder / self._aside(digest)
         _files.write(aside, blob, owner_only=owner_only)
@@ -78,6 +76,13 @@ class Pair:
                     aside.unlink()
             raise
         os.replace(aside, folder / self.tensors)
+
+    def contents(self, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[str, bytes]:
+        """What the two files hold: the record, with the digest of its tensors, and the tensors."""
+        # Cloned: two tensors may share memory (a reference that is the input itself), which the format refuses.
+        blob = packed({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()})
+        named = {**record, DIGEST: hashlib.sha256(blob).hexdigest()}
+        return json.dumps(named, indent=2, ensure_ascii=False, allow_nan=False) + "\n", blob
 
     def read(
         self, folder: Path, record_of: Callable[[Path], dict[str, Any]]

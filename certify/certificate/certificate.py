@@ -31,16 +31,11 @@ from certify.bounds.statement import Result
 from certify.certificate.check import CheckReport, checked
 from certify.certificate.claim import Claim, ClaimedCurve, ClaimedEvent
 from certify.certificate.provenance import checked_provenance, provenance_from, provenance_of
-from certify.certificate.schema import as_json, claim_from, is_number
+from certify.certificate.schema import SCHEMA_VERSION, as_json, claim_from, is_number
 from certify.montecarlo import Function, Progress
 from certify.noise import Ellipsoid, GaussianNoise
 
 __all__ = ["SCHEMA_VERSION", "Certificate"]
-
-SCHEMA_VERSION = 2
-"""Of the files. What a seed draws has a version of its own, `provenance["streams"]` (1 where it is missing): the same seed
-gives the same claims only if that is the same, too. `check` draws afresh and needs neither.
-"""
 
 _JSON, _TENSORS = "certificate.json", "tensors.safetensors"
 _FILES = Pair(_JSON, _TENSORS)
@@ -206,14 +201,23 @@ class Certificate(Shown):
             OSError: it cannot be written; a certificate that was there is there.
         """
         path = Path(folder)
-        record = {
+        _FILES.write(path, self._record(), self.tensors, overwrite=overwrite, owner_only=self.private)
+        return path
+
+    def to_json(self) -> str:
+        """The certificate as `certificate.json` holds it, on one line fewer: claims, provenance, the digest of its tensors.
+
+        `certify.certificate.schema.json_schema` says what it may hold.
+        """
+        return _FILES.contents(self._record(), self.tensors)[0].rstrip("\n")
+
+    def _record(self) -> dict[str, Any]:
+        return {
             "schema_version": SCHEMA_VERSION,
             "alpha": self.alpha,
             "claims": [as_json(claim) for claim in self.claims],
             "provenance": dict(self.provenance),
         }
-        _FILES.write(path, record, self.tensors, overwrite=overwrite, owner_only=self.private)
-        return path
 
     @classmethod
     def load(cls, folder: str | Path) -> Certificate:

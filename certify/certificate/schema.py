@@ -9,13 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from certify._pairs import DIGEST
 from certify.bounds import EVIDENCE, METHODS, ROUTES
 from certify.certificate.claim import Claim
 from certify.certificate.words import NOT_COVERED
 
-__all__ = ["KINDS", "Kind", "as_json", "claim_from", "is_number"]
+__all__ = ["KINDS", "SCHEMA_VERSION", "Kind", "as_json", "claim_from", "encoded", "is_number", "json_schema"]
+
+SCHEMA_VERSION = 2
+"""Of the files. What a seed draws has a version of its own, `provenance["streams"]` (1 where it is missing): the same seed
+gives the same claims only if that is the same, too. `check` draws afresh and needs neither.
+"""
 
 
 @dataclass(frozen=True)
@@ -59,26 +65,41 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-_Check = tuple[Callable[[Any], bool], str]
-"""Whether a value will do, and what it must be."""
+class _Check(NamedTuple):
+    """Whether a value will do, what it must be, and the same as a JSON schema."""
+
+    fits: Callable[[Any], bool]
+    what: str
+    schema: Mapping[str, Any]
 
 
 def _between(least: float, most: float) -> _Check:
-    return (lambda v: is_number(v) and least <= v <= most), f"a number in [{least:g}, {most:g}]"
+    ends = {"minimum": least, "maximum": most}
+    words = [word for word, end in _INFINITIES.items() if end in (least, most)]
+    number = {"type": "number"} | {name: end for name, end in ends.items() if math.isfinite(end)}
+    schema = {"anyOf": [number, {"enum": words}]} if words else number
+    return _Check(lambda v: is_number(v) and least <= v <= most, f"a number in [{least:g}, {most:g}]", schema)
 
 
 def _among(*allowed: str) -> _Check:
     listed = tuple(dict.fromkeys(allowed))
-    return (lambda v: v in listed), f"one of {', '.join(map(repr, listed))}"
+    return _Check(lambda v: v in listed, f"one of {', '.join(map(repr, listed))}", {"enum": list(listed)})
 
 
 def _scalars(value: Any) -> bool:
     return isinstance(value, dict) and all(is_number(v) or isinstance(v, str) for v in value.values())
 
 
+_INFINITIES = {"Infinity": math.inf, "-Infinity": -math.inf}
 _RESTS = [(*asked, theorem) for kind in KINDS.values() for asked, (theorem, _) in kind.rests.items()]
-_TEXT: _Check = (lambda v: isinstance(v, str)), "a string"
-_WHOLE: _Check = (lambda v: type(v) is int and v >= 1), "a whole number >= 1"
+_TEXT = _Check(lambda v: isinstance(v, str), "a string", {"type": "string"})
+_WHOLE = _Check(lambda v: type(v) is int and v >= 1, "a whole number >= 1", {"type": "integer", "minimum": 1})
+_POSITIVE = _Check(lambda v: v > 0, "> 0", {"exclusiveMinimum": 0})
+_SCALARS = _Check(
+    _scalars,
+    "a mapping to numbers and words",
+    {"type": "object", "additionalProperties": {"type": ["number", "string"]}},
+)
 _SHARE, _SIZE, _MANY = _between(0, 1), _between(0, math.inf), _between(1, 1e18)
 _OF_KIND: tuple[_Check, ...] = ()  # a number between what its `Kind` says
 
@@ -101,25 +122,24 @@ _FIELDS: dict[str, tuple[_Check, ...]] = {
     "method": (_among(*(method for _, method, _ in _RESTS)),),
     "reference": (_among("center", "population", "none"),),
     "policy": (_among(*NOT_COVERED),),
-    "alpha": (_SHARE, (lambda v: v > 0, "> 0")),
+    "alpha": (_SHARE, _POSITIVE),
     "share": (_SHARE,),
     "n": (_MANY, _WHOLE),
     "scope": (_among("single", "pointwise", "simultaneous", "stopped early"),),
     "status": (_among("certified", "abstained"),),
     "reason": (_TEXT,),
     "evidence": (_among("", *EVIDENCE),),
-    "numbers": ((_scalars, "a mapping to numbers and words"),),
+    "numbers": (_SCALARS,),
     "tensors": (_TEXT,),
     "center": (_TEXT,),
 }
 """The fields of a claim, in the order in which they are written."""
 _OPTIONAL = ("value", "lower", "p", "q", "replicas", "copies", "tolerance")
-_INFINITIES = {"Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def as_json(claim: Claim) -> dict[str, Any]:
     """A claim as JSON values. JSON has no infinities: they become words."""
-    return {name: _encoded(getattr(claim, name)) for name in _FIELDS}
+    return {name: encoded(getattr(claim, name)) for name in _FIELDS}
 
 
 def claim_from(entry: Any) -> Claim:
@@ -145,7 +165,7 @@ def claim_from(entry: Any) -> Claim:
         if value is None and name in _OPTIONAL and not needed:
             continue
         about = f" for quantity {quantity!r}" if value is None or not checks else ""
-        for fits, what in checks or (_between(kind.least, kind.most),):
+        for fits, what, _ in checks or (_between(kind.least, kind.most),):
             if not fits(value):
                 raise ValueError(f"a claim has {name} = {value!r}: must be {what}{about}")
     if (values["evidence"] == "") != (values["status"] == "abstained"):
@@ -156,9 +176,76 @@ def claim_from(entry: Any) -> Claim:
     return Claim(**values)
 
 
-def _encoded(value: Any) -> Any:
+def json_schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of `certificate.json`, made of what a claim is read by."""
+    fields = {name: _schema(name) for name in _FIELDS}
+    rules = [
+        _rule({"quantity": {"const": quantity}}, _needs(kind.needs) | _ends(kind)) for quantity, kind in KINDS.items()
+    ]
+    rules += [
+        _rule({"side": {"const": "two-sided"}}, _needs(("lower",))),
+        _rule({"evidence": {"const": "box"}}, _needs(("p",))),
+        _rule({"status": {"const": "abstained"}}, {"evidence": {"const": ""}}),
+        _rule({"status": {"const": "certified"}}, {"evidence": {"not": {"const": ""}}}),
+        _rule(
+            {"quantity": {"const": "class"}, "status": {"const": "certified"}},
+            {"numbers": {"required": ["label"], "properties": {"label": {"type": "integer", "minimum": 0}}}},
+        ),
+    ]
+    claim = {
+        "type": "object",
+        "required": list(_FIELDS),
+        "additionalProperties": False,
+        "properties": fields,
+        "allOf": rules,
+    }
+    properties = {
+        "schema_version": {"const": SCHEMA_VERSION},
+        "alpha": {"type": "number", "exclusiveMinimum": 0, "description": "the sum over the claims"},
+        "claims": {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/claim"}},
+        "provenance": {"type": "object", "description": "where the claims come from: dates, seeds, versions, hashes"},
+        DIGEST: {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "SHA-256 of tensors.safetensors"},
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"certificate.json of certify, schema version {SCHEMA_VERSION}",
+        "type": "object",
+        "required": list(properties),
+        "additionalProperties": False,
+        "properties": properties,
+        "$defs": {"claim": claim},
+    }
+
+
+def _schema(name: str) -> dict[str, Any]:
+    """Of a field by itself."""
+    checks = _FIELDS[name] or (_between(-math.inf, math.inf),)
+    merged = {key: value for check in checks for key, value in check.schema.items()}
+    return {"anyOf": [merged, {"type": "null"}]} if name in _OPTIONAL else merged
+
+
+def _rule(where: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
+    return {"if": {"properties": where}, "then": {"properties": then}}
+
+
+def _needs(names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: {"not": {"type": "null"}} for name in names}
+
+
+def _ends(kind: Kind) -> dict[str, Any]:
+    """What lies between the ends of a kind, None aside."""
+    within = dict(_between(kind.least, kind.most).schema)
+    either = {"anyOf": [within, {"type": "null"}]}
+    free = [name for name, checks in _FIELDS.items() if not checks]
+    return {name: within if name in kind.needs else either for name in free}
+
+
+def encoded(value: Any) -> Any:
+    """A value as JSON has it: infinities become words."""
     if isinstance(value, Mapping):
-        return {k: _encoded(v) for k, v in value.items()}
+        return {k: encoded(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [encoded(v) for v in value]
     return ("Infinity" if value > 0 else "-Infinity") if isinstance(value, float) and math.isinf(value) else value
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
 from certify import _validate
 from certify._text import shown
@@ -19,6 +18,7 @@ from certify.cli.checks import option
 from certify.cli.endings import DONE, NO, NO_ANSWER
 from certify.cli.folders import agreed, below_runs, certificate_folder, resumable, saved, slug
 from certify.cli.processes import one_process, rank
+from certify.cli.scripts import answer
 from certify.cli.settings import (
     Alpha,
     Detector,
@@ -36,7 +36,30 @@ from certify.cli.settings import (
 from certify.cli.work import show_work, work_ahead
 
 if TYPE_CHECKING:
+    from certify import Certificate
     from certify.adaptive import ConceptRemoval, PreparedPrompt, Problem
+
+
+_DECISION = (
+    "decided",
+    "quantity",
+    "theorem",
+    "method",
+    "value",
+    "limit",
+    "rho",
+    "alpha",
+    "replicas",
+    "n",
+    "drawn",
+    "maximum",
+    "successes",
+    "allowed",
+    "lower",
+    "upper",
+    "reason",
+)
+"""What `--json` says of a decision."""
 
 
 @dataclass
@@ -101,15 +124,18 @@ class BoundSettings(Settings):
                     checkpoint=checkpoint,
                     **how,
                 )
+            answer(lambda: _certificate(self, subject, result).to_json())
             if self.out_dir is not None and rank() == 0:
-                _save(self, subject, result, folder)
+                terminal.written(
+                    f"{saved(_certificate(self, subject, result), folder)}/", " (certificate.json, tensors.safetensors)"
+                )
         return result
 
     def draw(self, make: Callable[[], Any]) -> None:
         """Writes the figure that `--figure` asks for."""
         if self.figure is not None:
             make().savefig(self.figure)
-            terminal.out.print(f"written: {self.figure}", soft_wrap=True)
+            terminal.written(self.figure)
 
 
 @dataclass
@@ -272,6 +298,7 @@ def decide(
                 progress=tick,
                 **shared,
             )
+    answer({name: getattr(decision, name) for name in _DECISION})
     terminal.show_decision(decision)
     terminal.show_not_covered(decision.run.policy, images=rate is not None, deployed=rate is not None)
     raise typer.Exit({"yes": DONE, "no": NO}.get(decision.decided, NO_ANSWER))
@@ -289,20 +316,19 @@ def plan(
     """How many draws a statement needs, or how far a number of draws reaches."""
     import certify
 
-    terminal.out.print(
-        str(certify.plan(rho=rho, n=n, outputs=outputs, alpha=alpha, p=p, replicas=replicas, target=target))
-    )
+    planned = certify.plan(rho=rho, n=n, outputs=outputs, alpha=alpha, p=p, replicas=replicas, target=target)
+    answer(asdict(planned))
+    terminal.out.print(str(planned))
 
 
-def _save(settings: Settings, subject: _Subject, result: Any, folder: Path) -> None:
+def _certificate(settings: Settings, subject: _Subject, result: Any) -> Certificate:
     from certify import Certificate
     from certify.certificate import ModelRecord
 
     prompt, encoder = subject.prompt, subject.prompt.adaptive.encoder
     record = {"prompt": prompt.text, "smoother": prompt.adaptive.settings(), "source": settings.source()}
     record |= prompt.tokenized.truncated
-    folder = saved(Certificate.of(result, model=ModelRecord.of(encoder.text_encoder), provenance=record), folder)
-    terminal.out.print(Text(f"written: {folder}/ (certificate.json, tensors.safetensors)"), soft_wrap=True)
+    return Certificate.of(result, model=ModelRecord.of(encoder.text_encoder), provenance=record)
 
 
 def _noised(axes: Any) -> float:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
 from certify import _files, _validate
 from certify.certificate import words
@@ -18,8 +18,12 @@ from certify.cli.examples import examples_for
 from certify.cli.folders import DRAWINGS, new_file, there
 from certify.cli.models import compare_weights, device_of, named
 from certify.cli.processes import one_process
+from certify.cli.scripts import answer
 from certify.cli.settings import Batch, Concepts, Device, Long, Model, TextEncoder, TrustNames, UNet, Variant
 from certify.cli.work import show_work, work_ahead
+
+if TYPE_CHECKING:
+    from certify.certificate.check import Verdict
 
 _PAGES = (".html", ".htm")
 
@@ -120,6 +124,16 @@ def check(
     statements = compared(certificate, prompt, pipe) if of_prompt else []
     terminal.show_compared(statements)
     different = sum(one.outcome == "differs" for one in statements)
+    answer(
+        {
+            "refuted": report.refuted or different > 0,
+            "n": report.n,
+            "seed": report.seed,
+            "level": report.level,
+            "verdicts": [_verdict(one) for one in report.verdicts],
+            "on_record": [asdict(one) for one in statements],
+        }
+    )
     seconds = time.perf_counter() - started
     terminal.out.print(f"{words.outcome(report, terminal.MARKUP, different)} ({terminal.duration(seconds)})")
     if report.refuted or different:
@@ -177,7 +191,8 @@ def report(
             "certify classify)"
         )
     _files.write(path, page)
-    terminal.out.print(Text(f"written: {path} ({len(page.encode()) // 1024:,} KiB)"), soft_wrap=True)
+    answer({"written": str(path)})
+    terminal.written(path, f" ({len(page.encode()) // 1024:,} KiB)")
 
 
 def plot(
@@ -217,4 +232,11 @@ def plot(
     else:
         figure = plots.figure(Certificate.load(folder), what, width=width)
     figure.savefig(path)
-    terminal.out.print(Text(f"written: {path}"), soft_wrap=True)
+    answer({"written": str(path)})
+    terminal.written(path)
+
+
+def _verdict(one: Verdict) -> dict[str, Any]:
+    claim = one.claim
+    about = {name: getattr(claim, name) for name in ("function", "quantity", "theorem", "rho", "value")}
+    return {**about, "outcome": one.outcome, "p_value": one.p_value, "detail": one.detail}

@@ -179,6 +179,6 @@ def classify(
     said = words.each_prompt(alpha, total["expected_wrong"], terminal.MARKUP, what="input")
     terminal.out.print(f"{said} (n = {n:,}, seed {seed})")
     terminal.show_left_out(words.NOT_COVERED_BY_CLASSES)
-    terminal.out.print(Text(f"written: {folder}/ (results.jsonl, summary.json, accuracy.png)"), soft_wrap=True)
+    terminal.written(f"{folder}/", " (results.jsonl, summary.json, accuracy.png)")
     if not total["certified"]:
         raise typer.Exit(NO_ANSWER)

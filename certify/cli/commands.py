@@ -21,21 +21,36 @@ from certify.cli.endings import CODES, FAULT, INTERRUPTED, MISUSE, TERMINATED, C
 from certify.cli.generation import concepts, generate
 from certify.cli.processes import together
 from certify.cli.prompts import prompt, prompts
+from certify.cli.schemas import schema
+from certify.cli.scripts import for_scripts
 
 __all__ = ["app", "main"]
 
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="What a smoothed text-to-image model is proven to withstand.",
     epilog=CODES,
 )
-for command in (prompt, prompts, classify, radius, curve, decide, plan, check, report, plot, generate, concepts):
-    app.command(cls=Command)(command)
+for command in (
+    prompt,
+    prompts,
+    classify,
+    radius,
+    curve,
+    decide,
+    plan,
+    check,
+    report,
+    plot,
+    generate,
+    concepts,
+    schema,
+):
+    app.command(cls=Command)(for_scripts(command))
 
 
 def _show_version(asked: bool) -> None:

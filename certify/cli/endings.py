@@ -10,12 +10,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperCommand
 
 from certify.cli.checks import typed
+from certify.cli.configuration import configured
 
 __all__ = ["CODES", "DONE", "FAULT", "INTERRUPTED", "MISUSE", "NO", "NO_ANSWER", "TERMINATED", "Command", "Misuse"]
 
@@ -82,12 +84,16 @@ class Command(TyperCommand):
         """Reads the options. Of what is no number the value is named, too."""
         given = list(args)
         try:
+            file = _given(["--config"], given)
+            extra["default_map"] = configured(None if file is None else Path(file), str(self.name), self.params)
             with loading():
                 return super().make_context(info_name, args, *more, **extra)
         except typer.BadParameter as error:
             param = getattr(error, "param", None)
             kind = next((kind for word, kind in _NUMBERS.items() if word in str(error.message)), None)
             value = None if param is None else _given(param.opts, given)
+            if value is None and param is not None:
+                value = extra.get("default_map", {}).get(param.name)
             if kind is None or value is None:
                 raise
             raise Misuse(f"{typed(param)} = {value!r}: must be {kind}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import logging
 import os
 import re
 import tempfile
@@ -20,6 +21,7 @@ from certify import _files
 from certify._workers import Worker
 from certify.cli import terminal
 from certify.cli.processes import rank
+from certify.cli.scripts import answer
 
 if TYPE_CHECKING:
     from certify.adaptive import PreparedPrompt
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from certify.montecarlo.checkpoint import Checkpoint
     from certify.plots.style import StyledFigure
 
+
+_LOG = logging.getLogger(__name__)
 
 FILES = ("certificate.json", "tensors.safetensors", "noise.png", "curve.png", "rate.png")
 DRAWINGS = (".png", ".svg", ".pdf")
@@ -125,6 +129,7 @@ def run_folder(folder: Path, fresh: bool = False) -> Iterator[RunFolder]:
     from certify.montecarlo.checkpoint import CheckpointError
 
     def resuming(path: Path) -> None:
+        _LOG.info("resumes from %s", path)
         terminal.out.print(Text(f"draws of an earlier start: {path}/", style="dim"), soft_wrap=True)
 
     # Every process has draws of its own to keep.
@@ -210,6 +215,7 @@ def write_summary(results: Results, total: dict[str, Any], draw: Callable[[], St
     if results.worker.alone or not there:
         write_figure(draw(), folder / name, private)
         _files.write(path, text, owner_only=private)
+    answer(text.rstrip("\n"))
 
 
 def new_file(name: str, path: Path, suffixes: tuple[str, ...], *, force: bool | None = None) -> Path:

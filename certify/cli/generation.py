@@ -11,6 +11,7 @@ from certify import _files
 from certify.cli import checks, terminal
 from certify.cli.checks import argument, option
 from certify.cli.folders import below_runs, new_file, slug, unused
+from certify.cli.scripts import answer
 from certify.cli.settings import PipelineSettings, Prompt, with_settings
 
 
@@ -36,7 +37,9 @@ def generate(
         sheet = side_by_side(pipe, adaptive, text, images=images, seed=seed, **settings.sampler)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
-    terminal.out.print(f"above: undefended; below: defended, same initial noise\nwritten: {path}", soft_wrap=True)
+    answer({"written": str(path)})
+    terminal.out.print("above: undefended; below: defended, same initial noise")
+    terminal.written(path)
 
 
 def concepts(
@@ -49,7 +52,9 @@ def concepts(
 
     if name is None:
         table = terminal.table("concept", "pairs", "goes with")
-        for entry in available_concepts():
+        entries = available_concepts()
+        answer([{"name": e, "pairs": len(Concept.load(e).pairs), "goes_with": goes_with(e)} for e in entries])
+        for entry in entries:
             table.add_row(entry, str(len(Concept.load(entry).pairs)), goes_with(entry))
         terminal.out.print(table)
         terminal.out.print(
@@ -57,6 +62,7 @@ def concepts(
         )
         return
     loaded = Concept.load(name)
+    answer({"name": loaded.name, "pairs": [list(pair) for pair in loaded.pairs]})
     table = terminal.table("positive", "negative")
     for positive, negative in list(loaded.pairs)[:pairs]:
         table.add_row(*(escape(_files.printable(text)) for text in (positive, negative)))

@@ -30,6 +30,7 @@ from certify.cli.folders import (
     write_summary,
 )
 from certify.cli.processes import one_process, rank
+from certify.cli.scripts import answer
 from certify.cli.settings import (
     Alpha,
     Column,
@@ -151,8 +152,9 @@ def prompt(
             folder = saved(certificate, folder)
             _draw_figures(certificate, folder)
         draws.remove()
-    written = ", ".join(name for name in FILES if (folder / name).exists())
-    terminal.out.print(Text(f"written: {folder}/ ({written})"), soft_wrap=True)
+    answer(certificate.to_json)
+    there = ", ".join(name for name in FILES if (folder / name).exists())
+    terminal.written(f"{folder}/", f" ({there})")
     terminal.out.print(
         Text(f"check it again: certify check {folder}{' --prompt …' if private else ''}"), soft_wrap=True
     )
@@ -289,8 +291,8 @@ def prompts(
         f"{words.each_prompt(alpha, total['expected_wrong'], terminal.MARKUP)} (n = {n:,}, seed {settings.seed})"
     )
     terminal.show_not_covered(adaptive.policy, deployed=False)
-    written = "results.jsonl, summary.json, fraction.png" + (", certificates/" if save_certificates else "")
-    terminal.out.print(Text(f"written: {folder}/ ({written})"), soft_wrap=True)
+    made = "results.jsonl, summary.json, fraction.png" + (", certificates/" if save_certificates else "")
+    terminal.written(f"{folder}/", f" ({made})")
     if not total["certified"]:
         raise typer.Exit(NO_ANSWER)
 

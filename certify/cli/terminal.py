@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ __all__ = [
     "bar",
     "duration",
     "err",
+    "hushed",
     "out",
     "plain_token",
     "show_certificate",
@@ -41,7 +43,10 @@ __all__ = [
     "show_tokens",
     "show_truncation",
     "table",
+    "written",
 ]
+
+_LOG = logging.getLogger(__name__)
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -73,14 +78,38 @@ def table(*columns: str, words: Sequence[int] = ()) -> Table:
     return made
 
 
+_bars = True
+
+
 @contextmanager
-def bar(what: str) -> Iterator[Bar]:
+def hushed(words: bool, *, bars: bool) -> Iterator[None]:
+    """While it lasts nothing is printed, if `words` is set, and there are no progress bars unless `bars` is."""
+    global _bars
+    before = out.quiet, _bars
+    out.quiet, _bars = out.quiet or words, bars
+    try:
+        yield
+    finally:
+        out.quiet, _bars = before
+
+
+@contextmanager
+def bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar, as a function of (done, total)."""
+    if not _bars:
+        yield lambda done, total: None
+        return
     made = Bar(what)
     try:
         yield made
     finally:
         made.close()
+
+
+def written(path: Any, what: str = "") -> None:
+    """Says what was written, and logs it."""
+    _LOG.info("written: %s", path)
+    out.print(Text(f"written: {path}{what}"), soft_wrap=True)
 
 
 def plain_token(token: str) -> str:

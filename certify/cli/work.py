@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from certify.datasets import ClassifierTask, PromptRow, RowOptions
 
 
+_LOG = logging.getLogger(__name__)
+
 MOST_HOURS = 24
 """What a run may take without --long."""
 
@@ -25,6 +28,7 @@ def show_work(said: str, seconds: float, *, long: bool, at_most: bool = False) -
         ValueError: the estimate is over `MOST_HOURS`, and `long` is false.
     """
     about = "at most " if at_most else ""
+    _LOG.info("%s: %sabout %.0f s", said, about, seconds)
     terminal.out.print(f"[dim]{said}: {about}about {terminal.duration(seconds)}[/]")
     if seconds > 3600 * MOST_HOURS and not long:
         raise ValueError(

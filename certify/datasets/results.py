@@ -33,7 +33,18 @@ from certify._digests import json_digest
 from certify._records import Record
 from certify._workers import PATIENCE, POLL, Claims, Worker
 
-__all__ = ["CLASSES", "FORMAT", "OLDER", "RESULTS", "SETTINGS", "Results", "RunRecord", "settings_of"]
+__all__ = [
+    "CLASSES",
+    "FORMAT",
+    "OLDER",
+    "RESULTS",
+    "SETTINGS",
+    "Results",
+    "RunRecord",
+    "row_schema",
+    "settings_of",
+    "settings_schema",
+]
 
 FORMAT = "certify prompts 2"
 """Of the files of a run over prompts."""
@@ -281,6 +292,58 @@ def _certificate_folders(path: Path, rows: Collection[int]) -> dict[int, str]:
         int(p.name): f"certificates/{p.name}"
         for p in found
         if int(p.name) in rows and (p / "certificate.json").is_file()
+    }
+
+
+# In words of others
+
+
+def settings_schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of `settings.json`."""
+    settings = {
+        "type": "object",
+        "required": ["format", "version", "data", "seed"],
+        "properties": {
+            "format": {"enum": [FORMAT, CLASSES]},
+            "version": {"type": "string", "description": "of certify"},
+            "data": {"type": "object", "description": "which rows the run is about"},
+            "seed": {"type": "integer", "minimum": 0},
+        },
+    }
+    digest = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "SHA-256 of the settings"}
+    return _object("settings.json", {"digest": digest, "settings": settings}, ["digest", "settings"])
+
+
+def row_schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of a line of `results.jsonl`: what `RunRecord` asks of it, and what is in every line."""
+    nothing = {"const": 0}
+    something = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"const": "Infinity"}]}
+    fields = {
+        "row": {"type": "integer", "minimum": 1},
+        "run": {"type": "string", "pattern": "^[0-9a-f]{16}$", "description": "of the digest of the settings"},
+        "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "of the record without this"},
+        "status": {"enum": ["certified", "abstained", "refused"]},
+        "radius": {"anyOf": [something, nothing]},
+        "seconds": {"type": "number", "minimum": 0},
+        "line": {"type": "integer"},
+        "reason": {"type": "string"},
+    }
+    schema = _object("line of results.jsonl", fields, ["row", "run", "sha256", "status", "radius"])
+    certified = {"properties": {"status": {"const": "certified"}}}
+    return schema | {
+        "if": certified,
+        "then": {"properties": {"radius": something}},
+        "else": {"properties": {"radius": nothing}},
+    }
+
+
+def _object(of: str, properties: Mapping[str, Any], required: list[str]) -> dict[str, Any]:
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"{of} of certify, {FORMAT!r} or {CLASSES!r}",
+        "type": "object",
+        "required": required,
+        "properties": dict(properties),
     }
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -42,6 +43,8 @@ Function = Callable[..., Any]
 
 Progress = Callable[[int, int], None]
 """Called with (draws done, draws in all)."""
+
+_LOG = logging.getLogger(__name__)
 
 DEFAULT_BATCH = 256
 
@@ -320,6 +323,7 @@ class _Caller:
             if outputs is None:
                 # Drawn anew: f may have worked in place before its memory ran out.
                 on_cuda, self.size = z.is_cuda, count // 2
+                _LOG.warning("memory does not suffice for %d rows at once: going on with %d", count, self.size)
                 del chunk, z
                 if on_cuda:
                     torch.cuda.empty_cache()
