@@ -40,9 +40,11 @@ NEEDED = {
     "plot": ("folder", "what"),
     "generate": ("text",),
     "concepts": (),
+    "schema": ("name",),
 }
 RIGHT = {
     "text": PROMPT,
+    "name": "certificate",
     "file": "few.txt",
     "folder": "one",
     "what": "curve",
@@ -112,6 +114,8 @@ WRONG: dict[str, tuple[str, ...]] = {
     "--regions": ("few.txt", "regions"),
     "--attacks": ("none.csv", "."),
     "--column": ("", "typo"),
+    "--config": ("none.toml", "."),
+    "--log-level": ("typo", "INFO"),
     "--out": ("few.txt", "few.txt/a", "/proc/certify"),
     "--figure": ("a.txt", "none/a.png", "there.png"),
 }
