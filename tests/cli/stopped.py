@@ -13,31 +13,25 @@ import importlib
 import operator
 import os
 import runpy
-import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from tests.processes import forked
+
 SAVE = "certify.montecarlo.checkpoint:Checkpoint.save"
 """Called after every batch of draws. The first call of a pass always writes."""
 
 
 def stopped(how: int, moments: dict[str, int], *arguments: str, cwd: Path, files: int = 0) -> tuple[int, str, str]:
     """Runs a command until the moment; returns how the process ended, its output and its errors."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
     waited = [f"{function}={count}" for function, count in moments.items()]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.cli.stopped", str(int(how)), str(files), *waited, "--", *arguments],
+    done = forked(
+        "tests.cli.stopped",
+        *(str(int(how)), str(files), *waited, "--", *arguments),
         cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**environment, "PYTHONWARNINGS": "error", "CERTIFY_SAVE_EVERY": "0"},
-        # A suite that was started in the background ignores Ctrl-C, and so would what it starts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        env={"PYTHONWARNINGS": "error", "CERTIFY_SAVE_EVERY": "0"},
     )
     return done.returncode, done.stdout, done.stderr
 

@@ -13,6 +13,7 @@ import pytest
 
 from certify import Certificate
 from certify.cli.settings import Settings
+from tests.processes import forked
 
 PROMPT = "a photo of a red circle"
 SMALL = ("--n", "1500", "--statistics", "300", "--images", "64", "--steps", "2", "--q", "0.5", "--rho-deployed", "0.1")
@@ -23,19 +24,8 @@ TEXT = ("--n", "500", "--text-only")
 def certified(tmp_path_factory):
     """A folder with a certificate of the embedded model, and what the command printed."""
     folder = tmp_path_factory.mktemp("cli") / "a"
-    done = subprocess.run(
-        [sys.executable, "-m", "certify", "prompt", PROMPT, *SMALL, "--out", str(folder)],
-        capture_output=True,
-        text=True,
-        env={
-            "COLUMNS": "80",
-            "PATH": "",
-            "HOME": str(folder.parent),
-            "PYTHONWARNINGS": "error",
-            "OMP_NUM_THREADS": "1",
-        },
-        check=False,
-    )
+    away = {"PATH": "", "HOME": str(folder.parent), "PYTHONWARNINGS": "error"}
+    done = forked("certify", "prompt", PROMPT, *SMALL, "--out", str(folder), cwd=folder.parent, env=away)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 

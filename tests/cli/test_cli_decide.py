@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from certify.cli import commands
+from tests.processes import forked
 
 PROMPT = "a photo of a red circle"
 
@@ -70,8 +71,8 @@ def test_one_process_is_asked_for_where_only_one_can(run, monkeypatch):
 
 def test_two_processes_write_the_certificate_of_one(tmp_path: Path):
     """Two real processes under torchrun; one of them speaks and writes."""
-    call = ["prompt", PROMPT, "--text-only", "--n", "9000", "--out"]
-    alone = [sys.executable, "-m", "certify", *call, "one"]
+    call = ["prompt", PROMPT, "--text-only", "--n", "1500", "--batch-size", "128", "--out"]
+    alone = forked("certify", *call, "one", cwd=tmp_path)
     start = [
         sys.executable,
         "-m",
@@ -83,14 +84,13 @@ def test_two_processes_write_the_certificate_of_one(tmp_path: Path):
         "--",
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
-    printed = []
-    for command in (alone, [*start, "certify", *call, "two"]):
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    command = [*start, "certify", *call, "two"]
+    together = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    for done in (alone, together):
         assert done.returncode == 0, done.stderr[-3000:]
-        printed.append(done.stdout)
     first, second = (json.loads((tmp_path / name / "certificate.json").read_text()) for name in ("one", "two"))
     assert first["claims"] == second["claims"]
     assert first["tensors_sha256"] == second["tensors_sha256"]
-    assert printed[1].count("written: two/") == 1
+    assert together.stdout.count("written: two/") == 1
     assert sorted(f.name for f in (tmp_path / "two").iterdir()) == sorted(f.name for f in (tmp_path / "one").iterdir())
     assert sorted(f.name for f in tmp_path.iterdir()) == ["one", "two"]

@@ -21,7 +21,7 @@ from certify.cli.settings import Settings
 from tests.cli.stopped import SAVE, stopped
 
 PROMPT = "a photo of a red circle"
-TEXT = ("prompt", PROMPT, "--text-only", "--n", "12000")
+TEXT = ("prompt", PROMPT, "--text-only", "--n", "1500", "--batch-size", "128")
 WHOLE = ("prompt", PROMPT, "--n", "300", "--statistics", "80", "--images", "128", "--steps", "2", "--replicas", "3")
 
 

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 import certify
 from certify.cli import app, work
 from certify.cli.endings import Command
+from tests.processes import forked
 
 PROMPT = "a photo of a red circle"
 ROOT = Path(__file__).parents[2]
@@ -276,7 +277,7 @@ def test_names_of_the_library_become_options(said, expected):
 def test_a_run_of_years_is_not_begun(place, tmp_path, arguments):
     """An estimate of 635 808 hours was printed, and the run began."""
     arguments = [str(place / a) if a == "few.txt" else a for a in arguments]
-    ended = process(*arguments, cwd=tmp_path)
+    ended = forked("certify", *arguments, cwd=tmp_path)
     assert ended.returncode == 2, ended.stderr
     assert re.search(r"error: this takes (at most )?about [\d,]{4,} hours: must be at most 24; ", ended.stderr)
     assert "--long" in ended.stderr
@@ -294,7 +295,7 @@ def test_long_is_asked_for(capsys):
 
 
 def rendered(*arguments: str) -> str:
-    ended = process(*arguments, "--help", cwd=ROOT)
+    ended = forked("certify", *arguments, "--help", cwd=ROOT)
     assert ended.returncode == 0
     assert max(map(len, ended.stdout.splitlines())) <= 80
     return ended.stdout
@@ -327,18 +328,6 @@ def test_help_of_the_app():
 # Real processes
 
 
-def process(*arguments: str, cwd: Path, timeout: float = 1800) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "certify", *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80", "PYTHONPATH": str(ROOT)},
-        check=False,
-    )
-
-
 @pytest.mark.parametrize(
     ("code", "arguments", "said"),
     [
@@ -362,18 +351,18 @@ def process(*arguments: str, cwd: Path, timeout: float = 1800) -> subprocess.Com
 )
 def test_exit_codes(tmp_path, code, arguments, said):
     (tmp_path / "few.txt").write_text(f"{PROMPT}\n")
-    ended = process(*arguments, cwd=tmp_path)
+    ended = forked("certify", *arguments, cwd=tmp_path)
     assert ended.returncode == code, ended.stdout + ended.stderr
     assert said in " ".join((ended.stdout + ended.stderr).split())
     assert "Traceback" not in ended.stderr
 
 
 def test_exit_codes_of_check(tmp_path):
-    assert process("prompt", PROMPT, "--text-only", "--n", "300", "--out", "a", cwd=tmp_path).returncode == 0
+    assert forked("certify", "prompt", PROMPT, "--text-only", "--n", "300", "--out", "a", cwd=tmp_path).returncode == 0
     file = tmp_path / "a" / "certificate.json"
     record = file.read_text()
     file.write_text(record.replace('"rho": 1.0', '"rho": 9.0'))
-    ended = process("check", "a", cwd=tmp_path)
+    ended = forked("certify", "check", "a", cwd=tmp_path)
     assert ended.returncode == 1, ended.stdout + ended.stderr
 
 

@@ -20,6 +20,7 @@ from certify import GaussianNoise
 from certify._digests import json_digest
 from certify.montecarlo import AllDraws, Counts, ExtremeRanks, RunFolder, draw
 from certify.montecarlo.checkpoint import Checkpoint, CheckpointError
+from tests.processes import forked
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,17 +28,20 @@ ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
 
 
-def run(*arguments: str, launcher: tuple[str, ...] = (sys.executable, "-m")) -> tuple[list[str], list[str]]:
+def run(*arguments: str, launcher: tuple[str, ...] = ()) -> tuple[list[str], list[str]]:
     """How the processes ended, and what those found that were not killed."""
-    done = subprocess.run(
-        [*launcher, "tests.montecarlo.runner", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        check=False,
-        timeout=1800,  # against processes that wait for each other, not against slow machines
-    )
+    if launcher:
+        done = subprocess.run(
+            [*launcher, "tests.montecarlo.runner", *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            check=False,
+            timeout=1800,  # against processes that wait for each other, not against slow machines
+        )
+    else:
+        done = forked("tests.montecarlo.runner", *arguments, cwd=ROOT)
     lines = done.stdout.splitlines()
     ended = [line.split()[1] for line in lines if line.startswith("ended")]
     return ended or [str(done.returncode)], [line for line in lines if line.startswith("found")]
