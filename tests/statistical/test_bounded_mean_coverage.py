@@ -62,7 +62,7 @@ def failures(law, runs, *, n=400, j=3, replicas=K, curve=False, spoiled=lambda x
 
 @pytest.mark.parametrize("case", LAWS)
 def test_limits_and_bounds_cover(case, trials: Trials):
-    runs = trials.runs(200)
+    runs = trials.runs(60)
     for curve in (False, True):
         wrong, low = failures(LAWS[case], runs, curve=curve)
         name = f"{case}{', for a curve' if curve else ''}"
@@ -72,8 +72,8 @@ def test_limits_and_bounds_cover(case, trials: Trials):
 
 def test_control_forgotten_copies_are_caught(trials: Trials):
     """Mistake: ρ for √K ρ."""
-    _, low = failures(LAWS["rates of .03 and .19"], 200, replicas=1)
-    trials.caught("T14 bound", "ρ for √K ρ", low, 200, ALPHA)
+    _, low = failures(LAWS["rates of .03 and .19"], 60, replicas=1)
+    trials.caught("T14 bound", "ρ for √K ρ", low, 60, ALPHA)
 
 
 def test_control_values_of_different_draws_are_caught(trials: Trials):
@@ -82,9 +82,9 @@ def test_control_values_of_different_draws_are_caught(trials: Trials):
     def rolled(x):
         return np.stack([np.roll(x[:, k], k) for k in range(x.shape[1])], axis=1)
 
-    wrong, low = failures(LAWS["seldom a high rate"], 200, n=4000, spoiled=rolled)
-    trials.caught("T14 limits", "values of different draws", wrong, 200, ALPHA)
-    trials.caught("T14 bound", "values of different draws", low, 200, ALPHA)
+    wrong, low = failures(LAWS["seldom a high rate"], 60, n=4000, spoiled=rolled)
+    trials.caught("T14 limits", "values of different draws", wrong, 60, ALPHA)
+    trials.caught("T14 bound", "values of different draws", low, 60, ALPHA)
 
 
 def test_values_that_are_used_twice_err_to_the_safe_side(trials: Trials):
@@ -93,7 +93,7 @@ def test_values_that_are_used_twice_err_to_the_safe_side(trials: Trials):
     def same(x):
         return np.repeat(x[:, :1], x.shape[1], axis=1)
 
-    runs = trials.runs(200)
+    runs = trials.runs(60)
     _, low = failures(LAWS["rates of .03 and .19"], runs, spoiled=same)
     trials.covers("T14 bound", low, runs, ALPHA, "an image used twice")
 
@@ -127,7 +127,7 @@ def chosen_on(own: bool, runs: int, n: int = 400) -> int:
 
 def test_control_w_chosen_on_the_bounding_draws_is_caught(trials: Trials):
     """Mistake: W fitted to the draws that then bound its mean."""
-    runs = trials.runs(200)
+    runs = trials.runs(60)
     trials.covers("T14 limits", chosen_on(False, runs), runs, ALPHA, "W of other draws")
     trials.caught("T14 limits", "W chosen on the bounding draws", chosen_on(True, 200), 200, ALPHA)
 
@@ -159,7 +159,7 @@ def test_from_end_to_end(trials: Trials):
 
 def test_two_values_a_draw_cover(trials: Trials):
     """K = 13, ρ = .25, two values a draw."""
-    runs = trials.runs(200)
+    runs = trials.runs(60)
     wrong, low = failures(LAWS["rates of .03 and .19"], runs, n=300, j=2, seed=9)
     trials.covers("T14 limits", wrong, runs, ALPHA, "rates of .03 and .19, two values a draw")
     trials.covers("T14 bound", low, runs, ALPHA, "rates of .03 and .19, two values a draw")
