@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from certify.bounds.allocation import allocation
     from certify.bounds.indistinguishability import indistinguishability
     from certify.certificate import Certificate, Claim
+    from certify.defence import defend, load_defence
     from certify.models import load_pipeline
     from certify.noise import Ellipsoid, GaussianNoise, UniformNoise
     from certify.statements.ask import ask, bound_curve, certified_radius, deployed_bound, mse_bound, percentile_bounds
@@ -52,6 +53,7 @@ _LAZY = {
     "decide_mse": "certify.statements.decide",
     "decide_statistic": "certify.statements.decide",
     "Decision": "certify.statements.decide",
+    "defend": "certify.defence",
     "deployed_bound": "certify.statements.ask",
     "deployed_distance": "certify.statements.replicas",
     "Ellipsoid": "certify.noise",
@@ -60,6 +62,7 @@ _LAZY = {
     "GaussianNoise": "certify.noise",
     "indistinguishability": "certify.bounds.indistinguishability",
     "layer_norm_support": "certify.support",
+    "load_defence": "certify.defence",
     "load_pipeline": "certify.models",
     "mean_bound": "certify.statements.mean",
     "MeanSmoother": "certify.statements.smoothers",
@@ -95,12 +98,14 @@ __all__ = [
     "decide_event",
     "decide_mse",
     "decide_statistic",
+    "defend",
     "deployed_bound",
     "deployed_distance",
     "event_bound",
     "event_rate_over",
     "indistinguishability",
     "layer_norm_support",
+    "load_defence",
     "load_pipeline",
     "mean_bound",
     "mse_bound",

@@ -1,0 +1,355 @@
+"""Smoother of a pipeline: noise on the token embeddings of all of its text encoders, and the median of what it encodes.
+
+Σ is block-diagonal over encoders. A word's σ grows with its relevance, in units of each encoder's own embeddings; template,
+begin and padding carry no noise:
+
+    σ_j^e = s_e min( σ₀ exp(k · sim_j), σ_max ),        h = median( T(y + G_1), …, T(y + G_n) )
+
+with s_e the standard deviation of encoder e's token embeddings where they enter it. The policy is "frozen" (T7): what is
+claimed is about the smoother with Σ fixed at the prompt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
+
+from certify import _validate
+from certify._random import normals
+from certify._records import Record
+from certify._text import shown
+from certify.adaptive.concepts import Concept
+from certify.adaptive.policies import SMOOTHERS, smoothed
+from certify.adaptive.token_noise import SigmaRule, TokenNoise
+from certify.defence.relevance import WordRelevance
+from certify.models.encoders import Layout, PipelineEncoder, Reading, Slot
+from certify.noise import GaussianNoise
+
+__all__ = ["JointProblem", "PipelineOptions", "PipelineSmoother", "deployed_rows"]
+
+Rows = list[list[Tensor]]
+"""For every slot of what `encode_prompt` returns a tensor a prompt."""
+
+
+class PipelineOptions(TypedDict, total=False):
+    """The options of `PipelineSmoother`, which explains them."""
+
+    sigma0_relative: float
+    k: float
+    n: int
+    smoother: str
+    sigma_max_relative: float | None
+    batch_size: int
+    call: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, eq=False)
+class JointProblem(Record):
+    """A prompt in a pipeline as the function, input and noise that a bound takes (T16).
+
+    Attributes:
+        smoother: whose it is.
+        readings: the prompt, as every call of `encode_prompt` reads it.
+        token_noise: relevance and σ, for each lookup of embeddings.
+        y: (d,), the token embeddings of all encoders, one after the other.
+        noise: N(0, Σ) over them, block-diagonal.
+        owner: (m,), which block of encoders an output depends on; −1: on none that was found.
+    """
+
+    smoother: PipelineSmoother
+    readings: tuple[Reading, ...]
+    token_noise: tuple[TokenNoise, ...]
+    y: Tensor
+    noise: GaussianNoise
+    owner: Tensor
+
+    @property
+    def copies(self) -> int:
+        """Noisy copies of y behind one deployed encoding."""
+        return self.smoother.n
+
+    def parts(self, z: Tensor) -> list[list[Tensor]]:
+        """(b, d) → for each call, for each lookup (b, tokens, width)."""
+        found, start = [], 0
+        for reading in self.readings:
+            found.append([])
+            for lookup in reading.lookups:
+                shape = lookup.embeddings.shape[1:]
+                stop = start + shape.numel()
+                found[-1].append(z[:, start:stop].unflatten(1, shape))
+                start = stop
+        return found
+
+    def rows(self, z: Tensor) -> list[Rows]:
+        """What each call of `encode_prompt` returns at embeddings z, (b, d): for every slot b tensors."""
+        encoder, size = self.smoother.encoder, self.smoother.batch_size
+        found: list[Rows] = []
+        for reading, embeddings in zip(self.readings, self.parts(z), strict=True):
+            slots = reading.frame.slots
+            found.append([[] for _ in slots])
+            for start in range(0, len(z), size):
+                chunk = [e[start : start + size] for e in embeddings]
+                count = len(chunk[0])
+                tree, _ = encoder.run(reading.call, copies=count, replacements=chunk)
+                for rows, slot in zip(found[-1], slots, strict=True):
+                    rows += slot.rows(tree, count)
+        return found
+
+    def f(self, z: Tensor) -> Tensor:
+        """T(z): (b, d) → (b, m), all that the pipeline is given and does not mask."""
+        rows = self.rows(z)
+        parts = []
+        for reading, slots in zip(self.readings, rows, strict=True):
+            for slot, row in zip(reading.frame.slots, slots, strict=True):
+                kept = _kept(reading, slot, row[0].shape)
+                parts.append(torch.stack([entry[kept.to(entry.device)] for entry in row]).float())
+        return torch.cat(parts, dim=1)
+
+    def deployed(self, z: Tensor) -> list[Rows]:
+        """The smoothed encodings of noisy copies, (b, copies, d): for each call, for every slot b tensors."""
+        b, k = z.shape[:2]
+        found = self.rows(z.flatten(0, 1))
+        return [
+            [list(smoothed(torch.stack(rows).unflatten(0, (b, k)), self.smoother.smoother)) for rows in slots]
+            for slots in found
+        ]
+
+
+class PipelineSmoother:
+    """The adaptive smoother for a pipeline with any text encoders.
+
+    Args:
+        encoder: the pipeline's text encoders.
+        concepts: what to suppress.
+        sigma0_relative: σ₀ in standard deviations of each encoder's token embeddings, ≥ 0; 0: no noise at all.
+        k: how fast noise grows with relevance, ≥ 0.
+        n: noisy encodings a prompt.
+        smoother: "median" or "mean" of them.
+        sigma_max_relative: cap on σ in that unit; None: 2·√(2·width) of each encoder, at which replacing a token costs about ½.
+        batch_size: rows in one call of the text encoders.
+        call: arguments of the pipeline's `__call__` that all prompts are encoded with, unless a call says otherwise.
+        directions: of the concepts, where they are known already.
+
+    Raises:
+        ValueError, TypeError: an option out of range.
+    """
+
+    policy = "frozen"
+
+    def __init__(
+        self,
+        encoder: PipelineEncoder,
+        concepts: Sequence[Concept],
+        *,
+        sigma0_relative: float = 0.45,
+        k: float = 9.0,
+        n: int = 13,
+        smoother: str = "median",
+        sigma_max_relative: float | None = None,
+        batch_size: int = 16,
+        call: Mapping[str, Any] | None = None,
+        directions: Sequence[Tensor] | None = None,
+    ) -> None:
+        self.encoder, self.concepts = encoder, tuple(concepts)
+        self.sigma0 = _validate.not_negative("sigma0_relative", sigma0_relative)
+        self.k, self.n = _validate.not_negative("k", k), _validate.count("n", n)
+        self.smoother = _validate.choice("smoother", smoother, SMOOTHERS)
+        self.batch_size = _validate.count("batch_size", batch_size)
+        cap = sigma_max_relative
+        self.sigma_max = None if cap is None else _validate.positive("sigma_max_relative", cap)
+        if self.sigma_max is not None and self.sigma_max < self.sigma0:
+            raise ValueError(f"sigma_max_relative = {cap!r}: must be at least sigma0_relative = {self.sigma0!r}")
+        self.call = dict(call or {})
+        self.relevance = WordRelevance(
+            encoder, self.concepts, options=self.call, batch_size=batch_size, directions=directions
+        )
+
+    def __repr__(self) -> str:
+        names = ", ".join(concept.name for concept in self.concepts)
+        return (
+            f"PipelineSmoother([{names}], {self.smoother}, σ₀={shown(self.sigma0, 'near', 4)} std, "
+            f"k={shown(self.k, 'exact')}, n={self.n}, {self.encoder!r})"
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that determines Σ and the encoding, beside the models: plain JSON values."""
+        return {
+            "concepts": [{"name": c.name, "pairs": len(c.pairs), "sha256": c.sha256} for c in self.concepts],
+            "sigma0_relative": self.sigma0,
+            "k": self.k,
+            "n": self.n,
+            "aggregate": self.smoother,
+            "sigma_max_relative": self.sigma_max,
+            "policy": self.policy,
+        }
+
+    def noise(self, readings: Sequence[Reading]) -> list[list[tuple[TokenNoise, ...]]]:
+        """Relevance and σ of every position.
+
+        Args:
+            readings: the same prompts, as every call of `encode_prompt` reads them.
+
+        Returns:
+            For each reading, for each prompt, for each lookup.
+        """
+        rows = [
+            [layout for part in parts for layout in part] for parts in zip(*(r.layouts for r in readings), strict=True)
+        ]
+        scores = self.relevance.scores(rows)
+        found, first = [], 0
+        for reading in readings:
+            here = slice(first, first + len(reading.lookups))
+            found.append(
+                [self._token_noise(reading, row[here], score[here]) for row, score in zip(rows, scores, strict=True)]
+            )
+            first = here.stop
+        return found
+
+    def _token_noise(
+        self, reading: Reading, layouts: Sequence[Layout], scores: Sequence[Tensor]
+    ) -> tuple[TokenNoise, ...]:
+        names, found = [concept.name for concept in self.concepts], []
+        for layout, score, lookup, unit in zip(layouts, scores, reading.lookups, reading.frame.units, strict=True):
+            cap = 2 * math.sqrt(2 * lookup.embeddings.shape[-1]) if self.sigma_max is None else self.sigma_max
+            rule = SigmaRule(self.sigma0, self.k, max(cap, self.sigma0), "none")
+            best, which = score.max(dim=1)
+            relevance = [float(s) if kind == "word" else None for s, kind in zip(best, layout.kinds, strict=True)]
+            sigma = tuple(0.0 if r is None else unit * rule.word(r) for r in relevance)
+            concept = [None if r is None else names[int(i)] for r, i in zip(relevance, which, strict=True)]
+            found.append(TokenNoise(layout.tokens, layout.kinds, tuple(relevance), tuple(concept), sigma))
+        return tuple(found)
+
+    def problem(self, prompt: str, **call: Any) -> JointProblem:
+        """A prompt as what a bound takes.
+
+        Args:
+            prompt: one prompt.
+            call: arguments of the pipeline's `__call__` that decide how it is encoded (`max_sequence_length`, …).
+
+        Raises:
+            TypeError, ValueError: it is no text, or carries no noise.
+        """
+        if not isinstance(prompt, str):
+            raise TypeError(f"prompt = {prompt!r}: must be a string")
+        readings = tuple(map(self.encoder.read, self.encoder.calls([prompt], {**self.call, **call})))
+        noises = [noise for rows in self.noise(readings) for noise in rows[0]]
+        y: list[Tensor] = []
+        sigma: list[Tensor] = []
+        owner: list[Tensor] = []
+        first = number = 0
+        for reading in readings:
+            for lookup in reading.lookups:
+                e = lookup.embeddings[0]
+                y.append(e.flatten())
+                sigma.append(noises[number].column.expand(e.shape).flatten())
+                number += 1
+            owner += [_owners(reading, slot, first) for slot in reading.frame.slots]
+            first += len(reading.frame.blocks)
+        dtype = torch.promote_types(torch.float32, y[0].dtype) if len({e.dtype for e in y}) > 1 else y[0].dtype
+        whole, together = torch.cat([e.to(y[0].device, dtype) for e in y]), torch.cat(sigma)
+        if not bool(together.any()):
+            raise ValueError(f"prompt = {prompt!r}: carries no noise: must hold words, and sigma0_relative must be > 0")
+        return JointProblem(self, readings, tuple(noises), whole, GaussianNoise(together), torch.cat(owner))
+
+
+def deployed_rows(
+    encoder: PipelineEncoder,
+    reading: Reading,
+    noises: Sequence[Sequence[TokenNoise]],
+    generator: torch.Generator,
+    *,
+    n: int,
+    smoother: str,
+    batch_size: int,
+) -> Rows:
+    """The deployed encodings of the prompts of one call of `encode_prompt`, from fresh draws of a generator.
+
+    Prompts stand together as they stand in the pipeline's own call, n times. A prompt without any noise has the encoding that
+    the pipeline itself computes.
+
+    Args:
+        encoder: the pipeline's text encoders.
+        reading: the prompts.
+        noises: for each prompt, for each lookup.
+        generator: draws the noise.
+        n, smoother: how many noisy encodings, and their "median" or "mean".
+        batch_size: rows in one call of the encoders.
+
+    Returns:
+        For every slot a tensor a prompt.
+
+    Raises:
+        ValueError: an encoding is not finite.
+    """
+    prompts, slots = len(reading.call.prompts), reading.frame.slots
+    plain = [slot.rows(reading.tree, prompts) for slot in slots]
+    noisy = [any(any(noise.sigma) for noise in row) for row in noises]
+    if not any(noisy):
+        return plain
+    together = max(1, batch_size // prompts)
+    draws: list[list[list[Tensor]]] = [[[] for _ in range(prompts)] for _ in slots]
+    for done in range(0, n, together):
+        copies = min(together, n - done)
+        z = [_drawn(reading, noises, part, copies, generator) for part in range(len(reading.lookups))]
+        tree, _ = encoder.run(reading.call, copies=copies, replacements=z)
+        for kept, slot in zip(draws, slots, strict=True):
+            for i, row in enumerate(slot.rows(tree, copies * prompts)):
+                kept[i % prompts].append(row)
+    result: Rows = []
+    for own, kept in zip(plain, draws, strict=True):
+        rows = [
+            smoothed(torch.stack(k)[None], smoother)[0] if some else row
+            for k, some, row in zip(kept, noisy, own, strict=True)
+        ]
+        if not all(bool(torch.isfinite(row).all()) for row in rows):
+            raise ValueError(
+                f"encoding holds NaN or infinity: must be finite; in {rows[0].dtype} the largest σ may be too large, or the "
+                "text encoder's weights are broken"
+            )
+        result.append(rows)
+    return result
+
+
+def _drawn(
+    reading: Reading,
+    noises: Sequence[Sequence[TokenNoise]],
+    part: int,
+    copies: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Noisy copies of the embeddings of one lookup: (copies × prompts, tokens, width)."""
+    y = reading.lookups[part].embeddings
+    z = y.repeat(copies, 1, 1)
+    for row, noise in enumerate(noises):
+        sigma = torch.tensor(noise[part].sigma, dtype=torch.float64)
+        where = sigma.nonzero()[:, 0]
+        if len(where):
+            eta = normals((copies, len(where), y.shape[-1]), generator).cpu() * sigma[where, None]
+            z[row :: len(noises), where.to(z.device)] = (y[row].cpu()[where].double() + eta).to(z)
+    return z
+
+
+def _kept(reading: Reading, slot: Slot, shape: torch.Size) -> Tensor:
+    """Which entries of one prompt's tensor the pipeline does not mask."""
+    kept = torch.ones(shape, dtype=torch.bool)
+    masks = reading.masks(slot)
+    if masks is not None and len(shape) == 2:
+        kept &= masks[0][:, None]
+    return kept
+
+
+def _owners(reading: Reading, slot: Slot, first: int) -> Tensor:
+    """The block of every entry that is kept, counted from `first`; −1: of none."""
+    row = slot.rows(reading.tree, 1)[0]
+    owner = torch.full(row.shape, -1, dtype=torch.int64)
+    for number, block in enumerate(reading.frame.blocks):
+        for part in block:
+            box = slot.boxes[part]
+            if box is not None:
+                owner[tuple(slice(a, min(b, s)) for (a, b), s in zip(box, row.shape, strict=True))] = first + number
+    return owner[_kept(reading, slot, row.shape)]

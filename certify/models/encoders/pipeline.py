@@ -1,0 +1,588 @@
+"""Prompt encoder of any diffusers pipeline: its own `encode_prompt`, with noise on the embeddings of all encoders.
+
+A pipeline knows best how its prompts are encoded: templates, several tokenizers, masks, dropped positions, the layer that is
+read. None of it is repeated here. The pipeline's `__call__` runs up to its denoiser, and the calls of `encode_prompt` that it
+makes for the prompt are recorded with the arguments that it really passes: defaults of the two differ. They are then made
+again, with other rows, and with other embeddings (`certify.models.encoders.embeddings`):
+
+    y = the token embeddings of all lookups, concatenated           T(y) = what `encode_prompt` returns and depends on them
+
+What depends on them, and which block of it on which encoder, is found by moving all embeddings of one lookup at a time
+(`Frame`). A pipeline is refused, with the reason, where nothing moves, where two calls differ, or where the hooks do not fire.
+The pipeline itself is not changed: it is a copy of it, sharing its models, that is called.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from certify._records import Record
+from certify.models.encoders.embeddings import Lookup, embedding_std, listening, text_encoders
+from certify.models.encoders.families import Family, family_of
+from certify.models.encoders.outputs import Slot, leaves
+from certify.models.encoders.words import Vocabulary
+from certify.models.fingerprint import fingerprint
+
+__all__ = ["EncodeCall", "Frame", "Layout", "PipelineEncoder", "Reading"]
+
+_PROMPT = re.compile(r"prompt(_\d+)?")
+_COPIES = re.compile(r"num_\w+_per_prompt")
+_AROUND = ("vae", "movq", "image_encoder", "safety_checker", "feature_extractor", "vqvae")
+_PROBE = "a photo of a cat"
+_LONG = " ".join([_PROBE] * 9)
+_ROUNDING = 1e-5  # of the largest entry: what another batch size may change
+_MOST_LOOKUPS = 8
+
+
+class _Prompt(str):
+    """The user's own prompt, recognised wherever the pipeline hands it on."""
+
+    __slots__ = ()
+
+
+class _Stop(Exception):
+    """The denoiser is reached: all prompts are encoded."""
+
+
+@dataclass(frozen=True, eq=False)
+class EncodeCall(Record):
+    """One call of `encode_prompt` that a pipeline makes for its prompt.
+
+    Attributes:
+        arguments: as the pipeline passes them, by name.
+    """
+
+    arguments: Mapping[str, Any]
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts, a row each."""
+        value = self.arguments["prompt"]
+        return [str(value)] if isinstance(value, str) else [str(text) for text in value]
+
+    @property
+    def key(self) -> tuple[tuple[str, str], ...]:
+        """What of it is the same for other prompts."""
+        return tuple(
+            (name, repr(value))
+            for name, value in sorted(self.arguments.items())
+            if not _PROMPT.fullmatch(name) and not name.startswith("negative_")
+        )
+
+
+@dataclass(frozen=True)
+class Layout(Record):
+    """What stands at each position of one prompt in one encoder.
+
+    Attributes:
+        encoder: the text encoder's name among the pipeline's components.
+        ids, tokens: one an entry a position.
+        kinds: "template", "word" or "padding".
+        words: (start, stop) of every word.
+        texts: what every token of a word says; "" elsewhere.
+    """
+
+    encoder: str
+    ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    kinds: tuple[str, ...]
+    words: tuple[tuple[int, int], ...]
+    texts: tuple[str, ...]
+
+    def word(self, span: tuple[int, int]) -> tuple[str, ...]:
+        """The tokens of a word."""
+        return self.tokens[slice(*span)]
+
+
+@dataclass(frozen=True, eq=False)
+class Frame(Record):
+    """What is the same for all prompts of calls with the same other arguments.
+
+    Attributes:
+        slots: the places in what `encode_prompt` returns that follow the embeddings.
+        empty: for each lookup the ids of the empty prompt, without padding.
+        units: for each lookup the standard deviation of the module's embeddings.
+        ragged: whether a prompt's encoding depends on what else is in its batch: padded to the longest.
+    """
+
+    slots: tuple[Slot, ...]
+    empty: tuple[tuple[int, ...], ...]
+    units: tuple[float, ...]
+    ragged: bool
+
+    @functools.cached_property
+    def blocks(self) -> tuple[tuple[int, ...], ...]:
+        """Lookups in groups whose outputs no other group can move (T16): one each, unless their boxes overlap."""
+        groups: list[set[int]] = [{part} for part in range(len(self.units))]
+        for slot in self.slots:
+            known = [(part, box) for part, box in enumerate(slot.boxes) if box is not None]
+            for i, (part, box) in enumerate(known):
+                for other, further in known[i + 1 :]:
+                    if all(a < d and c < b for (a, b), (c, d) in zip(box, further, strict=True)):
+                        joined = next(g for g in groups if part in g) | next(g for g in groups if other in g)
+                        groups = [g for g in groups if not g & joined] + [joined]
+        return tuple(tuple(sorted(group)) for group in sorted(groups, key=min))
+
+
+@dataclass(frozen=True, eq=False)
+class Reading(Record):
+    """Prompts as one call of `encode_prompt` reads them.
+
+    Attributes:
+        call, frame: the call, and what is known of its kind.
+        tree: what it returns without noise, for the prompt's branch alone.
+        lookups: embeddings of every lookup: (prompts, tokens, width).
+        layouts: for each prompt, for each lookup.
+    """
+
+    call: EncodeCall
+    frame: Frame
+    tree: Any
+    lookups: tuple[Lookup, ...]
+    layouts: tuple[tuple[Layout, ...], ...]
+
+    def masks(self, slot: Slot) -> Tensor | None:
+        """(prompts, tokens), False at positions that the pipeline itself masks in this slot; None: it masks none of them."""
+        if slot.axis != 0:
+            return None
+        value = self.tree
+        for key in slot.path:
+            value = value[key]
+        if value.ndim != 3:
+            return None
+        for _, leaf in leaves(self.tree):
+            if isinstance(leaf, Tensor) and tuple(leaf.shape) == tuple(value.shape[:2]):
+                wanted = leaf != 0
+                if bool((leaf == wanted.to(leaf.dtype)).all()):
+                    return wanted.cpu()
+        return None
+
+
+class PipelineEncoder:
+    """The text encoders of a pipeline as one function of the token embeddings of all of them.
+
+    Args:
+        pipe: any diffusers pipeline with `encode_prompt` and text encoders of transformers. It is not changed.
+
+    Raises:
+        TypeError: `pipe` is no such pipeline.
+        ValueError: a text encoder is compiled.
+    """
+
+    def __init__(self, pipe: Any) -> None:
+        if not callable(pipe) or not hasattr(pipe, "components"):
+            raise TypeError(f"pipe is a {type(pipe).__name__}: must be a diffusers pipeline")
+        if not callable(getattr(pipe, "encode_prompt", None)):
+            raise TypeError(
+                f"pipe is a {type(pipe).__name__} without encode_prompt: must have it, that is where noise enters"
+            )
+        if not text_encoders(pipe):
+            raise TypeError(
+                f"pipe is a {type(pipe).__name__} without a text encoder that looks token embeddings up: must have one; its "
+                f"components are {', '.join(name for name, part in pipe.components.items() if part is not None)}"
+            )
+        self.pipe = pipe
+        self.signature = _named(type(pipe))
+        if "prompt" not in self.signature.parameters:
+            raise TypeError(f"{type(pipe).__name__}.encode_prompt takes no `prompt`: must take it by this name")
+        self._frames: dict[Any, Frame] = {}
+
+    def __repr__(self) -> str:
+        return f"PipelineEncoder({type(self.pipe).__name__}, {', '.join(self.encoders)})"
+
+    @property
+    def encoders(self) -> dict[str, nn.Module]:
+        """The text encoders, by name."""
+        return text_encoders(self.pipe)
+
+    @property
+    def family(self) -> Family:
+        """What is known of the pipeline's class; a class that is not known is served by what is found here."""
+        return family_of(type(self.pipe))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the named tensors of all text encoders."""
+        tensors = {f"{name}.{k}": v for name, encoder in self.encoders.items() for k, v in encoder.state_dict().items()}
+        return fingerprint(tensors)
+
+    def vocabulary(self, encoder: str) -> Vocabulary:
+        """The tokenizer of a text encoder: `tokenizer_2` for `text_encoder_2`.
+
+        Raises:
+            TypeError: there is none of that name.
+        """
+        name = encoder.replace("text_encoder", "tokenizer")
+        tokenizer = getattr(self.pipe, name, None)
+        if tokenizer is None or name == encoder:
+            others = [k for k, v in self.pipe.components.items() if "tokenizer" in k and v is not None]
+            if len(others) != 1 or len(self.encoders) != 1:
+                raise TypeError(f"pipe has no {name} for its {encoder}: must have one, its words are read with it")
+            tokenizer = getattr(self.pipe, others[0])
+        return Vocabulary.of(tokenizer)
+
+    # The pipeline's own computation
+
+    def twin(self) -> Any:
+        """A pipeline that shares the models and has a scheduler and attributes of its own."""
+        twin = copy.copy(self.pipe)
+        scheduler = getattr(self.pipe, "scheduler", None)
+        if scheduler is not None:
+            twin.__dict__["scheduler"] = copy.deepcopy(scheduler)
+        return twin
+
+    def intercepted(self, answer: Callable[[int, EncodeCall, Any], Any], *, quiet: bool = False) -> Callable[..., Any]:
+        """The pipeline's `__call__` on a twin, in which `encode_prompt` is answered where it is asked for the prompt.
+
+        Args:
+            answer: (number of the call, call, what the pipeline's own `encode_prompt` returns) → what is returned instead.
+            quiet: without the pipeline's progress bars.
+
+        Returns:
+            A function of the arguments of `__call__`, `prompt` by name.
+        """
+        twin = self.twin()
+        if quiet:
+            twin.__dict__["_progress_bar_config"] = {"disable": True}
+        original = twin.encode_prompt
+        calls: list[EncodeCall] = []
+
+        def encode_prompt(*args: Any, **kwargs: Any) -> Any:
+            bound = self.signature.bind(twin, *args, **kwargs)
+            given = {name: _plain(value) for name, value in list(bound.arguments.items())[1:]}
+            given |= given.pop("kwargs", {})
+            if not _is_own(bound.arguments.get("prompt")):
+                if not _is_negative(bound.arguments.get("prompt"), rejected):
+                    raise ValueError(
+                        f"{type(twin).__name__} encodes another text than the prompt: something rewrites it first (prompt "
+                        "upsampling or enhancement), and what a certificate says of the prompt would not be about that text. "
+                        "It must be off"
+                    )
+                return original(**given)
+            call = EncodeCall(given)
+            calls.append(call)
+            return answer(len(calls) - 1, call, original(**{k: _copied(v) for k, v in given.items()}))
+
+        rejected: list[Any] = []
+
+        def run(**arguments: Any) -> Any:
+            usual = inspect.signature(type(twin).__call__).parameters.values()
+            negative = {p.name: p.default for p in usual if p.default is not p.empty} | arguments
+            rejected.extend(value for name, value in negative.items() if name.startswith("negative_prompt"))
+            prompts = {name: _own(v) for name, v in arguments.items() if _PROMPT.fullmatch(name) and v is not None}
+            result = type(twin).__call__(twin, **{**arguments, **prompts})
+            if not calls:
+                raise ValueError(
+                    f"{type(twin).__name__} never called encode_prompt for its prompt: it cannot be defended"
+                )
+            return result
+
+        twin.__dict__["encode_prompt"] = encode_prompt
+        return run
+
+    def calls(self, prompts: Sequence[str], options: Mapping[str, Any] | None = None) -> list[EncodeCall]:
+        """The calls of `encode_prompt` that the pipeline makes for these prompts: it runs up to its denoiser.
+
+        Args:
+            prompts: one or several.
+            options: further arguments of `__call__`.
+        """
+        found: list[EncodeCall] = []
+
+        def answer(number: int, call: EncodeCall, own: Any) -> Any:
+            found.append(call)
+            return own
+
+        arguments = {name: v for name, v in (options or {}).items() if "callback" not in name}
+        if "generator" in inspect.signature(type(self.pipe).__call__).parameters:
+            arguments["generator"] = torch.Generator().manual_seed(0)
+        run = self.intercepted(answer, quiet=True)
+        encoders = self.encoders
+        others = [
+            part
+            for name, part in self.pipe.components.items()
+            if isinstance(part, nn.Module) and name not in encoders and name not in _AROUND
+        ]
+        own = threading.get_ident()
+
+        def stop(module: nn.Module, args: Any) -> None:
+            if threading.get_ident() == own:
+                raise _Stop
+
+        handles = [part.register_forward_pre_hook(stop) for part in others]
+        try:
+            with torch.random.fork_rng(devices=[]):
+                run(prompt=list(prompts) if len(prompts) > 1 else prompts[0], **arguments)
+        except _Stop:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not found:
+            raise ValueError(
+                f"{type(self.pipe).__name__} never called encode_prompt for its prompt: it cannot be defended"
+            )
+        return found
+
+    def run(
+        self,
+        call: EncodeCall,
+        texts: Sequence[str] | None = None,
+        *,
+        copies: int = 1,
+        replacements: Sequence[Tensor] | None = None,
+    ) -> tuple[Any, list[Lookup]]:
+        """`encode_prompt` with the arguments of a call, for the branch of the prompt alone.
+
+        Args:
+            call: whose arguments.
+            texts: other prompts, for every encoder; None: the call's own, `copies` times one after the other.
+            replacements: embeddings of every lookup, (rows, tokens, width); None: the tables' own.
+
+        Returns:
+            What it returns, and the lookups.
+
+        Raises:
+            ValueError: no embeddings were looked up, or they have another number of rows.
+        """
+        arguments: dict[str, Any] = dict(call.arguments)
+        for name, value in call.arguments.items():
+            if _PROMPT.fullmatch(name) and value is not None:
+                own = [value] * len(call.prompts) if isinstance(value, str) else list(value)
+                arguments[name] = own * copies if texts is None else list(texts)
+            elif name.startswith("negative_"):
+                arguments[name] = None
+            elif _COPIES.fullmatch(name):
+                arguments[name] = 1
+        if "do_classifier_free_guidance" in self.signature.parameters:
+            arguments["do_classifier_free_guidance"] = False
+        for name, parameter in self.signature.parameters.items():  # where the default is more than one
+            if _COPIES.fullmatch(name) and parameter.default is not inspect.Parameter.empty:
+                arguments.setdefault(name, 1)
+        rows = len(arguments["prompt"])
+        with torch.no_grad(), listening(self.encoders, replacements) as heard:
+            tree = copy.copy(self.pipe).encode_prompt(**arguments)
+        if not heard or (replacements is not None and len(heard) != len(replacements)):
+            raise ValueError(
+                f"{type(self.pipe).__name__}: its text encoders ({', '.join(self.encoders)}) looked up embeddings "
+                f"{len(heard)} times where the hooks could see it: must be at least once, and alike in every call. A compiled "
+                "encoder does that, or one whose output was cached"
+            )
+        if len(heard) > _MOST_LOOKUPS:
+            raise ValueError(
+                f"{type(self.pipe).__name__} looked up embeddings {len(heard)} times for one prompt: must be at most "
+                f"{_MOST_LOOKUPS}; a text encoder that writes text (prompt enhancement) cannot be defended"
+            )
+        for lookup in heard:
+            if lookup.embeddings.ndim != 3 or len(lookup.embeddings) != rows:
+                raise ValueError(
+                    f"{type(self.pipe).__name__}.{lookup.encoder} looked up embeddings of shape "
+                    f"{tuple(lookup.embeddings.shape)} for {rows} prompts: must be ({rows}, tokens, width)"
+                )
+        return tree, heard
+
+    # What is known of it
+
+    def frame(self, call: EncodeCall) -> Frame:
+        """What is the same for all prompts of such calls; found by four small calls, once.
+
+        Raises:
+            ValueError: nothing depends on the embeddings, two calls differ, or rows of a batch cannot be told apart.
+        """
+        if call.key not in self._frames:
+            self._frames[call.key] = self._probed(call)
+        return self._frames[call.key]
+
+    def _probed(self, call: EncodeCall) -> Frame:
+        tree, heard = self.run(call, [_PROBE])
+        y = [lookup.embeddings for lookup in heard]
+        again, _ = self.run(call, [_PROBE], replacements=y)
+        for (path, one), (_, other) in zip(leaves(tree), leaves(again), strict=True):
+            if any(not torch.equal(a, b) for a, b in zip(_listed(one), _listed(other), strict=True)):
+                raise ValueError(
+                    f"{type(self.pipe).__name__}.encode_prompt returned two different values at {path} for the same "
+                    "embeddings: must be the same function in every call (a part in training mode, or an encoder with "
+                    "randomness of its own)"
+                )
+        plain, empty = self.run(call, [""])
+        beside, _ = self.run(call, ["", _LONG])
+        parts = len(y)
+        if len(empty) != parts:
+            raise ValueError(
+                f"{type(self.pipe).__name__} looks up embeddings {len(empty)} times for the empty prompt and {parts} times for "
+                "another: must be the same"
+            )
+        source = torch.Generator().manual_seed(0)
+        moved = []
+        for part, rows in enumerate(y):
+            batch = rows.repeat(parts + 1, 1, 1)
+            step = torch.randn(rows.shape[1:], generator=source).to(rows)
+            batch[part + 1] += 3 * rows.float().std().to(rows) * step
+            moved.append(batch)
+        many, _ = self.run(call, [_PROBE] * (parts + 1), replacements=moved)
+        slots = [s for path, leaf in leaves(many) if (s := self._slot(path, leaf, tree, parts)) is not None]
+        if not slots:
+            raise ValueError(
+                f"nothing that {type(self.pipe).__name__}.encode_prompt returns depends on the token embeddings of "
+                f"{', '.join(self.encoders)}: noise there would defend nothing"
+            )
+        vocabularies = [self.vocabulary(lookup.encoder) for lookup in heard]
+        ragged = any(not _alike(s.rows(plain, 1)[0], s.rows(beside, 2)[0]) for s in slots)
+        return Frame(
+            tuple(slots),
+            tuple(
+                tuple(_bare(lookup.ids[0].tolist(), v.padding)[0])
+                for lookup, v in zip(empty, vocabularies, strict=True)
+            ),
+            tuple(embedding_std(lookup.module) for lookup in heard),
+            ragged,
+        )
+
+    def _slot(self, path: Any, leaf: Any, alone: Any, parts: int) -> Slot | None:
+        """The slot at a path of what a batch of `parts` + 1 rows returned, row i + 1 with part i moved; None: none moved."""
+        value = alone
+        for key in path:
+            value = value[key]
+        if isinstance(leaf, list):
+            if not leaf[0].is_floating_point() or len(leaf) != (parts + 1) * len(value):
+                return None
+            axis, rows = None, leaf
+        else:
+            if not isinstance(value, Tensor) or not leaf.is_floating_point() or leaf.ndim != value.ndim:
+                return None
+            grown = [i for i in range(leaf.ndim) if (leaf.shape[i], value.shape[i]) == (parts + 1, 1)]
+            if not grown:
+                return None
+            axis, rows = grown[0], list(leaf.movedim(grown[0], 0))
+        boxes: list[tuple[tuple[int, int], ...] | None] = []
+        for row in rows[1:]:
+            where = ((row.float() - rows[0].float()).abs() > _rounding(rows[0])).nonzero()
+            if not len(where):
+                boxes.append(None)
+                continue
+            first, last = where.amin(dim=0).tolist(), where.amax(dim=0).tolist()
+            sizes = row.shape
+            boxes.append(
+                tuple((a, _ENDLESS if b + 1 == s else b + 1) for a, b, s in zip(first, last, sizes, strict=True))
+            )
+        found = [part for part, box in enumerate(boxes) if box is not None]
+        if not found:
+            return None
+        if len(found) == 1:  # all of it, whatever the probe's length left at zero
+            boxes[found[0]] = tuple((0, _ENDLESS) for _ in rows[0].shape)
+        return Slot(path, axis, tuple(boxes))
+
+    def read(self, call: EncodeCall) -> Reading:
+        """The prompts of a call: their embeddings, words and plain encodings."""
+        frame = self.frame(call)
+        tree, heard = self.run(call)
+        if len(heard) != len(frame.units):
+            raise ValueError(
+                f"{type(self.pipe).__name__} looks up embeddings {len(heard)} times for this prompt and {len(frame.units)} "
+                "times for another: must be the same"
+            )
+        vocabularies = [self.vocabulary(lookup.encoder) for lookup in heard]
+        layouts = tuple(
+            tuple(
+                _layout(lookup.encoder, lookup.ids[row].tolist(), empty, vocabulary)
+                for lookup, empty, vocabulary in zip(heard, frame.empty, vocabularies, strict=True)
+            )
+            for row in range(len(call.prompts))
+        )
+        return Reading(call, frame, tree, tuple(heard), layouts)
+
+
+_ENDLESS = 2**62
+
+
+def _named(pipeline: type) -> inspect.Signature:
+    """The signature of `encode_prompt`: of the nearest ancestor whose arguments all have names."""
+    for kind in pipeline.__mro__:
+        if "encode_prompt" in vars(kind):
+            signature = inspect.signature(kind.encode_prompt)
+            if all(p.kind is not p.VAR_POSITIONAL for p in signature.parameters.values()):
+                return signature
+    raise TypeError(f"{pipeline.__name__}.encode_prompt names none of its arguments: must take `prompt` by name")
+
+
+def _own(value: Any) -> Any:
+    return _Prompt(value) if isinstance(value, str) else [_Prompt(text) for text in value]
+
+
+def _is_own(value: Any) -> bool:
+    return isinstance(value, _Prompt) or (isinstance(value, list) and bool(value) and all(map(_is_own, value)))
+
+
+def _is_negative(value: Any, rejected: Sequence[Any]) -> bool:
+    texts = [value] if isinstance(value, str) else list(value or [""])
+    lists = [[entry] if isinstance(entry, str) else entry for entry in rejected]
+    named = [text for entry in lists if isinstance(entry, (list, tuple)) for text in entry]
+    return all(text in ("", *named) for text in texts)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return str(value)
+    return [_plain(entry) for entry in value] if isinstance(value, list) else value
+
+
+def _copied(value: Any) -> Any:
+    return list(value) if isinstance(value, list) else value  # some write into the list that they are given
+
+
+def _rounding(row: Tensor) -> float:
+    """What another place in a batch may change."""
+    scale = float(row.abs().max()) if row.numel() else 0.0
+    return max(_ROUNDING, 8 * torch.finfo(row.dtype).eps) * scale
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool(((one.float() - other.float()).abs() <= _rounding(one)).all())
+
+
+def _listed(leaf: Any) -> list[Tensor]:
+    return leaf if isinstance(leaf, list) else [leaf]
+
+
+def _bare(ids: Sequence[int], padding: int | None) -> tuple[list[int], int]:
+    """Ids without padding at either end, and where they begin."""
+    first, last = 0, len(ids)
+    while padding is not None and last > first and ids[last - 1] == padding:
+        last -= 1
+    while padding is not None and first < last and ids[first] == padding:
+        first += 1
+    return list(ids[first:last]), first
+
+
+def _layout(encoder: str, ids: list[int], empty: Sequence[int], vocabulary: Vocabulary) -> Layout:
+    """What stands where: the prompt is what the empty prompt does not have."""
+    bare, start = _bare(ids, vocabulary.padding)
+    before = _common(bare, empty)
+    after = _common(bare[before:][::-1], empty[before:][::-1])
+    begin, end = start + before, start + len(bare) - after
+    kinds = ["padding"] * start + ["template"] * before + ["word"] * (end - begin)
+    kinds += ["template"] * after + ["padding"] * (len(ids) - len(kinds) - after)
+    content = ids[begin:end]
+    words = tuple((begin + a, begin + b) for a, b in vocabulary.words(content))
+    tokens = vocabulary.tokens(ids)
+    texts = [vocabulary.text([token]) if kind == "word" else "" for token, kind in zip(tokens, kinds, strict=True)]
+    return Layout(encoder, tuple(ids), tokens, tuple(kinds), words, tuple(texts))
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many entries two lists begin alike with."""
+    length = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        length += 1
+    return length
