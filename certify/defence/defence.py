@@ -189,7 +189,7 @@ class Defence:
             return [prompt]
         if not _texts(prompt):
             raise TypeError(f"prompt = {prompt!r}: must be a string or a list of strings")
-        return list(prompt)  # type: ignore[arg-type]
+        return list(prompt)
 
     def _noise(self, readings: Sequence[Reading]) -> list[list[tuple[TokenNoise, ...]]]:
         """Relevance and σ: for each reading, for each prompt, for each lookup."""
@@ -202,19 +202,8 @@ class Defence:
                     f"{type(self.pipe).__name__} looked up embeddings {len(reading.lookups)} times: must be once"
                 )
             width = reading.lookups[0].ids.shape[1]
-            found.append([(self._token_noise(text, width),) for text in reading.call.prompts])
+            found.append([(_token_noise(self.adaptive, text, width),) for text in reading.call.prompts])
         return found
-
-    def _token_noise(self, prompt: str, positions: int) -> TokenNoise:
-        assert isinstance(self.adaptive, AdaptiveMedianSmoother)
-        tokenized = self.adaptive.encoder.tokenize(prompt)
-        if tokenized.empty:
-            unknown = (None,) * positions
-            return TokenNoise(tokenized.tokens, tokenized.kinds, unknown, unknown, (0.0,) * positions)
-        noise = self.adaptive.prepare(tokenized).token_noise
-        if len(noise.sigma) != positions:
-            raise ValueError(f"prompt = {prompt!r}: is encoded at {positions} positions: must be {len(noise.sigma)}")
-        return noise
 
     @staticmethod
     def _put(reading: Reading, own: Any, rows: Rows) -> Any:
@@ -426,7 +415,8 @@ class Defence:
             FileExistsError: the folder holds a defence already and `overwrite` is not set.
         """
         path = Path(folder)
-        tensors, directions = {"none": torch.zeros(1)}, ()
+        tensors = {"none": torch.zeros(1)}
+        directions: tuple[Tensor, ...] = ()
         if isinstance(self.adaptive, PipelineSmoother):
             directions = tuple(self.adaptive.relevance.directions)
             tensors = {f"direction{i}": d for i, d in enumerate(directions)}
@@ -510,7 +500,8 @@ def _built(
     clip, given = _is_clip(pipe), {name: value for name, value in options.items() if name != "call"}
     if clip and given.get("sigma0_relative") != 0:
         _validate.options("defend", given, [*AdaptiveOptions.__annotations__, "call"])
-        adaptive = AdaptiveMedianSmoother.from_pipeline(pipe, concepts, **{"truncate": True, **given})
+        settings: Any = {"truncate": True, **given}
+        adaptive = AdaptiveMedianSmoother.from_pipeline(pipe, concepts, **settings)
         return Defence(pipe, encoder, adaptive, options)
     for name in sorted(given.keys() & (AdaptiveOptions.__annotations__.keys() - set(joint))):
         why = (
@@ -522,6 +513,18 @@ def _built(
     _validate.options("defend", given, joint)
     smoother = PipelineSmoother(encoder, _concepts(concepts), call=options.get("call"), directions=directions, **given)
     return Defence(pipe, encoder, smoother, options)
+
+
+def _token_noise(adaptive: AdaptiveMedianSmoother, prompt: str, positions: int) -> TokenNoise:
+    """Relevance and σ of a prompt by the smoother of Stable Diffusion 1.x and 2.x; none without words."""
+    tokenized = adaptive.encoder.tokenize(prompt)
+    if tokenized.empty:
+        unknown = (None,) * positions
+        return TokenNoise(tokenized.tokens, tokenized.kinds, unknown, unknown, (0.0,) * positions)
+    noise = adaptive.prepare(tokenized).token_noise
+    if len(noise.sigma) != positions:
+        raise ValueError(f"prompt = {prompt!r}: is encoded at {positions} positions: must be {len(noise.sigma)}")
+    return noise
 
 
 def _is_clip(pipe: Any) -> bool:

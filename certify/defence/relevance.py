@@ -188,7 +188,8 @@ def _features(reading: Reading, part: int, count: int) -> Tensor:
         box = slot.boxes[part]
         if box is None:
             continue
-        masks, rows = reading.masks(slot), []
+        masks = reading.masks(slot)
+        rows: list[Tensor] = []
         for i, row in enumerate(slot.rows(reading.tree, count)):
             inside = row[tuple(slice(a, min(b, s)) for (a, b), s in zip(box, row.shape, strict=True))].double().cpu()
             if inside.ndim > 1:

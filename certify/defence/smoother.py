@@ -75,7 +75,8 @@ class JointProblem(Record):
 
     def parts(self, z: Tensor) -> list[list[Tensor]]:
         """(b, d) → for each call, for each lookup (b, tokens, width)."""
-        found, start = [], 0
+        found: list[list[Tensor]] = []
+        start = 0
         for reading in self.readings:
             found.append([])
             for lookup in reading.lookups:
@@ -201,7 +202,8 @@ class PipelineSmoother:
             [layout for part in parts for layout in part] for parts in zip(*(r.layouts for r in readings), strict=True)
         ]
         scores = self.relevance.scores(rows)
-        found, first = [], 0
+        found: list[list[tuple[TokenNoise, ...]]] = []
+        first = 0
         for reading in readings:
             here = slice(first, first + len(reading.lookups))
             found.append(
@@ -213,7 +215,8 @@ class PipelineSmoother:
     def _token_noise(
         self, reading: Reading, layouts: Sequence[Layout], scores: Sequence[Tensor]
     ) -> tuple[TokenNoise, ...]:
-        names, found = [concept.name for concept in self.concepts], []
+        names = [concept.name for concept in self.concepts]
+        found: list[TokenNoise] = []
         for layout, score, lookup, unit in zip(layouts, scores, reading.lookups, reading.frame.units, strict=True):
             cap = 2 * math.sqrt(2 * lookup.embeddings.shape[-1]) if self.sigma_max is None else self.sigma_max
             rule = SigmaRule(self.sigma0, self.k, max(cap, self.sigma0), "none")

@@ -79,8 +79,8 @@ def tables(encoder: nn.Module) -> list[nn.Embedding]:
 
 def embedding_std(module: nn.Module) -> float:
     """√(mean over dimensions of the variance) of all that an embedding module can give out."""
-    rows = int(module.weight.shape[0])  # type: ignore[union-attr, index, arg-type]
-    device = module.weight.device  # type: ignore[union-attr]
+    table: Any = module.weight
+    rows, device = int(table.shape[0]), table.device
     if device.type == "meta":  # offloaded: its hook brings the rows in, and takes ids from anywhere
         device = torch.device("cpu")
     total: Tensor | float = 0.0

@@ -455,7 +455,8 @@ class PipelineEncoder:
         if isinstance(leaf, list):
             if not leaf[0].is_floating_point() or len(leaf) != (parts + 1) * len(value):
                 return None
-            axis, rows = None, leaf
+            axis: int | None = None
+            rows: list[Tensor] = leaf
         else:
             if not isinstance(value, Tensor) or not leaf.is_floating_point() or leaf.ndim != value.ndim:
                 return None
@@ -508,7 +509,7 @@ def _named(pipeline: type) -> inspect.Signature:
     """The signature of `encode_prompt`: of the nearest ancestor whose arguments all have names."""
     for kind in pipeline.__mro__:
         if "encode_prompt" in vars(kind):
-            signature = inspect.signature(kind.encode_prompt)
+            signature = inspect.signature(vars(kind)["encode_prompt"])
             if all(p.kind is not p.VAR_POSITIONAL for p in signature.parameters.values()):
                 return signature
     raise TypeError(f"{pipeline.__name__}.encode_prompt names none of its arguments: must take `prompt` by name")

@@ -78,7 +78,8 @@ class Vocabulary(Record):
         """(start, stop) of every word, in order; together they are all of `ids`."""
         if not len(ids):
             return []
-        tokens, starts = self.tokens(ids), []
+        tokens = self.tokens(ids)
+        starts: list[int] = []
         for i, token in enumerate(tokens):
             before = i > 0 and (ids[i - 1] in self.alone or (self.kind == "clip" and tokens[i - 1].endswith("</w>")))
             marked = {
