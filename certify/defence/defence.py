@@ -184,7 +184,7 @@ class Defence:
         return given
 
     def _prompts(self, arguments: Mapping[str, Any]) -> list[str]:
-        prompt = arguments.get("prompt")
+        prompt: Any = arguments.get("prompt")
         if isinstance(prompt, str):
             return [prompt]
         if not _texts(prompt):
@@ -195,7 +195,7 @@ class Defence:
         """Relevance and σ: for each reading, for each prompt, for each lookup."""
         if isinstance(self.adaptive, PipelineSmoother):
             return self.adaptive.noise(readings)
-        found = []
+        found: list[list[tuple[TokenNoise, ...]]] = []
         for reading in readings:
             if len(reading.lookups) != 1:
                 raise ValueError(
