@@ -203,8 +203,8 @@ NO_SUMMARY = {
     "what is given": "Concept PromptRow PromptSet TokenizedPrompt PreparedPrompt "
     "Trajectory ExampleImages RunRecord ClassifiedRow ClassifiedRun Part "
     "Weights Directory Settings "
-    "EncodeCall Layout Frame Reading Lookup Slot Family Vocabulary",
-    "what runs": "Deployment Problem JointProblem Region Processes Block Materials SigmaRule",
+    "EncodeCall Layout Frame Reading Lookup Slot Family Vocabulary LabelledSet",
+    "what runs": "Deployment Problem JointProblem Region Processes Block Materials SigmaRule ClassifierTask",
     "what shows itself": "Explanation",
     "parts of an answer": "OnRecord Mention Evaluation Run Setting Box ModelRecord Section Summary Table Overlay Verdicts "
     "Statement Result Distance Squared OfCopies Choice Kind Entry Subject Limits",
