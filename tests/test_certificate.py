@@ -19,6 +19,7 @@ from certify import (
     certified_radius,
     deployed_bound,
     event_bound,
+    indistinguishability,
     layer_norm_support,
     mse_bound,
     percentile_bounds,
@@ -26,6 +27,7 @@ from certify import (
 )
 from certify._digests import tensor_digest
 from certify.certificate import words
+from certify.summaries import summary
 from tests.subjects import SUBJECTS, Subject
 
 Y = torch.tensor([[0.2, -0.4], [1.0, 0.3]], dtype=torch.float32)
@@ -880,3 +882,21 @@ def test_kept_tensors_have_names_of_their_own(results):
     assert torch.equal(cert.tensors["extra"], torch.ones(2))
     with pytest.raises(ValueError, match="keep names 'sigma': must be a name that the certificate does not use itself"):
         Certificate.of(results[0], keep={"sigma": torch.ones(2)})
+
+
+def test_what_anybody_could_tell_follows_from_radius_and_copies(tmp_path):
+    """T15: at the smallest radius of a claim about noisy copies, made or not; of ideal smoothed values nothing is said."""
+    ideal = mse_bound(f, Y, NOISE, rho=0.5, n=400)
+    assert Certificate.of(ideal).indistinguishability is None
+    assert words.indistinguishable(Certificate.of(ideal)) == ""
+    how = {"replicas": 4, "n": 400, "alpha": 0.01}
+    near, far = (event_bound(lambda z: z.mean(dim=(1, 2, 3)) > 9, Y, NOISE, rho=rho, **how) for rho in (0.25, 40.0))
+    assert far.status == "abstained"
+    Certificate.of(ideal, far, near).save(tmp_path)
+    kept = Certificate.load(tmp_path)
+    assert kept.indistinguishability == indistinguishability(rho=0.25, replicas=4)
+    said = words.indistinguishable(kept)
+    assert "advantage of more than 19.75\u00a0%" in said
+    assert "4 noisy copies" in said
+    assert said in summary(kept).notes
+    assert Certificate.of(ideal, far).indistinguishability.total_variation == pytest.approx(1.0)

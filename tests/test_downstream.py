@@ -286,6 +286,24 @@ def test_the_event_is_the_detectors_verdict_on_the_deployed_image(pipe: Any, enc
     assert not torch.allclose(seen[-1], made, atol=0.05)
 
 
+def test_several_images_of_one_encoding_have_noise_of_their_own(pipe: Any, encode: Any, noisy: Tensor) -> None:
+    deployment = Smoothed(encode, 3, extra=0.05)
+    seen: list[Tensor] = []
+
+    def left_is_brighter(made: Tensor) -> Tensor:
+        seen.append(made)
+        return made[..., :16].mean(dim=(1, 2, 3)) > made[..., 16:].mean(dim=(1, 2, 3))
+
+    event = attack_succeeds(deployment, pipe, left_is_brighter, **SHORT)
+    verdicts = event(noisy, generator=source(5), repeats=2)
+    own = source(5)
+    h = deployment(noisy, own)
+    made = images(pipe, torch.stack([h, h], dim=1).flatten(0, 1), generator=own, **SHORT)
+    torch.testing.assert_close(seen[0], made, rtol=0, atol=1e-4)
+    assert verdicts.tolist() == left_is_brighter(made).reshape(len(noisy), 2).tolist()
+    assert not torch.allclose(made[0], made[1], atol=0.05)
+
+
 def test_attacks_succeed_where_the_concept_is_drawn(pipe: Any, encoder: PromptEncoder, encode: Any) -> None:
     """Hardly any noise: the embedded model draws the circle that the prompt asks for, and no square."""
     y = encoder.embed(encoder.tokenize(PROMPT))

@@ -360,3 +360,60 @@ def test_an_abstention_is_a_claim_too(tmp_path):
     (claim,) = certify.Certificate.load(tmp_path / "c").claims
     assert (claim.status, claim.value) == ("abstained", 1.0)
     assert e.at(0.0) <= 1.0
+
+
+# How many values go to each draw, chosen on pilot draws
+
+
+def test_the_split_is_chosen_and_counts_values():
+    told: list[tuple[int, int]] = []
+    e = event_bound(fires, Y, ONE, rho=0.25, repeats=None, n=2000, progress=lambda *done: told.append(done))
+    assert (e.method, e.repeats in (2, 3, 4, 6), e.n) == ("repeats", True, 2000 // e.repeats)
+    assert e.run.pilot == 66  # of six values each: a fifth as many besides
+    assert worst(0.25, 13) < e.value < event_bound(fires, Y, ONE, rho=0.25, n=2000).value
+    assert told[-1][0] == told[-1][1] == 66 * 6 + e.n * e.repeats
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert event_bound(fires, Y, ONE, rho=0.25, repeats=None, n=2000, batch_size=7).value == e.value
+
+
+def test_where_the_copies_decide_or_values_are_few_the_split_is_t5():
+    def decided(z, generator):
+        return (z[..., 0].mean(dim=1) > 1.0 / math.sqrt(13)) & (torch.rand(len(z), generator=generator) < 2)
+
+    for event, n in ((decided, 1000), (fires, 299)):
+        t5 = event_bound(event, Y, ONE, rho=0.2, n=n)
+        e = event_bound(event, Y, ONE, rho=0.2, repeats=None, n=n)
+        assert (type(e), e.value, e.successes, e.n) == (type(t5), t5.value, t5.successes, n)
+    score = mean_bound(lambda z: rate(z), Y, ONE, rho=0.2, repeats=None, n=300)  # nothing to repeat
+    assert (score.method, score.n, score.value) == (
+        "score",
+        300,
+        mean_bound(lambda z: rate(z), Y, ONE, rho=0.2, n=300).value,
+    )
+
+
+def test_a_split_run_goes_on(tmp_path):
+    how = {"rho": 0.25, "repeats": None, "n": 1500}
+    base = event_bound(fires, Y, ONE, **how)
+
+    def stop(done, total):
+        if done > 0.6 * total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        event_bound(fires, Y, ONE, checkpoint=tmp_path, progress=stop, **how)
+    heard: list[float] = []
+    again = event_bound(
+        fires, Y, ONE, checkpoint=tmp_path, progress=lambda done, total: heard.append(done / total), **how
+    )
+    assert again.value == base.value
+    assert heard[0] > 0.6
+
+
+def test_a_split_mean_of_two_sides_covers_both():
+    m = mean_bound(fires, Y, ONE, rho=0.1, repeats=None, n=6000, side="two-sided")
+    assert m.repeats in (1, 2, 3, 4, 6)
+    r = math.sqrt(13) * 0.1
+    assert m.lower < 0.03 + 0.16 * norm.cdf(-r) < worst(0.1, 13) < m.value
+    with pytest.raises(ValueError, match="repeats = 0: must be a whole number >= 1"):
+        mean_bound(fires, Y, ONE, rho=0.1, repeats=0)

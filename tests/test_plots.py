@@ -16,7 +16,18 @@ import torch
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from certify import Certificate, Ellipsoid, GaussianNoise, bound_curve, certified_radius, event_bound, plots
+from certify import (
+    Certificate,
+    Ellipsoid,
+    GaussianNoise,
+    UniformNoise,
+    bound_curve,
+    certified_radius,
+    event_bound,
+    indistinguishability,
+    mean_bound,
+    plots,
+)
 from certify.bounds.rates import RateOver
 from certify.plots import (
     CERTIFICATE,
@@ -158,9 +169,30 @@ def test_certified_rates_of_one_prompt_and_of_several(event):
     assert drawn[1][0.0] == pytest.approx(event_bound_at_zero(event))
     assert (drawn[2][0.25], drawn[3][0.25]) == (rate_over().at(0.25), rate_over().least(0.25))
     assert "mean of 3 prompts, 1 without noise, 5 noisy copies" in legend(figure)[2]
-    assert len(plot_event_rates(rate_over(two_sided=False)).axes[0].get_lines()) == 1
     dashes = [line.get_linestyle() if line.is_dashed() else "-" for line in lines]
     assert len({(line.get_color(), style) for line, style in zip(lines, dashes, strict=True)}) == 2
+    one, told = plot_event_rates(rate_over(two_sided=False)).axes[0].get_lines()
+    assert (one.get_ydata()[0], told.get_ydata()[0]) == (rate_over(two_sided=False).at(0.0), 0.0)
+    assert told.get_ydata()[-1] == indistinguishability(rho=1.0, replicas=5).total_variation
+    assert "T15" in told.get_label()
+
+
+def test_means_of_events_are_drawn_and_other_means_are_not():
+    def fires(z, generator):
+        return torch.rand(len(z), generator=generator) < torch.where(z.mean(dim=(1, 2)) > 0, 0.2, 0.05)
+
+    how = {"rho": 0.2, "replicas": 5, "repeats": 2, "n": 200, "two_sided": True}
+    bound = event_bound(fires, torch.zeros(2), GaussianNoise(1.0), **how)
+    above, below, told = plot_event_rates(bound, largest=0.5).axes[0].get_lines()
+    assert above.get_ydata()[100] == bound.at(0.25)
+    assert below.get_ydata()[100] == bound.interval(0.25)[0] == bound.least(0.25)
+    assert told.get_ydata()[100] == indistinguishability(rho=0.25, replicas=5).total_variation
+    assert "200\u00a0×\u00a02 values" in above.get_label()
+    uniform = event_bound(fires, torch.zeros(2), UniformNoise(1.0), rho=0.2, replicas=5, repeats=2, n=200)
+    assert len(plot_event_rates(uniform).axes[0].get_lines()) == 1  # T15 is about Gaussian noise
+    score = mean_bound(lambda z: z.mean(dim=(1, 2)).sigmoid(), torch.zeros(2), GaussianNoise(1.0), rho=0.2, n=200)
+    with pytest.raises(ValueError, match="must bound a probability from above"):
+        plot_event_rates(score)
 
 
 def event_bound_at_zero(event):

@@ -164,6 +164,13 @@ EXAMPLES: dict[str, list[Any]] = {
     "Claim": [lambda: claims()[0], lambda: claims()[2]],
     "ClaimedCurve": [lambda: certificate().curve],
     "ClaimedEvent": [lambda: (c := certificate()).event(c.claims[3])],
+    "ClaimedMean": [
+        lambda: (
+            c := certify.Certificate.of(
+                certify.event_bound(often, Y, NOISE, repeats=2, two_sided=True, **BOUND, **FULL)
+            )
+        ).event(c.claims[0])
+    ],
     "Certificate": [certificate],
     "CheckReport": [checked, lambda: dataclasses.replace(checked(), verdicts=())],
     "Verdict": [lambda: checked().verdicts[0], lambda: checked().verdicts[1]],

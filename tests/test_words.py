@@ -84,6 +84,11 @@ class Record:
             ),
             (rf"(?:is|probability) between {NUMBER}\s%", "down", [100 * c.lower for c in of["event"]]),
             (rf"(?:is|probability) between {NUMBER} and", "down", [c.lower for c in of["statistic"]]),
+            (
+                rf"an advantage of more than {NUMBER}\s%",
+                "up",
+                [100 * self.certificate.indistinguishability.total_variation],
+            ),
             (rf"between [−\d.,·⁻⁰-⁹10]+ and {NUMBER}", "up", [c.value for c in of["statistic"]]),
             (rf"% and {NUMBER}\s%", "up", [100 * c.value for c in of["event"]]),
             (rf"below one half up to ρ = {NUMBER}\.", "down", [event.radius(0.5)]),

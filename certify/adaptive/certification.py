@@ -11,7 +11,7 @@ and with a pipeline, at points (x_t, t) that a sampler visits,
 
 - a bound for the smoother that takes the median over noise predictions (T2, T4),
 - what the deployed encoding changes in the noise prediction (T5), and its concept score (T5),
-- with a detector the attack success rate: the probability that an image shows what it looks for (T5).
+- with a detector the attack success rate: the probability that an image shows what it looks for (T14, T5).
 
 A certificate takes several passes (encodings, statistics, images). With a checkpoint each keeps what it has drawn, and a run
 that was killed resumes from there to the identical certificate.

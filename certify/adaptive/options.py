@@ -74,8 +74,9 @@ class PromptOptions(Record):
         detector: what an attack wants to see in an image (`certify.images.load_detector`); None: nothing about images.
         statistics: draws of each statistic of the deployed encoding, of K noisy copies each; 0: no such statements. Noise
             predictions of the smoother that takes the median of them are drawn as often.
-        images: images for the attack success rate; a quarter as many without the defence, of the prompt and of the prompt
-            without its most relevant word; 0: nothing about images.
+        images: images for the attack success rate; from 300 on a fifth as many before, to choose how many each draw of the
+            noisy copies is to have (T14); a quarter as many without the defence, of the prompt and of the prompt without its
+            most relevant word; 0: nothing about images.
         points: points (x_t, t) of the sampler's trajectory at which noise predictions are compared.
         steps, guidance: sampler settings. The trajectory and the images are computed with them, and they are on record as they
             ran; the embedded model's own are 8 and 2 (`certify.world.DEFAULTS`).

@@ -25,7 +25,8 @@ from certify.images.statistics import (
 )
 from certify.models.trajectory import Trajectory
 from certify.statements.ask import MSE, Curve, Deployed, Question, Radius, ask
-from certify.statements.replicas import event_bound, statistic_bound
+from certify.statements.mean import event_bound
+from certify.statements.replicas import statistic_bound
 
 if TYPE_CHECKING:
     from certify.adaptive.options import PromptOptions
@@ -170,13 +171,15 @@ class Statistic(Planned):
 
 @dataclass(frozen=True)
 class Event(Planned):
-    """A limit on the probability of an event of what is deployed (T5)."""
+    """A limit on the probability of an event of what is deployed, from `n` images (T5, T14): as many of each draw of the copies
+    as pilot draws let expect the most of."""
 
     def answers(
         self, materials: Materials, options: PromptOptions, share: float, drawing: Mapping[str, Any]
     ) -> list[Any]:
         f, d = self._function(materials), materials.deployment
         asked: dict[str, Any] = {"rho": options.rho_deployed, "replicas": d.copies, "n": self.n, "alpha": share}
+        asked["repeats"] = None
         return [event_bound(f, d.y, d.noise, **asked, **self._about(materials, options, drawing))]
 
 

@@ -37,7 +37,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from typing import ClassVar, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -56,7 +56,19 @@ from certify.confidence.betting import evidence_against, stake, upper_limit
 from certify.montecarlo import Accumulator, AllDraws
 from certify.noise import Noise
 
-__all__ = ["Limits", "MeanBound", "MeanEvidence", "Piecewise", "Pilot", "Polynomials", "Weights", "chosen_limits"]
+__all__ = [
+    "LEAST",
+    "TRIED",
+    "Limits",
+    "MeanBound",
+    "MeanEvidence",
+    "Piecewise",
+    "Pilot",
+    "Polynomials",
+    "Weights",
+    "chosen_limits",
+    "split",
+]
 
 _Array = NDArray[np.float64]
 
@@ -249,22 +261,13 @@ class Pilot:
         Minimised is E W + sqrt(2 ln(1/α) Var W/n) + ln(1/α) (max W − min W)/(3n) + ∫ H(W') over the fitted law, which is convex
         in W. (Any W will do: the optimiser is not trusted.)
         """
-        weights, q, log = self.weights, self.mean, math.log(1 / alpha)
-        width, reach = math.sqrt(2 * log / n), log / (3 * n)
-        lengths = weights.lengths(few=True)
+        weights = self.weights
 
         def objective(free: _Array) -> tuple[float, _Array]:
             w = np.concatenate([[0.0], free])
-            s = weights.slopes(w, few=True)
-            spread = math.sqrt(max(float(w @ self.covariance @ w), 1e-30))
-            top, bottom = int(w.argmax()), int(w.argmin())
-            gained = noise.hockey_stick(s, rho, replicas)
-            value = float(q @ w + width * spread + reach * (w[top] - w[bottom]) + lengths @ gained)
-            gradient = q + width * (self.covariance @ w) / spread
-            gradient[top] += reach
-            gradient[bottom] -= reach
+            value, gradient, s, gained = self._expected(w, noise, rho, replicas, n, alpha)
             slope = _derivative(noise, s, gained, rho, replicas)
-            return value, (gradient + weights.transposed(lengths * slope))[1:]
+            return value, (gradient + weights.transposed(weights.lengths(few=True) * slope))[1:]
 
         start = weights.linear[1:]
         found = minimize(objective, start, jac=True, method="BFGS", options={"maxiter": 300})
@@ -274,6 +277,27 @@ class Pilot:
         apart = np.diff(weights.linear)
         best = np.cumsum(_rounded(np.diff(best, prepend=0.0) / apart, 4, 1.0) * apart)
         return np.concatenate([[0.0], best]), objective(best)[0]
+
+    def expected(self, w: _Array, noise: Noise, rho: float, replicas: int, n: int, alpha: float) -> float:
+        """About the bound at ρ from n draws that these pilot draws let expect of a W with W(0) = 0."""
+        return self._expected(w, noise, rho, replicas, n, alpha)[0]
+
+    def _expected(
+        self, w: _Array, noise: Noise, rho: float, replicas: int, n: int, alpha: float
+    ) -> tuple[float, _Array, _Array, _Array]:
+        """The same; how what of it is no integral depends on w; slopes, and H at these."""
+        log = math.log(1 / alpha)
+        width, reach = math.sqrt(2 * log / n), log / (3 * n)
+        s = self.weights.slopes(w, few=True)
+        spread = math.sqrt(max(float(w @ self.covariance @ w), 1e-30))
+        top, bottom = int(w.argmax()), int(w.argmin())
+        gained = noise.hockey_stick(s, rho, replicas)
+        ends = width * spread + reach * (w[top] - w[bottom])
+        value = float(self.mean @ w + ends + self.weights.lengths(few=True) @ gained)
+        gradient = self.mean + width * (self.covariance @ w) / spread
+        gradient[top] += reach
+        gradient[bottom] -= reach
+        return value, gradient, s, gained
 
     def stake(self, w: _Array, n: int, alpha: float) -> float:
         """The stake for a limit of E W."""
@@ -453,6 +477,7 @@ def chosen_limits(
     alpha: float,
     hits: bool,
     curve: bool,
+    radii: Sequence[float] = (),
 ) -> Limits:
     """Limits whose W and whose shares of α are chosen by pilot draws for a radius, or for all radii about alike.
 
@@ -466,6 +491,7 @@ def chosen_limits(
         noise, rho, replicas, alpha: as in `certify.mean_bound`.
         hits: whether values are 0 and 1.
         curve: whether all radii count.
+        radii: for which W are chosen, if given; else ρ itself, or for a curve the three.
     """
     n, family = len(values), pilot.weights
     if family.size == 2:  # W is linear: T5
@@ -476,10 +502,39 @@ def chosen_limits(
         guess = clopper_pearson(min(n - 1, round(mean * n)), n, share)
         if 1 - noise.tails(guess, rho, replicas).upper < pilot.choose(noise, rho, replicas, n, share)[1]:
             share = alpha / 8
-    radii = dict.fromkeys((rho / 5, rho, 4 * rho)) if curve else (rho,)
-    each = share / len(radii)
-    chosen = [(pilot.choose(noise, radius, replicas, n, each)[0], each) for radius in radii]
+    served = tuple(radii) or (tuple(dict.fromkeys((rho / 5, rho, 4 * rho))) if curve else (rho,))
+    each = share / len(served)
+    chosen = [(pilot.choose(noise, radius, replicas, n, each)[0], each) for radius in served]
     return Limits.of(pilot, values, chosen, alpha - share, hits=hits)
+
+
+TRIED = 6
+"""Values of each pilot draw, where the split is chosen."""
+SPLITS = (2, 3, 4, 6)
+"""Values of each bounding draw that are considered besides one."""
+LEAST = 50 * TRIED
+"""Values in all from which on the split is chosen: the pilot, a fifth of them, then has ten draws of the copies or more."""
+
+
+def split(pilot: _Array, n: int, noise: Noise, *, rho: float, replicas: int, alpha: float, hits: bool) -> int:
+    """How many of n values each draw of the copies is to have, by what pilot draws let expect of the bound at a radius.
+
+    Args:
+        pilot: (N, TRIED), in [0, 1].
+        n: values in all.
+        noise, rho, replicas, alpha, hits: as in `chosen_limits`; of hits one value a draw is a count, and T5.
+    """
+    expected: dict[int, float] = {}
+    if hits:
+        guess = clopper_pearson(min(n - 1, round(float(pilot.mean()) * n)), n, alpha)
+        expected[1] = 1 - noise.tails(guess, rho, replicas).upper
+    for j in SPLITS if hits else (1, *SPLITS):
+        # A W that was chosen on some draws promises too much on the same ones.
+        parts = [Pilot(Polynomials(j), half[:, : TRIED // j * j].reshape(-1, j)) for half in (pilot[0::2], pilot[1::2])]
+        about: dict[str, Any] = {"noise": noise, "rho": rho, "replicas": replicas, "n": n // j, "alpha": alpha}
+        promised = [b.expected(a.choose(**about)[0], **about) for a, b in (parts, parts[::-1])]
+        expected[j] = sum(promised) / 2
+    return min(expected, key=lambda j: (expected[j], j))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -505,6 +560,15 @@ class MeanBound(OfCopies):
 
     theorem: str = constant("T14")
     quantity: str = constant("mean")
+
+    @property
+    def two_sided(self) -> bool:
+        """Whether E S is bounded from both sides."""
+        return self.side == "two-sided"
+
+    def least(self, rho: float) -> float:
+        """The lower bound at another radius; `floor` where it was not asked for."""
+        return self.interval(rho)[0]
 
     def interval(self, rho: float) -> tuple[float, float]:
         """(lower, upper) bounds of E S at another radius; `floor` and `ceiling` where nothing was asked.

@@ -87,9 +87,9 @@ class StatisticBound(OfCopies):
 
 
 class Counted:
-    """How often an event was seen bounds its probability at every radius: all rest on one limit at y, and hold at once.
+    """The probability of an event, bounded at every radius: all rest on the same limits at y, and hold at once.
 
-    A derived class has `successes`, `n`, `replicas`, `alpha`, `two_sided` and `noise`, as `event_interval` takes them.
+    One that was counted has `successes`, `n`, `replicas`, `alpha`, `two_sided` and `noise`, as `event_interval` takes them.
     """
 
     @functools.cached_property

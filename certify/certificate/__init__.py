@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from certify.certificate.certificate import SCHEMA_VERSION, Certificate
     from certify.certificate.check import CheckReport, Verdict
-    from certify.certificate.claim import Claim, ClaimedCurve, ClaimedEvent
+    from certify.certificate.claim import Claim, ClaimedCurve, ClaimedEvent, ClaimedMean
     from certify.certificate.provenance import ModelRecord
 
 _LAZY = {
     **dict.fromkeys(("SCHEMA_VERSION", "Certificate"), "certificate"),
     **dict.fromkeys(("CheckReport", "Verdict"), "check"),
-    **dict.fromkeys(("Claim", "ClaimedCurve", "ClaimedEvent"), "claim"),
+    **dict.fromkeys(("Claim", "ClaimedCurve", "ClaimedEvent", "ClaimedMean"), "claim"),
     "ModelRecord": "provenance",
 }
 
@@ -41,6 +41,7 @@ __all__ = [
     "Claim",
     "ClaimedCurve",
     "ClaimedEvent",
+    "ClaimedMean",
     "ModelRecord",
     "Verdict",
 ]

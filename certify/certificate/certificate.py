@@ -27,9 +27,12 @@ from certify._records import Shown
 from certify._text import failure, shown
 from certify.bounds import BoundCurve, Run
 from certify.bounds.base import POINT
+from certify.bounds.bounded_mean import MeanEvidence
+from certify.bounds.indistinguishability import Indistinguishability
 from certify.bounds.statement import Result
-from certify.certificate.check import CheckReport, checked
-from certify.certificate.claim import Claim, ClaimedCurve, ClaimedEvent
+from certify.certificate import words
+from certify.certificate.check import CheckReport, checked, evidence_of
+from certify.certificate.claim import Claim, ClaimedCurve, ClaimedEvent, ClaimedMean
 from certify.certificate.provenance import checked_provenance, provenance_from, provenance_of
 from certify.certificate.schema import SCHEMA_VERSION, as_json, claim_from, is_number
 from certify.montecarlo import Function, Progress
@@ -155,6 +158,19 @@ class Certificate(Shown):
         return next(iter([c for c in single if c.status == "certified"] or made or single or self.claims))
 
     @property
+    def indistinguishability(self) -> Indistinguishability | None:
+        """What anybody could tell of a perturbation by what is made of the claims' noisy copies (T15): at the smallest radius
+        of a claim about them, made or not, since no draw enters it. None: no claim is about what is deployed.
+
+        It is not on disk: it follows from the radius and the number of copies that are.
+        """
+        deployed = [(claim.rho, -claim.replicas) for claim in self.claims if claim.replicas is not None]
+        if not deployed:
+            return None
+        rho, replicas = min(deployed)
+        return Indistinguishability(rho, -replicas)
+
+    @property
     def noise(self) -> GaussianNoise:
         """The noise the claims are about."""
         return GaussianNoise(self.tensors["sigma"])
@@ -171,20 +187,25 @@ class Certificate(Shown):
         points = tuple(claim for claim in self.claims if claim.scope in ("pointwise", "simultaneous"))
         return ClaimedCurve(points) if points else None
 
-    def event(self, claim: Claim) -> ClaimedEvent:
-        """A certified claim about an event, at every radius.
+    def event(self, claim: Claim) -> ClaimedEvent | ClaimedMean:
+        """A certified claim about an event's probability, at every radius.
 
         Raises:
             ValueError: the claim is of another kind, an abstention, or its drawing was stopped early: such a count is a limit
-                at this radius alone.
+                at this radius alone; or its evidence is none.
         """
-        if claim.quantity != "event" or claim.status != "certified":
+        if not words.is_probability(claim) or claim.status != "certified":
             raise ValueError(f"claim is a {claim.status} {claim.quantity}: must be a certified event")
         if claim.scope == "stopped early":
             raise ValueError(
                 "claim was decided early: its count says nothing about other radii; draw a fixed number instead"
             )
-        return ClaimedEvent(claim, self.noise)
+        if claim.quantity == "event":
+            return ClaimedEvent(claim, self.noise)
+        held = evidence_of(self, claim)
+        if not isinstance(held, MeanEvidence) or claim.side == "lower":
+            raise ValueError(f"claim about {claim.function!r}: must rest on an upper limit ({held})")
+        return ClaimedMean(claim, self.noise, held)
 
     def ellipsoid(self, claim: Claim) -> Ellipsoid:
         """The certified set of a claim."""

@@ -27,7 +27,7 @@ from certify.statements.mean import Repeated
 if TYPE_CHECKING:
     from certify.certificate.certificate import Certificate
 
-__all__ = ["CheckReport", "Verdict", "checked"]
+__all__ = ["CheckReport", "Verdict", "checked", "evidence_of"]
 
 _NO_EVIDENCE = (ValueError, TypeError, IndexError, ArithmeticError, RuntimeError)
 """What numbers and tensors of another kind than the evidence's own lead to."""
@@ -84,7 +84,7 @@ def checked(
     n = None if n is None else _validate.count("n", n)
     claims, noise, functions = certificate.claims, certificate.noise, _functions(certificate, f)
     held = {
-        i: _evidence(certificate, c)
+        i: evidence_of(certificate, c)
         for i, c in enumerate(claims)
         if c.status == "certified" and c.function in functions
     }
@@ -138,7 +138,7 @@ def _functions(certificate: Certificate, f: Function | Mapping[str, Function]) -
     return {names[0]: f}
 
 
-def _evidence(certificate: Certificate, claim: Claim) -> Evidence | str:
+def evidence_of(certificate: Certificate, claim: Claim) -> Evidence | str:
     """What the claim rests on, or in words why it can rest on nothing."""
     prefix, kept = f"{claim.tensors}.", certificate.tensors
     own = {k.removeprefix(prefix): v for k, v in kept.items() if claim.tensors and k.startswith(prefix)}

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from certify._records import Shown
+from certify.bounds.bounded_mean import MeanEvidence
 from certify.bounds.copies import Counted
 from certify.bounds.statement import Points, Result, Statement
 from certify.certificate import words
 from certify.certificate.words import NOT_COVERED
 from certify.noise import Noise
 
-__all__ = ["Claim", "ClaimedCurve", "ClaimedEvent"]
+__all__ = ["Claim", "ClaimedCurve", "ClaimedEvent", "ClaimedMean"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,8 @@ class Claim(Statement):
     Attributes:
         quantity: "mse" (value bounds a squared ℓ2 distance), "radius" (value is a radius), "percentile" (a box), "deployed"
             (value bounds an ℓ2 distance, at probability q), "statistic" (value bounds a statistic, at probability q),
-            "event" (value bounds a probability), "class" (value is a radius, `numbers` has the class).
+            "event" (value bounds a probability), "mean" (value bounds a mean, for the unit "probability" an event's), "class"
+            (value is a radius, `numbers` has the class).
         function: what it is about: "embedding", "noise prediction", "image shows circle", ….
         value: the bound or the radius; ∞, 1 or 0 in an abstention; None for a box, which is in the tensors.
         lower: the other end of a two-sided statement; else None.
@@ -101,8 +103,8 @@ class ClaimedCurve(Points):
 
 
 @dataclass(frozen=True)
-class ClaimedEvent(Counted, Shown):
-    """The claim about an event, with what an `EventBound` knows of other radii."""
+class _OfProbability(Counted, Shown):
+    """The claim about an event's probability, with what its bound knows of other radii."""
 
     claim: Claim
     noise: Noise
@@ -111,11 +113,6 @@ class ClaimedEvent(Counted, Shown):
     def replicas(self) -> int:
         """Noisy copies."""
         return self.claim.replicas or 1
-
-    @property
-    def successes(self) -> int:
-        """How often the event was seen in `n` draws."""
-        return int(self.claim.numbers["successes"])
 
     @property
     def n(self) -> int:
@@ -131,3 +128,28 @@ class ClaimedEvent(Counted, Shown):
     def two_sided(self) -> bool:
         """Whether the probability is bounded from below, too."""
         return self.claim.side == "two-sided"
+
+
+@dataclass(frozen=True)
+class ClaimedEvent(_OfProbability):
+    """The claim about an event, with what an `EventBound` knows of other radii (T5)."""
+
+    @property
+    def successes(self) -> int:
+        """How often the event was seen in `n` draws."""
+        return int(self.claim.numbers["successes"])
+
+
+@dataclass(frozen=True)
+class ClaimedMean(_OfProbability):
+    """The claim about an event of which several values of each draw were seen, with what a `MeanBound` knows (T14)."""
+
+    evidence: MeanEvidence
+
+    @property
+    def repeats(self) -> int:
+        """Values of one draw of the copies."""
+        return self.evidence.repeats
+
+    def _shifted(self, rho: float) -> tuple[float, float]:
+        return self.evidence.interval(self.noise, rho)

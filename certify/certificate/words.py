@@ -305,13 +305,26 @@ def all_claims(certificate: Certificate, style: Style = PLAIN) -> str:
 def draws(certificate: Certificate, style: Style = PLAIN) -> str:
     """How sure all claims are, what was drawn for them, and what their distances are measured to."""
     of = {"event": "images", "statistic": "values of each statistic", "class": "noisy copies"}
-    drawn = dict.fromkeys(f"n = {c.n:,} {of.get(c.quantity, f'{style.name(c.function)}s')}" for c in certificate.claims)
+
+    def what(claim: Claim) -> str:
+        if claim.quantity == "mean":
+            return (
+                f"draws of the copies for the mean of {style.name(claim.function)}{_each(claim.numbers.get('repeats'))}"
+            )
+        return of.get(claim.quantity, f"{style.name(claim.function)}s")
+
+    drawn = dict.fromkeys(f"n = {c.n:,} {what(c)}" for c in certificate.claims)
     record = certificate.provenance
     return (
         f"{all_claims(certificate, style)}; draws (seed {count(record['seed'])}): {', '.join(drawn)}.\n"
         f"{style.strong('Distances')} are ℓ2, sums over outputs. The {style.strong('reference')} is the smoothed value of "
         f"{count(record['pilot'])} separate pilot draws."
     )
+
+
+def _each(repeats: Any) -> str:
+    """How many values of one draw of the copies there are."""
+    return f", {count(repeats)} values each" if repeats is not None and repeats != 1 else ""
 
 
 def sharing(what: str) -> str:
@@ -357,8 +370,24 @@ def left_out(certificate: Certificate) -> list[str]:
     return not_covered(
         claims[0].policy,
         of_prompt="smoother" in certificate.provenance,
-        images=any(c.quantity == "event" for c in claims),
+        images=any(is_probability(c) for c in claims),
         deployed=any(c.replicas is not None for c in claims),
+    )
+
+
+def indistinguishable(certificate: Certificate, style: Style = PLAIN) -> str:
+    """What no detector and no eye could tell, whatever it looks at (T15); "" where nothing is said of what is deployed."""
+    found = certificate.indistinguishability
+    if found is None:
+        return ""
+    of_prompt = "smoother" in certificate.provenance
+    one, any_other = (
+        ("an image of this prompt", "one of any prompt") if of_prompt else ("this output", "that of any input")
+    )
+    return (
+        f"No detector, and no eye, tells {one} from {any_other} within ‖δ‖_Σ ≤ {style.number(found.rho, 'down')} with an "
+        f"advantage of more than {style.strong(style.percent(found.total_variation, 'up'))}: no event’s probability differs "
+        f"by more (T15, {copies(found.replicas)}; for M fresh draws of them together √M ρ in place of ρ)."
     )
 
 
@@ -562,10 +591,14 @@ def observed(event: Any, style: Style = PLAIN) -> str:
         if half > 0
         else "It is not below one half at any ρ."
     )
-    return (
-        f"{below} Seen in {event.successes:,} of {event.n:,} draws without perturbation, {copies(event.replicas)} each. All "
-        f"radii hold at once, with confidence {style.confidence(event.alpha)}."
-    )
+    return f"{below} {capital(behind(event))} All radii hold at once, with confidence {style.confidence(event.alpha)}."
+
+
+def behind(event: Any) -> str:
+    """What was drawn for the bound of a probability, and seen: of each draw of the copies once (T5) or several times (T14)."""
+    if (repeats := getattr(event, "repeats", None)) is not None:
+        return f"from {event.n:,} draws without perturbation, {copies(event.replicas)} each{_each(repeats)}"
+    return f"seen in {event.successes:,} of {event.n:,} draws without perturbation, {copies(event.replicas)} each"
 
 
 def votes(result: Classification) -> str:

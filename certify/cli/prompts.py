@@ -314,7 +314,7 @@ def _passed_over(given: PromptSet, taken: int) -> str:
 def _draw_figures(certificate: Certificate, folder: Path) -> None:
     from certify import plots
 
-    made = {(claim.quantity, claim.status) for claim in certificate.claims}
-    there = {"noise": True, "curve": certificate.curve is not None, "rate": ("event", "certified") in made}
+    rates = [words.is_probability(claim) and claim.status == "certified" for claim in certificate.claims]
+    there = {"noise": True, "curve": certificate.curve is not None, "rate": any(rates)}
     for what in (name for name, drawn in there.items() if drawn):
         write_figure(plots.figure(certificate, what), folder / f"{what}.png", certificate.private)

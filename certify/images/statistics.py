@@ -6,7 +6,7 @@ computed from that encoding is a statistic of the K copies, and T5 speaks about 
     embedding_distance           ‖h − c‖                                            `certify.statistic_bound`
     concept_score                ⟨h, v⟩/‖v‖                                         `certify.statistic_bound`
     noise_prediction_distance    Σ_j w_j ‖ε(x_j, h, t_j) − ε(x_j, c, t_j)‖²         `certify.statistic_bound`
-    attack_succeeds              does a detector fire on the image made with h?     `certify.event_bound`
+    attack_succeeds              does a detector fire on the image made with h?     `certify.event_bound` (T14)
 
     d = adaptive.deployment("a photo of …")
     certify.event_bound(attack_succeeds(d, pipe, detector), d.y, d.noise, replicas=d.copies, rho=…)
@@ -43,7 +43,7 @@ from certify.images.detectors import Detector, detected, load_detector
 from certify.images.generation import images
 from certify.models import NoisePredictor, PromptEncoder, Trajectory
 from certify.models.sampling import image_source, one_encoding
-from certify.montecarlo import count_events
+from certify.montecarlo import Counts, count_events
 from certify.montecarlo.streams import generator as stream_generator
 from certify.noise import GaussianNoise
 from certify.statements.drawing import CheckpointOptions, CountOptions, Draws
@@ -274,15 +274,20 @@ def attack_succeeds(
         batch: images at a time.
 
     Returns:
-        A random event, (z, generator) → booleans (b,).
+        A random event, (z, generator) → booleans (b,); with `repeats=j`, j images of each deployed encoding, (b, j), each of
+        which is encoded once.
     """
     fires = load_detector(detector)
     make = _maker(pipe, steps, guidance, unconditional, batch)
 
-    def succeeds(z: Tensor, generator: torch.Generator) -> Tensor:
+    def succeeds(z: Tensor, generator: torch.Generator, repeats: int | None = None) -> Tensor:
         if generator is None:
             raise ValueError("generator = None: must be given, the initial noise is drawn from it")
-        return detected(fires, make(deployment(z, generator), generator=generator)).to(z.device)
+        h = deployment(z, generator)
+        if repeats is None:
+            return detected(fires, make(h, generator=generator)).to(z.device)
+        fired = detected(fires, make(h.repeat_interleave(repeats, dim=0), generator=generator))
+        return fired.reshape(len(z), repeats).to(z.device)
 
     return succeeds
 
@@ -296,23 +301,25 @@ def attack_rate_over(
     rhos: Sequence[float],
     alpha: float = 1e-3,
     two_sided: bool = False,
+    repeats: int | None = 1,
     steps: int = 50,
     guidance: float = 7.5,
     unconditional: Tensor | None = None,
     batch: int = 64,
     **options: Unpack[CountOptions],
 ) -> RateOver:
-    """The mean success rate of attacks over a set of prompts, whatever each prompt is perturbed to (T5, corollary).
+    """The mean success rate of attacks over a set of prompts, whatever each prompt is perturbed to (T5, corollary; T14).
 
     Equation
         for all ‖δ_i‖_{Σ_i} ≤ ρ:  (1/m) Σ_i P[ detector fires on the image made at y_i + δ_i ] ≤ Φ(Φ⁻¹(p̄) + √K ρ),
-        p̄ the Clopper–Pearson limit of the mean at the y_i, from n images of prompts chosen at random with replacement.
+        p̄ the Clopper–Pearson limit of the mean at the y_i, from n images of prompts chosen at random with replacement (T5);
+        or from several images of each draw of a prompt and its copies (T14).
 
     Every Σ_i is fixed: the claim is about the m smoothers that `deployments` are, each for its own prompt. A prompt whose
     deployment has no noise is covered for δ = 0 only. With different numbers of copies, K is the largest.
 
     Reference
-        THEORY T5, corollary (docs/theory/t05-deployed.md).
+        THEORY T5, corollary; T14 (docs/theory/t05-deployed.md, docs/theory/t14-bounded-means.md).
 
     Args:
         deployments: one a prompt, all with encodings of the same shape.
@@ -321,10 +328,12 @@ def attack_rate_over(
         rhos: radii > 0, increasing; the bound at others is `RateOver.at`.
         alpha: failure probability over all images, of the statement at all radii together.
         two_sided: bound the mean from below, too; α is then shared.
+        repeats: images of each draw of a prompt's copies; 1: T5. None: chosen on pilot draws, a fifth as many images besides.
         steps, guidance, unconditional: as for `attack_succeeds`.
         batch: images at a time, of whatever prompts. Only rounding depends on it.
-        **options: of drawing: those of `certify.statements.drawing.Draws`. n is the images in all, 1 000 if it is not given;
-            the prompts' order does not matter; the `function` of a checkpoint should name model and detector.
+        **options: of drawing: those of `certify.statements.drawing.Draws`. n is the draws of copies, for `repeats` None the
+            images in all; 1 000 if it is not given. The prompts' order does not matter; the `function` of a checkpoint should
+            name model and detector.
 
     Returns:
         `RateOver`.
@@ -342,15 +351,20 @@ def attack_rate_over(
     make, batch = _maker(pipe, steps, guidance, unconditional, batch), _validate.count("batch", batch)
     options.setdefault("n", 1000)
     inputs = [d.y for d in given], [d.noise for d in given], [d.copies for d in given]
-    drawing = RateDraws(*inputs, rhos, alpha, two_sided, about=f"{steps} {guidance}", **options)
+    drawing = RateDraws(*inputs, rhos, alpha, two_sided, repeats, about=f"{steps} {guidance}", **options)
 
     def verdicts(blocks: Sequence[Block]) -> Tensor:
-        encodings = torch.cat([_encodings(given, block) for block in blocks])
-        rows = [block.first + row for block in blocks for row in range(block.count)]
-        sources = [stream_generator(drawing.seed, "images", row) for row in rows]
-        return detected(fires, make(encodings, generator=sources))
+        encodings, j, pilot = (
+            torch.cat([_encodings(given, block) for block in blocks]),
+            blocks[0].repeats,
+            blocks[0].pilot,
+        )
+        rows = [j * (block.first + row) + i for block in blocks for row in range(block.count) for i in range(j)]
+        sources = [stream_generator(drawing.seed, "images", row, internal=pilot) for row in rows]
+        fired = detected(fires, make(encodings.repeat_interleave(j, dim=0), generator=sources))
+        return fired.reshape(-1, j) if j > 1 else fired
 
-    return drawing.counted(verdicts, batch)
+    return drawing.bounded(verdicts, batch)
 
 
 def _encodings(deployments: Sequence[Deployed], block: Block) -> Tensor:
@@ -427,6 +441,7 @@ def undefended_rate(
 
     counts = count_events(
         happens,
+        Counts(),
         n=n,
         together=batch,
         about=embeds,

@@ -7,11 +7,12 @@ says what happens in the draws of given numbers; these must depend on the number
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from certify.montecarlo.accumulators import Counts
+from certify.montecarlo.accumulators import AllDraws, Counts
 from certify.montecarlo.checkpoint import Checkpoint
 from certify.montecarlo.engine import Progress, out_of_memory
 from certify.montecarlo.processes import Processes, RunState
@@ -19,9 +20,12 @@ from certify.montecarlo.repeated import compare
 
 __all__ = ["count_events"]
 
+_Seen = TypeVar("_Seen", Counts, AllDraws)
+
 
 def count_events(
     happens: Callable[[range], Tensor],
+    into: _Seen,
     *,
     n: int,
     together: int,
@@ -33,11 +37,13 @@ def count_events(
     progress: Progress | None = None,
     again: Callable[[range, str], Tensor] | None = None,
     roundoff: float = 0.0,
-) -> Counts:
+    shape: tuple[int, ...] = (),
+) -> _Seen:
     """Counts an event over n draws.
 
     Args:
-        happens: numbers of draws → 0 or 1 for each, (draws,).
+        happens: numbers of draws → 0 or 1 for each, (draws, *shape).
+        into: what takes them, empty; returned.
         n: draws.
         together: how many at a time. Where memory does not suffice it is halved.
         unit: numbers come in whole multiples of it, but for the last.
@@ -47,16 +53,17 @@ def count_events(
         again: evaluates the first `unit` draws again, "early" and "late", to see whether the event is a function
             (`certify.montecarlo.repeated`); None: it is not looked.
         roundoff: unit roundoff of the inputs, for that.
+        shape: of what happens in one draw.
 
     Raises:
         ValueError: the event is no function, or neither 0 nor 1; the checkpoint is another run's.
     """
-    counts = Counts()
+    counts = into
     first: tuple[range, Tensor] | None = None
     state = RunState([counts], Processes(0, 1))
     if checkpoint is not None:
         checkpoint.open(about, None, n=n, seed=seed, stream=stream, state=state)
-        checkpoint.resume(state, ())
+        checkpoint.resume(state, shape)
     together = max(1, together // unit) * unit
 
     def look(when: str) -> None:
@@ -81,7 +88,7 @@ def count_events(
                 look("late")
             counts.update(verdicts)
             if checkpoint is not None:
-                checkpoint.save(0, 0, state, (), always=True)
+                checkpoint.save(0, 0, state, shape, always=True)
             if progress is not None:
                 progress(counts.count, n)
     return counts

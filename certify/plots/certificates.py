@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from certify.certificate import Certificate
+from certify.certificate import Certificate, words
 from certify.certificate.tokens import Tokens, tokens_of
 from certify.noise import Ellipsoid
 from certify.plots.curves import plot_curve
@@ -72,8 +72,8 @@ def _curve(certificate: Certificate, how: dict[str, Any]) -> StyledFigure:
 
 
 def _rate(certificate: Certificate, how: dict[str, Any]) -> StyledFigure:
-    made = [c for c in certificate.claims if (c.quantity, c.status) == ("event", "certified")]
-    events = [c for c in made if c.scope != "stopped early"]
+    made = [c for c in certificate.claims if words.is_probability(c) and c.status == "certified"]
+    events = [c for c in made if c.scope != "stopped early" and c.side != "lower"]
     if not events:
         raise ValueError("certificate: holds no certified event; what = 'rate' cannot be drawn")
     rate = (certificate.provenance.get("undefended") or {}).get("rate")

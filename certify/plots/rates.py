@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from certify import _validate
 from certify._text import failure
+from certify.bounds.bounded_mean import MeanBound
 from certify.bounds.copies import EventBound
+from certify.bounds.indistinguishability import Indistinguishability
 from certify.bounds.rates import RateOver
-from certify.certificate import ClaimedEvent, words
+from certify.certificate import ClaimedEvent, ClaimedMean, words
+from certify.noise import GaussianNoise
 from certify.plots import style
 from certify.plots.colours import GREY, series
 from certify.plots.style import RADIUS, TWO_COLUMNS, StyledFigure, panels, plain, styled, wrapped
@@ -25,7 +28,7 @@ __all__ = ["EventRates", "plot_certified_accuracy", "plot_certified_fraction", "
 
 _IN_L2 = "radius of the perturbation, ‖δ‖$_2$"
 
-EventRates: TypeAlias = EventBound | ClaimedEvent | RateOver
+EventRates: TypeAlias = EventBound | MeanBound | ClaimedEvent | ClaimedMean | RateOver
 """A bound of an event's probability at every radius; with `prompts`, of the mean over so many."""
 
 
@@ -44,6 +47,8 @@ def plot_event_rates(
     Args:
         *bounds: what `event_bound`, `event_rate_over` or `attack_rate_over` returned, or `Certificate.event`; each gives a
             whole line, which holds at once with probability 1 − α. A two-sided one has a second line, below which it is not.
+            Below, for each number of copies, the most that any test could tell of a perturbation (T15, Gaussian noise): no
+            event's probability moves by more.
         largest: where the horizontal axis ends, > 0.
         labels: a name a bound; None: how many noisy copies, and of how many prompts it is the mean.
         attacks: for each of the bounds, what was measured under attack: (ρ, rate, lower, upper) with its confidence limits.
@@ -52,22 +57,27 @@ def plot_event_rates(
         width: of the figure in inches.
 
     Raises:
-        ValueError: no bounds, attacks or labels for another number of them, or a number out of range.
+        ValueError: no bounds, one of no probability or of a lower limit alone, attacks or labels for another number of them, or
+            a number out of range.
     """
     if not bounds:
         raise ValueError("bounds = (): must be at least one EventBound")
+    for bound in bounds:
+        if isinstance(bound, MeanBound) and (bound.unit != "probability" or bound.side == "lower"):
+            raise ValueError(f"bounds hold {bound!r}: must bound a probability from above")
     if attacks and len(attacks) != len(bounds):
         raise ValueError(f"attacks has {len(attacks)} entries: must be {len(bounds)}, one a bound")
     style.as_many("labels", labels, len(bounds), "a bound")
     _validate.positive("largest", largest)
     if undefended is not None and not 0 <= undefended <= 1:
         raise ValueError(f"undefended = {undefended!r}: must be a probability")
-    figure, axes = _frame(width, 0.52, 2 * len(bounds))
+    tests = sorted({bound.replicas for bound in bounds if _gaussian(bound)})
+    figure, axes = _frame(width, 0.52, 2 * len(bounds) + len(tests))
     rhos = [largest * i / 200 for i in range(201)]
     for i, bound in enumerate(bounds):
         colour, marker, dashes = series(i)
         named = plain(labels[i]) if labels is not None else _copies(bound)
-        seen = f"{bound.successes:,} of {bound.n:,} at ρ\u00a0=\u00a00, α\u00a0=\u00a0{failure(bound.alpha)}"
+        seen = f"{_behind(bound)}, α\u00a0=\u00a0{failure(bound.alpha)}"
         look: dict[str, Any] = {"color": colour, "linestyle": dashes}
         axes.plot(rhos, [bound.at(r) for r in rhos], label=f"certified, {named} ({seen})", **look)
         if (least := _least(bound)) is not None:
@@ -85,6 +95,11 @@ def plot_event_rates(
                 linestyle="",
                 label=f"strongest attack found, {named}",
             )
+    for number, copies in enumerate(tests):
+        told = [Indistinguishability(rho, copies).total_variation for rho in rhos]
+        dashed: Any = (0, (4 + 3 * number, 1.5, 1, 1.5))
+        label = f"what any test can tell (T15), {words.copies(copies)}"
+        axes.plot(rhos, told, color=GREY, linestyle=dashed, linewidth=0.9, label=label, zorder=1.5)
     if undefended is not None:
         dots: Any = (0, (1, 1.5))
         axes.axhline(undefended, color=GREY, linestyle=dots, linewidth=1.2, label="measured without the defence")
@@ -102,6 +117,18 @@ def _copies(bound: EventRates) -> str:
         return copies
     unperturbed = getattr(bound, "unperturbed", 0)
     return f"mean of {prompts:,} prompts{f', {unperturbed:,} without noise' if unperturbed else ''}, {copies}"
+
+
+def _gaussian(bound: EventRates) -> bool:
+    run = getattr(bound, "run", None)
+    return run is None or isinstance(run.noise, GaussianNoise)
+
+
+def _behind(bound: EventRates) -> str:
+    """What was drawn, in a few words."""
+    if (repeats := getattr(bound, "repeats", None)) is not None:
+        return f"{bound.n:,}\u00a0×\u00a0{repeats} values"
+    return f"{bound.successes:,} of {bound.n:,} at ρ\u00a0=\u00a00"  # type: ignore[union-attr]
 
 
 def _least(bound: Any) -> Callable[[float], float] | None:

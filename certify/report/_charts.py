@@ -14,11 +14,12 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 68, 14, 16, 44
 
 @dataclass(frozen=True)
 class Line:
-    """Points (x, y), joined; `dots`: each is seen; `dashed`: what is between them is not certified."""
+    """Points (x, y), joined; `dots`: each is seen; `dashed`: what is between them is not certified; `name`: at its end."""
 
     points: Sequence[tuple[float, float]]
     dots: bool = False
     dashed: bool = False
+    name: str = ""
 
 
 def chart(
@@ -29,6 +30,7 @@ def chart(
     log: bool = False,
     top: float | None = None,
     level: tuple[float, str] | None = None,
+    beside: Line | None = None,
 ) -> str:
     """A line over the radius as SVG, in the page's own colours.
 
@@ -39,6 +41,7 @@ def chart(
         log: whether the vertical axis is logarithmic.
         top: see `y_label`.
         level: a value to compare with, and what it is.
+        beside: another line to compare with, within the axes of the first.
     """
     xs = [x for x, _ in line.points]
     ys = [y for _, y in line.points] + ([level[0]] if level else [])
@@ -78,9 +81,17 @@ def chart(
         y = at_y(level[0])
         below = 15 if y < _TOP + 18 else -6
         parts += [rule("level", y), text(_LEFT + 6, y + below, level[1], "start", ' class="level-text"')]
+
+    def path(points: Sequence[tuple[float, float]]) -> str:
+        return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+
+    if beside is not None:
+        other = [(at_x(x), at_y(y)) for x, y in beside.points if low <= y <= high]
+        parts.append(f'<polyline class="beside" points="{path(other)}"/>')
+        x, y = other[len(other) // 2]
+        parts.append(text(x + 8, y + 12, beside.name, "start", ' class="level-text"'))
     known = [(at_x(x), at_y(y)) for x, y in line.points if not log or y > 0]
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in known)
-    parts.append(f'<polyline class="curve{" dashed" if line.dashed else ""}" points="{path}"/>')
+    parts.append(f'<polyline class="curve{" dashed" if line.dashed else ""}" points="{path(known)}"/>')
     if line.dots:
         parts += [f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3.6"/>' for x, y in known]
     label = escaped(name, isolate=False)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from certify._text import escaped
+from certify.bounds.indistinguishability import Indistinguishability
 from certify.certificate import Certificate, ClaimedCurve, words
 from certify.certificate.tokens import tokens_of
 from certify.certificate.words import PAGE
@@ -133,11 +134,16 @@ def _curve_chart(found: Section) -> str:
 def _rate_chart(found: Section) -> str:
     event, level = found.drawn, found.level
     largest = max(1.0, event.claim.rho)
+    radii = [largest * i / 100 for i in range(101)]
     return chart(
-        Line([(largest * i / 100, event.at(largest * i / 100)) for i in range(101)]),
+        Line([(r, event.at(r)) for r in radii]),
         "probability, at most",
         top=1.0,
         level=None if level is None else (level, "measured without the defence"),
+        beside=Line(
+            [(r, Indistinguishability(r, event.replicas).total_variation) for r in radii],
+            name="what any test can tell (T15)",
+        ),
         name="Certified attack success rate against radius",
     )
 

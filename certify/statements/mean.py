@@ -30,6 +30,8 @@ from certify import _validate
 from certify._random import keyed
 from certify._text import shown
 from certify.bounds.bounded_mean import (
+    LEAST,
+    TRIED,
     Limits,
     MeanBound,
     MeanEvidence,
@@ -38,14 +40,14 @@ from certify.bounds.bounded_mean import (
     Polynomials,
     Weights,
     chosen_limits,
+    split,
 )
 from certify.bounds.copies import EventBound
 from certify.montecarlo import AllDraws, Function
 from certify.montecarlo.engine import accepts
 from certify.noise import Noise
-from certify.statements import replicas as of_replicas
 from certify.statements.drawing import Drawing, MeanOptions
-from certify.statements.replicas import SIDES
+from certify.statements.replicas import SIDES, counted_event
 
 __all__ = ["Repeated", "event_bound", "mean_bound"]
 
@@ -58,7 +60,7 @@ def mean_bound(
     *,
     rho: float,
     replicas: int = 13,
-    repeats: int = 2,
+    repeats: int | None = 2,
     lower: float = 0.0,
     upper: float = 1.0,
     side: str = "upper",
@@ -83,7 +85,9 @@ def mean_bound(
         noise: a `Noise`, or a number: isotropic Gaussian.
         rho: radius ≥ 0 in units of ‖·‖_Σ; the bound at others is `MeanBound.at`.
         replicas: K, noisy copies that one value of S sees; 13 in the paper.
-        repeats: j, values of S of one draw of the copies; 1: T5. Two to four are best where values are dear.
+        repeats: j, values of S of one draw of the copies; 1: T5. Two to four are best where values are dear. None: n counts
+            values in all, and how many go to each draw is chosen on pilot draws for `rho`, T5 among the choices; the pilot
+            takes a fifth as many values besides. Below n = 300 it would see too little: T5 without one.
         lower, upper: what S lies between; a value outside is an error.
         side: "upper", "lower" or "two-sided" (then each side has α/2).
         curve: True: limits that serve all radii about alike; False: the best for `rho`. Either way all radii hold at once.
@@ -109,7 +113,7 @@ def mean_bound(
         options,
         rho=_validate.not_negative("rho", rho),
         replicas=_validate.count("replicas", replicas),
-        repeats=_validate.count("repeats", repeats),
+        repeats=_repeats(repeats),
         floor=low,
         ceiling=high,
         side=_validate.choice("side", side, SIDES),
@@ -143,7 +147,7 @@ def event_bound(
     rho: float,
     two_sided: bool = False,
     replicas: int = 13,
-    repeats: int,
+    repeats: int | None,
     curve: bool = False,
     alpha: float = 1e-3,
     **options: Unpack[MeanOptions],
@@ -159,7 +163,7 @@ def event_bound(
     rho: float,
     two_sided: bool = False,
     replicas: int = 13,
-    repeats: int = 1,
+    repeats: int | None = 1,
     curve: bool = False,
     alpha: float = 1e-3,
     **options: Unpack[MeanOptions],
@@ -176,40 +180,48 @@ def event_bound(
     Args:
         event: batch (b, K, *input) → (b,) of 0/1 or booleans: does it happen? May take a `generator` and be random.
         y, noise, rho, replicas, alpha, **options: as in `mean_bound`; `function` names the event: "image shows a circle".
-        repeats: j, values of one draw of the copies; 1: T5. An event without a `generator` has nothing to repeat: T5.
+        repeats: j, values of one draw of the copies; 1: T5. None: as in `mean_bound`. An event without a `generator` has
+            nothing to repeat: T5.
         curve: as in `mean_bound`, for `repeats` ≥ 2.
         two_sided: bound the probability from below, too; α is then shared.
 
     Returns:
-        `EventBound`, for `repeats` ≥ 2 `MeanBound`; `value` is the bound.
+        `EventBound`, for several values of one draw `MeanBound`; `value` is the bound.
 
     Raises:
         ValueError, TypeError: as `mean_bound`, or values other than 0 and 1.
     """
-    two_sided, repeats = _validate.flag("two_sided", two_sided), _validate.count("repeats", repeats)
+    two_sided, repeats = _validate.flag("two_sided", two_sided), _repeats(repeats)
     curve = _validate.flag("curve", curve)
     options.setdefault("function", "event happens")
+    asked: dict[str, Any] = {
+        "rho": _validate.not_negative("rho", rho),
+        "replicas": _validate.count("replicas", replicas),
+        "alpha": _validate.failure("alpha", alpha),
+    }
     if repeats == 1 or not callable(event) or not accepts(event, "generator"):
         if options.get("pilot") is not None:
             _validate.count("pilot", options["pilot"])
         plain: Any = {name: value for name, value in options.items() if name != "pilot"}  # nothing is chosen
-        asked: Any = {"rho": rho, "two_sided": two_sided, "replicas": replicas, "alpha": alpha}
-        return of_replicas.event_bound(event, y, noise, **asked, **plain)
+        drawing = Drawing(event, y, noise, called="event", replicas=asked["replicas"], **plain)
+        return counted_event(drawing, two_sided=two_sided, **asked)
     return _bounded(
         event,
         y,
         noise,
         "event",
         options,
-        rho=_validate.not_negative("rho", rho),
-        replicas=_validate.count("replicas", replicas),
         repeats=repeats,
         floor=0.0,
         ceiling=1.0,
         side="two-sided" if two_sided else "upper",
         curve=curve,
-        alpha=_validate.failure("alpha", alpha),
+        **asked,
     )
+
+
+def _repeats(repeats: Any) -> int | None:
+    return None if repeats is None else _validate.count("repeats", repeats)
 
 
 class Repeated:
@@ -278,31 +290,59 @@ def _bounded(
     *,
     rho: float,
     replicas: int,
-    repeats: int,
+    repeats: int | None,
     floor: float,
     ceiling: float,
     side: str,
     curve: bool,
     alpha: float,
-) -> MeanBound:
+) -> Any:
     random, hits = callable(f) and accepts(f, "generator"), called == "event"
-    repeats = repeats if random else 1
+    share = alpha / 2 if side == "two-sided" else alpha
     _validate.evaluating(called, f)
-    seen = Repeated(f, repeats, called) if random else f
-    drawing = Drawing(seen, y, noise, called=called, replicas=replicas, **options)
-    if options.get("pilot") is None:
-        drawing.pilot = min(1000, max(64, drawing.n // 5))
-    drawing.shape = (repeats,) if random else ()
+    drawing = Drawing(f, y, noise, called=called, replicas=replicas, **options)
+    values, ticked, choosing = drawing.n, drawing.progress, random and repeats is None
+    if choosing and values < LEAST:
+        choosing, repeats = False, 1
+    tried = TRIED if choosing else (repeats or 1) if random else 1
+
+    def seen(j: int) -> None:
+        """From now on j values of each draw are seen."""
+        drawing.f = Repeated(f, j, called) if random else f
+        drawing.shape = (j,) if random else ()
 
     def scaled(draws: Tensor) -> np.ndarray[Any, np.dtype[np.float64]]:
-        values = within(draws.to("cpu", torch.float64), floor, ceiling, called).reshape(-1, repeats)
-        return np.clip((values.numpy() - floor) / (ceiling - floor), 0.0, 1.0)
+        width = draws.shape[1] if draws.ndim == 2 else 1
+        within_ends = within(draws.to("cpu", torch.float64), floor, ceiling, called).reshape(-1, width)
+        return np.clip((within_ends.numpy() - floor) / (ceiling - floor), 0.0, 1.0)
 
-    early, kept = drawing.pilot_draws(True), AllDraws()
-    first = scaled(early if early is not None else torch.empty(0))
+    first = np.empty((0, tried))
+    if not (hits and tried == 1):  # T5 by a count chooses nothing
+        if options.get("pilot") is None:
+            drawing.pilot = max(1, values // (5 * TRIED)) if choosing else min(1000, max(64, values // 5))
+        early, total = drawing.pilot * tried, drawing.pilot * tried + values
+        if choosing and ticked is not None:
+            drawing.progress = lambda done, _: ticked(min(done * tried, early), total)
+        seen(tried)
+        found = drawing.pilot_draws(True)
+        first = scaled(found if found is not None else torch.empty(0, tried))
+        if choosing:
+            lines = [first] if side == "upper" else [1 - first] if side == "lower" else [first, 1 - first]
+            how: dict[str, Any] = {"rho": rho, "replicas": replicas, "alpha": share, "hits": hits}
+            picked = [split(line, values, drawing.noise, **how) for line in lines]
+            repeats = each = max(picked)
+            drawing.n = values // each
+            if ticked is not None:
+                total = early + drawing.n * each
+                drawing.progress = lambda done, _: ticked(early + (done - drawing.pilot) * each, total)
+    if hits and (repeats or 1) == 1:
+        drawing.f, drawing.shape = f, ()
+        return counted_event(drawing, rho=rho, two_sided=side == "two-sided", replicas=replicas, alpha=alpha)
+    repeats = (repeats or 1) if random else 1
+    seen(repeats)
+    first, kept = first[:, : first.shape[1] // repeats * repeats].reshape(-1, repeats), AllDraws()
     drawing.draw([kept])
     drawn = scaled(kept.stacked())
-    share = alpha / 2 if side == "two-sided" else alpha
 
     def limits(mirrored: bool) -> Limits:
         pilot, late = (1 - first, 1 - drawn) if mirrored else (first, drawn)

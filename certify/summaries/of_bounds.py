@@ -19,7 +19,7 @@ from certify.bounds.mse import BoundCurve, MSEBound
 from certify.bounds.percentile import PercentileBounds
 from certify.bounds.radius import CertifiedRadius
 from certify.bounds.rates import RateOver
-from certify.certificate import Claim, ClaimedCurve, ClaimedEvent, words
+from certify.certificate import Claim, ClaimedCurve, ClaimedEvent, ClaimedMean, words
 from certify.images.statistics import MeasuredRate
 from certify.noise import GaussianNoise
 from certify.statements.decide import Decision
@@ -103,9 +103,9 @@ def _of_mean(result: Any) -> Summary:
         if result.method == "repeats"
         else "of the copies alone, not random"
     )
-    return Summary(
-        made.kind, made.sentence, made.mark, [*made.facts, ("values", f"{seen}; {result.won} gave the bound")]
-    )
+    rates = [_rates(result, result.rho)] if result.unit == "probability" and result.side != "lower" else []
+    facts = [*made.facts, ("values", f"{seen}; {result.won} gave the bound")]
+    return Summary(made.kind, made.sentence, made.mark, facts, tables=rates)
 
 
 @summary.register(Allocation)
@@ -144,12 +144,13 @@ def _of_class(result: Any) -> Summary:
 
 
 @summary.register(ClaimedEvent)
+@summary.register(ClaimedMean)
 def _of_claimed_event(event: Any) -> Summary:
     return replace(_of_claim(event.claim), tables=[_rates(event, event.claim.rho)])
 
 
 def _rates(event: Any, rho: float) -> Table:
-    return Table(("ρ", "at most"), words.rates(event, rho), title="at every radius at once, from the same count:")
+    return Table(("ρ", "at most"), words.rates(event, rho), title="at every radius at once, from the same draws:")
 
 
 @summary.register(BoundCurve)

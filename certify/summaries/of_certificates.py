@@ -43,6 +43,7 @@ def _of_certificate(certificate: Any) -> Summary:
         *certificate.notices,
         *([words.removed(removal, mention=record.get("concept_in_prompt"))] if removal else []),
         words.beside(certificate),
+        words.indistinguishable(certificate),
         *[words.sentence(c) for c in claims if c.status != "certified" and c is not main][:_NAMED],
         f"Not covered. {NOT_COVERED[claims[0].policy]}",
     ]
@@ -125,7 +126,8 @@ def sections(certificate: Certificate, style: Style = PLAIN, *, brief: bool = Fa
         level = words.removal(removal)
         table = curve_table(curve.points, level, style)
         found = [Section("how far can the output move?", said, table, notes, curve, level)]
-    found.append(Section("deployed", stated("deployed")))
+    anybody = words.indistinguishable(certificate, style)
+    found.append(Section("deployed", [*stated("deployed"), *([anybody] if anybody else [])]))
     predicted = [*stated("predictions"), *words.without_defence(certificate, style)]
     found.append(Section("noise prediction and concept score", predicted))
     found += [_of_event(certificate, claim, style) for claim in of.get("event", ())]
@@ -138,7 +140,7 @@ def _on_curve(claim: Claim) -> bool:
 
 
 def _about(claim: Claim) -> str:
-    if claim.quantity == "event":
+    if words.is_probability(claim):
         return "event"
     if claim.quantity == "deployed" or claim.function == "deployed distance":
         return "deployed"

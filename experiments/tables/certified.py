@@ -1,7 +1,7 @@
 """Certified: what attacks on a victim's prompts can reach at most, and the strongest that were found, radius by radius.
 
 Upper curve: the mean success rate over the prompts under adaptive median smoothing, whatever each is perturbed to within
-‖δ_i‖_{Σ_i} ≤ ρ (`certify.images.attack_rate_over`, T5's corollary). Σ is fixed at each prompt. Lower curve: for every
+‖δ_i‖_{Σ_i} ≤ ρ (`certify.images.attack_rate_over`, T5's corollary and T14). Σ is fixed at each prompt. Lower curve: for every
 prompt and radius a gradient attack through judge, decoder, sampler, median and text encoder
 (`experiments.soundness.images`), from three places: between prompts that mean the concept, at random, and what was found at
 the radius below. Which of the perturbations is best, the prompt as it is among them, is decided on images of their own, and
@@ -53,7 +53,7 @@ class Effort:
     """How much is drawn, and how hard is attacked.
 
     Attributes:
-        n, alpha: images behind the bound, its failure probability.
+        n, alpha: images behind the bound (and a fifth as many before, to choose how), its failure probability.
         ascent, images: gradient steps, and images behind one gradient.
         choosing: images of each candidate, to choose the best.
         counted: images of the chosen one, at every prompt and radius.
@@ -236,14 +236,15 @@ class _Run:
                 rhos=rhos,
                 n=e.n,
                 alpha=e.alpha,
+                repeats=None,
                 seed=e.seed,
                 steps=e.steps,
                 guidance=e.guidance,
             )
-            return {k: v for k, v in asdict(found).items() if k not in ("rhos", "alpha")}
+            return found.stored()
 
-        values = self.cache.get("bound", self.key(prompts=sorted(self.prompts), n=e.n), measure)
-        return RateOver(**values, rhos=rhos, alpha=e.alpha)
+        key = self.key(prompts=sorted(self.prompts), n=e.n, alpha=e.alpha, radii=list(rhos), theorem="T14")
+        return RateOver.restored(self.cache.get("bound", key, measure), rhos=rhos, alpha=e.alpha)
 
     def attack(self, prompt: str, rhos: tuple[float, ...]) -> dict[str, Any]:
         """The strongest attack found on a prompt within the last radius, and how often it succeeds."""

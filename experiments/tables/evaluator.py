@@ -199,6 +199,7 @@ class Evaluator:
             "rhos": list(rhos),
             "n": sizes.certified,
             "alpha": sizes.alpha,
+            "repeats": "chosen",
         }
 
         def measured() -> dict[str, Any]:
@@ -219,6 +220,7 @@ class Evaluator:
                 rhos=[rho for rho in rhos if rho > 0],
                 n=sizes.certified,
                 alpha=sizes.alpha,
+                repeats=None,
                 seed=testbed.seed,
                 steps=testbed.steps,
                 guidance=testbed.guidance,
@@ -227,7 +229,8 @@ class Evaluator:
                 "rhos": list(rhos),
                 "values": [bounds.at(rho) for rho in rhos],
                 "successes": bounds.successes,
-                "n": bounds.n,
+                "n": bounds.n * bounds.repeats,
+                "theorem": bounds.theorem,
                 "replicas": bounds.replicas,
                 "prompts": bounds.prompts,
                 "unperturbed": bounds.unperturbed,

@@ -12,14 +12,17 @@ import pytest
 import torch
 
 import certify
-from certify import Certificate
+from certify import Certificate, GaussianNoise
 from certify._digests import tensor_digest
 from certify.adaptive import AdaptiveMedianSmoother, Concept
 from certify.adaptive.checking import certified_functions, rebuilt
 from certify.adaptive.policies import SHARING
+from certify.certificate import words
+from certify.confidence import clopper_pearson
 from certify.images.statistics import attack_succeeds
 from certify.models import PromptEncoder
 from certify.montecarlo import RunFolder
+from certify.summaries.of_certificates import sections
 from tests.adaptive.conftest import CIRCLE
 
 PROMPT = "a photo of the red wheel"
@@ -268,6 +271,29 @@ def test_a_whole_certificate_speaks_of_every_stage(whole: tuple[Any, AdaptiveMed
     assert event.copies == event.replicas == 3
 
 
+def test_the_rate_of_images_is_one_of_several_a_draw(whole: tuple[Any, AdaptiveMedianSmoother]) -> None:
+    """T14, where chance decides: every other image, whatever the copies are."""
+    pipe, adaptive = whole
+
+    def by_chance(images: torch.Tensor) -> torch.Tensor:
+        return (images.flatten(1).sum(dim=1) * 1e4).long() % 2 == 0
+
+    made = adaptive.certify(PROMPT, pipe=pipe, detector=by_chance, **(SMALL | {"statistics": 0, "images": 600}))
+    (claim,) = [claim for claim in made.claims if words.is_probability(claim)]
+    assert (claim.theorem, claim.method, claim.status) == ("T14", "repeats", "certified")
+    assert claim.n * claim.numbers["repeats"] <= 600
+    assert claim.value < 1 - GaussianNoise(1.0).tails(clopper_pearson(300, 600, claim.alpha), 0.1, 3).upper  # T5
+    event = made.event(claim)
+    assert event.at(claim.rho) == pytest.approx(claim.value)
+    assert event.at(0.0) < event.at(0.05) < event.at(0.2) <= 1
+    (section,) = [s for s in sections(made) if s.title == "attack success rate"]
+    assert section.drawn == event
+    deployment = adaptive.deployment(PROMPT)
+    honest = attack_succeeds(deployment, pipe, by_chance, steps=2, guidance=2.0)
+    verdict = next(v for v in made.check({claim.function: honest}, deployment.y, n=64).verdicts if v.claim == claim)
+    assert verdict.outcome == "not refuted"
+
+
 @pytest.mark.parametrize(
     ("smoother", "sharing"), [("median", None), ("mean", None), *(("median", sharing) for sharing in SHARING)]
 )
@@ -300,7 +326,7 @@ def test_what_an_erased_claim_says_is_refuted_by_the_whole_model(whole: tuple[An
         return torch.zeros(len(images), dtype=torch.bool)
 
     made = adaptive.certify(prompt, pipe=pipe, detector=never, **(SMALL | {"statistics": 0, "images": 256}))
-    (event,) = [claim for claim in made.claims if claim.quantity == "event"]
+    (event,) = [claim for claim in made.claims if words.is_probability(claim)]
     deployment = adaptive.deployment(prompt)
     truly = attack_succeeds(deployment, pipe, "judge:circle", steps=2, guidance=2.0)
     verdict = next(v for v in made.check({event.function: truly}, deployment.y).verdicts if v.claim == event)
