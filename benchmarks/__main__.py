@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import floor, gpu, means, processes, smoother, stopping
+from benchmarks import floor, gpu, means, processes, rates, smoother, stopping
 
 INTRODUCTION = """# Benchmarks
 
@@ -148,6 +148,7 @@ TABLES: dict[str, Callable[[bool], str]] = {
     "processes": processes_table,
     "stopping": stopping_table,
     "means": means.table,
+    "rates": rates.table,
     "smoother": smoother_table,
     "gpu": gpu_table,
 }

@@ -276,7 +276,7 @@ def test_the_rate_of_images_is_one_of_several_a_draw(whole: tuple[Any, AdaptiveM
     pipe, adaptive = whole
 
     def by_chance(images: torch.Tensor) -> torch.Tensor:
-        return (images.flatten(1).sum(dim=1) * 1e4).long() % 2 == 0
+        return (images.double().flatten(1).sum(dim=1) * 1e4).long() % 2 == 0
 
     made = adaptive.certify(PROMPT, pipe=pipe, detector=by_chance, **(SMALL | {"statistics": 0, "images": 600}))
     (claim,) = [claim for claim in made.claims if words.is_probability(claim)]

@@ -139,3 +139,18 @@ def test_false_laws_are_caught():
         broken(lambda w, law, rho, k: mean_of(w, law) - w[0] + float(noise.hockey_stick(9 * np.diff(w), rho, k).mean()))
         > 2
     )
+
+
+def test_an_input_drawn_anew_for_every_value_is_caught():
+    """Sixteen inputs, each with an event of its own coordinate, all of which an attacker moves: Φ(r). The mean of these events
+    at one noise is nearly constant; a draw of an input and its copies, which the values share, is not."""
+
+    def quadratic(c):  # v + c (v − ½)²
+        return np.array([c / 4, 0.5 - c / 4, 1 + c / 4])
+
+    apart = np.arange(17) / 16, binom.pmf(np.arange(17), 16, 0.5)
+    shared = np.array([0.0, 1.0]), np.array([0.5, 0.5])
+    truth = norm.cdf(1.0)
+    least = [min(bound(quadratic(c), law, NOISES[0], 1.0, 1) for c in (0, 1, 2, 4, 8)) for law in (apart, shared)]
+    assert least[0] < truth - 0.15
+    assert least[1] >= truth
