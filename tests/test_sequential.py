@@ -476,3 +476,45 @@ def test_a_count_says_of_which_draws_it_is():
     assert edge.decided == "undecided"
     assert f"{edge.successes:,} times in the 3,000 draws without perturbation" in str(edge)
     assert "decide it" not in str(edge)
+
+
+# Several values of each draw (T14)
+
+
+def by_chance(z, generator):
+    """Probability .09 or .13, as the mean of the copies lies."""
+    return torch.rand(len(z), generator=generator) < torch.where(z.mean(dim=(1, 2)) > 0, 0.13, 0.09)
+
+
+def test_several_values_show_what_one_cannot():
+    """T5: .11 is above what .3 allows at K = 13, ρ = .25. T14 measures that the copies decide little."""
+    how = {"target": 0.3, "rho": 0.25, "n": 20_000}
+    assert decide_event(by_chance, torch.zeros(1), NOISE, **how).decided == "no"
+    found = [decide_event(by_chance, torch.zeros(1), NOISE, repeats=None, batch_size=b, **how) for b in (64, 300)]
+    d = found[0]
+    assert (d.decided, d.theorem, d.quantity, d.unit, d.successes) == ("yes", "T14", "mean", "probability", None)
+    assert (d.n, d.value) == (found[1].n, found[1].value)
+    assert 0.11 < d.value <= 0.3
+    assert d.n * d.evidence.repeats < 4000 <= 20_000 <= d.maximum * d.evidence.repeats + d.evidence.repeats
+    (claim,) = Certificate.of(d).claims
+    assert (claim.quantity, claim.scope, claim.value, claim.status) == ("mean", "stopped early", d.value, "certified")
+    verdict = Certificate.of(d).check(by_chance, torch.zeros(1), n=400).verdicts[0]
+    assert verdict.outcome == "not refuted"
+    assert "can the bound over 13 noisy copies (t14)" in str(d).lower()
+
+
+def test_several_values_say_no_or_nothing_and_leave_it_to_t5():
+    often = decide_event(by_chance, torch.zeros(1), NOISE, target=0.1, rho=0.25, repeats=2, n=4000)
+    assert (often.decided, often.status, often.claimed, often.evidence) == ("no", "abstained", 1.0, None)
+    few = decide_event(by_chance, torch.zeros(1), NOISE, target=0.3, rho=0.25, repeats=2, n=8)
+    assert (few.decided, few.n) == ("undecided", 8)
+
+    def decided(z, generator):
+        return (z.mean(dim=(1, 2)) > 0.5) & (torch.rand(len(z), generator=generator) < 2)
+
+    for event in (decided, lambda z: z.mean(dim=(1, 2)) > 0.5):  # the copies decide everything
+        how = {"target": 0.3, "rho": 0.1, "n": 4000}
+        several, one = (decide_event(event, torch.zeros(1), NOISE, repeats=j, **how) for j in (None, 1))
+        assert (several.theorem, several.n, several.successes) == ("T5", one.n, one.successes)
+    with pytest.raises(ValueError, match="repeats = 0: must be a whole number >= 1"):
+        decide_event(by_chance, torch.zeros(1), NOISE, target=0.3, rho=0.25, repeats=0)

@@ -58,6 +58,7 @@ from certify.noise import Noise
 
 __all__ = [
     "LEAST",
+    "SPLITS",
     "TRIED",
     "Limits",
     "MeanBound",
@@ -560,11 +561,6 @@ class MeanBound(OfCopies):
 
     theorem: str = constant("T14")
     quantity: str = constant("mean")
-
-    @property
-    def two_sided(self) -> bool:
-        """Whether E S is bounded from both sides."""
-        return self.side == "two-sided"
 
     def least(self, rho: float) -> float:
         """The lower bound at another radius; `floor` where it was not asked for."""

@@ -99,15 +99,15 @@ class RateOver(Counted, Shown):
         return tuple(self.at(rho) for rho in self.rhos)
 
     @property
-    def drawn(self) -> str:
-        """How much was drawn, in words."""
+    def of_what(self) -> str:
+        """Among what the event was counted, in words."""
         return f"{self.n:,} draws" if self.held is None else f"{self.n:,} × {self.repeats} values"
 
     def __str__(self) -> str:
         rows = ", ".join(f"{percent(self.at(rho), 'up')} at ρ = {shown(rho, 'exact')}" for rho in (0.0, *self.rhos))
         unperturbed = f"; {self.unperturbed} of them without noise, for δ = 0 only" if self.unperturbed else ""
         return (
-            f"mean over {self.prompts} prompts at most {rows} (seen in {self.successes} of {self.drawn} at ρ = 0, "
+            f"mean over {self.prompts} prompts at most {rows} (seen in {self.successes} of {self.of_what} at ρ = 0, "
             f"K = {self.replicas}, all radii at once with confidence {confidence(self.alpha)}{unperturbed})"
         )
 

@@ -640,7 +640,7 @@ def measured(record: Mapping[str, Any], style: Style = PLAIN) -> list[str]:
 def question(decision: Decision, style: Style = PLAIN) -> str:
     """What a decision answers."""
     name = style.name(with_article(decision.run.function))
-    if decision.quantity == "event":
+    if decision.quantity in ("event", "mean"):
         what = f"{name} with probability at most {style.percent(decision.limit, 'exact')}"
     elif decision.quantity == "statistic":
         what = f"{name} keeps to its threshold with probability at least {style.number(decision.q, 'exact')}"
@@ -666,7 +666,7 @@ def caveat(decision: Decision, style: Style = PLAIN) -> str:
     """What a "no" does not say; of another answer nothing."""
     if decision.decided != "no":
         return ""
-    if decision.quantity == "event":
+    if decision.quantity in ("event", "mean"):
         what = f"a perturbation takes the probability above {style.percent(decision.limit, 'exact')}"
     elif decision.quantity == "statistic":
         what = "a perturbation takes it beyond its threshold more often than that"

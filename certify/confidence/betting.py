@@ -12,7 +12,10 @@ the derivative τ (high − X)/(high − m)² ≥ 0), so
 
 The stake that pays most is about (m − E X)(high − m)/Var X: the limit knows the variance without having to be told. It is
 chosen on pilot draws, and a few stakes on either side of it insure against what these do not show. The same wealth is a test of
-"E X ≤ m" when it bets on the other side (`evidence_against`). It may be looked at after any draw.
+"E X ≤ m" when it bets on the other side (`evidence_against`).
+
+It may be looked at after any draw (`Bets`): for m ≤ E X the wealth is a nonnegative supermartingale from 1, so by Ville's
+inequality it *ever* reaches 1/α with probability at most α, and the limit holds wherever one stops.
 
 Safe direction: the limit may be too high. It does not depend on the order of the draws: what is added up is sorted first.
 
@@ -32,7 +35,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["evidence_against", "stake", "upper_limit"]
+__all__ = ["Bets", "best_stake", "evidence_against", "speed", "stake", "upper_limit"]
 
 _Array = NDArray[np.float64]
 
@@ -117,6 +120,51 @@ def evidence_against(values: _Array, counts: _Array | None = None, *, low: float
     room = max((mean - low) / (high - low), 1e-12)
     log = float(np.logaddexp.reduce(_logs(stakes, _left(-x, -high, -low), times, room))) - math.log(len(stakes))
     return min(1.0, math.exp(-log + _SAFE + _SAFE_PER_DRAW * float(times.sum())))
+
+
+class Bets:
+    """The wealth after each draw, against "E X ≥ mean" or "E X ≤ mean".
+
+    Args:
+        low, high: what X always lies between.
+        mean: m, strictly between them.
+        stake: τ as in `upper_limit`, against "E X ≥ mean"; None: against "E X ≤ mean", with stakes from 1 downwards.
+    """
+
+    def __init__(self, *, low: float, high: float, mean: float, stake: float | None) -> None:
+        self.low, self.high, self.below = low, high, stake is not None
+        room = (high - mean if self.below else mean - low) / (high - low)
+        self.room = max(room, 1e-12)
+        if stake is not None:
+            self.stakes, self.shares = np.minimum(_MOST, stake * _STEP ** np.arange(-2, 3)), np.log(_PRIORS)
+        else:
+            self.stakes = np.asarray(_MOST * 0.5 ** np.arange(10), dtype=np.float64)
+            self.shares = np.full(10, -math.log(10))
+        self.sums = np.zeros(len(self.stakes))
+
+    def take(self, values: _Array) -> _Array:
+        """log of the wealth after each of further draws, (n,)."""
+        u = _left(values, self.low, self.high) if self.below else _left(-values, -self.high, -self.low)
+        sums = self.sums + np.cumsum(np.log1p(np.outer(u / self.room - 1, self.stakes)), axis=0)
+        if len(sums):
+            self.sums = sums[-1]
+        return np.asarray(np.logaddexp.reduce(sums + self.shares, axis=1))
+
+
+def speed(values: _Array, stakes_from: _Array, *, low: float, high: float, mean: float) -> float:
+    """How fast the wealth against "E X ≥ mean" grows, log a draw, with the stake that others of these draws let pay most."""
+    if not low < mean < high:
+        return math.inf if mean >= high else -math.inf
+    best = np.array([best_stake(stakes_from, low=low, high=high, mean=mean)])
+    share = np.full(len(values), 1 / len(values))
+    return float(_logs(best, _left(values, low, high), share, (high - mean) / (high - low))[0])
+
+
+def best_stake(values: _Array, *, low: float, high: float, mean: float) -> float:
+    """The stake with which the wealth against "E X ≥ mean" grows most, if draws are like these and half a one at `high`."""
+    stakes, t = _MOST * 0.5 ** (np.arange(60) / 5), max((high - mean) / (high - low), 1e-12)
+    share = np.append(np.full(len(values), 1 / len(values)), 0.5 / len(values))
+    return float(stakes[int(_logs(stakes, np.append(_left(values, low, high), 0.0), share, t).argmax())])
 
 
 def _left(values: _Array, low: float, high: float) -> _Array:

@@ -131,9 +131,13 @@ def _behind(bound: EventRates) -> str:
     return f"{bound.successes:,} of {bound.n:,} at ρ\u00a0=\u00a00"  # type: ignore[union-attr]
 
 
+def _two_sided(bound: Any) -> bool:
+    return bound.side == "two-sided" if isinstance(bound, MeanBound) else bool(getattr(bound, "two_sided", False))
+
+
 def _least(bound: Any) -> Callable[[float], float] | None:
     """The lower limit at every radius, where there is one."""
-    return cast("Callable[[float], float]", bound.least) if getattr(bound, "two_sided", False) else None
+    return cast("Callable[[float], float]", bound.least) if _two_sided(bound) else None
 
 
 @styled

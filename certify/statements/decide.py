@@ -28,6 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Unpack, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,17 +36,21 @@ from certify import _validate
 from certify._floats import grown, length
 from certify._text import confidence, shown
 from certify.bounds.base import Evidence, Setting
+from certify.bounds.bounded_mean import SPLITS, TRIED, Limits, MeanEvidence, Pilot, Polynomials
 from certify.bounds.copies import EventBound, EventEvidence, LimitEvidence, StatisticBound
 from certify.bounds.dimension_free import LayersEvidence
 from certify.bounds.mse import MSEBound
 from certify.bounds.percentile import draws_needed, enough
 from certify.bounds.statement import Result, constant
 from certify.confidence import stopped_event
+from certify.confidence.betting import best_stake, speed
 from certify.montecarlo import Function, median, row_distances
+from certify.montecarlo.engine import accepts
 from certify.montecarlo.processes import Processes
 from certify.noise import Noise
 from certify.statements.drawing import DecideMSEOptions, DecideOptions, Drawing
-from certify.statements.stopping import StoppedCount, StoppedRanks
+from certify.statements.mean import Repeated, within
+from certify.statements.stopping import StoppedCount, StoppedMean, StoppedRanks
 
 __all__ = ["Decision", "decide_event", "decide_mse", "decide_statistic"]
 
@@ -66,12 +71,12 @@ class Decision(Result):
         n: draws after which it was decided (all, if undecided). Does not depend on the batch size.
         drawn: draws that were made: n, and the rest of its batch.
         maximum: the most that would have been made.
-        successes: how often the event was seen in n draws; None for "coordinatewise".
-        allowed: p₀, the largest probability at y with which "yes" is possible; None for "coordinatewise".
-        lower, upper: limits of the event's probability at y.
+        successes: how often the event was seen in n draws; None for "coordinatewise" and several values of each draw.
+        allowed: p₀, the largest probability at y with which "yes" is possible; None for these.
+        lower, upper: limits of the event's probability at y; None for these.
         reason: why it is not "yes", in words.
         evidence: for "yes", what a certificate keeps.
-        quantity: "event", "statistic" or "mse", as in a certificate's claims.
+        quantity: "event", "statistic", "mse", or for several values of each draw "mean", as in a certificate's claims.
         center: c of a squared distance.
         q, side: of a statistic, as asked.
     """
@@ -101,7 +106,9 @@ class Decision(Result):
             return self.evidence.lower if self.side == "lower" else self.evidence.upper
         if self.status == "certified":
             return self.value
-        return {"event": 1.0, "mse": math.inf}.get(self.quantity, -math.inf if self.side == "lower" else math.inf)
+        return {"event": 1.0, "mean": 1.0, "mse": math.inf}.get(
+            self.quantity, -math.inf if self.side == "lower" else math.inf
+        )
 
     @property
     def saved(self) -> int:
@@ -130,16 +137,18 @@ def decide_event(
     target: float,
     rho: float,
     replicas: int = 13,
+    repeats: int | None = 1,
     alpha: float = 1e-3,
     **options: Unpack[DecideOptions],
 ) -> Decision:
-    """Can it be certified that an event has at most the probability `target`, whatever is done to the input? (T5, T3)
+    """Can it be certified that an event has at most the probability `target`, whatever is done to the input? (T5, T14, T3)
 
     Equation
-        for all ‖δ‖_Σ ≤ ρ:  P[event at y + δ] ≤ target   if   P[event at y] ≤ p₀ = Φ(Φ⁻¹(target) − √K ρ).
+        for all ‖δ‖_Σ ≤ ρ:  P[event at y + δ] ≤ target   if   P[event at y] ≤ p₀ = Φ(Φ⁻¹(target) − √K ρ)  (T5),
+        or if E W(g) at y is at most target + W(0) − ∫ H(W'), W chosen on pilot draws  (T14).
 
     Reference
-        THEORY T5, T3 (docs/theory/t03-sequential.md).
+        THEORY T5, T14, T3 (docs/theory/t03-sequential.md, docs/theory/t14-bounded-means.md).
 
     Args:
         event: batch (b, K, *input) → (b,) of 0/1 or booleans, as in `event_bound`.
@@ -147,6 +156,8 @@ def decide_event(
         target: the probability to certify.
         rho: radius > 0 in units of ‖·‖_Σ.
         replicas: K, noisy copies that one event sees.
+        repeats: j, values of each draw of the copies; 1: T5. None: n counts values in all, and 64 pilot draws of six values
+            each choose what lets expect an answer soonest, T5 among it.
         alpha: probability that anything in the answer is wrong, a "yes", a "no" or a limit, at any number of draws.
         **options: of drawing: those of `certify.statements.drawing.Drawing`; n is the most draws. Drawing ends with a batch:
             smaller ones save more.
@@ -162,7 +173,12 @@ def decide_event(
     rho, alpha = _validate.not_negative("rho", rho), _validate.failure("alpha", alpha)
     replicas = _validate.count("replicas", replicas)
     options.setdefault("function", "event happens")
+    several = None if repeats is None else _validate.count("repeats", repeats)
     drawing = Drawing(event, y, noise, called="event", replicas=replicas, **options)
+    if several != 1 and accepts(event, "generator"):
+        question = _Repeated(drawing, event, target, rho, replicas, alpha)
+        if (chosen := question.chosen(several)) is not None:
+            return question.decision(*chosen)
     counts = StoppedCount(drawing.noise.tails(target, rho, replicas).lower, alpha / 2)
     return _of_counts(
         drawing,
@@ -175,6 +191,109 @@ def decide_event(
         what=("the event", f"a probability of at most {shown(target, 'exact')}"),
         evidence=lambda value: EventEvidence(0.0, value, replicas, int(counts.ones)),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Repeated:
+    """The question of `decide_event` with several values of each draw (T14)."""
+
+    drawing: Drawing
+    event: Function
+    target: float
+    rho: float
+    replicas: int
+    alpha: float
+
+    def chosen(self, repeats: int | None) -> tuple[Polynomials, Any, float] | None:
+        """The family, W and the stake that let expect an answer soonest, by pilot draws; None: T5."""
+        drawing, noise, tried = self.drawing, self.drawing.noise, repeats or TRIED
+        drawing.pilot, values = 64, drawing.n
+        drawing.f, drawing.shape = Repeated(self.event, tried, "event"), (tried,)
+        _single_process()
+        pilot = self._values(cast(Tensor, drawing.pilot_draws(True)))
+        fastest, best = 0.0, None
+        if repeats is None:
+            p0, p = (
+                noise.tails(self.target, self.rho, self.replicas).lower,
+                (float(pilot.sum()) + 0.5) / (pilot.size + 1),
+            )
+            fastest = p * math.log(p / p0) + (1 - p) * (math.log1p(-p) - math.log1p(-p0)) if 0 < p < p0 < 1 else 0.0
+        for j in (repeats,) if repeats else SPLITS:
+            halves = [half[:, : tried // j * j].reshape(-1, j) for half in (pilot[0::2], pilot[1::2])]
+            family = Polynomials(j)
+            both, parts = Pilot(family, np.concatenate(halves)), [Pilot(family, half) for half in halves]
+            for draws in dict.fromkeys((values // j if repeats is None else values, 2000, 500, 125)):
+                about: dict[str, Any] = {"noise": noise, "rho": self.rho, "replicas": self.replicas, "n": draws}
+                w = both.choose(**about, alpha=self.alpha / 2)[0]
+                quick = []
+                for a, b in (parts, parts[::-1]):  # judged on other draws than those that chose it
+                    v = a.choose(**about, alpha=self.alpha / 2)[0]
+                    ends: dict[str, float] = {
+                        "low": float(v.min()),
+                        "high": float(v.max()),
+                        "mean": self._allowed(family, v),
+                    }
+                    quick.append(speed(family.estimates(v, b.values), family.estimates(v, a.values), **ends) / j)
+                if (best is None and repeats is not None) or sum(quick) / 2 > fastest:
+                    fastest, best = max(fastest, sum(quick) / 2), (family, w, both)
+        if repeats is None:
+            drawing.n = values if best is None else values // best[0].repeats
+        if best is None:
+            drawing.f, drawing.shape = self.event, ()
+            return None
+        family, w, both = best
+        drawing.f, drawing.shape = Repeated(self.event, family.repeats, "event"), (family.repeats,)
+        x, ends = family.estimates(w, both.values), {"low": float(w.min()), "high": float(w.max())}
+        return family, w, best_stake(x, mean=self._allowed(family, w), **ends)
+
+    def _values(self, outputs: Tensor) -> Any:
+        return within(outputs.to("cpu", torch.float64), 0.0, 1.0, "event").numpy()
+
+    def _allowed(self, family: Polynomials, w: Any) -> float:
+        """The largest E W(g) with which the target is kept to, rounded down."""
+        least = self.target - family.excess(w, self.drawing.noise, self.rho, self.replicas)
+        return least - 1e-12 * (1 + float(np.abs(w).max()))
+
+    def decision(self, family: Polynomials, w: Any, tau: float) -> Decision:
+        """Draws, and decides."""
+        drawing, half = self.drawing, self.alpha / 2
+        seen = StoppedMean(family, w, self._allowed(family, w), tau, half, self._values)
+        drawn, run = _until_decided(drawing, seen), drawing.run()
+        limits = Limits(family, w[None], (seen.limit(),), ("T14",))
+        scale: dict[str, Any] = {"replicas": self.replicas, "repeats": family.repeats, "floor": 0.0, "ceiling": 1.0}
+        held = MeanEvidence.of(limits, None, drawing.noise, self.rho, side="upper", **scale)
+        yes, n = seen.decided == "yes", seen.count
+        sure, target = confidence(self.alpha), shown(self.target, "exact")
+        reason = {
+            "yes": run.remark,
+            "no": f"with confidence {sure} no number of draws gives {target} by the W that the pilot draws chose, of "
+            f"{family.repeats} values of each of {n:,} draws",
+        }.get(
+            seen.decided, f"{n:,} draws of {family.repeats} values each neither show {target} nor exclude it by this W"
+        )
+        return Decision(
+            decided=seen.decided,
+            value=min(held.upper, self.target) if yes else held.upper,
+            limit=self.target,
+            rho=self.rho,
+            alpha=self.alpha,
+            replicas=self.replicas,
+            n=n,
+            drawn=drawn,
+            maximum=drawing.n,
+            successes=None,
+            allowed=None,
+            lower=None,
+            upper=None,
+            quantity="mean",
+            unit="probability",
+            theorem="T14",
+            method="repeats",
+            status="certified" if yes else "abstained",
+            reason=reason,
+            evidence=held if yes else None,
+            run=replace(run, n=drawn),
+        )
 
 
 @_validate.suggests(DecideOptions)
@@ -450,7 +569,7 @@ class _Distance:
         )
 
 
-def _until_decided(drawing: Drawing, stopped: StoppedCount | StoppedRanks) -> int:
+def _until_decided(drawing: Drawing, stopped: StoppedCount | StoppedMean | StoppedRanks) -> int:
     """Draws until `stopped` has decided; how many draws were made."""
     drawn = 0
     _single_process()

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from certify.bounds.base import Evidence, Setting
+from certify.bounds.bounded_mean import Weights
 from certify.bounds.mse import CoordinatewiseMSE
 from certify.bounds.percentile import draws_needed
 from certify.confidence import (
@@ -26,9 +28,10 @@ from certify.confidence import (
     log_evidence_below,
     looks,
 )
-from certify.montecarlo import Counts, ExtremeRanks
+from certify.confidence.betting import Bets, upper_limit
+from certify.montecarlo import AllDraws, Counts, ExtremeRanks
 
-__all__ = ["StoppedCount", "StoppedRanks"]
+__all__ = ["StoppedCount", "StoppedMean", "StoppedRanks"]
 
 
 class StoppedCount(Counts):
@@ -73,6 +76,68 @@ class StoppedCount(Counts):
         """Limits of the probability, each valid with probability 1 − α wherever drawing ended, together with its decision."""
         ones = int(self.ones)
         return anytime_limit(ones, self.count, self.alpha, "lower"), anytime_limit(ones, self.count, self.alpha)
+
+
+class StoppedMean(AllDraws):
+    """Bets, draw by draw, until it is decided whether the mean of a bounded W(g) is at most `allowed` (T14).
+
+    Args:
+        weights, w: the family and the coefficients of W, chosen without these draws.
+        allowed: the largest mean with which the answer is "yes", rounded down.
+        stake: as in `certify.confidence.betting.upper_limit`.
+        alpha: failure probability of "yes" and the limit, and again of "no".
+        scaled: outputs → (b, j) values in [0, 1], checked.
+    """
+
+    key = "stopped mean"
+
+    def __init__(
+        self,
+        weights: Weights,
+        w: Any,
+        allowed: float,
+        stake: float,
+        alpha: float,
+        scaled: Callable[[Tensor], Any],
+    ) -> None:
+        super().__init__()
+        self.weights, self.w, self.allowed, self.stake, self.alpha, self.scaled = (
+            weights,
+            w,
+            allowed,
+            stake,
+            alpha,
+            scaled,
+        )
+        self.low, self.high, self.decided = float(w.min()), float(w.max()), "undecided"
+        self.estimates = np.empty(0)
+        inside = self.low < allowed < self.high
+        ends: dict[str, float] = {"low": self.low, "high": self.high, "mean": allowed}
+        self.bets = (Bets(**ends, stake=stake), Bets(**ends, stake=None)) if inside else None
+
+    def widened(self, other: AllDraws) -> StoppedMean:
+        return StoppedMean(self.weights, self.w, self.allowed, self.stake, self.alpha, self.scaled)
+
+    def update(self, outputs: Tensor) -> None:
+        if self.decided != "undecided":
+            return
+        x = self.weights.estimates(self.w, self.scaled(outputs))
+        n = self.count + np.arange(1, len(x) + 1)
+        if self.bets is None:  # whatever is drawn
+            yes, no = (np.full(len(x), side) for side in (self.allowed >= self.high, self.allowed <= self.low))
+        else:
+            yes, no = (bet.take(x) >= enough_evidence(n, self.alpha) for bet in self.bets)
+        decisive = np.flatnonzero(yes | no)
+        taken = int(decisive[0]) + 1 if len(decisive) else len(x)
+        if len(decisive):
+            self.decided = "yes" if yes[taken - 1] else "no"
+        self.count += taken
+        self.estimates = np.concatenate([self.estimates, x[:taken]])
+
+    def limit(self) -> float:
+        """An upper limit of the mean, valid with probability 1 − α wherever drawing ended."""
+        found = upper_limit(self.estimates, low=self.low, high=self.high, alpha=self.alpha, stake=self.stake)
+        return found + 1e-13 * (1 + float(np.abs(self.w).max()))
 
 
 class StoppedRanks(ExtremeRanks):

@@ -182,7 +182,7 @@ def _of_curve(curve: Any) -> Summary:
 
 @summary.register(RateOver)
 def _of_rate(rate: Any) -> Summary:
-    seen = f"{rate.successes:,} times in {rate.n:,} draws, each at a prompt chosen at random, without perturbation"
+    seen = f"{rate.successes:,} times in {rate.of_what}, each draw at a prompt chosen at random, without perturbation"
     facts = [
         ("seen", seen),
         ("confidence", f"{confidence(rate.alpha)}, all radii at once"),

@@ -11,11 +11,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import binom, norm
 
 from certify import event_bound, mean_bound
 from certify.bounds import bounded_mean
 from certify.bounds.bounded_mean import Limits, Piecewise, Pilot, Polynomials, chosen_limits
+from certify.statements.stopping import StoppedMean
 from tests.statistical.trials import Trials
 from tests.test_mean import ONE, Y, fires, tilted, worst
 
@@ -163,3 +165,36 @@ def test_two_values_a_draw_cover(trials: Trials):
     wrong, low = failures(LAWS["rates of .03 and .19"], runs, n=300, j=2, seed=9)
     trials.covers("T14 limits", wrong, runs, ALPHA, "rates of .03 and .19, two values a draw")
     trials.covers("T14 bound", low, runs, ALPHA, "rates of .03 and .19, two values a draw")
+
+
+def stopped(runs: int, law, *, allowed: float, until: int = 1500, seed: int = 4) -> tuple[int, int]:
+    """Runs that say "yes" though E W(g) is above what is allowed, and runs whose limit fails where they ended. W(v) = v²."""
+    rng, w = np.random.default_rng(seed), np.array([0.0, 0.0, 1.0])
+    exact_mean = float(np.dot(law[1], np.square(law[0])))
+    yes, low = 0, 0
+    for _ in range(runs):
+        seen = StoppedMean(Polynomials(2), w, allowed, 0.3, ALPHA, lambda outputs: outputs.numpy())
+        for _ in range(until // 50):
+            seen.update(torch.from_numpy(drawn(rng, law, 50, 2)))
+        yes += seen.decided == "yes" and allowed < exact_mean
+        low += seen.limit() < exact_mean
+    return yes, low
+
+
+def test_what_stops_early_covers(trials: Trials):
+    """Looked at after every draw: "yes" is hardly ever said where it is false by a hair, and limits hold where drawing ended."""
+    runs, law = trials.runs(100), LAWS["rates of .03 and .19"]
+    yes, low = stopped(runs, law, allowed=0.0185 * 0.999)  # E g² = .0185
+    trials.covers("T14 limits", yes, runs, ALPHA, "decisions that stop early")
+    trials.covers("T14 limits", low, runs, ALPHA, "limits where drawing stopped")
+
+
+def test_control_a_limit_for_a_fixed_number_read_all_the_time_is_caught(trials: Trials):
+    """Mistake: Clopper and Pearson's limit of a pair's two hits, read after every tenth draw until it pleases."""
+    from certify.confidence import clopper_pearson
+
+    rng, runs, wrong = np.random.default_rng(5), 60, 0
+    for _ in range(runs):
+        hits = drawn(rng, LAWS["a rate of .11"], 2000, 1)[:, 0].cumsum()
+        wrong += any(clopper_pearson(int(hits[n - 1]), n, ALPHA) < 0.11 for n in range(10, 2001, 10))
+    trials.caught("T14 limits", "a limit read after every tenth draw", wrong, runs, ALPHA)
