@@ -182,7 +182,7 @@ def stopped(runs: int, law, *, allowed: float, until: int = 1500, seed: int = 4)
 
 
 def test_what_stops_early_covers(trials: Trials):
-    """Looked at after every draw: "yes" is hardly ever said where it is false by a hair, and limits hold where drawing ended."""
+    """Looked at after every draw: a false "yes" is rare, and limits hold where drawing ended."""
     runs, law = trials.runs(100), LAWS["rates of .03 and .19"]
     yes, low = stopped(runs, law, allowed=0.0185 * 0.999)  # E g² = .0185
     trials.covers("T14 limits", yes, runs, ALPHA, "decisions that stop early")
