@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import floor, gpu, means, processes, rates, smoother, stopping
+from benchmarks import floor, gpu, means, processes, rates, smoother, spectrum, stopping
 
 INTRODUCTION = """# Benchmarks
 
@@ -149,6 +149,7 @@ TABLES: dict[str, Callable[[bool], str]] = {
     "stopping": stopping_table,
     "means": means.table,
     "rates": rates.table,
+    "spectrum": spectrum.table,
     "smoother": smoother_table,
     "gpu": gpu_table,
 }

@@ -20,6 +20,7 @@ from certify import (
     deployed_distance,
     event_bound,
     load_pipeline,
+    mean_bound,
     mse_bound,
     statistic_bound,
     world,
@@ -33,9 +34,11 @@ from certify.images.statistics import (
     embedding_distance,
     noise_prediction,
     noise_prediction_distance,
+    sampled_noise_prediction,
     undefended_rate,
 )
 from certify.models import NoisePredictor, PromptEncoder, Trajectory
+from certify.models.sampling import initial_noise, sample
 from certify.montecarlo import median
 
 PROMPT = "a photo of a red circle"
@@ -284,6 +287,56 @@ def test_the_event_is_the_detectors_verdict_on_the_deployed_image(pipe: Any, enc
     assert verdicts.tolist() == left_is_brighter(made).tolist()
     event(noisy, generator=source(6))
     assert not torch.allclose(seen[-1], made, atol=0.05)
+
+
+def test_predictions_at_the_samplers_own_points(pipe: Any, denoiser: Any, encode: Any, noisy: Tensor) -> None:
+    """With all weight on one run: the U-Net at what that run is given, by hand. Its mean has a bound (T14)."""
+    deployment = Smoothed(encode, 3)
+    center = encode(noisy[:1, 0])[0]
+    how: dict[str, Any] = {"steps": 3, "guidance": 2.0}
+    for run in range(3):
+        weights = [float(i == run) for i in range(3)]
+        found = sampled_noise_prediction(deployment, denoiser, pipe, center, most=1e9, weights=weights, **how)
+        values = found(noisy, source(3), repeats=2)
+        own, kept = source(3), []
+        torch.multinomial(torch.tensor(weights, dtype=torch.float64), 2 * len(noisy), replacement=True, generator=own)
+        start = initial_noise(pipe, 2 * len(noisy), own)
+
+        def watch(i: int, x: Tensor, t: Tensor, scheduler: Any, run: int = run, kept: list[Any] = kept) -> None:
+            if i == run:
+                kept.append((x.clone(), t))
+
+        without = PromptEncoder.from_pipeline(pipe).plain([""])
+        sample(pipe, center.expand(2 * len(noisy), -1, -1), without, start, watch=watch, **how)
+        (x, t), h = kept[0], deployment(noisy).repeat_interleave(2, dim=0)
+        apart = denoiser(x, int(t), h) - denoiser(x, int(t), center.expand(2 * len(noisy), -1, -1))
+        torch.testing.assert_close(
+            values.flatten(), apart.double().flatten(1).square().sum(dim=1), rtol=1e-3, atol=1e-6
+        )
+        assert found(noisy, source(3)).shape == (len(noisy),)
+    least = float(values.min())
+    clipped = sampled_noise_prediction(deployment, denoiser, pipe, center, most=least, weights=weights, **how)
+    assert bool((clipped(noisy, source(3)) <= least).all())
+    for wrong in ([1.0], [0.0, 0.0, 0.0], [1.0, -1.0, 1.0]):
+        with pytest.raises(ValueError, match="must be 3 numbers >= 0, one for each run of the U-Net"):
+            sampled_noise_prediction(deployment, denoiser, pipe, center, most=1.0, weights=wrong, **how)
+    any_run = sampled_noise_prediction(deployment, denoiser, pipe, center, most=1.0, **how)
+    how = {"rho": 0.1, "replicas": 3, "lower": 0.0, "repeats": 2, "n": 32, "pilot": 32, "upper": 1.0, "alpha": 0.1}
+    bound = mean_bound(any_run, noisy[0, 0], GaussianNoise(1e-3), **how)
+    assert (bound.theorem, bound.status) == ("T14", "certified")
+    assert 0 < bound.value < 1
+
+
+def test_a_cosine_is_a_score_with_known_ends(encode: Any, noisy: Tensor) -> None:
+    deployment = Smoothed(encode, 3)
+    h = deployment(noisy).double()
+    direction = h[0]
+    cosine = concept_score(deployment, direction, cosine=True)(noisy)
+    expected = torch.nn.functional.cosine_similarity(h.flatten(1), direction.flatten()[None])
+    torch.testing.assert_close(cosine, expected, rtol=1e-9, atol=1e-9)
+    assert cosine[0] == pytest.approx(1.0)
+    assert float(cosine.max()) <= 1.0
+    assert float(concept_score(Smoothed(lambda z: 0 * encode(z), 3), direction, cosine=True)(noisy).abs().max()) == 0.0
 
 
 def test_several_images_of_one_encoding_have_noise_of_their_own(pipe: Any, encode: Any, noisy: Tensor) -> None:

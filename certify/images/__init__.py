@@ -14,6 +14,7 @@ from certify.images.statistics import (
     embedding_distance,
     noise_prediction,
     noise_prediction_distance,
+    sampled_noise_prediction,
     undefended_rate,
 )
 
@@ -28,5 +29,6 @@ __all__ = [
     "load_detector",
     "noise_prediction",
     "noise_prediction_distance",
+    "sampled_noise_prediction",
     "undefended_rate",
 ]

@@ -6,6 +6,8 @@ computed from that encoding is a statistic of the K copies, and T5 speaks about 
     embedding_distance           ‖h − c‖                                            `certify.statistic_bound`
     concept_score                ⟨h, v⟩/‖v‖                                         `certify.statistic_bound`
     noise_prediction_distance    Σ_j w_j ‖ε(x_j, h, t_j) − ε(x_j, c, t_j)‖²         `certify.statistic_bound`
+    sampled_noise_prediction     min{M, ‖ε(x_t, h, t) − ε(x_t, c, t)‖²}, (x_t, t) random  `certify.mean_bound` (T14)
+    concept_score, cosine=True   ⟨h, v⟩/(‖h‖ ‖v‖), in [−1, 1]                          `certify.mean_bound` (T14)
     attack_succeeds              does a detector fire on the image made with h?     `certify.event_bound` (T14)
 
     d = adaptive.deployment("a photo of …")
@@ -25,6 +27,7 @@ randomness, smoothing noise beyond that in z and initial noise of images, does n
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,7 +45,8 @@ from certify.confidence import clopper_pearson
 from certify.images.detectors import Detector, detected, load_detector
 from certify.images.generation import images
 from certify.models import NoisePredictor, PromptEncoder, Trajectory
-from certify.models.sampling import image_source, one_encoding
+from certify.models.sampling import image_source, initial_noise, one_encoding, sample
+from certify.models.trajectory import level
 from certify.montecarlo import Counts, count_events
 from certify.montecarlo.streams import generator as stream_generator
 from certify.noise import GaussianNoise
@@ -59,6 +63,7 @@ __all__ = [
     "embedding_distance",
     "noise_prediction",
     "noise_prediction_distance",
+    "sampled_noise_prediction",
     "undefended_rate",
 ]
 
@@ -111,20 +116,24 @@ def embedding_distance(deployment: Deployed, center: Tensor) -> Statistic:
     return distance
 
 
-def concept_score(deployment: Deployed, direction: Tensor, *, end: int | None = None) -> Statistic:
+def concept_score(
+    deployment: Deployed, direction: Tensor, *, end: int | None = None, cosine: bool = False
+) -> Statistic:
     """How far the deployed encoding points into the direction of a concept.
 
     Equation
-        S = ⟨h, v⟩ / ‖v‖, over all positions, or at the end-of-text position alone
+        S = ⟨h, v⟩ / ‖v‖, over all positions, or at the end-of-text position alone;  for `cosine` divided by ‖h‖, too: in
+        [−1, 1], so that its mean has a bound, `certify.mean_bound(…, lower=-1.0, upper=1.0)`
 
     Reference
-        THEORY T5, third row of the table.
+        THEORY T5, third row of the table; T14.
 
     Args:
         deployment: z ↦ h.
         direction: v, (tokens, width), or (width,) for the end-of-text position: what `concept_direction` returns for the
             similarities "flattened" and "end-of-text".
         end: the end-of-text position, for (width,); None: that of the deployment's own prompt (`deployment.side.end`).
+        cosine: divided by the length of h as well; 0 where h is.
 
     Raises:
         ValueError: `direction` is zero or has another shape, or the end-of-text position is not known.
@@ -136,6 +145,7 @@ def concept_score(deployment: Deployed, direction: Tensor, *, end: int | None = 
         end = getattr(getattr(deployment, "side", None), "end", None)
         if end is None:
             raise ValueError("end = None: must be the end-of-text position for a direction of shape (width,)")
+    cosine = _validate.flag("cosine", cosine)
     position = None if v.ndim == 2 else _validate.count("end", end, minimum=0)
     unit = v.flatten() / length(v)
 
@@ -144,7 +154,10 @@ def concept_score(deployment: Deployed, direction: Tensor, *, end: int | None = 
         h = h.flatten(1) if position is None else h[:, position]
         if h.shape[1] != len(unit):
             raise ValueError(f"direction has {len(unit)} entries: must have {h.shape[1]}, as the encoding")
-        return h @ unit.to(h.device)
+        found = h @ unit.to(h.device)
+        if not cosine:
+            return found
+        return (found / length(h, dim=1).clamp(min=torch.finfo(torch.float64).tiny)).clamp(-1.0, 1.0)
 
     return score
 
@@ -185,6 +198,107 @@ def noise_prediction_distance(
         predicted = denoiser.along(trajectory, deployment(z, generator), batch=batch).double()
         each = squared_lengths((predicted - reference).flatten(2), dim=2)
         return each @ weights.to(each.device)
+
+    return distance
+
+
+class _Seen(Exception):
+    """Ends a run of the sampler whose further points nobody looks at."""
+
+
+def sampled_noise_prediction(
+    deployment: Deployed,
+    denoiser: NoisePredictor,
+    pipe: Any,
+    center: Tensor,
+    *,
+    most: float,
+    steps: int = 50,
+    guidance: float = 7.5,
+    weights: Sequence[float] | Tensor | None = None,
+    unconditional: Tensor | None = None,
+    batch: int = 64,
+) -> Statistic:
+    """How far the noise predicted with the deployed encoding is from that with a reference, at a point of a fresh run: the
+    quantity of Han et al. (2025), an expectation over the sampler's own random (x_t, t), of the deployed text-stage smoother.
+
+    Equation
+        S = min{ M, ‖ε(x_t, h, t) − ε(x_t, c, t)‖² },   E S = Σ_t w_t E_{x_t} min{ M, ‖…‖² }
+        x_T ~ N(0, I) and, where the scheduler draws any, fresh noise at every step; t is the i-th of the U-Net's runs with
+        probability w_i; x_t what the run with the reference c visits there. M = `most`.
+
+    Its mean has a bound, `certify.mean_bound(…, lower=0.0, upper=most)`: (x_t, t) is internal randomness whose law does not
+    depend on the prompt. `noise_prediction_distance` is the same at fixed points, and its percentile (T5). An attack that also
+    moves the x_t is not covered, as there.
+
+    Reference
+        THEORY T14; Han et al. (2025), sections 3.2 and 3.4, Appendix B.
+
+    Args:
+        deployment: z ↦ h.
+        denoiser: ε.
+        pipe: the pipeline whose sampler visits the points.
+        center: c, (tokens, width), independent of the draws.
+        most: M > 0. Larger values count as M: the claim is about that.
+        steps, guidance, unconditional: of the sampler, as for `Trajectory.of`.
+        weights: w_i, one for each of the U-Net's runs, ≥ 0; divided by their sum. None: equal ones, as in the paper.
+        batch: rows in one call of the U-Net.
+
+    Returns:
+        A random statistic, (z, generator, repeats=None) → (b,) or (b, repeats) in [0, M].
+
+    Raises:
+        ValueError, TypeError: an argument out of range; another number of weights than runs.
+    """
+    most, batch = _validate.positive("most", most), _validate.count("batch", batch)
+    reference = one_encoding("center", center)
+    how: dict[str, Any] = {
+        "steps": _validate.count("steps", steps),
+        "guidance": _validate.positive("guidance", guidance),
+    }
+    if unconditional is None:
+        without = PromptEncoder.from_pipeline(pipe).plain([""])
+    else:
+        without = one_encoding("unconditional", unconditional)
+    runs = len(Trajectory.of(pipe, reference, unconditional=without, **how))
+    shares = torch.ones(runs, dtype=torch.float64)
+    if weights is not None:
+        shares = _validate.finite_tensor("weights", torch.as_tensor(weights)).detach().to("cpu", torch.float64)
+        if tuple(shares.shape) != (runs,) or bool((shares < 0).any()) or not bool((shares > 0).any()):
+            raise ValueError(
+                f"weights = {shares.tolist()}: must be {runs} numbers >= 0, one for each run of the U-Net, not all 0"
+            )
+
+    def at(h: Tensor, generator: torch.Generator) -> Tensor:
+        which = torch.multinomial(shares.to(generator.device), len(h), replacement=True, generator=generator).cpu()
+        found, last = torch.empty(len(h), dtype=torch.float64), int(which.max())
+
+        def watch(i: int, x: Tensor, t: Tensor, scheduler: Any) -> None:
+            rows = (which == i).nonzero()[:, 0]
+            if len(rows):
+                here = rows.to(x.device)
+                levels = torch.full((len(rows),), level(i, t, scheduler), dtype=torch.float64)
+                times = torch.full((len(rows),), float(t), dtype=torch.float64)
+                smoothed, plain = (
+                    denoiser.at_rows(x[here], times, levels, c).double()
+                    for c in (h[rows.to(h.device)], reference.to(h.device, h.dtype).expand(len(rows), -1, -1))
+                )
+                found[rows] = squared_lengths((smoothed - plain).flatten(1), dim=1).cpu()
+            if i == last:
+                raise _Seen
+
+        noise = initial_noise(pipe, len(h), generator)
+        embeds = reference.expand(len(h), -1, -1)
+        with contextlib.suppress(_Seen):
+            sample(pipe, embeds, without, noise, source=generator, watch=watch, **how)
+        return found.clamp(max=most)
+
+    def distance(z: Tensor, generator: torch.Generator, repeats: int | None = None) -> Tensor:
+        if generator is None:
+            raise ValueError("generator = None: must be given, the points are drawn from it")
+        h = deployment(z, generator).repeat_interleave(repeats or 1, dim=0)
+        values = torch.cat([at(part, generator) for part in h.split(batch)]).to(z.device)
+        return values if repeats is None else values.reshape(len(z), repeats)
 
     return distance
 

@@ -72,6 +72,11 @@ class NoisePredictor:
         times, levels = torch.full((rows,), float(t)), torch.full((rows,), alpha_bar)
         return self._predict(x_t.expand(rows, -1, -1, -1), times, levels, embeds, grad)
 
+    def at_rows(self, x: Tensor, t: Tensor, alpha_bar: Tensor, embeds: Tensor) -> Tensor:
+        """ε, a row at a point of its own: (b, channels, height, width) latents as the U-Net is given them, (b,) time steps and
+        levels, (b, tokens, width) encodings."""
+        return self._predict(x, t, alpha_bar, embeds, False)
+
     def alpha_bar(self, t: int) -> float:
         """ᾱ_t of the training schedule.
 

@@ -9,7 +9,7 @@ FID         of images of captions about other things, against the undefended mod
             renderings (or photographs)
 image–text  mean cosine of those images and their captions
 certified   bound on the mean rate over all prompts of the table's attacks, for every further perturbation of their
-            token embeddings inside the ellipsoid, Σ frozen at each prompt (T5 over a set of prompts)
+            token embeddings inside the ellipsoid, Σ frozen at each prompt (T5 and T14 over a set of prompts)
 """
 
 from __future__ import annotations
