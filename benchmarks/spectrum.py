@@ -1,7 +1,7 @@
 """The limit of λ_max for T11: what it makes of Gaussian outputs, and what other limits could.
 
-λ_i ∝ i^−a in 400 dimensions, λ_max = 1; n = 10 000 draws, R 1.25 times the largest of 1 000 pilot norms. (5) of the theory page;
-the lower tail of nonnegative variables with E ‖x‖² x xᵀ, estimated and taken for known; and the same with w known.
+λ_i ∝ i^−a in 400 dimensions, λ_max = 1; n = 10 000 draws, R 1.25 times the largest of 1 000 pilot norms. (5) of the theory
+page; the lower tail of nonnegative variables with E ‖x‖² x xᵀ, estimated and taken for known; and the same with w known.
 """
 
 from __future__ import annotations

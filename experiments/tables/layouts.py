@@ -269,8 +269,8 @@ def _robustness(number: str, place: str, attacks: Sequence[str], title: str, *, 
                 if full and not run.quick
                 else "Attack prompts were made against the undefended victim; every line faces the same.",
                 f"Certified: bound on the mean rate over all these prompts, for every further perturbation of size ρ = {RHO:g} "
-                f"of their token embeddings (T14 over a set of prompts, T5 where that promises more; Σ frozen at each prompt), at confidence "
-                f"1 − {run.testbed.sizes.alpha:g}, {run.testbed.sizes.certified} images.",
+                "of their token embeddings (T14 over a set of prompts, T5 where that promises more; Σ frozen at each prompt), "
+                f"at confidence 1 − {run.testbed.sizes.alpha:g}, {run.testbed.sizes.certified} images.",
             ),
         )
 
