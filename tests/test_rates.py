@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -314,3 +315,54 @@ def test_bad_calls(options: dict[str, Any], message: str) -> None:
     call = {"events": [never, never], "ys": [torch.zeros(2), torch.ones(2)], "noises": 1.0, "replicas": 5} | options
     with pytest.raises((ValueError, TypeError), match=message):
         event_rate_over(**({"rhos": [0.1], "n": 64} | call))
+
+
+# Several values of each draw (T14)
+
+
+class Chance(Above):
+    """Fires with probability .05 or .15, as the copies lie: g is one of two rates, and the worst δ is known."""
+
+    def __call__(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        rate = torch.where(super().__call__(z), 0.15, 0.05)
+        return torch.rand(len(z), generator=generator) < rate
+
+    def worst(self, rho: float) -> float:
+        return 0.05 + 0.1 * super().worst(rho)
+
+
+def test_what_chance_decides_over_several_inputs_is_not_charged() -> None:
+    """Each input is moved along a direction of its own."""
+    events = [Chance(i, 0.0, 5) for i in range(6)]
+    bound = over(events, n=6000, repeats=None)
+    assert (bound.theorem, bound.method, bound.repeats in (2, 3, 4, 6)) == ("T14", "repeats", True)
+    assert bound.n == 6000 // bound.repeats
+    assert bound.rate == pytest.approx(0.1, abs=0.02)
+    t5 = over(events, n=6000)
+    for rho, value in zip(RHOS, bound.values, strict=True):
+        assert mean(e.worst(rho) for e in events) <= value < t5.at(rho)
+    assert bound.at(0.3) - mean(e.worst(0.3) for e in events) < 0.08
+    again = over(events[::-1], n=6000, repeats=None, batch_size=100)
+    assert (again, again.values) == (bound, bound.values)
+    two = over(events, n=2000, repeats=3, two_sided=True)
+    assert two.least(0.1) < mean(e.worst(0.1) for e in events) < two.at(0.1)
+    assert f"{two.n:,} × 3 values" in str(two)
+
+
+def test_a_rate_of_several_values_is_stored_and_restored() -> None:
+    bound = over([Chance(i, 0.0, 5) for i in range(3)], n=900, repeats=3)
+    kept = json.loads(json.dumps(bound.stored()))
+    again = RateOver.restored(kept, rhos=bound.rhos, alpha=bound.alpha)
+    assert (again, again.values) == (bound, bound.values)
+    with pytest.raises(ValueError, match=r"alpha = 0\.5: must be 0\.001, for which the limits were drawn"):
+        RateOver.restored(kept, rhos=bound.rhos, alpha=0.5)
+    count = over([Above(0, 0.5, 5)], n=300)
+    assert RateOver.restored(count.stored(), rhos=count.rhos, alpha=count.alpha).values == count.values
+
+
+def test_events_without_chance_have_one_value_a_draw() -> None:
+    """Then T14 says no less than the copies' worst, and with the split chosen it is T5."""
+    events = [Above(i, 0.6, 5) for i in range(3)]
+    bound = over(events, n=2000, repeats=2)
+    assert all(mean(e.worst(rho) for e in events) <= bound.at(rho) for rho in RHOS)
+    assert over(events, n=2000, repeats=None) == over(events, n=2000)
