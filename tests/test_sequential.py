@@ -504,8 +504,9 @@ def test_several_values_show_what_one_cannot():
 
 
 def test_several_values_say_no_or_nothing_and_leave_it_to_t5():
-    often = decide_event(by_chance, torch.zeros(1), NOISE, target=0.1, rho=0.25, repeats=2, n=4000)
+    often = decide_event(by_chance, torch.zeros(1), NOISE, target=0.15, rho=0.25, repeats=2, n=20_000)
     assert (often.decided, often.status, often.claimed, often.evidence) == ("no", "abstained", 1.0, None)
+    assert often.theorem == "T14"
     few = decide_event(by_chance, torch.zeros(1), NOISE, target=0.3, rho=0.25, repeats=2, n=8)
     assert (few.decided, few.n) == ("undecided", 8)
 

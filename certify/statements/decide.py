@@ -205,13 +205,13 @@ class _Repeated:
     alpha: float
 
     def chosen(self, repeats: int | None) -> tuple[Polynomials, Any, float] | None:
-        """The family, W and the stake that let expect an answer soonest, by pilot draws; None: T5."""
+        """The family, W and the stake that let expect an answer soonest, by pilot draws; None: T5, for lack of a W too."""
         drawing, noise, tried = self.drawing, self.drawing.noise, repeats or TRIED
         drawing.pilot, values = 64, drawing.n
         drawing.f, drawing.shape = Repeated(self.event, tried, "event"), (tried,)
         _single_process()
         pilot = self._values(cast(Tensor, drawing.pilot_draws(True)))
-        fastest, best = 0.0, None
+        fastest, best = 0.0 if repeats is None else -math.inf, None
         if repeats is None:
             p0, p = (
                 noise.tails(self.target, self.rho, self.replicas).lower,
@@ -222,10 +222,11 @@ class _Repeated:
             halves = [half[:, : tried // j * j].reshape(-1, j) for half in (pilot[0::2], pilot[1::2])]
             family = Polynomials(j)
             both, parts = Pilot(family, np.concatenate(halves)), [Pilot(family, half) for half in halves]
-            for draws in dict.fromkeys((values // j if repeats is None else values, 2000, 500, 125)):
+            for draws in dict.fromkeys((max(125, values // j if repeats is None else values), 2000, 500, 125)):
                 about: dict[str, Any] = {"noise": noise, "rho": self.rho, "replicas": self.replicas, "n": draws}
-                w = both.choose(**about, alpha=self.alpha / 2)[0]
-                quick = []
+                w, quick = both.choose(**about, alpha=self.alpha / 2)[0], []
+                if self._allowed(family, w) <= float(w.min()):  # however often it is drawn
+                    continue
                 for a, b in (parts, parts[::-1]):  # judged on other draws than those that chose it
                     v = a.choose(**about, alpha=self.alpha / 2)[0]
                     ends: dict[str, float] = {
@@ -234,8 +235,8 @@ class _Repeated:
                         "mean": self._allowed(family, v),
                     }
                     quick.append(speed(family.estimates(v, b.values), family.estimates(v, a.values), **ends) / j)
-                if (best is None and repeats is not None) or sum(quick) / 2 > fastest:
-                    fastest, best = max(fastest, sum(quick) / 2), (family, w, both)
+                if sum(quick) / 2 > fastest:
+                    fastest, best = sum(quick) / 2, (family, w, both)
         if repeats is None:
             drawing.n = values if best is None else values // best[0].repeats
         if best is None:
