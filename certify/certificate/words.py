@@ -308,9 +308,7 @@ def draws(certificate: Certificate, style: Style = PLAIN) -> str:
 
     def what(claim: Claim) -> str:
         if claim.quantity == "mean":
-            return (
-                f"draws of the copies for the mean of {style.name(claim.function)}{_each(claim.numbers.get('repeats'))}"
-            )
+            return f"draws of noisy copies{_each(claim.numbers.get('repeats'))}"
         return of.get(claim.quantity, f"{style.name(claim.function)}s")
 
     drawn = dict.fromkeys(f"n = {c.n:,} {what(c)}" for c in certificate.claims)
