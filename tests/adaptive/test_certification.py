@@ -278,16 +278,17 @@ def test_the_rate_of_images_is_one_of_several_a_draw(whole: tuple[Any, AdaptiveM
     def by_chance(images: torch.Tensor) -> torch.Tensor:
         return (images.double().flatten(1).sum(dim=1) * 1e4).long() % 2 == 0
 
-    made = adaptive.certify(PROMPT, pipe=pipe, detector=by_chance, **(SMALL | {"statistics": 0, "images": 600}))
+    asked = SMALL | {"statistics": 0, "images": 600, "rho_deployed": 0.5}
+    made = adaptive.certify(PROMPT, pipe=pipe, detector=by_chance, **asked)
     (claim,) = [claim for claim in made.claims if words.is_probability(claim)]
     assert (claim.theorem, claim.method, claim.status) == ("T14", "repeats", "certified")
     assert claim.n * claim.numbers["repeats"] <= 600
-    assert claim.value < 1 - GaussianNoise(1.0).tails(clopper_pearson(300, 600, claim.alpha), 0.1, 3).upper  # T5
+    assert claim.value < 1 - GaussianNoise(1.0).tails(clopper_pearson(300, 600, claim.alpha), 0.5, 3).upper  # T5
     event = made.event(claim)
     assert event.at(claim.rho) == pytest.approx(claim.value)
     assert event.at(0.0) < event.at(0.05) < event.at(0.2) <= 1
     (section,) = [s for s in sections(made) if s.title == "attack success rate"]
-    assert section.drawn == event
+    assert section.drawn.at(0.1) == event.at(0.1)
     deployment = adaptive.deployment(PROMPT)
     honest = attack_succeeds(deployment, pipe, by_chance, steps=2, guidance=2.0)
     verdict = next(v for v in made.check({claim.function: honest}, deployment.y, n=64).verdicts if v.claim == claim)
