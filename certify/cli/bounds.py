@@ -292,7 +292,6 @@ def decide(
                 deployment.noise,
                 target=rate,
                 replicas=deployment.copies,
-                repeats=None,
                 batch_size=settings.batch_size or 64,
                 policy=adaptive.policy,
                 function=event_name(str(detector)),

@@ -36,7 +36,7 @@ from certify import _validate
 from certify._floats import grown, length
 from certify._text import confidence, shown
 from certify.bounds.base import Evidence, Setting
-from certify.bounds.bounded_mean import SPLITS, TRIED, Limits, MeanEvidence, Pilot, Polynomials
+from certify.bounds.bounded_mean import LEAST, SPLITS, TRIED, Limits, MeanEvidence, Pilot, Polynomials
 from certify.bounds.copies import EventBound, EventEvidence, LimitEvidence, StatisticBound
 from certify.bounds.dimension_free import LayersEvidence
 from certify.bounds.mse import MSEBound
@@ -156,8 +156,8 @@ def decide_event(
         target: the probability to certify.
         rho: radius > 0 in units of ‖·‖_Σ.
         replicas: K, noisy copies that one event sees.
-        repeats: j, values of each draw of the copies; 1: T5. None: n counts values in all, and 64 pilot draws of six values
-            each choose what lets expect an answer soonest, T5 among it.
+        repeats: j, values of each draw of the copies; 1: T5. None: n counts values in all, and pilot draws of six values
+            each, at most 64, choose what lets expect an answer soonest, T5 among it; below n = 300 it is T5 without any.
         alpha: probability that anything in the answer is wrong, a "yes", a "no" or a limit, at any number of draws.
         **options: of drawing: those of `certify.statements.drawing.Drawing`; n is the most draws. Drawing ends with a batch:
             smaller ones save more.
@@ -175,7 +175,7 @@ def decide_event(
     options.setdefault("function", "event happens")
     several = None if repeats is None else _validate.count("repeats", repeats)
     drawing = Drawing(event, y, noise, called="event", replicas=replicas, **options)
-    if several != 1 and accepts(event, "generator"):
+    if several != 1 and accepts(event, "generator") and (several or drawing.n >= LEAST):
         question = _Repeated(drawing, event, target, rho, replicas, alpha)
         if (chosen := question.chosen(several)) is not None:
             return question.decision(*chosen)
@@ -207,7 +207,8 @@ class _Repeated:
     def chosen(self, repeats: int | None) -> tuple[Polynomials, Any, float] | None:
         """The family, W and the stake that let expect an answer soonest, by pilot draws; None: T5, for lack of a W too."""
         drawing, noise, tried = self.drawing, self.drawing.noise, repeats or TRIED
-        drawing.pilot, values = 64, drawing.n
+        values = drawing.n
+        drawing.pilot = 64 if repeats else min(64, values // (5 * TRIED))
         drawing.f, drawing.shape = Repeated(self.event, tried, "event"), (tried,)
         _single_process()
         pilot = self._values(cast(Tensor, drawing.pilot_draws(True)))
