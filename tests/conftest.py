@@ -38,6 +38,17 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory):
+    """Tables of levels of tests, and of processes that tests start, are nobody else's."""
+    before = os.environ.get("CERTIFY_CACHE")
+    os.environ["CERTIFY_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    os.environ.pop("CERTIFY_CACHE")
+    if before is not None:
+        os.environ["CERTIFY_CACHE"] = before
+
+
 @pytest.fixture
 def trials(request: pytest.FixtureRequest, record_property) -> Trials:
     """Few repetitions in everyday tests, at least 2 000 under `make trust`, which loads tests/statistical/trust.py."""

@@ -400,6 +400,7 @@ def certificate(curves, event):
     found = event_bound(lambda z: z.mean(dim=(1, 2, 3)) > 0.4, torch.zeros(3, 2), GaussianNoise(1.0), rho=0.2, n=400)
     noise = {"tokens": ["<|startoftext|>", "circle</w>", "<|endoftext|>"], "kinds": ["begin", "word", "padding"]}
     near = {"position": 1, "sigma": 2.0, "rho": 1.0, "share": 0.5, "nearest": {"token": "disc", "distance": 0.25}}
+    near |= {"members": [near["nearest"]], "leaving": [{"token": "box</w>", "distance": 1.5}]}
     return Certificate.of(
         curve,
         found,
@@ -422,6 +423,10 @@ def test_every_figure_of_a_saved_certificate(certificate, tmp_path):
     assert [line.get_ydata()[0] for line in drawn["ellipsoid"].axes[0].get_lines()][:1] == [0.5]  # 0.25 of σ = 2
     assert heights(drawn["noise"].axes[0])[1] == pytest.approx(2.0)
     assert len(boxes(drawn["relevance"])) == 2  # without the padding
+    levels = drawn["levels"].axes[0]
+    assert [tick.get_text() for tick in levels.get_yticklabels()] == ["disc", "box"]
+    assert [list(line.get_xdata()) for line in levels.get_lines() if line.get_marker() != "None"] == [[0.25], [1.5]]
+    assert list(levels.get_lines()[-1].get_xdata()) == [1.0, 1.0]
     assert plots.figure(loaded, "rate").axes[0].get_lines()[0].get_ydata()[0] == loaded.event(loaded.claims[-1]).at(0.0)
 
 

@@ -20,7 +20,7 @@ import torch
 import certify
 from certify import summaries
 from certify._records import Record, Shown, brief
-from certify.adaptive.coverage import Neighbour, PositionCoverage, PromptCoverage
+from certify.adaptive.coverage import LevelCoverage, LevelSet, Neighbour, PositionCoverage, PromptCoverage
 from certify.adaptive.memory import Issued
 from certify.adaptive.prompt import ConceptRemoval
 from certify.adaptive.token_noise import TokenNoise
@@ -82,6 +82,12 @@ def checked() -> CheckReport:
 def rate(successes: int, **changes) -> RateOver:
     options = {"prompts": 5, "unperturbed": 1, "n": 100, "replicas": 13, "alpha": 1e-3, "two_sided": True, "seed": 0}
     return RateOver(successes=successes, rhos=(0.1, 0.5), **{**options, **changes})
+
+
+def level(**changes) -> LevelCoverage:
+    near = Neighbour(HOSTILE, 0.2)
+    values = {"comparable": 2, "covered": 2, "members": (near, near), "leaving": (near,), "squares": (0.04, 0.04)}
+    return LevelCoverage(**{**vars(position()), **values, **changes})
 
 
 def position(**changes) -> PositionCoverage:
@@ -192,6 +198,16 @@ EXAMPLES: dict[str, list[Any]] = {
         lambda: position(covered=0, sigma=0.0, nearest=Neighbour(HOSTILE, None), farthest=None),
         lambda: position(covered=0, comparable=0, nearest=None, farthest=None),
     ],
+    "LevelCoverage": [
+        level,
+        lambda: level(covered=1, leaving=()),
+        lambda: level(comparable=0, covered=0, members=(), farthest=None),
+        lambda: level(comparable=0, covered=0, members=(), leaving=(), farthest=None, nearest=None, enumerated=False),
+    ],
+    "LevelSet": [
+        lambda: LevelSet(1.0, (level(), level(comparable=0, covered=0, members=(), enumerated=False)), 3, 1.5),
+        lambda: LevelSet(1.0, (), 0, None),
+    ],
     "PromptCoverage": [
         lambda: PromptCoverage(HOSTILE, True, 0.5, (1,), ""),
         lambda: PromptCoverage("a" * 9000, False, None, (), HOSTILE),
@@ -211,7 +227,7 @@ NO_SUMMARY = {
     "Trajectory ExampleImages RunRecord ClassifiedRow ClassifiedRun Part "
     "Weights Directory Settings "
     "EncodeCall Layout Frame Reading Lookup Slot Family Vocabulary LabelledSet",
-    "what runs": "Deployment Problem JointProblem Region Processes Block Materials SigmaRule ClassifierTask",
+    "what runs": "Deployment Problem JointProblem Region Processes Block Materials SigmaRule ClassifierTask LevelTable",
     "what shows itself": "Explanation",
     "parts of an answer": "OnRecord Mention Evaluation Run Setting Box ModelRecord Section Summary Table Overlay Verdicts "
     "Statement Result Distance Squared OfCopies Choice Kind Entry Subject Limits",

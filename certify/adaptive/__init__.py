@@ -4,7 +4,7 @@
     prompt → relevance of every token               relevance.py    (Algorithm 1)
     relevance → σ of every token → median of n      smoother.py     (section 3.4)
 
-    where Σ comes from, and what may be claimed     policies.py, frozen.py, memory.py   (THEORY T7)
+    where Σ comes from, and what may be claimed     policies.py, frozen.py, memory.py, levels.py   (THEORY T7, T17)
     what runs, as a function of its noisy copies    deployment.py   (T5)
     what an ellipsoid means in prompts              coverage.py     (T9)
 
@@ -14,15 +14,20 @@ Models at Inference Time".
 
 from certify.adaptive.concepts import Concept, available_concepts, concept_direction
 from certify.adaptive.coverage import (
+    LevelCoverage,
+    LevelSet,
     Neighbour,
     PositionCoverage,
     PromptCoverage,
     covered_prompts,
     covered_substitutions,
     fully_covered,
+    level_radius,
+    level_set,
 )
 from certify.adaptive.deployment import Deployment
 from certify.adaptive.frozen import FrozenSmoother
+from certify.adaptive.levels import LevelTable
 from certify.adaptive.memory import CovarianceMemory, Issued, Region
 from certify.adaptive.mention import Mention
 from certify.adaptive.policies import POLICIES, noise_then_adapt
@@ -42,6 +47,9 @@ __all__ = [
     "Deployment",
     "FrozenSmoother",
     "Issued",
+    "LevelCoverage",
+    "LevelSet",
+    "LevelTable",
     "Mention",
     "Neighbour",
     "PositionCoverage",
@@ -56,5 +64,7 @@ __all__ = [
     "covered_prompts",
     "covered_substitutions",
     "fully_covered",
+    "level_radius",
+    "level_set",
     "noise_then_adapt",
 ]

@@ -16,6 +16,7 @@ from typing import Any
 
 from certify._records import Record
 from certify.adaptive.concepts import Concept, ships
+from certify.adaptive.levels import cosine_tolerance
 from certify.adaptive.plan import EMBEDDING, Materials
 from certify.adaptive.prompt import PreparedPrompt
 from certify.adaptive.record import ENTRIES, Entry, Subject
@@ -28,6 +29,7 @@ from certify.noise import GaussianNoise
 __all__ = ["OnRecord", "certified_functions", "compared", "rebuilt"]
 
 _SHOWN = 80  # characters of a value
+_COMPARED = ("memory_sha256", "levels_sha256", "policy")  # of the smoother's settings, elsewhere
 
 
 def certified_functions(
@@ -63,7 +65,7 @@ def certified_functions(
 
 def _same_settings(certificate: Certificate, here: dict[str, Any]) -> None:
     stated = certificate.provenance["smoother"]
-    different = [k for k, v in stated.items() if here.get(k) != v and k not in ("memory_sha256", "policy")]
+    different = [k for k, v in stated.items() if here.get(k) != v and k not in _COMPARED]
     if "concepts" in different:
         names = [[concept["name"] for concept in settings["concepts"]] for settings in (here, stated)]
         raise ValueError(
@@ -139,7 +141,7 @@ class Tolerances:
     @classmethod
     def of(cls, dtype: str) -> Tolerances:
         """Of a model with weights of this dtype."""
-        return cls(2e-4, 1e-3) if dtype in ("float32", "float64") else cls(2e-2, 5e-2)
+        return cls(cosine_tolerance(dtype), 1e-3 if dtype in ("float32", "float64") else 5e-2)
 
 
 class _Undecided(Exception):
@@ -174,6 +176,8 @@ class _Comparison:
             "covered_prompts_counted": self._counted,
         }
         self._noise()
+        if "levels_sha256" in (stated := self.record["smoother"]):
+            self._same("table of levels", stated["levels_sha256"], self.prompt.adaptive.settings()["levels_sha256"])
         for name, entry in ENTRIES.items():
             stated = self.record.get(name)
             # Of a prompt that was not cut there is nothing on record, and an empty list of attacks says nothing.
@@ -346,8 +350,8 @@ def _rebuilt(
     options["smoother"] = stated["aggregate"]
     options["truncate"] = stated.get("truncate", False)
     options["sigma_max"] = math.inf if stated["sigma_max"] is None else stated["sigma_max"]
-    if stated["policy"] == "noise-then-adapt":
-        options |= {name: stated[name] for name in ("policy", "sigma_min", "sharing")}
+    of_policy = {"noise-then-adapt": ("policy", "sigma_min", "sharing"), "levels": ("policy", "gamma")}
+    options |= {name: stated[name] for name in of_policy.get(stated["policy"], ())}
     names_on_record = [str(concept["name"]) for concept in stated["concepts"]]
     if not concepts and not all(map(ships, names_on_record)):
         raise ValueError(

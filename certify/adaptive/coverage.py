@@ -14,13 +14,24 @@ every entry of the vocabulary is covered at a position, the token there is **ful
 there. Where its bound is small besides, the token is suppressed (`certify.certificate.words`). Benign tokens with the
 paper's σ₀ are not covered: CLIP's tokens are about 85 σ₀ apart.
 
+Under "levels" (THEORY T17) a claim is about the smoother as deployed, and covers a prompt where besides its Σ is the same,
+
+    C_ρ(y) = { x : same number of tokens, Σ(x) = Σ(y), ‖e(x) − y‖_Σ ≤ ρ }:
+
+at a position the entries that are on the level of the word there. With relevance by word that is read off the table of levels,
+for words that are one entry of the vocabulary. Where a word has several tokens, and with global relevance, no substitution is
+counted as comparable: whether a given prompt is covered, `covered_prompts` decides by computing its Σ.
+
 Distances are computed in float64, over the vocabulary in chunks, on the encoder's device.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from decimal import ROUND_CEILING, Decimal
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,7 +39,8 @@ from torch import Tensor
 
 from certify import _validate
 from certify._records import Shown
-from certify._text import shown
+from certify._text import shown, spelled
+from certify.adaptive.levels import cosine_tolerance, vocabulary_size
 from certify.models.text import END_OF_WORD, PromptEncoder, TokenizedPrompt
 from certify.noise import GaussianNoise
 
@@ -36,16 +48,25 @@ if TYPE_CHECKING:
     from certify.adaptive.prompt import PreparedPrompt
 
 __all__ = [
+    "LevelCoverage",
+    "LevelSet",
     "Neighbour",
     "PositionCoverage",
     "PromptCoverage",
     "covered_prompts",
     "covered_substitutions",
     "fully_covered",
+    "level_radius",
+    "level_set",
 ]
 
 DEFAULT_NEAREST = 5
 """Uncovered entries that are named."""
+
+MEMBERS = 100
+"""Entries of a level that are named."""
+
+_STEPS = 2**12  # in which squared distances are counted, rounded up
 
 # A distance must be below ρ by more than its own rounding.
 _SAFE = 1 + 1e-12
@@ -75,7 +96,7 @@ class PositionCoverage(Shown):
         sigma: σ_i of the claim; 0 covers nothing.
         vocabulary: entries of the vocabulary other than the token.
         comparable: those of them that leave the side information as it is. Under "frozen" and "memory" all of them; under
-            "noise-then-adapt" those that leave the word boundaries.
+            "noise-then-adapt" those that leave the word boundaries; under "levels" those that besides are on the same level.
         covered: those of them within ρ.
         nearest: the nearest comparable entry; its distance is the ρ at which coverage begins. None: nothing is comparable.
         farthest: ρ at which all comparable entries are covered; None: at no ρ.
@@ -111,6 +132,50 @@ class PositionCoverage(Shown):
             "share": self.share,
             "fully_covered": self.fully_covered,
         }
+
+
+@dataclass(frozen=True)
+class LevelCoverage(PositionCoverage):
+    """What a radius covers at one position under "levels": `comparable` are the entries of the level.
+
+    Attributes:
+        members: the entries of the level, nearest first, `MEMBERS` at most.
+        leaving: the nearest entries of other levels, nearest first: prompts with them have certificates of their own.
+        squares: squared distances of the covered entries.
+        enumerated: whether entries were compared: the position is a word by itself, and relevance is the word's own.
+    """
+
+    members: tuple[Neighbour, ...] = ()
+    leaving: tuple[Neighbour, ...] = ()
+    squares: tuple[float, ...] = field(default=(), repr=False)
+    enumerated: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, without `squares`."""
+        found = super().to_dict()
+        del found["squares"]
+        return found | {name: [asdict(one) for one in getattr(self, name)] for name in ("members", "leaving")}
+
+
+@dataclass(frozen=True)
+class LevelSet(Shown):
+    """C_ρ(y): the prompts that are covered as deployed (THEORY T17), as far as they can be enumerated.
+
+    Attributes:
+        rho: the radius.
+        positions: what is covered at each, as single substitutions.
+        prompts: how many prompts there are in it besides y, at the least, substitutions at several positions at once included.
+        everywhere: the ρ at which every entry of the level may stand at every position at once; None: none may anywhere.
+    """
+
+    rho: float
+    positions: tuple[LevelCoverage, ...]
+    prompts: int
+    everywhere: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, without the positions."""
+        return {"rho": self.rho, "prompts": self.prompts, "everywhere": self.everywhere}
 
 
 @dataclass(frozen=True)
@@ -175,38 +240,104 @@ def covered_substitutions(
     spelling, plain, closed, special = _vocabulary(encoder)
     separation = _separation(encoder, prompt.y[positions], len(spelling), chunk)
     sigma = _sigma(prompt, noise)
-    result = []
+    policy, levels = prompt.adaptive.policy, _entry_sigma(prompt)
+    result: list[PositionCoverage] = []
     for i, distance in zip(positions, separation, strict=True):
-        may = torch.ones(len(spelling), dtype=torch.bool)
-        if prompt.adaptive.policy == "noise-then-adapt":
-            may = _keeps_boundaries(tokenized, i, plain, closed, special)
-        may[int(tokenized.ids[i])] = False
-        entries = may.nonzero()[:, 0]
+        bounded = torch.ones(len(spelling), dtype=torch.bool)
+        if policy in ("noise-then-adapt", "levels"):
+            bounded = _keeps_boundaries(tokenized, i, plain, closed, special)
+        bounded[int(tokenized.ids[i])] = False
+        alone = levels is not None and (i, i + 1) in tokenized.words
         # An entry with the same embedding is the same input, noise or not.
-        distance = distance[entries]
         scaled = distance / sigma[i] if sigma[i] > 0 else torch.where(distance > 0, torch.inf, 0.0)
-        inside = scaled * _SAFE <= rho
-        order = scaled.argsort(stable=True)
-        outside = order[~inside[order]][:nearest]
+        may = bounded
+        if policy == "levels":
+            same = levels == prompt.token_noise.sigma[i] if alone else torch.zeros_like(bounded)
+            may = bounded & same
 
-        def neighbour(k: Tensor, entries: Tensor = entries, scaled: Tensor = scaled) -> Neighbour:
-            return Neighbour(spelling[int(entries[k])], _finite(scaled[k]))
+        def nearest_of(which: Tensor, most: int, scaled: Tensor = scaled) -> tuple[Neighbour, ...]:
+            entries = which.nonzero()[:, 0]
+            order = entries[scaled[entries].argsort(stable=True)][:most]
+            return tuple(Neighbour(spelling[int(k)], _finite(scaled[k])) for k in order)
 
+        inside = may & (scaled * _SAFE <= rho)
+        found: dict[str, Any] = {
+            "position": i,
+            "token": tokenized.tokens[i],
+            "rho": rho,
+            "sigma": float(sigma[i]),
+            "vocabulary": len(spelling) - 1,
+            "comparable": int(may.sum()),
+            "covered": int(inside.sum()),
+            "nearest": next(iter(nearest_of(may, 1)), None),
+            "farthest": _finite(scaled[may].max()) if bool(may.any()) else None,
+            "uncovered": nearest_of(may & ~inside, nearest),
+        }
+        if policy != "levels":
+            result.append(PositionCoverage(**found))
+            continue
+        squares = tuple(scaled[inside].square().tolist())
+        leaving = nearest_of(bounded & ~may, nearest) if alone else ()
         result.append(
-            PositionCoverage(
-                position=i,
-                token=tokenized.tokens[i],
-                rho=rho,
-                sigma=float(sigma[i]),
-                vocabulary=len(spelling) - 1,
-                comparable=len(entries),
-                covered=int(inside.sum()),
-                nearest=neighbour(order[0]) if len(entries) else None,
-                farthest=_finite(scaled[order[-1]]) if len(entries) else None,
-                uncovered=tuple(neighbour(k) for k in outside),
-            )
+            LevelCoverage(**found, members=nearest_of(may, MEMBERS), leaving=leaving, squares=squares, enumerated=alone)
         )
     return result
+
+
+def level_set(prompt: PreparedPrompt, rho: float, *, noise: GaussianNoise | None = None) -> LevelSet:
+    """The prompts that a claim at ρ covers as deployed, under the policy "levels".
+
+    Equation
+        C_ρ(y) = { x : same number of tokens, Σ(x) = Σ(y), ‖e(x) − y‖_Σ ≤ ρ }
+
+    Reference
+        THEORY T17.
+
+    Args:
+        prompt: y, prepared by a smoother of that policy.
+        rho: radius of the claim, > 0.
+        noise: Σ of the claim; None: that of the prompt's deployment.
+
+    Returns:
+        `LevelSet`. Only words of one token are replaced, by such; its count is not above the truth.
+
+    Raises:
+        ValueError: the policy is another one, or rho is out of range.
+    """
+    if prompt.adaptive.policy != "levels":
+        raise ValueError(f"policy = {prompt.adaptive.policy!r}: must be 'levels' for there to be levels")
+    positions = [p for p in covered_substitutions(prompt, rho, noise=noise) if isinstance(p, LevelCoverage)]
+    far = [p.farthest for p in positions if p.comparable]
+    known = [d for d in far if d is not None]
+    everywhere = sum(d**2 for d in known) ** 0.5 if known and len(known) == len(far) else None
+    return LevelSet(float(rho), tuple(positions), _combined([p.squares for p in positions], rho), everywhere)
+
+
+def level_radius(prompt: PreparedPrompt) -> float | None:
+    """The ρ that covers the whole level of a prompt's most relevant word, to three digits, rounded up.
+
+    None: no other entry shares its level, it has several tokens, or relevance is global.
+    """
+    position = prompt.most_relevant_word[0]
+    far = next(p for p in covered_substitutions(prompt, 1.0) if p.position == position).farthest
+    if not far:
+        return None
+    digits = Decimal(far * _SAFE * _SAFE)
+    return float(digits.quantize(Decimal((0, (1,), digits.adjusted() - 2)), ROUND_CEILING))
+
+
+def _combined(squares: Sequence[Sequence[float]], rho: float) -> int:
+    """How many choices of at most one substitution a position, but none at all, have Σ d² ≤ ρ²; never more than there are."""
+    counts = [1] + [0] * _STEPS
+    for here in squares:
+        steps = Counter(math.ceil(s / rho**2 * _STEPS * _SAFE) for s in here)
+        added = list(counts)
+        for step, many in steps.items():
+            for spent in range(_STEPS + 1 - step):
+                if counts[spent]:
+                    added[spent + step] += many * counts[spent]
+        counts = added
+    return sum(counts) - 1
 
 
 def covered_prompts(
@@ -270,6 +401,9 @@ def _compared(anchor: PreparedPrompt, noise: GaussianNoise, prompt: str, rho: fl
         )
     delta = encoder.embed(other).double() - anchor.y.double()
     changed = tuple(int(i) for i in delta.ne(0).any(dim=1).nonzero()[:, 0])
+    if anchor.adaptive.policy == "levels" and (reason := _other_level(anchor, other)):
+        distance = noise.norm(delta)
+        return PromptCoverage(prompt, False, _finite(torch.tensor(distance)), changed, reason, other.dropped)
     distance = noise.norm(delta)
     if distance * _SAFE <= rho:
         return PromptCoverage(prompt, True, distance, changed, "", other.dropped)
@@ -281,9 +415,44 @@ def _compared(anchor: PreparedPrompt, noise: GaussianNoise, prompt: str, rho: fl
     return PromptCoverage(prompt, False, finite, changed, reason, other.dropped)
 
 
+def _entry_sigma(prompt: PreparedPrompt) -> Tensor | None:
+    """σ of every entry of the vocabulary as a word by itself, under "levels" and with relevance by word."""
+    adaptive = prompt.adaptive
+    if adaptive.policy != "levels" or adaptive.scorer.use_global:
+        return None
+    return torch.tensor(adaptive.levels.sigma(adaptive.rule), dtype=torch.float64)
+
+
+def _other_level(anchor: PreparedPrompt, prompt: TokenizedPrompt) -> str:
+    """Why the deployed smoother does not give another prompt the anchor's Σ; "" where it does.
+
+    The relevance of what is no entry of the table of levels may differ between devices: next to the edge of a level it is not
+    said to be on the anchor's.
+    """
+    adaptive = anchor.adaptive
+    other = adaptive.prepare(prompt)
+    for i, (mine, its) in enumerate(zip(anchor.token_noise.sigma, other.token_noise.sigma, strict=True)):
+        if mine != its:
+            said = f"σ = {shown(its, 'near', 4)} for {shown(mine, 'near', 4)}"
+            return f"another level at {spelled(other.tokenized.tokens[i])!r}: {said}"
+    near = cosine_tolerance(adaptive.encoder.dtype)
+    for start, stop in prompt.words:
+        entry = stop - start == 1 and not adaptive.scorer.use_global
+        same = not adaptive.scorer.use_global and prompt.ids[start:stop].equal(anchor.tokenized.ids[start:stop])
+        if entry or (same and (start, stop) in anchor.tokenized.words):
+            continue
+        for i in range(start, stop):
+            score = other.relevance.relevance[i] or 0.0
+            if adaptive.rule.level(score - near) != adaptive.rule.level(score + near):
+                return (
+                    f"next to the edge of a level at {spelled(prompt.tokens[i])!r}: another device may see another one"
+                )
+    return ""
+
+
 def _vocabulary(encoder: PromptEncoder) -> tuple[list[str], Tensor, Tensor, Tensor]:
     """Spelling of every entry, and three kinds: within a word, ending one, or special (a word by itself)."""
-    size = min(len(encoder.tokenizer), int(encoder.embeddings.weight.shape[0]))  # type: ignore[index]
+    size = vocabulary_size(encoder)
     spelling = [str(t) for t in encoder.tokenizer.convert_ids_to_tokens(list(range(size)))]
     special = torch.zeros(size, dtype=torch.bool)
     special[[i for i in encoder.tokenizer.all_special_ids if i < size]] = True

@@ -61,6 +61,7 @@ class PromptOptions(Record):
 
     Args:
         rho: radius of the statements about ideal smoothed values, and of one about the deployed encoding, in units of ‖·‖_Σ.
+            Under the policy "levels", and so the next, by default what covers the level of the prompt's most relevant word.
         rho_deployed: radius of the statements about what is deployed, which see K noisy copies: T5 multiplies it by √K.
         q: probability over the deployment noise, for statements about what is deployed.
         n: bounding draws of the encoding, shared by the statements about it.
@@ -153,6 +154,12 @@ class PromptOptions(Record):
         if self.tolerance:
             raise ValueError(f"tolerance = {self.tolerance!r}: must be 0 or None under policy 'memory'")
         return replace(self, tolerance=0.0)
+
+    def covering(self, rho: float | None, given: CertifyOptions) -> PromptOptions:
+        """These options under the policy "levels": the radii that were not given are `rho`, where there is one."""
+        if rho is None:
+            return self
+        return replace(self, **{name: rho for name in ("rho", "rho_deployed") if name not in given})  # type: ignore[arg-type]
 
     def deciding(self) -> dict[str, Any]:
         """What of it decides the draws, as JSON values."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from certify.adaptive.coverage import PositionCoverage, covered_prompts, covered_substitutions
+from certify.adaptive.coverage import PositionCoverage, covered_prompts, covered_substitutions, level_set
 from certify.models.trajectory import Trajectory
 from certify.noise import GaussianNoise
 
@@ -76,8 +76,14 @@ def _coverage(of: Subject) -> list[dict[str, Any]]:
 
 
 def _position(coverage: PositionCoverage, private: bool) -> dict[str, Any]:
-    left_out = ("token", "nearest", "uncovered") if private else ()
+    left_out = ("token", "nearest", "uncovered", "members", "leaving") if private else ()
     return {name: value for name, value in coverage.to_dict().items() if name not in left_out}
+
+
+def _levels(of: Subject) -> dict[str, Any] | None:
+    if of.prompt.adaptive.policy != "levels":
+        return None
+    return level_set(of.prompt, of.rho, noise=of.noise).to_dict()
 
 
 def _covered_prompts(of: Subject) -> list[dict[str, Any]]:
@@ -110,6 +116,7 @@ ENTRIES: dict[str, Entry] = {
     "concept_in_prompt": Entry("concept in the prompt", lambda of: of.prompt.mention.to_dict(), absolute="cosine"),
     "yardstick": Entry("concept-removal distance", _concept_removal, "distance"),
     "coverage": Entry("covered tokens", _coverage, "embedding"),
+    "levels": Entry("prompts that are covered as deployed", _levels, "embedding"),
     "covered_prompts": Entry("covered attack prompts", _covered_prompts, "embedding"),
     "covered_prompts_counted": Entry("number of covered attack prompts", _counted),
     "noise_prediction_yardstick": Entry(
@@ -131,6 +138,6 @@ ON_RECORD = (
         "undefended",
         "without_word",
     ),
-    *("images", "truncated", "covered_prompts_counted"),
+    *("images", "truncated", "covered_prompts_counted", "levels"),
 )
 """All that `certify_prompt` puts on record beside what every certificate has, in this order."""

@@ -42,6 +42,9 @@ SCORE_DECIMALS = 4
 # A difference this much smaller than the encoding itself is rounding: it points nowhere.
 _NOTHING = 1e-6
 
+# Encodings a batch where the last digit must not depend on the caller's batch size.
+_ALONE = 64
+
 _Content = tuple[int, ...]
 
 
@@ -90,6 +93,7 @@ class RelevanceScorer:
         self._unit = torch.where(norm > 0, unit / norm.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
         self._local = _Remembered(_validate.count("cache_size", cache_size))
         self._global = _Remembered(cache_size)
+        self._table: Tensor | None = None
 
     @property
     def directions(self) -> Tensor:
@@ -97,6 +101,21 @@ class RelevanceScorer:
         if self.similarity == "end-of-text":
             return self._unit
         return self._unit.unflatten(1, (self.encoder.context_length, self.encoder.width))
+
+    def use(self, table: Tensor) -> None:
+        """From now on a word that is one entry of the vocabulary has the score that is given here, (entries, concepts).
+
+        Everything else is computed in a batch of its own, whose size is fixed: its last digit does not depend on what else is
+        asked for (T17).
+        """
+        self._table = table
+        for memory in (self._local, self._global):
+            memory.clear()
+
+    def of_entries(self, entries: Sequence[int]) -> Tensor:
+        """The scores of entries of the vocabulary, as words by themselves: (entries, concepts), rounded to `SCORE_DECIMALS`."""
+        found = self._computed([(entry,) for entry in entries], _ALONE)
+        return torch.cat([found[entry,] for entry in entries]).round(decimals=SCORE_DECIMALS)
 
     def scores(self, prompts: Sequence[TokenizedPrompt]) -> list[Tensor]:
         """The scores of every prompt.
@@ -183,16 +202,25 @@ class RelevanceScorer:
 
     def _looked_up(self, contents: dict[_Content, None], memory: _Remembered) -> dict[_Content, Tensor]:
         """cos(T(content) − T(content without j), Δ) for every j of every content: (len(content), concepts) each."""
-        found = {content: memory.get(content) for content in contents}
+        found = {content: self._from_table(content, memory) for content in contents}
         missing = [content for content, scores in found.items() if scores is None]
         for group in self._groups(missing):
-            for content, scores in self._computed(group).items():
+            for content, scores in self._computed(group, self.batch_size if self._table is None else _ALONE).items():
                 found[content] = scores
                 memory.put(content, scores)
         return {content: scores for content, scores in found.items() if scores is not None}
 
+    def _from_table(self, content: _Content, memory: _Remembered) -> Tensor | None:
+        table = self._table
+        if table is not None and memory is self._local and len(content) == 1 and content[0] < len(table):
+            return table[content[0]][None]
+        return memory.get(content)
+
     def _groups(self, contents: Sequence[_Content]) -> Iterator[list[_Content]]:
         """Cuts the work where a batch is full, so that memory does not grow with the number of prompts."""
+        if self._table is not None:
+            yield from ([content] for content in contents)
+            return
         group: list[_Content] = []
         rows = 1
         for content in contents:
@@ -204,12 +232,12 @@ class RelevanceScorer:
         if group:
             yield group
 
-    def _computed(self, contents: Sequence[_Content]) -> dict[_Content, Tensor]:
+    def _computed(self, contents: Sequence[_Content], batch_size: int) -> dict[_Content, Tensor]:
         without = {c: [c[:j] + c[j + 1 :] for j in range(len(c))] for c in contents}
         rows = {text: None for c in contents for text in (c, *without[c])}
         index = {text: i for i, text in enumerate(rows)}
         encoded = features(
-            self.encoder, [self.encoder.assemble(text) for text in rows], self.similarity, self.batch_size
+            self.encoder, [self.encoder.assemble(text) for text in rows], self.similarity, batch_size
         ).flatten(1)
         result = {}
         for c in contents:
@@ -293,6 +321,9 @@ class _Remembered:
         self._entries[content] = scores
         if len(self._entries) > self._size:
             self._entries.popitem(last=False)
+
+    def clear(self) -> None:
+        self._entries.clear()
 
 
 def _word(prompt: TokenizedPrompt, span: tuple[int, int]) -> _Content:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -30,8 +30,10 @@ from certify import _validate
 from certify._text import shown
 from certify.adaptive.certification import certify_prompt
 from certify.adaptive.concepts import SIMILARITIES, Concept, concept_direction
+from certify.adaptive.coverage import level_radius
 from certify.adaptive.deployment import Deployment, deployed, side_information, stream_name
 from certify.adaptive.frozen import DEFAULT_DRAWS, FrozenSmoother
+from certify.adaptive.levels import DEFAULT_GAMMA, LEVELS_WITHIN, LevelTable
 from certify.adaptive.memory import CovarianceMemory, Issued
 from certify.adaptive.mention import thresholds
 from certify.adaptive.options import CertifyOptions, PromptOptions
@@ -75,6 +77,7 @@ class AdaptiveOptions(TypedDict, total=False):
     sigma_min_relative: float | None
     sharing: str
     memory: str | Path | CovarianceMemory | None
+    gamma: float | None
     similarity: str
     special_tokens: str
     sigma_max: float | None
@@ -96,6 +99,8 @@ class AdaptiveMedianSmoother:
                             z_i = y + σ_min ξ_i                               at equal length and word boundaries
         "memory"            y + G_i, Σ of the stored region that y is in,     this smoother, ‖δ‖_Σ ≤ ρ for the region's Σ,
                             else Σ(y)                                         once it is stored (`remember`)
+        "levels"            y + G_i, Σ(y) rounded up to levels                this smoother, at every prompt of the same Σ
+                                                                              with ‖δ‖_Σ ≤ ρ (T17)
 
     Reference
         Han et al. (2025), section 3.4 and Algorithm 1; THEORY T7 for what may be claimed.
@@ -118,6 +123,9 @@ class AdaptiveMedianSmoother:
         sharing: for "noise-then-adapt": what the n draws share. "none": nothing, an n-fold cost of computing σ(z);
             "sigma": σ, from one more noisy copy; "input": one noisy copy of y and its σ. T5 charges √n, √(n+1) and 1.
         memory: for "memory": a folder, or a `CovarianceMemory`; deployments that share claims share it.
+        gamma: for "levels": ratio of neighbouring levels, > 1; None: 2. The larger, the more words share one, and the more
+            noise they get. The table of the words' levels is computed once for a text encoder and its concepts, and kept on
+            disk (`certify.adaptive.levels`).
         similarity: cosine over the "flattened" encoding or over the vector at "end-of-text".
         special_tokens: noise at begin, end and padding, which have no relevance; the paper does not say. "none" (the
             default): a certificate then covers replacing tokens at equal length. Noise of size σ₀ there could not widen
@@ -156,6 +164,7 @@ class AdaptiveMedianSmoother:
         sigma_min_relative: float | None = None,
         sharing: str = "none",
         memory: str | Path | CovarianceMemory | None = None,
+        gamma: float | None = None,
         similarity: str = "flattened",
         special_tokens: str = "none",
         sigma_max: float | None = None,
@@ -185,7 +194,10 @@ class AdaptiveMedianSmoother:
             raise ValueError(f"sigma_max = {self.sigma_max!r}: must be at least sigma0 = {self.sigma0!r}")
         self.sharing = _validate.choice("sharing", sharing, SHARING)
         self.sigma_min = self._first_noise(sigma_min, sigma_min_relative)
-        self.rule = SigmaRule(self.sigma0, self.k, self.sigma_max, self.special_tokens, self.sigma_min)
+        self.gamma = self._levels_ratio(gamma)
+        reach = math.sqrt(2 * encoder.width) * unit  # between two random tokens
+        levels = (self.gamma, reach / LEVELS_WITHIN)
+        self.rule = SigmaRule(self.sigma0, self.k, self.sigma_max, self.special_tokens, self.sigma_min, *levels)
         self.memory = self._shared_memory(memory)
         self.concepts = _loaded(concepts)
         directions = [
@@ -250,7 +262,29 @@ class AdaptiveMedianSmoother:
             "sigma_max": self.sigma_max if math.isfinite(self.sigma_max) else None,
             "smooth_unconditional": self.smooth_unconditional,
             **({"truncate": True} if self.encoder.truncate else {}),
+            **({} if self.gamma is None else {"gamma": self.gamma, "levels_sha256": self.levels.digest(self.rule)}),
         }
+
+    # Levels
+
+    @functools.cached_property
+    def levels(self) -> LevelTable:
+        """The table of the vocabulary's levels (policy "levels"): from disk, or computed now, which takes an encoding an entry.
+
+        Raises:
+            ValueError: the policy is another one.
+        """
+        return self.with_levels()
+
+    def with_levels(self, progress: Callable[[int, int], None] | None = None) -> LevelTable:
+        """As `levels`, which it sets, with progress over the entries of the vocabulary."""
+        if self.gamma is None:
+            raise ValueError(f"policy = {self.policy!r}: must be 'levels' for there to be levels")
+        if "levels" not in vars(self):
+            found = LevelTable.of(self.scorer, self.concepts, progress=progress)
+            self.scorer.use(found.scores)
+            vars(self)["levels"] = found
+        return self.levels
 
     # Prompt → what is known of it
 
@@ -269,6 +303,8 @@ class AdaptiveMedianSmoother:
             raise ValueError("prompt was prepared by another smoother: must be by this one")
         rows = {i: self._read(prompt) for i, prompt in enumerate(prompts) if not isinstance(prompt, PreparedPrompt)}
         names = [concept.name for concept in self.concepts]
+        if self.gamma is not None and rows:
+            self.with_levels()
         for (i, row), scores in zip(rows.items(), self.scorer.scores(list(rows.values())), strict=True):
             own = self.rule.of(row, scores, names)
             ready[i] = PreparedPrompt(self, row, self.encoder.embed(row), scores, own, own).settled()
@@ -419,7 +455,8 @@ class AdaptiveMedianSmoother:
         """The certificate of a prompt: what may be claimed for its smoothed encoding under the policy (T7).
 
         Under "memory" a region is stored first, as large as the largest requested radius; a certified radius is then not
-        searched for, since it could exceed the region.
+        searched for, since it could exceed the region. Under "levels" `rho` and `rho_deployed` are by default the radius that
+        covers the whole level of the prompt's most relevant word (`certify.adaptive.level_radius`), if another is on it.
 
         Args:
             prompt: not empty.
@@ -433,6 +470,8 @@ class AdaptiveMedianSmoother:
         if self.policy == "memory":
             settings = settings.inside_a_region()
         given = self.prepare(prompt)
+        if self.policy == "levels":
+            settings = settings.covering(level_radius(given), options)
         if self.policy == "memory":
             issued = given.remember(settings.largest_radius)
             if issued.rho < settings.largest_radius:
@@ -457,6 +496,16 @@ class AdaptiveMedianSmoother:
         if value > self.sigma_max:
             raise ValueError(f"sigma_min = {value!r}: must be at most sigma_max = {self.sigma_max!r}")
         return value
+
+    def _levels_ratio(self, gamma: float | None) -> float | None:
+        if self.policy != "levels":
+            if gamma is not None:
+                raise ValueError(f"gamma = {gamma!r}: is for policy = 'levels', got {self.policy!r}")
+            return None
+        ratio = DEFAULT_GAMMA if gamma is None else _validate.positive("gamma", gamma)
+        if not ratio > 1 + 1e-6:
+            raise ValueError(f"gamma = {gamma!r}: must be a finite number > 1, the ratio of neighbouring levels")
+        return ratio
 
     def _shared_memory(self, memory: str | Path | CovarianceMemory | None) -> CovarianceMemory | None:
         if (memory is None) is (self.policy == "memory"):

@@ -21,6 +21,8 @@ SPECIAL_TOKENS = ("none", "tail", "base")
 
 _NOISED = {"none": (), "tail": ("end", "padding"), "base": ("begin", "end", "padding")}
 _LARGEST = 700.0  # exp of more overflows float64
+_FINE = 8  # steps of a level where no substitution could be covered
+_ON_GRID = 1e-9  # of a level: libraries differ in the last digit of a logarithm
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,10 @@ class SigmaRule:
     """σ as a function of relevance, and of nothing else.
 
     Equation
-        σ = min( σ₀ exp(k · relevance), σ_max ) at words; σ₀ or 0 at begin, end and padding
+        σ = min( σ₀ exp(k · relevance), σ_max ) at words; σ₀ or 0 at begin, end and padding.
+
+        With levels the exponential is first rounded up to σ₀ γ^(j/8), j an integer, and from `coarse_from` on to a j that is a
+        multiple of 8 (THEORY T17).
 
     Reference
         Han et al. (2025), section 3.4.
@@ -88,6 +93,8 @@ class SigmaRule:
         sigma0, k, sigma_max: σ₀, k, σ_max.
         special_tokens: one of `SPECIAL_TOKENS`.
         sigma_min: σ of the first noise at words, for "noise-then-adapt"; None: there is one noise.
+        gamma: γ, ratio of neighbouring levels, for "levels"; None: σ is not rounded.
+        coarse_from: σ from which on levels are that far apart.
     """
 
     sigma0: float
@@ -95,10 +102,22 @@ class SigmaRule:
     sigma_max: float
     special_tokens: str
     sigma_min: float | None = None
+    gamma: float | None = None
+    coarse_from: float = 0.0
+
+    def level(self, relevance: float) -> int:
+        """j of the level σ₀ γ^(j/8) at a word's token; at σ_max that of σ_max. A σ on the grid, up to rounding, stays there."""
+        if self.gamma is None:
+            raise RuntimeError("gamma is None: there are no levels")
+        step, highest = math.log(self.gamma) / _FINE, math.log(self.sigma_max / self.sigma0)
+        j = math.ceil(min(self.k * relevance, highest) / step - _ON_GRID)
+        return -(-j // _FINE) * _FINE if self.sigma0 * math.exp(min(j * step, _LARGEST)) >= self.coarse_from else j
 
     def word(self, relevance: float) -> float:
         """σ at a word's token."""
         exponent = self.k * relevance
+        if self.gamma is not None:
+            exponent = self.level(relevance) * math.log(self.gamma) / _FINE
         return self.sigma_max if exponent > _LARGEST else min(self.sigma0 * math.exp(exponent), self.sigma_max)
 
     def special(self, kind: str) -> float:

@@ -30,8 +30,8 @@ from certify.support import Support
 
 __all__ = ["POLICIES", "Evaluation", "Evidence", "Method", "Run", "Setting", "default_pilot", "pilot_rank", "recorded"]
 
-POLICIES = ("frozen", "noise-then-adapt", "memory")
-"""Covariance policies (T7): what a claim assumes about Σ."""
+POLICIES = ("frozen", "noise-then-adapt", "memory", "levels")
+"""Covariance policies (T7, T17): what a claim assumes about Σ."""
 
 
 @dataclass(frozen=True)

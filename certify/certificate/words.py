@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from certify import _text
 from certify._text import EVENT_RHOS, shown, spelled
+from certify.bounds.indistinguishability import indistinguishability
 
 if TYPE_CHECKING:
     from certify.bounds.classification import Classification
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from certify.statements.decide import Decision
 
 __all__ = ["NOT_COVERED", "PAGE", "PLAIN", "SUPPRESSED", "Style", "sentence"]
+
+_LISTED = 12  # tokens of a level
 
 SUPPRESSED = 0.5
 """A fully covered token is suppressed where 2√C is at most so many concept-removal distances: well below one."""
@@ -45,6 +48,11 @@ NOT_COVERED = {
     "memory": (
         "The claim holds from the moment its region was stored: it does not cover a deployment that answers without this "
         "memory, nor one whose memory an attacker can add regions to (a small Σ can be planted)."
+    ),
+    "levels": (
+        "The claim is about the adaptive smoother as deployed, at every prompt of the same number of tokens that gets this "
+        "very Σ and lies within the radius. It does not cover a prompt with a word of another level, which has a certificate "
+        "of its own, nor embeddings that are no prompt, nor a deployment with another table of levels."
     ),
 }
 """What each covariance policy does not cover, in one sentence (THEORY T7)."""
@@ -502,14 +510,14 @@ class Suppression:
         """Whether it is."""
         return self.apart is not None and bool(self.removal) and ratio(self.apart, self.removal or 0.0) <= SUPPRESSED
 
-    def sentence(self, style: Style = PLAIN) -> str:
-        """What follows for a fully covered token."""
+    def sentence(self, style: Style = PLAIN, stands: str = "whatever stands there") -> str:
+        """What follows for a fully covered token; `stands`: what the claims hold for there."""
         if self.apart is None or self.removal is None:
             return "Whether that suppresses it depends on a bound, and no bound is certified."
         distance = f"{style.number(ratio(self.apart, self.removal), 'up', 3)} × the concept-removal distance"
         if self.holds:
             return (
-                f"It is {style.strong('suppressed', 'good')}: whatever stands there, two smoothed encodings are at most "
+                f"It is {style.strong('suppressed', 'good')}: {stands}, two smoothed encodings are at most "
                 f"{distance} apart."
             )
         return (
@@ -526,6 +534,50 @@ def covered_token(token: str, covered: int, comparable: int, style: Style = PLAI
     if covered:
         return f"At “{style.name(token)}” {count(covered)} of {count(comparable)} tokens are covered."
     return f"At “{style.name(token)}” no substitution is covered."
+
+
+def of_level(token: str, p: Mapping[str, Any], replicas: Any, style: Style = PLAIN) -> list[str]:
+    """Which tokens of its level may stand in the place of one, for the smoother as deployed (THEORY T17).
+
+    Args:
+        token: what stands there.
+        p: the coverage on record.
+        replicas: K of the smoother; None: not known, and nothing is said about what may be told apart.
+        style: how it is dressed.
+    """
+    others, covered, rho = p["comparable"], p["covered"], _real(p["rho"])
+    names = [f"“{style.name(spelled(m['token']))}”" for m in p.get("members") or ()]
+    listed = f": {', '.join(names[:_LISTED])}{', …' if others > _LISTED else ''}" if names else ""
+    there = f"On the level of “{style.name(token)}” {'is' if others == 1 else 'are'} {count(others)} other"
+    there += f" token{'' if others == 1 else 's'}{listed}."
+    if p.get("farthest") is not None:
+        all_of_them = "it" if others == 1 else "all of them"
+        there += f" ρ = {style.number(p['farthest'], 'up', 4)} covers {all_of_them}; this is ρ = {style.number(rho, 'down')}."
+    said = [there]
+    if covered:
+        which = f"these {count(covered + 1)}" if covered == others else f"the {count(covered + 1)} nearest of these"
+        said.append(
+            f"{style.strong(f'Whichever of {which} tokens stands there', 'good')}, the claims at ρ = "
+            f"{style.number(rho, 'down')} hold for the smoother {style.strong('as deployed')}{_alike(rho, replicas, style)}."
+        )
+    leaving = [f"“{style.name(spelled(u['token']))}”" for u in (p.get("leaving") or ())[:3]]
+    if leaving:
+        said.append(
+            f"The nearest tokens of other levels are {', '.join(leaving)}: not covered as deployed at any ρ. A prompt with one "
+            "of them has a certificate of its own."
+        )
+    return said
+
+
+def _alike(rho: float, replicas: int | None, style: Style) -> str:
+    """What nobody can tell apart within ρ (T15), after a statement about the smoother as deployed (T17)."""
+    if replicas is None:
+        return " (T17)"
+    most = style.number(indistinguishability(rho=rho, replicas=replicas).total_variation, "up", 3)
+    return (
+        f", and no event’s probability, whoever looks, differs by more than {most} from what it is for this prompt "
+        f"({copies(replicas)}; T17, T15)"
+    )
 
 
 def reached(token: Any, distance: Any, style: Style = PLAIN) -> str:
@@ -547,6 +599,27 @@ def none_covered(tokens: int, nearest: Sequence[tuple[Mapping[str, Any], str]], 
         near, name = min(nearest, key=lambda pair: pair[0]["distance"])
         said += f"; nearest: {reached(near['token'], near['distance'], style)}, in place of “{style.name(name)}”"
     return f"{said}."
+
+
+def level_set(record: Mapping[str, Any], not_enumerated: int, style: Style = PLAIN) -> str:
+    """How many prompts are covered as deployed; `not_enumerated`: tokens at which none were looked for."""
+    many = _real(record["prompts"])
+    said = f"As deployed at least {count(record['prompts'])} other prompt{'' if many == 1 else 's'} of this length are covered"
+    said = said.replace("are covered", "is covered") if many == 1 else said
+    said += (
+        ", several tokens replaced at once included."
+        if many
+        else ": none was found among those that can be enumerated."
+    )
+    if record.get("everywhere") is not None:
+        everywhere = style.number(record["everywhere"], "up", 4)
+        said += f" Every token of its level at every position at once is covered from ρ = {everywhere} on."
+    if not_enumerated:
+        said += (
+            f" At {not_enumerated} token{'' if not_enumerated == 1 else 's'}, of words of several tokens or by global "
+            "relevance, nothing is enumerated: whether a given prompt is covered, a list of attack prompts tells."
+        )
+    return said
 
 
 def covered_prompts(prompts: Sequence[Mapping[str, Any]]) -> str:

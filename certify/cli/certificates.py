@@ -200,7 +200,8 @@ def plot(
     what: Annotated[
         str,
         argument(
-            "curve, rate, noise, ellipsoid, relevance (of a certificate), fraction (of prompts) or accuracy (of a classifier).",
+            "curve, rate, noise, ellipsoid, relevance, levels (of a certificate), fraction (of prompts) or accuracy (of a "
+            "classifier).",
             checks.choice(_kinds),
         ),
     ],

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-FILES = ("certificate.json", "tensors.safetensors", "noise.png", "curve.png", "rate.png")
+FILES = ("certificate.json", "tensors.safetensors", "noise.png", "curve.png", "rate.png", "levels.png")
 DRAWINGS = (".png", ".svg", ".pdf")
 
 

@@ -60,11 +60,22 @@ _PRIVATE = "Leave {} out of every file. σ and relevance stay, and identify the 
 def prompt(
     settings: PipelineSettings,
     text: Prompt,
-    rho: Annotated[float, option("Radius for ideal smoothed values, in units of the noise.", _validate.positive)] = 1.0,
+    rho: Annotated[
+        float | None,
+        option(
+            "Radius for ideal smoothed values, in units of the noise.",
+            _validate.positive,
+            shown="1; policy levels: what covers the concept word's level",
+        ),
+    ] = None,
     rho_deployed: Annotated[
-        float,
-        option("Radius for what is deployed; T5 multiplies it by the root of the noisy copies.", _validate.positive),
-    ] = 0.25,
+        float | None,
+        option(
+            "Radius for what is deployed; T5 multiplies it by the root of the noisy copies.",
+            _validate.positive,
+            shown="0.25; policy levels: as --rho",
+        ),
+    ] = None,
     q: Annotated[float, option("Probability over the noise of what is deployed.", _validate.probability, "--q")] = 0.9,
     n: Annotated[int | None, option("Draws of the encoding.", checks.count(), "--n", shown="10000")] = None,
     statistics: Annotated[
@@ -119,14 +130,13 @@ def prompt(
     sampler = settings.sampler
     prepared = adaptive.prepare(text)
     terminal.show_tokens(prepared, private)
+    radii: Any = {name: r for name, r in (("rho", rho), ("rho_deployed", rho_deployed)) if r is not None}
     counts: dict[str, Any] = {"statistics": 0 if text_only else statistics, "images": 0 if detector is None else images}
     show_work(*work_ahead(prepared, pipe, n, sampler["steps"], **counts), long=long)
     with run_folder(folder, fresh) as draws:
         with terminal.bar("drawing") as tick:
             certificate = adaptive.certify(
                 prepared,
-                rho=rho,
-                rho_deployed=rho_deployed,
                 q=q,
                 n=n,
                 alpha=alpha,
@@ -140,6 +150,7 @@ def prompt(
                 checkpoint=draws,
                 progress=tick,
                 provenance={"source": settings.source(None if pipe is None else settings.unet), **about},
+                **radii,
                 **counts,
                 **sampler,
             )
@@ -316,5 +327,8 @@ def _draw_figures(certificate: Certificate, folder: Path) -> None:
 
     rates = [words.is_probability(claim) and claim.status == "certified" for claim in certificate.claims]
     there = {"noise": True, "curve": certificate.curve is not None, "rate": any(rates)}
+    at = (certificate.provenance.get("yardstick") or {}).get("position")
+    coverage = certificate.provenance.get("coverage") or ()
+    there["levels"] = any(p["position"] == at and p.get("members") and p["sigma"] > 0 for p in coverage)
     for what in (name for name, drawn in there.items() if drawn):
         write_figure(plots.figure(certificate, what), folder / f"{what}.png", certificate.private)

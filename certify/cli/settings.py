@@ -120,7 +120,8 @@ class Settings:
     policy: Annotated[
         str,
         option(
-            "Covariance policy: frozen, noise-then-adapt or memory (T7 says what may be claimed).", _one_of("POLICIES")
+            "Covariance policy: frozen, noise-then-adapt, memory or levels (T7 and T17 say what may be claimed).",
+            _one_of("POLICIES"),
         ),
     ] = "frozen"
     sigma_min: Annotated[
@@ -130,6 +131,9 @@ class Settings:
         str, option("What the draws of noise-then-adapt share: none, sigma or input.", _one_of("SHARING"))
     ] = "none"
     regions: Annotated[Path | None, option("Folder of the regions of policy memory.", a_folder)] = None
+    gamma: Annotated[
+        float | None, option("Ratio of neighbouring levels of policy levels, > 1.", _validate.positive, shown="2")
+    ] = None
     smoother: Annotated[str, option("median or mean of the noisy encodings.", _one_of("SMOOTHERS"))] = "median"
     replicas: Annotated[int, option("Noisy encodings K of the deployed smoother.", checks.count())] = 13
     truncate: Annotated[
@@ -165,6 +169,8 @@ class Settings:
         for name, value, default in (("--sigma-min", self.sigma_min, None), ("--sharing", self.sharing, "none")):
             if self.policy != "noise-then-adapt" and value != default:
                 raise ValueError(f"{name} = {value!r}: must be left out but with --policy noise-then-adapt")
+        if self.policy != "levels" and self.gamma is not None:
+            raise ValueError(f"--gamma = {self.gamma!r}: must be left out but with --policy levels")
 
     @property
     def bytes(self) -> int | None:
@@ -180,7 +186,7 @@ class Settings:
         """Options of the adaptive smoother; the embedded model has settings of its own."""
         from certify import world
 
-        names = ("sigma0", "sigma0_relative", "k", "similarity", "batch_size", "sigma_min")
+        names = ("sigma0", "sigma0_relative", "k", "similarity", "batch_size", "sigma_min", "gamma")
         chosen = {name: value for name in names if (value := getattr(self, name)) is not None}
         if self.regions is not None:
             chosen["memory"] = self.regions

@@ -7,6 +7,7 @@
     plot_token_noise          the noise of each token, and the relevance it comes from                        tokens.py
     plot_ellipsoid            how far each token may move: the semi-axes of the certified set                 tokens.py
     plot_relevance            the prompt, its tokens in the colour of their relevance                         relevance.py
+    plot_levels               the words that are covered as deployed, and the nearest that are not            levels.py
     figure                    any of them, from a saved certificate                                           certificates.py
 
 Every function returns a `certify.plots.style.StyledFigure`, a `matplotlib.figure.Figure` that no global state knows of;
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from certify.plots.certificates import CERTIFICATE, figure
     from certify.plots.curves import plot_curve
+    from certify.plots.levels import plot_levels
     from certify.plots.rates import EventRates, plot_certified_accuracy, plot_certified_fraction, plot_event_rates
     from certify.plots.relevance import plot_relevance
     from certify.plots.tokens import plot_ellipsoid, plot_token_noise
@@ -35,6 +37,7 @@ __all__ = [
     "plot_curve",
     "plot_ellipsoid",
     "plot_event_rates",
+    "plot_levels",
     "plot_relevance",
     "plot_token_noise",
 ]

@@ -8,6 +8,7 @@ from certify.certificate import Certificate, words
 from certify.certificate.tokens import Tokens, tokens_of
 from certify.noise import Ellipsoid
 from certify.plots.curves import plot_curve
+from certify.plots.levels import plot_levels
 from certify.plots.rates import plot_event_rates
 from certify.plots.relevance import plot_relevance
 from certify.plots.style import TWO_COLUMNS, StyledFigure
@@ -15,7 +16,7 @@ from certify.plots.tokens import plot_ellipsoid, plot_token_noise
 
 __all__ = ["CERTIFICATE", "figure"]
 
-CERTIFICATE = ("curve", "rate", "noise", "ellipsoid", "relevance")
+CERTIFICATE = ("curve", "rate", "noise", "ellipsoid", "relevance", "levels")
 """What `figure` draws."""
 
 
@@ -27,7 +28,8 @@ def figure(
     Args:
         certificate: as `Certificate.load` returns it.
         what: "curve", "rate" (of events), "noise", "ellipsoid" (of the certified radius, or else of the first claim that is
-            made), "relevance"; the last three of a prompt's certificate only.
+            made), "relevance"; the last three of a prompt's certificate only; "levels" (of its most relevant word) of one of
+            policy "levels".
         title: above the figure; None: the prompt, where it is on record.
         width: of the figure in inches.
 
@@ -46,6 +48,8 @@ def figure(
             raise ValueError("certificate: is not one of a prompt; only 'curve' and 'rate' can be drawn of it")
         if what == "ellipsoid":
             return _ellipsoid(certificate, tokens, how)
+        if what == "levels":
+            return _levels(certificate, tokens, how)
         names, relevance = [tokens.names[i] for i in tokens.shown], [tokens.relevance[i] for i in tokens.shown]
         if what == "relevance":
             return plot_relevance(names, relevance, concept=tokens.concept, **how)
@@ -84,6 +88,23 @@ def _rate(certificate: Certificate, how: dict[str, Any]) -> StyledFigure:
         undefended=None if rate is None else float(rate),
         **how,
     )
+
+
+def _levels(certificate: Certificate, tokens: Tokens, how: dict[str, Any]) -> StyledFigure:
+    record = certificate.provenance
+    position = record["yardstick"]["position"]
+    found = [p for p in record.get("coverage") or () if p["position"] == position and p.get("members")]
+    if not found:
+        raise ValueError(
+            "certificate: has no other token on the level of its most relevant word on record (policy levels, not private); "
+            "what = 'levels' cannot be drawn"
+        )
+    (p,) = found
+    members, leaving = (
+        [(str(one["token"]), None if one["distance"] is None else float(one["distance"])) for one in p[name]]
+        for name in ("members", "leaving")
+    )
+    return plot_levels(members, leaving, rho=float(p["rho"]), word=tokens.names[position], **how)
 
 
 def _ellipsoid(certificate: Certificate, tokens: Tokens, how: dict[str, Any]) -> StyledFigure:

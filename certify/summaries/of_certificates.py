@@ -170,18 +170,25 @@ def _of_coverage(certificate: Certificate, style: Style, brief: bool) -> Section
     def name(p: Mapping[str, Any]) -> str:
         return spelled(tokens[p["position"]]) if tokens else f"position {words.count(p['position'])}"
 
-    suppression, said = words.coverage(certificate), []
+    suppression, said, levels = words.coverage(certificate), [], record.get("levels")
     for p in (p for p in positions if p["covered"] or not brief):
         fully = 0 < p["covered"] == p["comparable"]
+        if levels is not None:
+            said += words.of_level(name(p), p, record["smoother"]["n"], style) if p["enumerated"] else []
+            said += [suppression.sentence(style, "whichever of them stands there")] if fully else []
+            continue
         further = suppression.sentence(style) if fully else words.next_tokens(p.get("uncovered"), style)
         said.append(f"{words.covered_token(name(p), p['covered'], p['comparable'], style)} {further}".rstrip())
     others = [p for p in positions if not p["covered"]]
     if others and brief:
         near = [(p["nearest"], name(p)) for p in others if p.get("nearest") and p["nearest"]["distance"] is not None]
         said.append(words.none_covered(len(others), near, style))
+    if levels is not None:
+        said.append(words.level_set(levels, sum(not p["enumerated"] for p in positions), style))
     if (counted := record.get("covered_prompts_counted")) and counted["given"]:
         covered, given = words.count(counted["covered"]), words.count(counted["given"])
         said.append(f"Attack prompts given, and left out of the record: {given}, of which covered: {covered}.")
     said += [words.covered_prompts(prompts)] if prompts else []
     notes = [words.covered_prompt(p, style) for p in prompts[: _NAMED if brief else None]]
-    return Section(f"what {rho} means in prompts", said, notes=notes)
+    title = f"what {rho} means in prompts" + ("" if levels is None else ", as deployed")
+    return Section(title, said, notes=notes)

@@ -6,7 +6,7 @@ from typing import Any
 
 from certify._records import brief
 from certify._text import shown, spelled
-from certify.adaptive.coverage import Neighbour, PositionCoverage, PromptCoverage
+from certify.adaptive.coverage import LevelCoverage, LevelSet, Neighbour, PositionCoverage, PromptCoverage
 from certify.adaptive.memory import Issued
 from certify.adaptive.prompt import ConceptRemoval
 from certify.adaptive.token_noise import TokenNoise
@@ -117,6 +117,36 @@ def _of_position(position: Any) -> Summary:
         facts.append(("not covered, nearest first", nearest))
     mark = ("fully covered", "good") if position.fully_covered else mark
     return Summary("what a radius covers at one token", sentence, mark, facts)
+
+
+@summary.register(LevelCoverage)
+def _of_level(position: Any) -> Summary:
+    if not position.enumerated:
+        sentence = f"At “{spelled(position.token)}” nothing is enumerated: its word has several tokens, or relevance is global."
+        return Summary("what a radius covers at one token, as deployed", sentence, ("not enumerated", "quiet"))
+    mark = ("partly covered", "quiet") if position.covered else ("not covered", "bad")
+    mark = ("its level is covered", "good") if position.fully_covered else mark
+    facts = [("radius ρ", shown(position.rho, "down")), ("noise σ", _near(position.sigma))]
+    sentence = " ".join(words.of_level(spelled(position.token), position.to_dict(), None))
+    return Summary("what a radius covers at one token, as deployed", sentence, mark, facts)
+
+
+@summary.register(LevelSet)
+def _of_level_set(found: Any) -> Summary:
+    hidden = sum(not position.enumerated for position in found.positions)
+    mark = ("covered as deployed", "good") if found.prompts else ("nothing covered", "quiet")
+    rows = [
+        (
+            spelled(p.token),
+            f"{p.covered:,}",
+            f"{p.comparable:,}",
+            "" if p.farthest is None else shown(p.farthest, "up", 4),
+        )
+        for p in found.positions
+    ]
+    table = Table(("token", "covered", "on its level", "all from ρ ="), rows)
+    facts = [("radius ρ", shown(found.rho, "down"))]
+    return Summary("prompts of one level", words.level_set(found.to_dict(), hidden), mark, facts, tables=[table])
 
 
 @summary.register(Neighbour)

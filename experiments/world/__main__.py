@@ -9,6 +9,7 @@
     ship         everything as fp16 safetensors into certify/world               seconds
     gates        prints what the shipped model reaches                           minutes
     tune         prints what settings of the smoother do on the tune split        a minute
+    levels       prints what rounding σ up to levels costs there (T17)           minutes
     grid         a picture of generated images
 
 Stages work in a folder (`--work`, default runs/world) and can be repeated one by one. All of them are seeded; the same
@@ -27,7 +28,7 @@ import torch
 from experiments.world import language, prompts, scenes
 
 PACKAGE = Path(__file__).resolve().parents[2] / "certify" / "world"
-STAGES = ("prompts", "clip", "autoencoder", "judge", "denoiser", "variant", "ship", "gates", "tune", "grid")
+STAGES = ("prompts", "clip", "autoencoder", "judge", "denoiser", "variant", "ship", "gates", "tune", "levels", "grid")
 
 
 def main() -> None:
@@ -86,6 +87,10 @@ def main() -> None:
         from experiments.world import gates
 
         gates.tune()
+    elif a.stage == "levels":
+        from experiments.world import gates
+
+        gates.levels()
     else:
         from experiments.world import gates
 

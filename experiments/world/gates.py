@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
@@ -13,7 +15,7 @@ from experiments.world import language, scenes
 if TYPE_CHECKING:
     from certify.adaptive import AdaptiveOptions
 
-__all__ = ["generate", "grid", "images", "relevance", "relevance_table", "sheet", "show", "tune"]
+__all__ = ["generate", "grid", "images", "levels", "relevance", "relevance_table", "sheet", "show", "tune"]
 
 
 def carriers(row: dict[str, str], tokenized: Any, concept: str) -> tuple[list[int], list[int]]:
@@ -249,6 +251,49 @@ def tune(concept: str = "circle") -> None:
                 f"{similarity}, σ₀ = {sigma0:g} standard deviations, k = {k}",
                 functools.partial(adaptive.encode, seed=0),
             )
+
+
+def levels(concept: str = "circle", seeds: Sequence[int] = (0, 1, 2)) -> None:
+    """Prints what rounding σ up to levels costs on the tune split (T17): the concept, other shapes, and how much more noise."""
+    from certify import world
+    from certify.adaptive import AdaptiveMedianSmoother, level_radius
+    from certify.models import load_pipeline
+
+    pipe, judge = load_pipeline(), world.load_judge()
+    rows = [row for row in world.prompts("tune") if row["shape"]]
+    mine = [row for row in rows if row["shape"] == concept]
+    other = [row for row in rows if row["shape"] != concept][:96]
+    print(f"{len(seeds)} seeds; σ: geometric mean over the words of these prompts, in units of that without levels")
+    plain: list[float] = []
+    for gamma, coarse in (
+        (None, False),
+        (1.5, False),
+        (2.0, False),
+        (4.0, False),
+        (8.0, False),
+        (2.0, True),
+        (4.0, True),
+    ):
+        policy: dict[str, Any] = {} if gamma is None else {"policy": "levels", "gamma": gamma}
+        adaptive = AdaptiveMedianSmoother.from_pipeline(pipe, [concept], **world.SMOOTHING, **policy)
+        adaptive.rule = replace(adaptive.rule, coarse_from=0.0 if coarse else adaptive.rule.coarse_from)
+        prepared = adaptive.prepare_all([row["prompt"] for row in (*mine, *other)])
+        logs = [math.log(s) for p in prepared for s in p.token_noise.sigma if s > 0]
+        plain = plain or logs
+        more = math.exp(sum(logs) / len(logs) - sum(plain) / len(plain))
+        right = []
+        for part in (prepared[: len(mine)], prepared[len(mine) :]):
+            shapes = [row["shape"] for row in (mine if part[0] is prepared[0] else other)]
+            drawn = [judge.judge(images(pipe, adaptive.encode(part, seed=s), seed=s)).labels["shape"] for s in seeds]
+            right += [sum(a == b for labels in drawn for a, b in zip(labels, shapes, strict=True))]
+        said = "without levels" if gamma is None else f"γ = {gamma:g}{', coarse' if coarse else ''}"
+        radius = None if gamma is None else level_radius(adaptive.prepare(f"a photo of a red {concept}"))
+        print(
+            f"{said:<16} {concept} {right[0] / len(mine) / len(seeds):.3f} of {len(mine) * len(seeds)}   others right "
+            f"{right[1] / len(other) / len(seeds):.3f} of {len(other) * len(seeds)}   σ × {more:.2f}"
+            + ("" if radius is None else f"   ρ that covers the level: {radius}"),
+            flush=True,
+        )
 
 
 def grid(file: Any, columns: int = 12) -> None:

@@ -374,6 +374,11 @@ def prompt_policies(folder: Path) -> Any:
     return {name: of_certificate(certificate, folder / name) for name, certificate in made.items()}
 
 
+def prompt_levels(folder: Path) -> Any:
+    asked: dict[str, Any] = {"n": 400, "alpha": 0.1, "seed": 11, "rhos": None, "statistics": 0, "tolerance": 0.0}
+    return of_certificate(_smoother(n=3, policy="levels").certify("a red circle", **asked), folder)
+
+
 def prompt_images(folder: Path) -> Any:
     asked: dict[str, Any] = {
         **SMALL,
@@ -410,6 +415,7 @@ def prompt_set(folder: Path) -> Any:
 
 MODEL: dict[str, Callable[[Path], Any]] = {
     "prompt-text": prompt_text,
+    "prompt-levels": prompt_levels,
     "prompt-policies": prompt_policies,
     "prompt-images": prompt_images,
     "prompt-rate": prompt_rates,
