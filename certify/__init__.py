@@ -1,6 +1,6 @@
 """`certify`: what a smoothed text-to-image model is proven to withstand.
 
-Everything loads when it is first touched: the mathematics with torch, scipy and statsmodels, and what needs transformers or
+Everything loads when it is first touched: the mathematics with torch and scipy, and what needs transformers or
 diffusers only with these. `import certify` itself takes no time, so that the command line can be stopped from its first moment.
 """
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,12 @@ _WORDS = 624  # of the Mersenne Twister
 
 def has_float64(device: torch.device | str) -> bool:
     """Whether this is a kind of device on which float64 is known to work."""
-    return torch.device(device).type in ("cpu", "cuda")
+    return _kind(device) in ("cpu", "cuda")
+
+
+@functools.cache
+def _kind(device: torch.device | str) -> str:
+    return torch.device(device).type
 
 
 def keyed(text: str, device: torch.device | str = "cpu") -> torch.Generator:
@@ -41,7 +46,7 @@ def keyed(text: str, device: torch.device | str = "cpu") -> torch.Generator:
         device: where it draws.
     """
     key = hashlib.sha256(text.encode()).digest()
-    source, kind = torch.Generator(device=device), torch.device(device).type
+    source, kind = torch.Generator(device=device), _kind(device)
     if kind == "cpu":
         template, place = _layout()
         state = template.copy()
@@ -64,22 +69,33 @@ def philox_state(key: bytes) -> bytes:
     return struct.pack("<QQ", seed, offset >> 3 << 2)
 
 
-def normals(shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Independent standard normals, float64, where the generator is if it is on CUDA, else on the CPU."""
-    if generator.device.type == "cuda":
-        return torch.randn(tuple(shape), generator=generator, device=generator.device, dtype=torch.float64)
-    drawn: Tensor = torch.empty(tuple(shape), dtype=torch.float64)
-    _numpy(generator).standard_normal(out=drawn.numpy())
-    return drawn
+def normals(shape: Sequence[int], *generators: torch.Generator) -> Tensor:
+    """Independent standard normals, float64, where the generators are if they are on CUDA, else on the CPU.
+
+    Of several generators each gives `shape`, one after the other along the first axis.
+    """
+    return _each(shape, generators, torch.randn, lambda source, out: source.standard_normal(out=out))
 
 
-def uniforms(shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Independent whole multiples of 2⁻⁵³ in [0, 1), float64, on the device of `normals`."""
-    if generator.device.type == "cuda":
-        return torch.rand(tuple(shape), generator=generator, device=generator.device, dtype=torch.float64)
-    drawn: Tensor = torch.empty(tuple(shape), dtype=torch.float64)
-    _numpy(generator).random(out=drawn.numpy())
-    return drawn
+def uniforms(shape: Sequence[int], *generators: torch.Generator) -> Tensor:
+    """Independent whole multiples of 2⁻⁵³ in [0, 1), float64: where, and of how many generators, as `normals`."""
+    return _each(shape, generators, torch.rand, lambda source, out: source.random(out=out))
+
+
+def _each(
+    shape: Sequence[int],
+    generators: Sequence[torch.Generator],
+    on_cuda: Callable[..., Tensor],
+    fill: Callable[[np.random.Generator, Any], Any],
+) -> Tensor:
+    device = generators[0].device
+    if device.type == "cuda":
+        drawn = [on_cuda(tuple(shape), generator=one, device=device, dtype=torch.float64) for one in generators]
+        return torch.cat(drawn) if len(drawn) > 1 else drawn[0]
+    filled = np.empty((len(generators), *shape))
+    for one, out in zip(generators, filled, strict=True):
+        fill(_numpy(one), out)
+    return torch.from_numpy(filled[0] if len(filled) == 1 else filled.reshape(len(filled) * shape[0], *shape[1:]))
 
 
 class _Key(ISeedSequence):

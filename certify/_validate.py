@@ -284,14 +284,9 @@ def own_tensor(name: str, value: Any) -> Tensor:
 
 def broadcastable(name: str, value: Tensor, shape: Sequence[int], what: str) -> None:
     """Refuses `value` unless it broadcasts to exactly `shape`."""
-    import torch
-
-    target = tuple(shape)
-    try:
-        fits = torch.broadcast_shapes(tuple(value.shape), target) == target
-    except RuntimeError:
-        fits = False
-    if not fits:
+    target, own = tuple(shape), tuple(value.shape)
+    # (torch.broadcast_shapes loads sympy, which takes a second.)
+    if len(own) > len(target) or any(a not in (1, b) for a, b in zip(own[::-1], target[::-1], strict=False)):
         raise ValueError(f"{name} has shape {tuple(value.shape)}: must broadcast to {what}, {target}")
 
 

@@ -60,3 +60,16 @@ def test_the_description_has_no_link_into_a_repository() -> None:
     code = re.findall(r"```python\n(.*?)```", readme["text"], re.DOTALL)
     assert len(code) == 1
     compile(code[0], "pyproject.toml", "exec")
+
+
+def test_what_takes_long_to_import_waits_until_it_is_needed() -> None:
+    """scipy.stats, statsmodels and sympy each take about as long as torch; a bound needs none of them."""
+    script = """
+import sys
+import torch
+from certify import mse_bound
+mse_bound(lambda z: z, torch.zeros(3), 0.5, rho=0.5, n=200)
+print(sorted({"scipy.stats", "statsmodels", "sympy", "transformers", "matplotlib"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

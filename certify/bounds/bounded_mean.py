@@ -40,9 +40,9 @@ from functools import cache, cached_property
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
+import scipy  # its parts load when they are first named
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import brentq, minimize, minimize_scalar, nnls
 from torch import Tensor
 
 from certify import _validate
@@ -271,7 +271,7 @@ class Pilot:
             return value, (gradient + weights.transposed(weights.lengths(few=True) * slope))[1:]
 
         start = weights.linear[1:]
-        found = minimize(objective, start, jac=True, method="BFGS", options={"maxiter": 300})
+        found = scipy.optimize.minimize(objective, start, jac=True, method="BFGS", options={"maxiter": 300})
         best = min((start, found.x), key=lambda x: objective(x)[0] if np.isfinite(x).all() else math.inf)
         # Slopes are rounded, not W: of two nodes side by side it is the difference that counts. An error of ε in all of them
         # moves E W by ε E g at most, and the bound, which is near its least, by far less.
@@ -326,7 +326,7 @@ def fitted(seen: _Array, repeats: int) -> _Array:
     for _ in range(_FITS):
         scale = 1 / np.sqrt(np.maximum(fit, 1e-9))
         try:
-            law = nnls((table * scale).T, seen * scale)[0]
+            law = scipy.optimize.nnls((table * scale).T, seen * scale)[0]
         except RuntimeError:  # pragma: no cover - too many steps: what there is will do
             break
         last, fit = fit, (law / law.sum()) @ table
@@ -395,7 +395,7 @@ class Limits(Record):
         }
         candidates = [np.zeros(count)]
         for one in np.eye(count):
-            alone = minimize_scalar(
+            alone = scipy.optimize.minimize_scalar(
                 lambda t, one=one: objective(math.exp(t) * one, True)[0], bounds=(-12, 12), method="bounded"
             )
             candidates.append(math.exp(alone.x) * one)
@@ -410,7 +410,7 @@ class Limits(Record):
                 value, gradient = objective(unit * x, few)
                 return value, unit * gradient
 
-            together = minimize(
+            together = scipy.optimize.minimize(
                 scaled,
                 best / unit,
                 jac=True,
@@ -596,7 +596,7 @@ class MeanBound(OfCopies):
                 return low
         # One of 2⁴⁰ steps: sought near the root that interpolation finds, with a tenth of the evaluations of a bisection.
         steps, width = 2**40, high - low
-        guess = (brentq(excess, low, high, xtol=width / steps, rtol=1e-12) - low) / width * steps
+        guess = (scipy.optimize.brentq(excess, low, high, xtol=width / steps, rtol=1e-12) - low) / width * steps
         return (
             low + last_that_holds(lambda k: excess(low + k / steps * width) <= 0, steps - 1, int(guess)) / steps * width
         )

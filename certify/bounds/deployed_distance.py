@@ -27,7 +27,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self, cast
 
 import torch
-from scipy.stats import binom
 from torch import Tensor
 
 from certify._floats import length, up
@@ -44,7 +43,7 @@ from certify.bounds.percentile import (
     percentile_box,
 )
 from certify.bounds.statement import Distance, constant
-from certify.confidence import extreme_rank
+from certify.confidence import extreme_rank, fewer_than
 from certify.montecarlo import Accumulator, Distances, ExtremeRanks, Groups, whole_groups
 from certify.noise import Noise, Tails
 
@@ -296,7 +295,7 @@ class BallEvidence(Evidence):
         u, s, q, replicas = made.u, made.s, made.q, made.replicas
         if not (0 < u < 1 and 0 < q < 1 and replicas // 2 < s <= replicas):
             raise ValueError(f"u = {u}, q = {q}, s = {s}, replicas = {replicas}: out of range")
-        if float(binom.cdf(s - 1, replicas, u)) > (1 - q) * (1 + 1e-6):
+        if fewer_than(s, replicas, u) > (1 - q) * (1 + 1e-6):
             raise ValueError(f"s = {s} of {replicas} draws do not lie below the percentile at {u} with probability {q}")
         return made
 
@@ -323,7 +322,7 @@ class DimensionFreeRoute(DeployedMethod):
         self.reach = float(length(self._reach))
         self._pilot = None if setting.pilot is None else length(setting.distances(setting.center), dim=1).sort().values
         choices = [
-            (least_level(lambda u, s=s: float(binom.cdf(s - 1, replicas, u)), 1 - q), s)  # type: ignore[misc]
+            (least_level(lambda u, s=s: fewer_than(s, replicas, u), 1 - q), s)  # type: ignore[misc]
             for s in range(replicas // 2 + 1, replicas + 1)
         ]
         middle = choices[len(choices) // 2]
@@ -367,7 +366,7 @@ def _median_reach(setting: Setting) -> float:
 
 def _fails(replicas: int, u: float) -> float:
     """P[the (⌊K/2⌋ + 1)-th smallest of K draws is beyond their percentile at u] = P[Bin(K, u) ≤ ⌊K/2⌋]."""
-    return float(binom.cdf(replicas // 2, replicas, u))
+    return fewer_than(replicas // 2 + 1, replicas, u)
 
 
 def _majority(s: int, replicas: int) -> int:

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, cast
 
 import torch
-from scipy.stats import binom
 from torch import Tensor
 
 from certify._floats import length, squared_length, up
@@ -26,7 +25,7 @@ from certify._records import Record
 from certify._text import shown
 from certify.bounds.base import Evidence, Setting, pilot_rank
 from certify.bounds.statement import Result, constant
-from certify.confidence import extreme_rank, smallest_draws
+from certify.confidence import at_least, extreme_rank, smallest_draws
 from certify.montecarlo import Accumulator, Exceedances, ExtremeRanks
 from certify.montecarlo.accumulators import part_of, state_of
 from certify.noise import Noise, Tails
@@ -277,7 +276,7 @@ def enough(needed: int | None) -> str:
 def beyond(times: int, n: int, tail: float) -> float:
     """P[Bin(n, tail) ≥ times]: how likely so many draws beyond a limit are, if it leaves at most `tail` beyond it."""
     # Tails are rounded down; a little is given back before they stand for a maximum.
-    return float(binom.sf(times - 1, n, min(1.0, tail * (1 + 1e-9))))
+    return at_least(times, n, min(1.0, tail * (1 + 1e-9)))
 
 
 def box_distance(lower: Tensor, upper: Tensor, center_low: Tensor, center_high: Tensor) -> float:

@@ -15,8 +15,10 @@ from certify.confidence.anytime import (
 )
 from certify.confidence.fixed_n import (
     UP,
+    at_least,
     clopper_pearson,
     extreme_rank,
+    fewer_than,
     inner_rank,
     last_that_holds,
     quantile_guess,
@@ -27,6 +29,7 @@ from certify.confidence.moments import bennett, bernstein_slack, chernoff_limit,
 __all__ = [
     "UP",
     "anytime_limit",
+    "at_least",
     "bennett",
     "bernstein_slack",
     "chernoff_limit",
@@ -34,6 +37,7 @@ __all__ = [
     "divergence",
     "enough_evidence",
     "extreme_rank",
+    "fewer_than",
     "in_balls",
     "inner_rank",
     "last_that_holds",

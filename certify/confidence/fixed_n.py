@@ -23,15 +23,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from scipy.special import betainccinv, betaincinv, ndtri
-from scipy.stats import binom
+from scipy.special import betainc, betaincc, betainccinv, betaincinv, ndtri
 
 from certify import _validate
 
 __all__ = [
     "UP",
+    "at_least",
     "clopper_pearson",
     "extreme_rank",
+    "fewer_than",
     "inner_rank",
     "last_that_holds",
     "quantile_guess",
@@ -44,6 +45,16 @@ _SAFE, _SAFE_PER_DRAW = 1e-10, 2e-16
 
 UP = 1 + 1e-11
 """A tail is known to 1e-12 from above only (`Noise.tails` rounds down); where a larger one is safe it grows by this."""
+
+
+def fewer_than(t: int, n: int, p: float) -> float:
+    """P[Bin(n, p) < t]. What `scipy.stats.binom` computes, whose import takes as long as torch's."""
+    return float(t > 0) if not 0 < t <= n else float(betaincc(t, n - t + 1, p))
+
+
+def at_least(t: int, n: int, p: float) -> float:
+    """P[Bin(n, p) ≥ t]."""
+    return float(t <= 0) if not 0 < t <= n else float(betainc(t, n - t + 1, p))
 
 
 def extreme_rank(n: int, tail: float, alpha: float) -> int:
@@ -59,7 +70,7 @@ def extreme_rank(n: int, tail: float, alpha: float) -> int:
     if tail <= 0:
         return 0
     limit = alpha * (1 - _SAFE - _SAFE_PER_DRAW * n)
-    return last_that_holds(lambda t: t == 0 or binom.cdf(t - 1, n, tail) <= limit, n, quantile_guess(n, tail, limit))
+    return last_that_holds(lambda t: t == 0 or fewer_than(t, n, tail) <= limit, n, quantile_guess(n, tail, limit))
 
 
 def inner_rank(n: int, tail: float, alpha: float) -> int:
@@ -67,7 +78,7 @@ def inner_rank(n: int, tail: float, alpha: float) -> int:
     tail = min(1.0, tail * UP)
     limit = alpha * (1 - _SAFE - _SAFE_PER_DRAW * n)
     guess = n - quantile_guess(n, 1 - tail, limit)
-    t = last_that_holds(lambda t: t == 0 or binom.sf(t - 1, n, tail) > limit, n, guess) + 1
+    t = last_that_holds(lambda t: t == 0 or at_least(t, n, tail) > limit, n, guess) + 1
     return t if t <= n else 0
 
 

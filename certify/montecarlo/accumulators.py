@@ -135,11 +135,12 @@ class Counts(Tallied):
         return Counts()
 
     def update(self, outputs: Tensor) -> None:
-        wrong = outputs[(outputs != 0) & (outputs != 1)]
-        if wrong.numel():
+        ones = outputs.to(torch.bool)
+        if not torch.equal(outputs, ones.to(outputs.dtype)):
+            wrong = outputs[(outputs != 0) & (outputs != 1)]
             raise ValueError(f"event returned {wrong.flatten()[0].item()!r}: must be 0 or 1, or a boolean")
         self.count += outputs.shape[0]
-        self.ones = self.ones + outputs.to(torch.int64).sum(dim=0)
+        self.ones = self.ones + ones.sum(dim=0)
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         super().restore(state)

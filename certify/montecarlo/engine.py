@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -35,6 +36,7 @@ from certify.montecarlo.processes import Processes, RunState
 from certify.montecarlo.repeated import compare, few_together, halves
 from certify.montecarlo.streams import BLOCK, SHARD, generator
 from certify.noise import Noise
+from certify.noise.base import ScaledNoise
 
 __all__ = ["Function", "Progress", "accepts", "accepts_generator", "draw", "draw_all", "draw_packed", "out_of_memory"]
 
@@ -62,7 +64,6 @@ def draw(
     output_shape: tuple[int, ...] | None = None,
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
-    until: Callable[[int], bool] | None = None,
     called: str = "f",
     again: str = "both",
 ) -> tuple[int, ...]:
@@ -83,8 +84,6 @@ def draw(
         progress: called after every batch (of this process) with draws done by all, about.
         checkpoint: where to keep what was drawn, and to go on from. An exception, `KeyboardInterrupt` among them, keeps all
             whole batches.
-        until: asked after every batch, with the draws so far, whether they are enough; then the accumulators hold these only.
-            Not with several processes, nor with a checkpoint.
         called: what the caller calls `f`, for messages.
         again: when inputs are evaluated again, to see whether `f` is a function (`certify.montecarlo.repeated`): "early",
             "late", "both", or "never".
@@ -111,8 +110,7 @@ def draw(
     done = min(n, (first * SHARD + blocks) * BLOCK)
     if checkpoint is not None and processes.count == 1:
         checkpoint.agrees(state, done)
-    # A single shard needs no merging, and whoever may stop at any time looks at the totals.
-    alone = (shards == 1 and processes.count == 1) or until is not None
+    alone = shards == 1 and processes.count == 1  # nothing to merge
     with torch.no_grad():
         for shard in range(first + processes.offset(first), shards, processes.count):
             if alone:
@@ -137,9 +135,6 @@ def draw(
                     done = min(n, done + batch.rows * processes.count)
                     if progress is not None:
                         progress(done, n)
-                    if until is not None and until(done):
-                        look.late()
-                        return caller.known_shape
                     if checkpoint is not None:
                         checkpoint.save(shard, blocks, state, caller.known_shape)
             except BaseException:
@@ -202,67 +197,97 @@ def draw_packed(
     n: int,
     seeds: Sequence[int],
     stream: str,
-    accumulators: Sequence[Accumulator],
+    accumulators: Sequence[Iterable[Accumulator]],
     batch_size: int | None = None,
+    output_shape: tuple[int, ...] | None = None,
     progress: Progress | None = None,
-    decided: Callable[[int], bool] = lambda i: False,
+    wanted: Callable[[int], int] | None = None,
+    called: str = "f",
     again: str = "both",
-) -> None:
-    """Runs `f` on n noisy copies of each of several inputs, the draws of several of them in one batch.
+) -> list[int]:
+    """Runs `f` on up to n noisy copies of each of several inputs, the draws of several of them in one batch.
 
     Every input has the draws, in the order, that `draw` gives it by itself; only the rounding inside `f` can depend on what
-    else is in a batch. A batch takes a block of as many inputs as it has room for, in turn, so that few draws are made in vain
-    where an input may be decided at any time.
+    else is in a batch. Inputs that may be decided at any time say how many draws they want next, so that few are made in vain.
 
     Args:
-        f: batch (b, *input) → batch (b, *output), as in `draw`.
+        f: batch (b, *input) → batch (b, *output), as in `draw`. A random one is called with whole blocks of 64.
         ys: the inputs, of one shape, dtype and device.
-        noises, seeds, accumulators: one an input.
-        n, stream, batch_size: as in `draw`.
-        progress: called after every batch with (draws done or not needed, draws of all inputs).
-        decided: asked after each of its batches whether an input, by its number, needs no more draws.
+        noises, seeds: one an input.
+        accumulators: some an input; they take parts of any size.
+        n, stream, batch_size, output_shape, called: as in `draw`.
+        progress: called after every batch with (draws done, draws found not to be needed), of all inputs.
+        wanted: asked before each of its batches how many draws an input, by its number, wants next; 0: no more.
         again: as in `draw`, of the first input's first block.
+
+    Returns:
+        How many draws each input was given.
 
     Raises:
         TypeError, ValueError: as `draw`.
     """
     size = DEFAULT_BATCH if batch_size is None else _validate.count("batch_size", batch_size)
-    _validate.evaluating("f", f)
-    caller = _Caller(f, None, size, "f")
+    _validate.evaluating(called, f)
+    caller = _Caller(f, output_shape, size, called)
     draws = [
         _Draws(y.detach().clone(), noise, n, seed, stream) for y, noise, seed in zip(ys, noises, seeds, strict=True)
     ]
-    look = _Look(caller, draws[0], again)
-    blocks, total, unused = -(-n // BLOCK), n * len(draws), 0
-    following, waiting = [0] * len(draws), list(range(len(draws)))
+    receivers = [list(some) for some in accumulators]
+    look, recent = _Look(caller, draws[0], again), _Recent(draws)
+    done, unused = [0] * len(draws), 0
+
+    def wants(i: int) -> int:
+        rest = n - done[i]
+        return min(rest, wanted(i)) if wanted is not None and rest else rest
+
+    left = {i: wants(i) for i in range(len(draws))}
     with torch.no_grad():
-        while waiting:
-            chosen = _in_turn(waiting, following, blocks, max(1, caller.size // BLOCK))
-            parts = [draws[i].of(range(block, block + 1), caller.random) for i, block in chosen]
-            for (i, _), part, outputs in zip(chosen, parts, _outputs(caller, parts), strict=True):
-                look.first(part, outputs)
-                accumulators[i].update(outputs)
+        while left:
+            if caller.random:
+                i = next(iter(left))
+                chosen = [(i, range(done[i], min(n, done[i] + BLOCK)))]
+                parts = [draws[i].of(range(done[i] // BLOCK, done[i] // BLOCK + 1), True)]
+            else:
+                chosen = _in_turn(left, done, caller.size)
+                parts = [_Batch(len(rows), partial(recent.rows, i, rows)) for i, rows in chosen]
+            for (i, rows), part, outputs in zip(chosen, parts, _outputs(caller, parts), strict=True):
+                if i == 0:
+                    look.part(rows, part, outputs)
+                for receiver in receivers[i]:
+                    receiver.update(outputs)
+                done[i] = rows.stop
             look.early()
             for i in dict.fromkeys(i for i, _ in chosen):
-                if following[i] == blocks or decided(i):
-                    waiting.remove(i)
-                    unused += n - min(n, following[i] * BLOCK)
-            if not waiting:
+                left[i] = wants(i)
+                if not left[i]:
+                    del left[i]
+                    unused += n - done[i]
+            if not left:
                 look.late()
             if progress is not None:
-                progress(unused + sum(min(n, block * BLOCK) for block in following), total)
+                progress(sum(done), unused)
+    return done
 
 
-def _in_turn(waiting: Sequence[int], following: list[int], blocks: int, room: int) -> list[tuple[int, int]]:
-    """(input, block) for one batch: a block of each input in turn, which `following` then counts as taken."""
-    chosen: list[tuple[int, int]] = []
-    while len(chosen) < room:
-        more = [i for i in waiting[:room] if following[i] < blocks][: room - len(chosen)]
-        if not more:
-            break
-        for i in more:
-            chosen.append((i, following[i]))
-            following[i] += 1
+def _in_turn(left: Mapping[int, int], done: Sequence[int], room: int) -> list[tuple[int, range]]:
+    """(input, which of its draws) for one batch: a part of a block of each in turn, as long as there is room.
+
+    Args:
+        left: how many more draws each input wants, > 0.
+        done: draws that each has.
+        room: rows of the batch.
+    """
+    wanted = {i: [done[i], done[i] + count] for i, count in itertools.islice(left.items(), room)}
+    chosen: list[tuple[int, range]] = []
+    while room and wanted:
+        for i, (start, stop) in list(wanted.items()):
+            rows = range(start, min(stop, start + room, (start // BLOCK + 1) * BLOCK))
+            if rows:
+                chosen.append((i, rows))
+                room -= len(rows)
+                wanted[i][0] = rows.stop
+            if rows.stop == stop:
+                del wanted[i]
     return chosen
 
 
@@ -272,6 +297,27 @@ def _outputs(caller: _Caller, parts: Sequence[_Batch]) -> list[Tensor]:
         return [torch.cat(list(caller(part))) for part in parts]
     together = _Batch(sum(part.rows for part in parts), lambda: torch.cat([part.draw() for part in parts]))
     return list(torch.cat(list(caller(together))).split([part.rows for part in parts]))
+
+
+class _Recent:
+    """Parts of blocks of several inputs. The last few blocks are kept, since the next part is mostly of the same one."""
+
+    MOST = 16
+
+    def __init__(self, draws: Sequence[_Draws]) -> None:
+        self.draws, self.blocks = draws, dict[tuple[int, int], Tensor]()
+
+    def rows(self, i: int, rows: range) -> Tensor:
+        """Draws of input i within one block, in memory of their own."""
+        block = rows.start // BLOCK
+        kept = self.blocks.pop((i, block), None)
+        if kept is None:
+            kept = self.draws[i].of(range(block, block + 1), False).draw()
+        if rows.stop < min((block + 1) * BLOCK, self.draws[i].n):
+            self.blocks[i, block] = kept
+            if len(self.blocks) > self.MOST:
+                del self.blocks[next(iter(self.blocks))]
+        return kept[rows.start - block * BLOCK : rows.stop - block * BLOCK].clone()
 
 
 def accepts_generator(f: Function) -> bool:
@@ -361,21 +407,21 @@ class _Draws:
 
     def of(self, blocks: range, random: bool) -> _Batch:
         """Some blocks together."""
+        rows = min(self.n, blocks.stop * BLOCK) - blocks.start * BLOCK
 
         def draw() -> Tensor:
             # A block is always drawn whole and then cut, so that a longer run begins with the draws of a shorter one.
-            parts = [
-                self.noise.draw(self.y, BLOCK, generator(self.seed, self.stream, block, self.y.device))[
-                    : self.n - block * BLOCK
-                ]
-                for block in blocks
-            ]
-            return torch.cat(parts) if len(parts) > 1 else parts[0]
+            sources = [generator(self.seed, self.stream, block, self.y.device) for block in blocks]
+            if isinstance(self.noise, ScaledNoise) and type(self.noise).draw is ScaledNoise.draw:
+                drawn = self.noise.draw_each(self.y, BLOCK, sources)
+            else:
+                parts = [self.noise.draw(self.y, BLOCK, one) for one in sources]
+                drawn = torch.cat(parts) if len(parts) > 1 else parts[0]
+            return drawn[:rows]
 
         def source() -> torch.Generator:
             return generator(self.seed, self.stream, blocks.start, self.y.device, internal=True)
 
-        rows = min(self.n, blocks.stop * BLOCK) - blocks.start * BLOCK
         return _Batch(rows, draw, source if random else None)
 
     def batches(self, shard: int, done: int, caller: _Caller) -> Iterator[_Batch]:
@@ -402,12 +448,21 @@ class _Look:
         self.seen: Tensor | None = None
         self.block = _Batch(0, lambda: draws.y)
         self.looked = False
+        self.before = torch.empty(0, dtype=torch.int64)  # rows that were evaluated again early
 
     def first(self, batch: _Batch, outputs: Tensor) -> None:
         """Remembers the first outputs that come."""
         if self.seen is None and self.when != "never":
             self.seen = outputs
             self.block = _Batch(len(outputs), lambda: batch.draw()[: len(outputs)], batch.source)
+
+    def part(self, rows: range, batch: _Batch, outputs: Tensor) -> None:
+        """Remembers outputs of the first block as they come, part by part."""
+        if self.seen is None or self.when == "never":
+            self.first(batch, outputs)
+        elif rows.start < BLOCK:
+            self.seen = torch.cat([self.seen, outputs])
+            self.block = _Batch(rows.stop, lambda: self.draws.of(range(1), False).draw()[: rows.stop])
 
     def early(self) -> None:
         """After the first batch."""
@@ -425,6 +480,10 @@ class _Look:
         if seen is None:
             return
         rows = torch.arange(len(seen)) if self.caller.random else halves(len(seen))[half]
+        if half and len(self.before) and not self.caller.random and len(seen) > 1:
+            every = torch.cat(halves(len(seen)))
+            rows = every[~torch.isin(every, self.before)][: BLOCK // 2]
+        self.before = rows
         together = few_together(rows) if half and not self.caller.random else [rows]
 
         def evaluate() -> Tensor:

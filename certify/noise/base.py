@@ -56,10 +56,14 @@ class ScaledNoise(ABC):
         Z and the sum are float64, rounded once at the end. The generator, on y's device or on the CPU, is the only source of
         randomness.
         """
+        return self.draw_each(y, count, [generator])
+
+    def draw_each(self, y: Tensor, count: int, generators: Sequence[torch.Generator]) -> Tensor:
+        """What `draw` gives with each generator, one after the other: (generators · count, *input)."""
         _validate.broadcastable(self.scale_name, self.scale, y.shape, "the input's shape")
-        z = self.standard((count, *y.shape), generator)
+        z = self.standard((count, *y.shape), generators)
         # y by way of its own dtype: its device may have no float64.
-        z.mul_(self.scale.to(z.device).double()).add_(y.to(z.device).double())
+        z.mul_(self.scale.to(z.device, torch.float64)).add_(y.to(z.device).double())
         return z.to(y.dtype).to(y.device)
 
     def norm(self, delta: Tensor) -> float:
@@ -74,8 +78,8 @@ class ScaledNoise(ABC):
         return self.length(torch.where((d != 0) & (scaled == 0), 5e-324, scaled))
 
     @abstractmethod
-    def standard(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
-        """Z, float64, where `certify._random` draws it."""
+    def standard(self, shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
+        """Z, float64, where `certify._random` draws it: as many of `shape`, one after the other, as there are generators."""
 
     @abstractmethod
     def length(self, scaled: Tensor) -> float:

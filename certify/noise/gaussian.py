@@ -91,9 +91,9 @@ class GaussianNoise(ScaledNoise):
         """σ over an input of `shape`, float64. Raises ValueError where it does not broadcast."""
         return self.scale_for(shape)
 
-    def standard(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    def standard(self, shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
         """Normals. Torch's float32 ones stop at 5.8, which one draw in two thousand would pass in 59 136 dimensions."""
-        return normals(shape, generator)
+        return normals(shape, *generators)
 
     def length(self, scaled: Tensor) -> float:
         """‖δ‖_Σ."""

@@ -88,10 +88,10 @@ class UniformNoise(ScaledNoise):
     def __init__(self, half_width: float | Tensor) -> None:
         self.half_width = scale_of("half_width", half_width)
 
-    def standard(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    def standard(self, shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
         """Uniforms on (−1, 1): no value is outside the rounded [y − h, y + h]."""
         # From k/2⁵³ in [0, 1) to (2k + 1)/2⁵³ − 1, exactly: symmetric about 0, and never −1, which 2u − 1 would be.
-        return uniforms(shape, generator).mul_(2).sub_(1).add_(2.0**-53)
+        return uniforms(shape, *generators).mul_(2).sub_(1).add_(2.0**-53)
 
     def length(self, scaled: Tensor) -> float:
         """Σ_j |δ_j|/(2h_j), halved last: twice the largest h is not finite."""

@@ -195,23 +195,32 @@ class _Question:
         }
 
         def tick(before: int) -> Progress | None:
-            return None if progress is None else lambda done, _: progress(before + done, every)
+            return None if progress is None else lambda done, unused: progress(before + done + unused, every)
 
         votes = [Labels(self.classes) for _ in runs]
-        draw_packed(f, n=self.n0, stream="pilot", accumulators=votes, progress=tick(0), again="early", **about)
+        draw_packed(
+            f,
+            n=self.n0,
+            stream="pilot",
+            accumulators=[[vote] for vote in votes],
+            progress=tick(0),
+            again="early",
+            **about,
+        )
         chosen = [vote.most() for vote in votes]
         counts = [self.counts(label, run.noise) for label, run in zip(chosen, runs, strict=True)]
 
-        def decided(i: int) -> bool:
-            return getattr(counts[i], "decided", "undecided") != "undecided"
+        def wanted(i: int) -> int:
+            count = counts[i]
+            return count.next_draws() if isinstance(count, StoppedCount) else n
 
         draw_packed(
             f,
             n=n,
             stream="bounding",
-            accumulators=counts,
+            accumulators=[[count] for count in counts],
             progress=tick(pilots),
-            decided=decided,
+            wanted=wanted,
             again="late",
             **about,
         )

@@ -160,7 +160,7 @@ def decide_event(
             each, at most 64, choose what lets expect an answer soonest, T5 among it; below n = 300 it is T5 without any.
         alpha: probability that anything in the answer is wrong, a "yes", a "no" or a limit, at any number of draws.
         **options: of drawing: those of `certify.statements.drawing.Drawing`; n is the most draws. Drawing ends with a batch:
-            smaller ones save more.
+            the first has 16 at most, later ones as many as it takes at least to decide.
 
     Returns:
         `Decision`; `value` is the bound of P[event].
@@ -573,16 +573,8 @@ class _Distance:
 
 def _until_decided(drawing: Drawing, stopped: StoppedCount | StoppedMean | StoppedRanks) -> int:
     """Draws until `stopped` has decided; how many draws were made."""
-    drawn = 0
     _single_process()
-
-    def until(done: int) -> bool:
-        nonlocal drawn
-        drawn = done
-        return stopped.decided != "undecided"
-
-    drawing.draw([stopped], until)
-    return drawn
+    return drawing.draw_until(stopped, stopped.next_draws)
 
 
 def _single_process() -> None:

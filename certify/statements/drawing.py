@@ -13,7 +13,7 @@ from torch import Tensor
 
 from certify import _validate
 from certify.bounds.base import Run, default_pilot, recorded
-from certify.montecarlo import Accumulator, Function, Progress, draw, draw_all
+from certify.montecarlo import Accumulator, Function, Progress, draw, draw_all, draw_packed
 from certify.montecarlo.checkpoint import Checkpoint, as_checkpoint
 from certify.montecarlo.ranks import DEFAULT_MEMORY
 from certify.noise import Noise, as_noise
@@ -227,8 +227,8 @@ class Drawing(Draws):
             inside.update(self._trial)
         return self._trial
 
-    def draw(self, accumulators: Iterable[Accumulator], until: Callable[[int], bool] | None = None) -> None:
-        """Hands the n bounding draws to accumulators (`certify.montecarlo.draw`); `until` says when they are enough."""
+    def draw(self, accumulators: Iterable[Accumulator]) -> None:
+        """Hands the n bounding draws to accumulators (`certify.montecarlo.draw`)."""
         if self._before > self._total - self.n:  # once more
             self._total += self.n
         draw(
@@ -237,17 +237,38 @@ class Drawing(Draws):
             self.noise,
             n=self.n,
             seed=self.seed,
-            stream="bounding",
-            accumulators=[*accumulators, *([] if self.support is None else [Inside(self.support, self.shape)])],
-            batch_size=self.batch_size,
-            output_shape=self.shape,
-            called=self.called,
-            progress=self._tick,
+            accumulators=self._with_support(accumulators),
             checkpoint=self.checkpoint,
-            until=until,
-            again="both" if self._trial is None else "late",
+            **self._bounding(),
         )
         self._before += self.n
+
+    def draw_until(self, accumulator: Accumulator, wanted: Callable[[], int]) -> int:
+        """Hands bounding draws to an accumulator as long as any are `wanted`, n at most; how many were made."""
+        (drawn,) = draw_packed(
+            self.f,
+            [self._copied],
+            [self.noise],
+            n=self.n,
+            seeds=[self.seed],
+            accumulators=[self._with_support([accumulator])],
+            wanted=lambda _: wanted(),
+            **self._bounding(),
+        )
+        return drawn
+
+    def _with_support(self, accumulators: Iterable[Accumulator]) -> list[Accumulator]:
+        return [*accumulators, *([] if self.support is None else [Inside(self.support, self.shape)])]
+
+    def _bounding(self) -> dict[str, Any]:
+        return {
+            "stream": "bounding",
+            "batch_size": self.batch_size,
+            "output_shape": self.shape,
+            "called": self.called,
+            "progress": self._tick,
+            "again": "both" if self._trial is None else "late",
+        }
 
     @property
     def _copied(self) -> Tensor:

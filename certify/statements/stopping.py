@@ -1,7 +1,7 @@
 """Stopping: accumulators that end a run of draws as soon as a question is decided (T3, sequential).
 
-`certify.montecarlo.draw` asks them after every batch; they look draw by draw (an event), or at numbers of draws that were fixed
-beforehand (order statistics), so that what they decide does not depend on the batches.
+They are asked after every batch how many draws they want next (`certify.montecarlo.draw_packed`), and look draw by draw (an
+event), or at numbers of draws that were fixed beforehand (order statistics): what they decide does not depend on the batches.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ from certify.confidence.betting import Bets, upper_limit
 from certify.montecarlo import AllDraws, Counts, ExtremeRanks
 
 __all__ = ["StoppedCount", "StoppedMean", "StoppedRanks"]
+
+FIRST = 16
+"""Draws of the first batch, at most."""
 
 
 class StoppedCount(Counts):
@@ -71,6 +74,22 @@ class StoppedCount(Counts):
             first = int(decisive[0])
             self.decided = "yes" if yes[first] else "no"
             self.count, self.ones = int(n[first]), int(successes[first])
+
+    def next_draws(self) -> int:
+        """How many draws to make next: as many as it takes at least to decide as things stand, so that few are made in vain.
+
+        At first 16 at most, then up to as many again as there are; 0 once it is decided.
+        """
+        if self.decided != "undecided":
+            return 0
+        n, ones = self.count, int(self.ones)
+        more = np.arange(1, max(n, FIRST) + 1)
+        if ones <= self.allowed * (n + 1):  # by which side it is going to be, if it goes on like this
+            enough = log_evidence_below(ones, n + more, self.allowed) if self.allowed > 0 else np.zeros(len(more))
+        else:
+            enough = log_evidence_above(ones + more, n + more, max(self.allowed * UP, 1e-300))
+        reached = np.flatnonzero(enough >= enough_evidence(n + more, self.alpha))
+        return max(int(more[reached[0]]) if len(reached) else len(more), n // 20)
 
     def limits(self) -> tuple[float, float]:
         """Limits of the probability, each valid with probability 1 − α wherever drawing ended, together with its decision."""
@@ -183,6 +202,12 @@ class StoppedRanks(ExtremeRanks):
             if self.count == count:
                 self._look(method, *self.inner[self._next])
                 self._next += 1
+
+    def next_draws(self) -> int:
+        """How many draws to make next: up to the next look; 0 once it is decided."""
+        if self.decided != "undecided" or self._next == len(self.plan):
+            return 0
+        return self.plan[self._next][0] - self.count
 
     def _look(self, method: CoordinatewiseMSE, low: int, high: int) -> None:
         evaluation = method.at(self.rho, {self.key: self})

@@ -18,9 +18,10 @@ import torch
 
 from certify import GaussianNoise
 from certify._digests import json_digest
-from certify.montecarlo import AllDraws, Counts, ExtremeRanks, RunFolder, draw
+from certify.montecarlo import AllDraws, ExtremeRanks, RunFolder, draw, draw_packed
 from certify.montecarlo.checkpoint import Checkpoint, CheckpointError
 from tests.processes import forked
+from tests.subjects import outputs_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -278,16 +279,50 @@ def test_batches_are_halved_where_memory_ends():
         draw(never, Y, GaussianNoise(1.0), n=700, seed=0, stream="bounding", accumulators=[ExtremeRanks(1, 1)])
 
 
-def test_drawing_ends_when_it_is_enough():
-    seen = Counts()
-    draw(
-        lambda z: z[:, 0] > 0,
-        Y,
-        GaussianNoise(1.0),
+def test_drawing_ends_when_no_more_is_wanted():
+    """In parts of the wanted sizes, cut at the end of a block; the draws are those of a run that draws all."""
+    sizes: list[int] = []
+
+    def f(z):
+        sizes.append(len(z))
+        return z
+
+    seen, wants = AllDraws(), iter([16, 10, 100, 0])
+    drawn = draw_packed(
+        f,
+        [Y],
+        [GaussianNoise(1.0)],
         n=100_000,
-        seed=0,
+        seeds=[3],
         stream="bounding",
-        accumulators=[seen],
-        until=lambda done: done >= 1000,
+        accumulators=[[seen]],
+        wanted=lambda _: next(wants),
+        again="never",
     )
-    assert seen.count == 1024
+    assert drawn == [126]
+    assert sizes == [16, 10, 100]
+    assert torch.equal(seen.stacked(), outputs_of(lambda z: z, Y, GaussianNoise(1.0), n=126, seed=3))
+
+
+def test_several_inputs_share_a_batch_as_far_as_they_want_draws():
+    """Each has the draws that it has by itself, whatever the order; nobody has more than it wanted."""
+    inputs, wanted = [Y, Y + 1, Y - 1], {0: 40, 1: 150, 2: 0}
+    seen = [AllDraws() for _ in inputs]
+
+    def wants(i: int) -> int:
+        return wanted[i] - seen[i].count
+
+    drawn = draw_packed(
+        lambda z: z,
+        inputs,
+        [GaussianNoise(1.0)] * 3,
+        n=1000,
+        seeds=[0, 1, 2],
+        stream="bounding",
+        accumulators=[[one] for one in seen],
+        wanted=wants,
+        batch_size=32,
+    )
+    assert drawn == [40, 150, 0]
+    for i, one in enumerate(seen[:2]):
+        assert torch.equal(one.stacked(), outputs_of(lambda z: z, inputs[i], GaussianNoise(1.0), n=wanted[i], seed=i))
