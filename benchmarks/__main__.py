@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import floor, gpu, means, processes, rates, smoother, spectrum, stopping
+from benchmarks import floor, gpu, means, processes, rates, side, smoother, spectrum, stopping
 
 INTRODUCTION = """# Benchmarks
 
@@ -143,6 +143,7 @@ def gpu_table(quick: bool) -> str:
 
 
 TABLES: dict[str, Callable[[bool], str]] = {
+    "side": side.table,
     "floor": floor_table,
     "memory": memory_table,
     "processes": processes_table,

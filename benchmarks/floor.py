@@ -79,12 +79,12 @@ def row(subject: subjects.Subject, n: int, rho: float, rounds: int, device: str 
     )
 
 
-def batches(y: Tensor, noise: GaussianNoise, n: int, size: int = 256) -> Iterator[Tensor]:
+def batches(y: Tensor, noise: GaussianNoise, n: int, size: int = 256, seed: int = 0) -> Iterator[Tensor]:
     """The noisy inputs of `certify`'s draws, 256 at a time."""
     blocks = -(-n // BLOCK)
     for first in range(0, blocks, size // BLOCK):
         drawn = [
-            noise.draw(y, BLOCK, generator(0, "bounding", block, y.device))[: n - block * BLOCK]
+            noise.draw(y, BLOCK, generator(seed, "bounding", block, y.device))[: n - block * BLOCK]
             for block in range(first, min(first + size // BLOCK, blocks))
         ]
         yield torch.cat(drawn)

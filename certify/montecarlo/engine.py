@@ -234,13 +234,14 @@ def draw_packed(
     ]
     receivers = [list(some) for some in accumulators]
     look, recent = _Look(caller, draws[0], again), _Recent(draws)
-    done, unused = [0] * len(draws), 0
+    done = [0] * len(draws)
 
     def wants(i: int) -> int:
         rest = n - done[i]
         return min(rest, wanted(i)) if wanted is not None and rest else rest
 
-    left = {i: wants(i) for i in range(len(draws))}
+    left = {i: count for i in range(len(draws)) if (count := wants(i))}
+    unused = n * (len(draws) - len(left))
     with torch.no_grad():
         while left:
             if caller.random:
@@ -412,10 +413,11 @@ class _Draws:
         def draw() -> Tensor:
             # A block is always drawn whole and then cut, so that a longer run begins with the draws of a shorter one.
             sources = [generator(self.seed, self.stream, block, self.y.device) for block in blocks]
-            if isinstance(self.noise, ScaledNoise) and type(self.noise).draw is ScaledNoise.draw:
-                drawn = self.noise.draw_each(self.y, BLOCK, sources)
+            noise: Any = self.noise
+            if isinstance(noise, ScaledNoise) and type(noise).draw is ScaledNoise.draw:
+                drawn = noise.draw_each(self.y, BLOCK, sources)
             else:
-                parts = [self.noise.draw(self.y, BLOCK, one) for one in sources]
+                parts = [noise.draw(self.y, BLOCK, one) for one in sources]
                 drawn = torch.cat(parts) if len(parts) > 1 else parts[0]
             return drawn[:rows]
 

@@ -204,14 +204,17 @@ class Spectrum:
     def _away(self, outputs: Tensor) -> tuple[Tensor, Tensor, float]:
         """f − c and its length, in a scale in which neither overflows, and that scale."""
         scale = max(self._unit, 1.0)
-        x = outputs.to(torch.float64) / scale - self.center.to(outputs.device, torch.float64) / scale
+        x, center = outputs.to(torch.float64), self.center.to(outputs.device, torch.float64)
+        x = x - center if scale == 1 else x / scale - center / scale
         x = x.reshape(outputs.shape[0], -1)
         return x, length(x, dim=1), scale
 
     def _shortened(self, x: Tensor, distance: Tensor, scale: float) -> Tensor:
         """x, in units."""
         radius = self.radius / scale
-        return x * torch.where(distance > radius, radius / distance, 1.0)[:, None] / (self._unit / scale)
+        if bool((distance > radius).any()):
+            x = x * torch.where(distance > radius, radius / distance, 1.0)[:, None]
+        return x if self._unit == scale else x / (self._unit / scale)
 
     def _take(self, x: Tensor) -> None:
         self._top = None

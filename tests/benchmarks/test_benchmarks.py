@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks import floor, subjects
+from benchmarks import floor, side, subjects
 from benchmarks.measure import Timing, in_turns, peak_memory
 from certify import GaussianNoise, mse_bound, percentile_bounds
+from certify.bounds.classification import class_radius, other_limit
 from tests.subjects import outputs_of
 
 
@@ -67,3 +70,35 @@ def test_an_unknown_part_is_refused():
     done = subprocess.run([sys.executable, "-m", "benchmarks", "speed"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "PART = 'speed': must be one of floor" in done.stderr
+
+
+def test_the_published_classifier_is_ours_but_for_its_noise():
+    """On the same counts: class and radius by their formula; both abstain where the classes are even."""
+    f, x = side.digits()
+    label, radius = side.published_classifier(f, x, 0.05, 100, 1000, 1e-3)
+    successes = int(side.counted(f, x, 0.05, 1000, 1)[label])
+    other = other_limit(1000 - successes, 1000, 1e-3, early=False)
+    assert class_radius(other, GaussianNoise(0.05)) * 0.05 == pytest.approx(radius, rel=1e-9)
+    even = side.published_classifier(lambda z: z.flatten(1)[:, :2], torch.zeros(2), 1.0, 100, 1000, 1e-3)
+    assert even == (None, 0.0)
+
+
+def test_center_smoothing_holds_the_quantile_of_the_distances():
+    """For the identity in one dimension: three times at least the shifted quantile of |G|, and ∞ where n does not suffice."""
+    y, noise = torch.zeros(1, dtype=torch.float64), GaussianNoise(1.0)
+    found = side.center_smoothing(lambda z: z, y, noise, 0.5, 5000)
+    assert 3 * 1.2 < found < 3 * 1.6  # Φ(Φ⁻¹(½ + .064) + ½) + .03 = .775: |G| is below 1.21 there
+    assert side.center_smoothing(lambda z: z, y, noise, 3.0, 500) == float("inf")
+
+
+def test_sequential_tests_decide_what_is_plain_and_not_what_is_even():
+    never, always, even = np.zeros(3000, int), np.arange(1, 3001), np.arange(1, 3001) // 10
+    for name, test in side.SEQUENTIAL.items():
+        assert test(always, 0.1) <= (100 if name == "stages" else 20)
+        assert 60 <= test(never, 0.1) <= 150
+        assert test(even, 0.1) == 3000
+
+
+def test_decisions_take_hardly_more_draws_than_the_sharpest_published_test():
+    for p0, p, mine, least, _ in itertools.islice(side.decisions(quick=True), 6):
+        assert mine <= 1.1 * least, (p0, p)
