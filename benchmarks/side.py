@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,7 @@ def _distances(quick: bool) -> Iterator[tuple[str, ...]]:
             "center smoothing": balls,
         }
         for method in ("coordinatewise", "dimension-free", "best"):
-            ways[method] = lambda method=method: bound(method)
+            ways[method] = partial(bound, method)
         with torch.no_grad():
             times = in_turns(ways, 1 if quick else 3)
             memory = {name: peak_memory(ways[name]) for name in ("stack and sort", "coordinatewise", "best")}
@@ -274,7 +275,14 @@ def decisions(quick: bool = False) -> Iterator[tuple[float, float, float, float,
             for seed in range(streams if p else 1):
                 level = float(ndtri(p)) if p else -math.inf
                 happens = lambda z, level=level: z[:, 0, 0] < level  # noqa: E731
-                asked = {"target": p0, "rho": 0.0, "replicas": 1, "alpha": ALPHA, "n": most, "seed": seed}
+                asked: dict[str, Any] = {
+                    "target": p0,
+                    "rho": 0.0,
+                    "replicas": 1,
+                    "alpha": ALPHA,
+                    "n": most,
+                    "seed": seed,
+                }
                 y = torch.zeros(1, dtype=torch.float64)
                 mine.append(decide_event(happens, y, 1.0, **asked).drawn)
                 drawn = torch.cat(list(floor.batches(y, GaussianNoise(1.0), most, seed=seed)))[:, 0]
