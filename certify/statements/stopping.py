@@ -29,7 +29,7 @@ from certify.confidence import (
     looks,
 )
 from certify.confidence.betting import Bets, upper_limit
-from certify.montecarlo import AllDraws, Counts, ExtremeRanks
+from certify.montecarlo import BLOCK, AllDraws, Counts, ExtremeRanks
 
 __all__ = ["StoppedCount", "StoppedMean", "StoppedRanks"]
 
@@ -152,6 +152,10 @@ class StoppedMean(AllDraws):
             self.decided = "yes" if yes[taken - 1] else "no"
         self.count += taken
         self.estimates = np.concatenate([self.estimates, x[:taken]])
+
+    def next_draws(self) -> int:
+        """How many draws to make next: a block, in which the statistic is random; 0 once it is decided."""
+        return BLOCK if self.decided == "undecided" else 0
 
     def limit(self) -> float:
         """An upper limit of the mean, valid with probability 1 − α wherever drawing ended."""
