@@ -24,7 +24,7 @@ from experiments.unlearning.concept import Concept
 __all__ = ["CASES", "PROMPT", "row", "table"]
 
 PROMPT, CONCEPT, ALPHA = "an image of a purple circle on a lilac background", "circle", 1e-3
-CASES = ((13, 0.25, 2_000), (13, 0.25, 10_000), (1, 1.0, 10_000))
+CASES = ((13, 0.25, 2_000), (1, 1.0, 2_000), (13, 0.25, 10_000), (1, 1.0, 10_000))
 """K, ρ, images."""
 
 
