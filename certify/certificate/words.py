@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 from certify import _text
 from certify._text import EVENT_RHOS, shown, spelled
-from certify.bounds.indistinguishability import indistinguishability
 
 if TYPE_CHECKING:
     from certify.bounds.classification import Classification
@@ -573,6 +572,8 @@ def _alike(rho: float, replicas: int | None, style: Style) -> str:
     """What nobody can tell apart within ρ (T15), after a statement about the smoother as deployed (T17)."""
     if replicas is None:
         return " (T17)"
+    from certify.bounds.indistinguishability import indistinguishability  # loads what is not light
+
     most = style.number(indistinguishability(rho=rho, replicas=replicas).total_variation, "up", 3)
     return (
         f", and no event’s probability, whoever looks, differs by more than {most} from what it is for this prompt "

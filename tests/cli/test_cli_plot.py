@@ -48,7 +48,7 @@ def test_a_runs_fraction(run, folders, tmp_path):
     [
         (
             ("one", "scatter"),
-            "what = 'scatter': must be one of 'curve', 'rate', 'noise', 'ellipsoid', 'relevance', 'fraction'",
+            "what = 'scatter': must be one of 'curve', 'rate', 'noise', 'ellipsoid', 'relevance', 'levels', ",
         ),
         (("one", "curve", "--out", "a.jpg"), "out = 'a.jpg': must end in .png or .svg or .pdf"),
         (("one", "curve", "--out", "no/a.png"), "does not exist"),
