@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +15,7 @@ from experiments.unlearning import uce
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.training import TrainingLoop
+from tests.processes import forked
 
 BIASED = SimpleNamespace(named_modules=lambda: [("a.attn2.to_k", torch.nn.Linear(2, 2))])
 WORD = Concept.of(["circle"], anchor="square")
@@ -101,15 +100,15 @@ def test_nothing_to_change_changes_nothing(diffusion):
 
 def test_command_writes_what_load_pipeline_takes(tmp_path: Path):
     folder = tmp_path / "uce"
-    call = [sys.executable, "-m", "experiments", "unlearn", "uce", "--concept", "dotted", "--anchor", "solid", "--out"]
-    done = subprocess.run([*call, str(folder)], capture_output=True, text=True, check=False)
+    call = ["experiments", "unlearn", "uce", "--concept", "dotted", "--anchor", "solid", "--out", str(folder)]
+    done = forked(*call, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     weights = load_pipeline(unet=folder / "unet.safetensors").unet.state_dict()
     name = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
     assert not torch.equal(weights[name], load_pipeline().unet.state_dict()[name])
     record = json.loads((folder / "README.md").read_text().split("```json")[1].split("```")[0])
     assert (record["method"], record["erased"], record["anchor"]) == ("uce", ["dotted"], "solid")
-    again = subprocess.run([*call, str(folder)], capture_output=True, text=True, check=False)
+    again = forked(*call, cwd=tmp_path)
     assert again.returncode == 2
     assert "already" in again.stderr
     assert "Traceback" not in again.stderr
