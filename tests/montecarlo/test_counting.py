@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from certify.montecarlo import count_events
+from certify.montecarlo import Counts, count_events
 from certify.montecarlo.checkpoint import Checkpoint
 
 N = 1000
@@ -32,7 +32,7 @@ class Event:
 
 def counted(happens: Any, **options: Any) -> int:
     how: dict[str, Any] = {"n": N, "together": 128, "about": ABOUT, "seed": 0, "stream": "images"}
-    counts = count_events(happens, **{**how, **options})
+    counts = count_events(happens, Counts(), **{**how, **options})
     assert counts.count == N
     return int(counts.ones)
 
