@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Ended", "forked"]
+__all__ = ["ROOT", "Ended", "forked"]
 
 ROOT = Path(__file__).parents[1]
 

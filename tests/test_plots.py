@@ -170,7 +170,7 @@ def test_certified_rates_of_one_prompt_and_of_several(event):
     assert (drawn[2][0.25], drawn[3][0.25]) == (rate_over().at(0.25), rate_over().least(0.25))
     assert "mean of 3 prompts, 1 without noise, 5 noisy copies" in legend(figure)[2]
     dashes = [line.get_linestyle() if line.is_dashed() else "-" for line in lines]
-    assert len({(line.get_color(), style) for line, style in zip(lines, dashes, strict=True)}) == 2
+    assert len({(line.get_color(), style) for line, style in zip(lines, dashes, strict=True)}) == 3  # T15's, too
     one, told = plot_event_rates(rate_over(two_sided=False)).axes[0].get_lines()
     assert (one.get_ydata()[0], told.get_ydata()[0]) == (rate_over(two_sided=False).at(0.0), 0.0)
     assert told.get_ydata()[-1] == indistinguishability(rho=1.0, replicas=5).total_variation

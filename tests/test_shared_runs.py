@@ -19,7 +19,8 @@ from certify import _files
 from certify._workers import Claims, Worker, own_device
 from certify.datasets import ClassifierTask, PromptSet, Results, RunRecord, classify_dataset
 from certify.datasets.results import FORMAT
-from tests.cli.stopped import ROOT, stopped
+from tests.cli.stopped import stopped
+from tests.processes import ROOT
 
 SETTINGS = {"model": "a", "n": 64, "format": FORMAT}
 TWO = (Worker(0, 2), Worker(1, 2))

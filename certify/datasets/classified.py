@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -123,7 +123,7 @@ class ClassifierTask:
     """
 
     f: Function
-    rows: Sequence[Tensor]
+    rows: Sequence[Tensor] = field(repr=False)
     labels: Sequence[int]
     noise: Noise
     asked: Mapping[str, Any]

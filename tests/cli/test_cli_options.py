@@ -90,6 +90,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "--sigma0": POSITIVE,
     "--sigma0-relative": POSITIVE,
     "--sigma-min": POSITIVE,
+    "--gamma": POSITIVE,
     "--k": ("-1", "nan", "inf"),
     "--q": PROBABILITY,
     "--p": PROBABILITY,
