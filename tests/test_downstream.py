@@ -270,23 +270,29 @@ def source(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+class LeftIsBrighter:
+    """A detector that keeps the images that it is shown."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def __call__(self, made: Tensor) -> Tensor:
+        self.seen.append(made)
+        return made[..., :16].mean(dim=(1, 2, 3)) > made[..., 16:].mean(dim=(1, 2, 3))
+
+
 def test_the_event_is_the_detectors_verdict_on_the_deployed_image(pipe: Any, encode: Any, noisy: Tensor) -> None:
     """Step by step: the deployment takes from the generator first, then the initial noise."""
     deployment = Smoothed(encode, 3, extra=0.05)
-    seen: list[Tensor] = []
-
-    def left_is_brighter(made: Tensor) -> Tensor:
-        seen.append(made)
-        return made[..., :16].mean(dim=(1, 2, 3)) > made[..., 16:].mean(dim=(1, 2, 3))
-
+    left_is_brighter = LeftIsBrighter()
     event = attack_succeeds(deployment, pipe, left_is_brighter, **SHORT)
     verdicts = event(noisy, generator=source(5))
     own = source(5)
     made = images(pipe, deployment(noisy, own), generator=own, **SHORT)
-    torch.testing.assert_close(seen[0], made, rtol=0, atol=1e-4)
+    torch.testing.assert_close(left_is_brighter.seen[0], made, rtol=0, atol=1e-4)
     assert verdicts.tolist() == left_is_brighter(made).tolist()
     event(noisy, generator=source(6))
-    assert not torch.allclose(seen[-1], made, atol=0.05)
+    assert not torch.allclose(left_is_brighter.seen[-1], made, atol=0.05)
 
 
 def test_predictions_at_the_samplers_own_points(pipe: Any, denoiser: Any, encode: Any, noisy: Tensor) -> None:
@@ -341,18 +347,13 @@ def test_a_cosine_is_a_score_with_known_ends(encode: Any, noisy: Tensor) -> None
 
 def test_several_images_of_one_encoding_have_noise_of_their_own(pipe: Any, encode: Any, noisy: Tensor) -> None:
     deployment = Smoothed(encode, 3, extra=0.05)
-    seen: list[Tensor] = []
-
-    def left_is_brighter(made: Tensor) -> Tensor:
-        seen.append(made)
-        return made[..., :16].mean(dim=(1, 2, 3)) > made[..., 16:].mean(dim=(1, 2, 3))
-
+    left_is_brighter = LeftIsBrighter()
     event = attack_succeeds(deployment, pipe, left_is_brighter, **SHORT)
     verdicts = event(noisy, generator=source(5), repeats=2)
     own = source(5)
     h = deployment(noisy, own)
     made = images(pipe, torch.stack([h, h], dim=1).flatten(0, 1), generator=own, **SHORT)
-    torch.testing.assert_close(seen[0], made, rtol=0, atol=1e-4)
+    torch.testing.assert_close(left_is_brighter.seen[0], made, rtol=0, atol=1e-4)
     assert verdicts.tolist() == left_is_brighter(made).reshape(len(noisy), 2).tolist()
     assert not torch.allclose(made[0], made[1], atol=0.05)
 
