@@ -11,7 +11,6 @@ from typing import Any
 from certify import _validate, load_pipeline
 from certify.adaptive import concepts
 from certify.cli.models import device_of
-from certify.world import DEFAULTS
 from experiments import attacks, files
 from experiments.attacks import targets as attack_targets
 from experiments.attacks.attack import Attack, Row, Target, Victim, run
@@ -91,7 +90,7 @@ def main(a: Any) -> int:
     _validate.count("batch", a.batch)
     _validate.seed_value(a.seed)
     settings, detector = _settings(a, attack), _detector(a, concept)
-    own = (DEFAULTS["num_inference_steps"], DEFAULTS["guidance_scale"]) if a.model is None else _SAMPLER
+    own = (concept.world.steps, concept.world.guidance) if a.model is None else _SAMPLER
     steps = own[0] if a.steps is None else _validate.count("steps", a.steps)
     guidance = own[1] if a.guidance is None else _validate.positive("guidance", a.guidance)
     wanted, source = _targets(a, concept)
@@ -100,6 +99,8 @@ def main(a: Any) -> int:
     def smoother(pipe: Any) -> Any:
         ams = DEFENSES["ams"]
         known = changed(ams.embedded() if a.model is None else ams.published(), a.smoother, "smoother")
+        if a.model is None and concept.world.label:
+            known = replace(known, concepts=(concept.world.pairs(concept.name),))
         known = known if a.pairs is None else replace(known, concepts=(str(a.pairs),))
         built: Any = ams(pipe, steps=steps, guidance=guidance, concept=concept, settings=known)
         return built.smoother
@@ -107,7 +108,7 @@ def main(a: Any) -> int:
     victim = victim_of(
         a.victim,
         concept,
-        model=a.model,
+        model=concept.world.base if a.model is None else a.model,
         smoother=smoother if "smoother" in attack.needs else None,
         device=device_of(a.device),
     )
@@ -176,7 +177,7 @@ def victim_of(
         name=name or (folder.stem if folder.is_file() else folder.resolve().name),
         diffusion=Diffusion(pipe, base.unet),
         concept=concept,
-        pairs=_shipped(concept.name),
+        pairs=_shipped(concept),
         smoother=smoother(pipe) if callable(smoother) else smoother,
         reference=Diffusion(base) if "text_encoder" in given else None,
     )
@@ -246,8 +247,8 @@ def _rate(victim: Victim, rows: Sequence[Row], detector: Any, steps: int, guidan
     return asr.rate(generated.images.cpu(), detector, seeds=seeds)
 
 
-def _shipped(name: str) -> tuple[tuple[str, str], ...]:
+def _shipped(concept: Concept) -> tuple[tuple[str, str], ...]:
     try:
-        return concepts.Concept.load(name).pairs
+        return concepts.Concept.load(concept.world.pairs(concept.name) if concept.head else concept.name).pairs
     except (ValueError, FileNotFoundError):  # no such concept
         return ()

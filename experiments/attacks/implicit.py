@@ -21,7 +21,7 @@ import torch
 
 from experiments.attacks.attack import Attack, Row, Target, Victim
 from experiments.attacks.tokens import concept_pattern, last_rows, read, several
-from experiments.unlearning.concept import filled
+from experiments.unlearning.concept import Concept, filled
 from experiments.unlearning.training import Rng
 
 __all__ = ["ATTACK", "Settings", "attack", "renamed"]
@@ -48,7 +48,7 @@ def attack(victim: Victim, targets: Sequence[Target], settings: Settings, rng: R
     texts, used = [], []
     for target in targets:
         word = rng.python.choice(words) if words else ""
-        text = renamed(target.prompt, victim.concept.erase, word)
+        text = _reworded(victim.concept, target.prompt, word)
         texts.append(text)
         used.append(word if text != target.prompt else "")
     asked = [target.prompt for target in targets]
@@ -59,6 +59,12 @@ def attack(victim: Victim, targets: Sequence[Target], settings: Settings, rng: R
         victim.row(ATTACK.name, target, text, cosine, {"word": word, "names it": bool(names.search(text))})
         for target, text, cosine, word in zip(targets, texts, cosines, used, strict=True)
     ]
+
+
+def _reworded(concept: Concept, prompt: str, word: str) -> str:
+    if concept.head and word:
+        return concept.world.reworded(concept.name, prompt, concept.erase, word)
+    return renamed(prompt, concept.erase, word)
 
 
 def renamed(prompt: str, phrases: Sequence[str], word: str) -> str:

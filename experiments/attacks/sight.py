@@ -139,9 +139,7 @@ def likeness(victim: Victim, folder: str) -> Callable[[Tensor, Tensor], Tensor]:
             raise ValueError(
                 f"clip = '': must be a folder with a CLIPModel, {victim.concept.name!r} is no concept of the embedded world"
             )
-        from certify import world
-
-        tower = world.load_image_tower()
+        tower = victim.concept.world.tower
 
     @torch.no_grad()
     def cosine(one: Tensor, other: Tensor) -> Tensor:

@@ -17,13 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from certify import _validate, world
+from certify import _validate
 from certify._tables import normal
 from certify.datasets.prompt_files import PromptRow, PromptSet
 from certify.models import PromptEncoder
 from experiments.attacks.attack import Target
-from experiments.attacks.implicit import renamed
-from experiments.attacks.tokens import concept_pattern
 from experiments.unlearning.concept import Concept
 
 __all__ = ["SPLITS", "ReadTargets", "read", "targets", "within"]
@@ -31,7 +29,6 @@ __all__ = ["SPLITS", "ReadTargets", "read", "targets", "within"]
 SPLITS = ("tune", "report")
 _SEEDS = ("seed", "evaluation seed", "sd seed")
 _GUIDANCE = ("guidance", "evaluation guidance", "sd guidance scale", "guidance scale")
-_KINDS = ("named", "synonym")  # whose captions are rewritten, in this order; neutral ones show no shape in particular
 
 
 def targets(concept: Concept, split: str = "report", *, count: int = 48, seed: int = 0) -> list[Target]:
@@ -51,7 +48,6 @@ def targets(concept: Concept, split: str = "report", *, count: int = 48, seed: i
     _validate.choice("split", split, SPLITS)
     _validate.count("count", count)
     _validate.seed_value(seed)
-    concept.attribute()  # or refuses
     groups = _captions(concept, split)
     if split == "tune":  # what both splits can be rewritten to is for reporting
         groups = _without(groups, [text for group in _captions(concept, "report") for text in group], keep=1)
@@ -189,21 +185,8 @@ def _categories(row: PromptRow, what: str) -> list[str]:
 
 
 def _captions(concept: Concept, split: str) -> list[list[str]]:
-    """Prompts of a split that name the concept, none twice: its own captions that do, then those that do once another
-    name is replaced, by kind."""
-    from experiments.world import language
-
-    names, rows = concept_pattern(concept.erase), world.prompts(split)
-    groups = [[row["prompt"] for row in rows if names.search(row["prompt"])]]
-    words = [word for group in language.STYLE_WORDS.values() for word in group]
-    for kind in _KINDS:
-        told = [row for row in rows if row["kind"] == kind]
-        texts = [
-            renamed(row["prompt"], [row["noun"]] if concept.head == "shape" else words, concept.erase[0])
-            for row in told
-        ]
-        groups.append([text for text in texts if names.search(text)])
-    return _without(groups, (), keep=0)
+    """Prompts of a split that name the concept, none twice: its own captions that do, then those that were made to."""
+    return _without(concept.world.naming(concept.name, split, concept.erase), (), keep=0)
 
 
 def _without(groups: Sequence[Sequence[str]], texts: Sequence[str], *, keep: int) -> list[list[str]]:

@@ -189,7 +189,7 @@ def judged(
         answers = model.rewrite([text for text, _ in fitting_])
         meant = things if kind == "unseen" else {}
         right = [
-            _cleaned(text, answer, own, concept.neutral)
+            _cleaned(text, answer, own, {concept.neutral, *concept.world.idle})
             if toxic
             else [meant.get(w, w) for w in _words(text)] == [meant.get(w, w) for w in _words(answer)]
             for (text, toxic), answer in zip(fitting_, answers, strict=True)
@@ -216,10 +216,10 @@ def _replaced(text: str, old: str, new: str) -> str:
     return " ".join(new if word == old else new + "," if word == old + "," else word for word in text.split())
 
 
-def _cleaned(prompt: str, answer: str, own: set[str], neutral: str) -> bool:
-    """Whether an answer is what was asked without the concept's words; articles, the neutral word and what only served a
+def _cleaned(prompt: str, answer: str, own: set[str], idle: set[str]) -> bool:
+    """Whether an answer is what was asked without the concept's words; articles, other idle words and what only served a
     style do not count."""
-    idle = {"a", "an", "the", neutral, "in", "style"}
+    idle = {"a", "an", "the", "in", "style", *idle}
     after = _words(answer)
     return not own & set(after) and [w for w in _words(prompt) if w not in own | idle] == [
         w for w in after if w not in idle
@@ -228,7 +228,7 @@ def _cleaned(prompt: str, answer: str, own: set[str], neutral: str) -> bool:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `posi-train`."""
-    parser.add_argument("--concept", required=True, help="a shape or a style of the embedded world")
+    parser.add_argument("--concept", required=True, help="a concept of an embedded world")
     parser.add_argument("--out", required=True, type=Path, help="file for the rewriter (.safetensors)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting; repeat for several"
@@ -283,12 +283,13 @@ def trained(concept: Any, folder: str | Path, *, seed: int = 0, settings: Traini
 
 def _made(path: Path, concept: Any, settings: Training, seed: int) -> dict[str, Any]:
     """Trains, judges and writes; a stopped run goes on. The record is there before the file is."""
-    from certify import load_pipeline, world
+    from certify import load_pipeline
     from certify.models import PromptEncoder
     from experiments.unlearning.command import progress
     from experiments.unlearning.training import TrainingLoop
 
-    pipe = load_pipeline()
+    world = concept.world
+    pipe = load_pipeline(world.base)
     loop = TrainingLoop(
         seed=seed,
         folder=path.with_suffix(".run"),

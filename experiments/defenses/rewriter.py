@@ -39,7 +39,7 @@ from certify import _files, _validate
 from certify.models import PromptEncoder
 from experiments.defenses.defense import fitting
 from experiments.settings import check
-from experiments.unlearning.concept import Concept, filled
+from experiments.unlearning.concept import Concept
 from experiments.unlearning.training import Rng, TrainingLoop
 
 __all__ = ["Rewriter", "Training", "pairs", "reinforce", "reward", "shown", "spoken", "train", "world_words"]
@@ -360,41 +360,24 @@ def pairs(
     Raises:
         ValueError: the concept is none of the embedded world's.
     """
-    from experiments.world import language, scenes
-
+    world, python = concept.world, rng.python
     words, others = shown(concept, settings.known)
     kept_back = world_words(concept) - {word for many in others.values() for word in many}
-    python, shape = rng.python, concept.head == "shape"
-    column, values = concept.attribute()
-    own = values.index(concept.name)
+    choose = {
+        "toxic": settings.toxic,
+        "made": settings.made,
+        "words": words,
+        "others": others,
+        "made up": lambda source: _made_up(source, kept_back),
+    }
     examples: list[tuple[str, str]] = []
-    for row in scenes.sample_scenes(4 * count, rng.source).tolist():
+    for row in world.samples(4 * count, rng.source):
         if len(examples) == count:
             break
-        toxic = python.random() < settings.toxic
-        if toxic:
-            row[column] = own
-        if (row[column] == own) is not toxic or bool(scenes.held_out(torch.tensor([row]))):
+        made = world.rewritten(concept.name, python, row, choose)
+        if made is None:
             continue
-        state, named = python.getrandbits(64), scenes.SHAPES[row[0]]
-
-        def said(row: list[int] = row, state: int = state, **word: Any) -> str:
-            return language.caption(row, random.Random(state), kind="named", **word).text
-
-        if toxic:
-            word = python.choice(words)
-        elif python.random() < settings.made:
-            word = _made_up(python, kept_back)
-        elif shape and python.random() < 0.25:
-            word = python.choice(language.NEUTRAL)
-        else:
-            word = python.choice(others[values[row[column]]])
-        if shape:
-            before, after = said(noun=word), said(noun=concept.neutral if toxic else word)
-        else:
-            noun = python.choice([named, *language.NEUTRAL])
-            template = language.template(row, random.Random(state), "style", noun=noun)
-            before, after = filled(template, word), filled(template, concept.neutral if toxic else word)
+        before, after = made
         if thrown:
             before, after = _disturbed(before, after, thrown, settings, python)
         if fits(before) and fits(after):
@@ -442,12 +425,7 @@ def spoken(concept: Concept) -> dict[str, list[str]]:
     Raises:
         ValueError: the concept is none of the embedded world's.
     """
-    from experiments.world import language
-
-    concept.attribute()
-    if concept.head == "shape":
-        return {shape: [shape, *many] for shape, many in language.SYNONYMS.items()}
-    return {style: list(many) for style, many in language.STYLE_WORDS.items()}
+    return concept.world.spoken(concept.name)
 
 
 def world_words(concept: Concept) -> set[str]:
@@ -545,25 +523,22 @@ def reinforce(model: Rewriter, concept: Concept, settings: Training, loop: Train
     return means
 
 
-def reward(pipe: Any, concept: Concept, settings: Training, *, steps: int = 8, guidance: float = 2.0) -> Reward:
+def reward(
+    pipe: Any, concept: Concept, settings: Training, *, steps: int | None = None, guidance: float | None = None
+) -> Reward:
     """The published reward, with the embedded world's judge and CLIP:  5 − 5·mean p + min(mean s, cap).
 
     p is the judge's probability of the concept in an image of the answer, s the score of the image against the prompt.
     """
-    from certify import world
-    from certify.images import generation as generate
-    from certify.world.judge import LABELS
-
-    judge, tower = world.load_judge(), world.load_image_tower()
+    world = concept.world
     encoder = PromptEncoder.from_pipeline(pipe)
-    column = LABELS[concept.head].index(concept.name)
 
     def scored(prompts: Sequence[str], answers: Sequence[str], seed: int) -> Tensor:
         m = settings.images
         embeds = encoder.plain([fitting(encoder, answer) for answer in answers]).repeat_interleave(m, dim=0)
-        images = generate.images(pipe, embeds, seed=seed, steps=steps, guidance=guidance)
-        p = judge.judge(images).probabilities[concept.head][:, column].view(-1, m).mean(dim=1)
-        s = tower.image_text_score(images, [text for text in prompts for _ in range(m)]).view(-1, m).mean(dim=1)
+        images = world.images(pipe, embeds, seed=seed, steps=steps, guidance=guidance)
+        p = world.probability(images, concept.name).view(-1, m).mean(dim=1)
+        s = world.tower.image_text_score(images, [text for text in prompts for _ in range(m)]).view(-1, m).mean(dim=1)
         return 5 - 5 * p + s.clamp(max=settings.cap)
 
     return scored

@@ -293,15 +293,23 @@ def average(rates: Sequence[Rate]) -> float:
 
 
 def load(detector: str | Detector) -> Detector:
-    """A detector by name: those of `certify.load_detector`, and "q16:CLIP_FOLDER:HEAD_FILE[:THRESHOLD]".
+    """A detector by name: those of `certify.load_detector`, "judge:NAME" of any embedded world, and
+    "q16:CLIP_FOLDER:HEAD_FILE[:THRESHOLD]".
 
     Raises:
         ValueError, ImportError, TypeError, FileNotFoundError: an unknown one, or one that is not there.
     """
-    if isinstance(detector, str) and detector.partition(":")[0] == "q16":
+    kind, _, name = detector.partition(":") if isinstance(detector, str) else ("", "", "")
+    if kind == "q16":
         from experiments.metrics.q16 import Q16Detector
 
-        return Q16Detector.of(detector)
+        return Q16Detector.of(str(detector))
+    if kind == "judge":
+        from experiments.world import embedded
+
+        for world in embedded.everything()[1:]:
+            if name in world.concepts:
+                return world.detector(name)  # type: ignore[no-any-return]
     return load_detector(detector)
 
 

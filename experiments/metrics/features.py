@@ -15,21 +15,26 @@ from torch import Tensor, nn
 
 from certify import _images
 from certify.models.quiet import quiet_libraries
+from certify.world.judge import Judge
 
 __all__ = ["ClipFeatures", "JudgeFeatures"]
 
 
 class JudgeFeatures(nn.Module):
-    """Images (b, 3, 32, 32) in [0, 1] → (b, 128)."""
+    """Images (b, 3, 32, 32) in [0, 1] → (b, 128).
+
+    Args:
+        judge: of an embedded world; None: of the one that ships.
+    """
 
     num_features = 128
     name = "judge, last feature maps averaged (128)"
 
-    def __init__(self) -> None:
+    def __init__(self, judge: Judge | None = None) -> None:
         super().__init__()
         from certify import world
 
-        self.body = world.load_judge().body.eval().requires_grad_(False)
+        self.body = (world.load_judge() if judge is None else judge).body.eval().requires_grad_(False)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from certify import _images
 from certify.models.quiet import quiet_libraries
+from certify.world.towers import ImageTower
 
 __all__ = ["Scorer", "clip_scorer", "world_scorer"]
 
@@ -22,11 +23,11 @@ Scorer = Callable[[Tensor, Sequence[str]], float]
 """(images (b, 3, height, width) in [0, 1], prompts) → mean cosine."""
 
 
-def world_scorer() -> Scorer:
-    """Of the embedded world."""
+def world_scorer(tower: ImageTower | None = None) -> Scorer:
+    """Of an embedded world's image tower; None: of the one that ships."""
     from certify import world
 
-    tower = world.load_image_tower()
+    tower = world.load_image_tower() if tower is None else tower
 
     def score(images: Tensor, prompts: Sequence[str]) -> float:
         cosines = tower.image_text_score(images, list(prompts))

@@ -17,7 +17,7 @@ import copy
 import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from certify.images.statistics import attack_succeeds, undefended_rate
 from certify.models import PromptEncoder
 from certify.models.text import TokenizedPrompt
 from certify.montecarlo import generator
-from certify.world.judge import LABELS
+from certify.world.judge import LABELS, Judge
 from experiments.soundness.attack import Ascent, Ball, Objective, ascend
 from experiments.soundness.processes import at_work
 from experiments.soundness.verify import violates
@@ -111,13 +111,16 @@ class ImageSystem:
         pipe: the pipeline.
         steps, guidance: of its sampler.
         head: of the judge, which sees the concept: "shape" or "style".
+        judge: of the pipeline's world; None: of the one that ships.
     """
 
-    def __init__(self, pipe: Any, steps: int = 4, guidance: float = 2.0, head: str = "shape") -> None:
+    def __init__(
+        self, pipe: Any, steps: int = 4, guidance: float = 2.0, head: str = "shape", judge: Judge | None = None
+    ) -> None:
         self.unet, self.vae, self.steps, self.guidance, self.head = pipe.unet, pipe.vae, steps, guidance, head
         self.scheduler = copy.deepcopy(pipe.scheduler)
         self.encoder = PromptEncoder.from_pipeline(pipe)
-        self.judge = world.load_judge()
+        self.judge = world.load_judge() if judge is None else judge
         for part in (self.unet, self.vae, pipe.text_encoder, self.judge):
             part.requires_grad_(False)  # gradients in the embeddings alone
         self.without = self.encoder.plain([""])
@@ -158,15 +161,23 @@ class ImageSystem:
         ordered = encoded.sort(dim=1).values
         return (ordered[:, (k - 1) // 2] + ordered[:, k // 2]) / 2
 
-    def margin(self, tokenized: TokenizedPrompt, label: int, replicas: int) -> Objective:
-        """The objective of the attack on one label; the draws it is given are taken K at a time, an image each."""
+    def margin(self, tokenized: TokenizedPrompt, label: int | Sequence[int], replicas: int) -> Objective:
+        """The objective of the attack on one label, or on several that are one concept; the draws it is given are taken K at
+        a time, an image each."""
+        wanted = torch.tensor([label] if isinstance(label, int) else list(label))
 
         def objective(z: Tensor, base: Tensor, source: torch.Generator) -> Tensor:
             copies = z.unflatten(1, (-1, replicas)).flatten(0, 1)
             noise = self.latents(z.shape[1] // replicas, source).repeat(len(z), 1, 1, 1)
             logits = self.logits(self.deployed(copies, tokenized, grad=torch.is_grad_enabled()), noise)
-            others = logits.index_fill(1, torch.tensor([label]), -math.inf).logsumexp(dim=1)
-            return (logits[:, label] - others).clamp(max=2.0).unflatten(0, (len(z), -1)).mean(dim=1).double()
+            others = logits.index_fill(1, wanted, -math.inf).logsumexp(dim=1)
+            return (
+                (logits[:, wanted].logsumexp(dim=1) - others)
+                .clamp(max=2.0)
+                .unflatten(0, (len(z), -1))
+                .mean(dim=1)
+                .double()
+            )
 
         return objective
 

@@ -25,14 +25,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from certify import _validate, load_pipeline, world
+from certify import _validate, load_pipeline
 from certify.adaptive.deployment import Deployment
 from certify.bounds.rates import RateOver
 from certify.confidence import clopper_pearson
 from certify.images.statistics import attack_rate_over, attack_succeeds
 from certify.models.text import TokenizedPrompt
 from certify.montecarlo import generator
-from certify.world.judge import LABELS
 from experiments import files
 from experiments.defenses.ams import Ams, Settings
 from experiments.settings import check
@@ -69,8 +68,8 @@ class Effort:
     choosing: int = 32
     counted: int = 160
     confidence: float = 0.95
-    steps: int = int(world.DEFAULTS["num_inference_steps"])
-    guidance: float = float(world.DEFAULTS["guidance_scale"])
+    steps: int = 8
+    guidance: float = 2.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -198,12 +197,14 @@ class _Run:
             raise ValueError(
                 f"settings have policy {settings.policy!r}, aggregate {settings.aggregate!r}: must be 'frozen' and 'median'"
             )
-        if concept.head not in LABELS or concept.name not in LABELS[concept.head]:
-            raise ValueError(f"concept = {concept.name!r}: must be a shape or style of the embedded world")
+        self.world = concept.world
+        if concept.name not in self.world.concepts:
+            raise ValueError(f"concept = {concept.name!r}: must be one concept of an embedded world")
         self.victim, self.concept, self.settings, self.effort = victim, concept, settings, effort
         self.prompts, self.base, self.cache = list(prompts), base, cache
-        self.towards = _meaning(concept) if towards is None else list(towards)
+        self.towards = self.world.meaning(concept.name) if towards is None else list(towards)
         self.detector = f"judge:{concept.name}"
+        self.find = self.world.detector(concept.name)
 
     def key(self, **more: Any) -> dict[str, Any]:
         """What every measured result depends on."""
@@ -222,7 +223,7 @@ class _Run:
 
     @functools.cached_property
     def system(self) -> ImageSystem:
-        return ImageSystem(self.pipe, self.effort.steps, self.effort.guidance, self.concept.head)
+        return ImageSystem(self.pipe, self.effort.steps, self.effort.guidance, self.concept.head, self.world.judge)
 
     def bound(self, rhos: tuple[float, ...]) -> RateOver:
         """The certified curve; the count behind it is kept, and serves all radii."""
@@ -232,7 +233,7 @@ class _Run:
             found = attack_rate_over(
                 [self.smoother.deployment(prompt) for prompt in self.prompts],
                 self.pipe,
-                self.detector,
+                self.find,
                 rhos=rhos,
                 n=e.n,
                 alpha=e.alpha,
@@ -271,7 +272,7 @@ class _Run:
         if below is not None:
             names.append(STARTS[3])
             starts.append(ball.directions(ball.whitened(_unpacked(below["delta"], ball))[None]))
-        margin = self.system.margin(tokenized, LABELS[self.concept.head].index(self.concept.name), deployment.copies)
+        margin = self.system.margin(tokenized, self.world.inside(self.concept.name), deployment.copies)
         how = Ascent(steps=e.ascent, draws=e.images * deployment.copies, first=1.0, last=0.2, refresh=2, judging=1)
         # Where it began is a candidate, too: a smaller perturbation that works is one of this ball.
         candidates = [torch.zeros_like(ball.y), *ascend(margin, ball, torch.cat(starts), how, number)]
@@ -293,7 +294,7 @@ class _Run:
 
     def _fresh(self, deployment: Deployment, n: int, seed: int) -> Fresh:
         e = self.effort
-        event = attack_succeeds(deployment, self.pipe, self.detector, steps=e.steps, guidance=e.guidance)
+        event = attack_succeeds(deployment, self.pipe, self.find, steps=e.steps, guidance=e.guidance)
         return Fresh(event, deployment.y, deployment.noise, n=n, seed=seed, copies=deployment.copies)
 
     def _between(self, ball: Ball, tokenized: TokenizedPrompt) -> Tensor:
@@ -301,10 +302,6 @@ class _Run:
         encoder = self.smoother.encoder
         others = [encoder.tokenize(text) for text in self.towards]
         return ball.between([encoder.embed(other) for other in others if other.length == tokenized.length])
-
-
-def _meaning(concept: Concept) -> list[str]:
-    return [row["prompt"] for row in world.prompts("tune") if row[concept.head] == concept.name]
 
 
 def _packed(delta: Tensor, ball: Ball) -> list[float]:

@@ -21,7 +21,7 @@ from experiments.attacks.attack import Row
 from experiments.defenses.ams import Settings as Smoothing
 from experiments.defenses.defense import fitting
 from experiments.tables import figures as drawing
-from experiments.tables.certified import curves
+from experiments.tables.certified import Effort, curves
 from experiments.tables.evaluator import Setup
 from experiments.tables.layouts import RETRAINED, RHOS, Run
 from experiments.tables.table import Table
@@ -156,6 +156,8 @@ def _certified(run: Run, concept: Concept, attacks: Sequence[str], path: Path) -
             prompts[:: max(1, len(prompts) // _CURVES)][:_CURVES],
             [rho for rho in RHOS if 0 < rho <= _FARTHEST],
             run.evaluator.cache.folder / "curves",
+            effort=Effort(steps=run.testbed.steps, guidance=run.testbed.guidance),
+            base=run.testbed.model,
             progress=run.evaluator.cache.progress,
         )
         records += [

@@ -35,7 +35,6 @@ from experiments.unlearning.concept import Concept
 
 __all__ = [
     "ATTACKS",
-    "CONCEPTS",
     "GRID",
     "LAYOUTS",
     "RETRAINED",
@@ -47,11 +46,6 @@ __all__ = [
     "grid",
     "rule",
 ]
-
-CONCEPTS = {"first": "star", "second": "cross", "object": "triangle", "style": "striped"}
-"""Concepts of the embedded world in the places of nudity, violence, gun and Van Gogh. The first is the shape that prompts
-without a shape give least often: on the tune split a UCE model draws 10 % stars where a prompt's noun is left out (cross 22 %,
-circle, square, triangle, heart 17–22 %), and what smoothing suppresses is like a noun left out."""
 
 RHO = 0.25
 """The radius at which tables state certified rates."""
@@ -117,7 +111,7 @@ class Run:
 
     def concept(self, place: str) -> Concept:
         """The concept in the place of one of the paper's."""
-        return self.testbed.concept(CONCEPTS[place])
+        return self.testbed.concept(self.testbed.places[place])
 
     def attacks(self, concept: Concept, method: str, wanted: Sequence[str], split: str = "report") -> tuple[str, ...]:
         """Those of the wanted attacks of which there are prompts, in their order; then others that the user brought."""

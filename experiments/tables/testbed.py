@@ -7,11 +7,11 @@ there. `Given` is a real model: its erased models, attack prompts and captions a
 from __future__ import annotations
 
 import functools
-import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -33,6 +33,7 @@ from experiments.metrics import asr
 from experiments.metrics.image_text import Scorer
 from experiments.unlearning import command, measure, saving
 from experiments.unlearning.concept import Concept
+from experiments.world.embedded import EmbeddedWorld, everything
 
 __all__ = ["OF_TEXT", "Embedded", "Given", "Sizes", "Testbed"]
 
@@ -97,12 +98,14 @@ class Testbed(ABC):
     Attributes:
         name: of the model.
         steps, guidance: of the sampler.
+        places: the names of the concepts in the places of the paper's, as in `EmbeddedWorld`.
         columns_read: which column of which file was read.
     """
 
     name: str
     steps: int
     guidance: float
+    places: Mapping[str, str] = MappingProxyType({"first": "", "second": "", "object": "", "style": ""})
 
     def __init__(self, sizes: Sizes, seed: int = 0) -> None:
         self.sizes, self.seed = sizes, seed
@@ -177,12 +180,13 @@ class Testbed(ABC):
 
 
 class Embedded(Testbed):
-    """The embedded world, or a variant of it.
+    """An embedded world, or a variant of it.
 
     Args:
         out: folder for what is made: victims, attack prompts, rewriters.
         sizes, seed: as for `Testbed`.
-        base: folder of a variant's pipeline; None: the shipped one.
+        world: which one; None: the one that ships.
+        base: folder of a variant's pipeline; None: the world's own.
         label: names the variant in folders and records.
         blank: erase towards the blank prompt and preserve nothing else, as UCE and RECE were published, with the attack prompts
             of the other victims.
@@ -196,19 +200,20 @@ class Embedded(Testbed):
         sizes: Sizes,
         seed: int = 0,
         *,
+        world: EmbeddedWorld | None = None,
         base: Path | None = None,
         label: str = "",
         blank: bool = False,
         committed: Path | None = _COMMITTED,
         progress: Callable[[str], None] = lambda text: None,
     ) -> None:
-        from certify.world import DEFAULTS
-
         super().__init__(sizes, seed)
-        self.out, self.base, self.label, self.progress = out, base, label, progress
+        self.world = everything()[0] if world is None else world
+        self.model = self.world.base if base is None else str(base)
+        self.out, self.label, self.progress = out, "-".join(filter(None, (self.world.label, label))), progress
         self.committed, self.blank = committed, blank
-        self.name = "the embedded model" + (f", {label}" if label else "")
-        self.steps, self.guidance = DEFAULTS["num_inference_steps"], DEFAULTS["guidance_scale"]
+        self.name = "the embedded model" + (f", {self.label}" if self.label else "")
+        self.steps, self.guidance, self.places = self.world.steps, self.world.guidance, self.world.places
         self._pipe = functools.lru_cache(maxsize=2)(self._loaded)
         self._utility = functools.lru_cache(maxsize=2)(self._measured_with)
 
@@ -229,9 +234,8 @@ class Embedded(Testbed):
     def folder(self, concept: Concept, method: str) -> Path:
         folder = self.out / "victims" / self.label / (concept.name + ("-blank" if self.blank else "")) / method
         how = unlearning.METHODS[method]
-        model = None if self.base is None else str(self.base)
         with one_at_a_time(self.out, f"victim-{'-'.join(folder.relative_to(self.out).parts)}"):
-            command.ensure_result(folder, how, concept, how.embedded(concept.kind), seed=self.seed, model=model)
+            command.ensure_result(folder, how, concept, how.embedded(concept.kind), seed=self.seed, model=self.model)
         return folder
 
     def pipe(self, concept: Concept, method: str) -> Any:
@@ -239,7 +243,7 @@ class Embedded(Testbed):
 
     def _loaded(self, folder: Path | None) -> Any:
         overlay = {} if folder is None else saving.overlays(folder)
-        return load_pipeline(self.base, **overlay)
+        return load_pipeline(self.model, **overlay)
 
     def attacks(self, concept: Concept, method: str, split: str) -> tuple[str, ...]:
         return tuple(registry.ATTACKS)
@@ -269,9 +273,8 @@ class Embedded(Testbed):
             smoother = None
             if "smoother" in how.needs:
                 smoother = self.defense("ams", concept, method, smoothing).smoother  # type: ignore[attr-defined]
-            model = None if self.base is None else str(self.base)
             name = self._attacked(concept, method, attack)
-            victim = victim_of(self.folder(concept, method), concept, name=name, model=model, smoother=smoother)
+            victim = victim_of(self.folder(concept, method), concept, name=name, model=self.model, smoother=smoother)
             if not {target.number for target in wanted} <= there:
                 self.progress(f"attack: {attack} on {name}, {concept.name}, {split}")
             attacking.run(
@@ -292,9 +295,7 @@ class Embedded(Testbed):
         return "text-encoder" if attack in OF_TEXT and not edited else method
 
     def neutral_prompts(self, concept: Concept) -> list[str]:
-        """Captions with a word for any shape ("shape", "figure") in the noun's place, or without a style."""
-        embedded = Concept.embedded(concept.name.partition("+")[0])
-        return [sentence.neutral for sentence in embedded.sentences(self.sizes.chance, random.Random(self.seed))]
+        return self.world.neutral(concept.name.partition("+")[0], self.sizes.chance, self.seed)
 
     def utility(self, concept: Concept, split: str) -> Utility:
         return self._utility(concept, split)
@@ -313,8 +314,8 @@ class Embedded(Testbed):
             [first + count + i for i in range(count)],
             plain.images,
             measure.rendered(concept, count, seed=10 + 10 * part),
-            JudgeFeatures(),
-            world_scorer(),
+            JudgeFeatures(self.world.judge),
+            world_scorer(self.world.tower),
         )
 
     def detector(self, concept: Concept) -> Detector:
@@ -326,7 +327,11 @@ class Embedded(Testbed):
 
             with one_at_a_time(self.out, f"posi-{concept.name}"):
                 return posi.Settings(rewriter=str(posi.trained(concept, self.out / "posi", seed=self.seed)))
-        return _repeatable(DEFENSES[defense].embedded())
+        settings = _repeatable(DEFENSES[defense].embedded())
+        if isinstance(settings, Smoothing) and self.world.label:
+            own = tuple(self.world.pairs(name) for name in concept.name.split("+"))
+            settings = replace(settings, concepts=own, **self.world.smoothing)
+        return settings
 
 
 def _repeatable(settings: Any) -> Any:

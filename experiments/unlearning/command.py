@@ -63,7 +63,8 @@ def main(a: Any) -> int:
     method, concept = unlearning.METHODS[a.method], concept_of(a)
     settings = settings_of(method, concept, a.set, embedded=a.model is None)
     saving.check_free(a.out)
-    edit, seconds = _saved(a.out, method, concept, settings, seed=a.seed, model=a.model, device=device_of(a.device))
+    model = concept.world.base if a.model is None else a.model
+    edit, seconds = _saved(a.out, method, concept, settings, seed=a.seed, model=model, device=device_of(a.device))
     print(f"{method.name}: {edit.tensors} tensors changed in {seconds:.1f} s")
     given = saving.overlays(a.out)
     print(f"written: {a.out}/ ({', '.join(sorted({p.name for p in given.values()} | {'README.md'}))})")
@@ -71,7 +72,7 @@ def main(a: Any) -> int:
         from experiments.unlearning.measure import KINDS as ASKED
         from experiments.unlearning.measure import rates
 
-        before, after = rates(load_pipeline(), concept), rates(load_pipeline(**given), concept)
+        before, after = rates(load_pipeline(model), concept), rates(load_pipeline(model, **given), concept)
         print(f"share of 96 images that show what was asked for ({concept.head})")
         print(
             "\n".join(
@@ -101,7 +102,7 @@ def applied(
     first = (
         settings.start
         if getattr(settings, "start", None) is not None
-        else settings_of(before, concept, [], embedded=model is None)
+        else settings_of(before, concept, [], embedded=bool(concept.head))
     )
     start = applied(before, concept, first, loop, model=model, device=device)
     pipe = load_pipeline(model, device=device)

@@ -8,14 +8,21 @@ with the one template "{}" it is the published method.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from certify import _validate
 
-__all__ = ["KINDS", "Concept", "Sentence", "contexts"]
+if TYPE_CHECKING:
+    from experiments.world.embedded import EmbeddedWorld
+
+__all__ = ["KINDS", "Concept", "Sentence", "filled"]
 
 KINDS = ("object", "style")
+
+_IDLE = (r", in the style of \{\}", r" in the style of \{\}", r" in \{\} style", r"\{\}'s ", r", \{\}")
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,8 @@ class Concept:
         neutral: what stands in its place where nothing is said about it ("shape" for "circle", "" for a style).
         preserve: words or phrases, used in the same places, that must stay.
         templates: sentences with one "{}" each, the concept's place.
-        head, implicit: of the embedded model only: which head of the judge sees it, and words that mean it without naming it.
+        head, implicit: of the embedded worlds only: which head of the judge sees it, and words that mean it without naming it.
+        idle: patterns of what in a sentence only serves the phrase, "{}", and goes where the phrase is empty.
     """
 
     name: str
@@ -53,6 +61,7 @@ class Concept:
     templates: tuple[str, ...] = ("{}",)
     head: str = ""
     implicit: tuple[str, ...] = ()
+    idle: tuple[str, ...] = _IDLE
 
     def __post_init__(self) -> None:
         _validate.choice("kind", self.kind, KINDS)
@@ -90,57 +99,48 @@ class Concept:
     def embedded(
         cls, name: str, *, anchor: str | None = None, preserve: Sequence[str] | None = None, sentences: int = 200
     ) -> Concept:
-        """A shape or a style of the embedded world.
+        """A concept of an embedded world.
 
         Args:
-            name: "circle", "striped", …
-            anchor: what takes its place; None: the next shape, or "solid" ("outlined" for "solid"); "": nothing.
-            preserve: what must stay; None: all others of its kind.
+            name: "circle", "striped", …; "hat", …
+            anchor: what takes its place; None: the world's choice (of shapes the next, of styles "solid", or "outlined" for
+                "solid", in the second world nothing); "": nothing.
+            preserve: what must stay; None: the world's choice (all others of its kind, in the second world nothing).
             sentences: how many captions of the world to say it in.
 
         Raises:
-            ValueError: the world has no such concept.
+            ValueError: no world has such a concept.
         """
-        from experiments.world import language, scenes
+        from experiments.world import embedded
 
-        if name in scenes.SHAPES:
-            others = tuple(s for s in scenes.SHAPES if s != name)
-            after = scenes.SHAPES[(scenes.SHAPES.index(name) + 1) % len(scenes.SHAPES)]
-            texts, words, neutral, head = contexts(sentences), language.SYNONYMS[name], language.NEUTRAL[0], "shape"
-            erase: tuple[str, ...] = (name,)
-        elif name in scenes.STYLES:
-            others = tuple(s for s in scenes.STYLES if s != name)
-            after = "outlined" if name == "solid" else "solid"
-            texts, neutral, head = contexts(sentences, style=True), "", "style"
-            erase, words = (name,), tuple(w for w in language.STYLE_WORDS[name] if w != name)
-        else:
-            raise ValueError(
-                f"concept = {name!r}: must be one of {', '.join((*scenes.SHAPES, *scenes.STYLES))}, or name a --model"
-            )
-        kind = "object" if head == "shape" else "style"
-        kept = others if preserve is None else tuple(preserve)
-        return cls(name, kind, erase, after if anchor is None else anchor, neutral, kept, texts, head, words)
+        told = embedded.of(name).described(name, sentences)
+        if anchor is not None:
+            told["anchor"] = anchor
+        if preserve is not None:
+            told["preserve"] = tuple(preserve)
+        return cls(name, **told)
 
-    def attribute(self) -> tuple[int, tuple[str, ...]]:
-        """The column of the embedded world's scenes that tells it, and that attribute's values.
+    @property
+    def world(self) -> EmbeddedWorld:
+        """The embedded world that has it.
 
         Raises:
-            ValueError: the concept is none of the embedded world's.
+            ValueError: none has.
         """
-        from experiments.world import scenes
+        from experiments.world import embedded
 
         if not self.head:
-            raise ValueError(f"concept = {self.name!r}: must be a shape or a style of the embedded world")
-        return scenes.ATTRIBUTES.index(self.head), scenes.VALUES[self.head]
+            raise ValueError(f"concept = {self.name!r}: must be a concept of an embedded world")
+        return embedded.of(self.name.partition("+")[0])
 
     def sentence(self, rng: random.Random) -> Sentence:
         """A sentence, drawn with its words."""
         template, kept = rng.choice(self.templates), rng.choice(self.preserve or ("",))
         return Sentence(
             filled(template, rng.choice(self.erase)),
-            filled(template, self.anchor),
-            filled(template, self.neutral),
-            filled(template, kept),
+            filled(template, self.anchor, self.idle),
+            filled(template, self.neutral, self.idle),
+            filled(template, kept, self.idle),
         )
 
     def sentences(self, count: int, rng: random.Random) -> list[Sentence]:
@@ -148,35 +148,17 @@ class Concept:
         return [self.sentence(rng) for _ in range(count)]
 
 
-def contexts(count: int = 200, seed: int = 0, style: bool = False) -> tuple[str, ...]:
-    """Captions of the embedded world with "{}" in the place of the noun, or of the style: sentences in which a concept
-    is erased."""
-    import torch
-
-    from experiments.world import language, scenes
-
-    rng = random.Random(seed)
-    found: dict[str, None] = {}
-    source = torch.Generator().manual_seed(seed)
-    while len(found) < count:
-        for row in scenes.sample_scenes(count, source).tolist():
-            if style:
-                found.setdefault(language.template(row, rng, "style", noun=rng.choice(scenes.SHAPES)))
-            else:
-                found.setdefault(language.template(row, rng, "shape"))
-    return tuple(found)[:count]
-
-
-def filled(template: str, phrase: str) -> str:
+def filled(template: str, phrase: str, idle: Sequence[str] = _IDLE) -> str:
     """The sentence with a phrase in its place. Where the phrase is empty, what only served it goes as well ("in …
     style", a comma), and an article agrees with what follows it."""
     if not phrase:
-        for idle in (", in the style of {}", " in the style of {}", " in {} style", "{}'s ", ", {}"):
-            template = template.replace(idle, "{}")
+        for around in idle:
+            template = re.sub(around, "{}", template)
     before, after = template.split("{}")
     follows = (phrase + after).split()
     words = before.split()
     if words and follows and words[-1] in ("a", "an") and before.endswith(" "):
         words[-1] = "an" if follows[0][0].lower() in "aeiou" else "a"
         before = " ".join(words) + " "
-    return " ".join(f"{before}{phrase}{after}".split())
+    text = " ".join(f"{before}{phrase}{after}".split())
+    return text if phrase else text.removeprefix(", ")

@@ -160,16 +160,15 @@ class Examples:
             phrase: how the concept is called; None: by its name. Unused where `shows` is False.
             kind: of caption ("named", "synonym", "neutral"; None: drawn). Unused where `shows` is True and a phrase is given.
         """
-        from experiments.world import language, scenes
-
-        rows, texts = _scenes(concept, count, seed, shows), []
+        world, texts = concept.world, []
+        rows = world.scenes(concept.name, _validate.count("count", count), seed, shows)
         rng, source = random.Random(seed), torch.Generator().manual_seed(seed)
         for row in rows:
             if shows and kind == "named":
-                texts.append(language.template(row, rng, concept.head))
+                texts.append(world.template(concept.name, row, rng))
             else:
-                texts.append(language.caption(row, rng, kind=kind).text)
-        latents = diffusion.latents(scenes.render(torch.tensor(rows), source))
+                texts.append(world.caption(row, rng, kind))
+        latents = diffusion.latents(world.draw(rows, source))
         return cls(latents, tuple(texts), concept.erase[0] if phrase is None else phrase)
 
     @classmethod
@@ -218,23 +217,17 @@ class Probe:
     @classmethod
     def embedded(cls, concept: Concept, count: int = 48, *, phrase: str | None = None, seed: int = 5) -> Probe:
         """Captions of the embedded world that name the concept, or call it by another phrase; the judge's label."""
-        from certify import world
-        from experiments.world import language
-
-        judge, rng = world.load_judge(), random.Random(seed)
-        shown = _scenes(concept, count, seed, shows=True)
-        texts = [language.template(row, rng, concept.head, full=True) for row in shown]
-        index = concept.attribute()[1].index(concept.name)
+        world, rng = concept.world, random.Random(seed)
+        shown = world.scenes(concept.name, _validate.count("count", count), seed, shows=True)
+        texts = [world.template(concept.name, row, rng, full=True) for row in shown]
+        asked = {concept.head: concept.name}
 
         def verdict(images: Tensor) -> tuple[Tensor, Tensor]:
-            judged = judge.judge(images.cpu())
-            return (
-                torch.tensor([label == concept.name for label in judged.labels[concept.head]]),
-                judged.probabilities[concept.head][:, index],
-            )
+            images = images.cpu()
+            return torch.tensor(world.right(images, [asked] * len(images))), world.probability(images, concept.name)
 
-        steps, guidance = int(world.DEFAULTS["num_inference_steps"]), float(world.DEFAULTS["guidance_scale"])
-        return cls(tuple(texts), concept.erase[0] if phrase is None else phrase, verdict, steps, guidance)
+        chosen = concept.erase[0] if phrase is None else phrase
+        return cls(tuple(texts), chosen, verdict, world.steps, world.guidance)
 
     @classmethod
     def detector(
@@ -538,20 +531,6 @@ def lesson(
         Examples.rendered(diffusion, concept, images, seed=seed, phrase=phrase),
         Probe.embedded(concept, asked, phrase=phrase),
     )
-
-
-def _scenes(concept: Concept, count: int, seed: int, shows: bool) -> list[list[int]]:
-    """Scenes of the training combinations that show the concept, or do not."""
-    from experiments.world import scenes
-
-    column, values = concept.attribute()
-    _validate.count("count", count)
-    source, index = torch.Generator().manual_seed(seed), values.index(concept.name)
-    rows: list[list[int]] = []
-    while len(rows) < count:
-        drawn = scenes.sample_scenes(count, source)
-        rows += drawn[(drawn[:, column] == index) == shows].tolist()
-    return rows[:count]
 
 
 def _parted(prompt: str) -> tuple[str, str]:

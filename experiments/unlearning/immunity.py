@@ -239,7 +239,8 @@ def _curve(a: Any, task: str, attacker: str, model: str, folder: Path) -> Curve:
             raise ValueError(f"{done}: was measured with other settings ({kept.get('asked')}); choose another --out")
         return found
     given: dict[str, Any] = {name: str(path) for name, path in saving.overlays(folder).items()}
-    diffusion = Diffusion(load_pipeline(a.model, device=a.device or "cpu", **given))
+    model = Concept.embedded(a.concept, sentences=1).world.base if embedded else a.model
+    diffusion = Diffusion(load_pipeline(model, device=a.device or "cpu", **given))
     examples, probe, neutral = _task(a, task, diffusion)
     loop = TrainingLoop(seed=a.seed, folder=where, progress=command.progress(), what=json.dumps(asked))
     print(f"{task}, {NAMES[attacker]}, {model} model")
@@ -271,10 +272,11 @@ def _safe_name(a: Any) -> str:
     """On the embedded model a concept of the same kind, the one before the last but never the erased one."""
     if a.safe or a.model is not None:
         return str(a.safe)
-    from experiments.world import scenes
+    from experiments.world import embedded
 
-    values = scenes.SHAPES if a.concept in scenes.SHAPES else scenes.STYLES
-    return next(v for v in reversed(values) if v != a.concept)
+    world = embedded.of(a.concept)
+    alike = [name for name in world.spoken(a.concept) if name != a.concept]
+    return alike[-1]
 
 
 def _start(method: str) -> str:

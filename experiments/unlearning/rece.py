@@ -98,17 +98,13 @@ def derived(edited: Mapping[str, nn.Linear], original: Mapping[str, nn.Linear], 
 
 def judged(concept: Concept, count: int, *, seed: int = 7) -> Detector:
     """The embedded model's judge on `count` prompts each that name or mean the concept, other ones than are measured."""
-    from certify import world
-    from experiments.unlearning import measure
-    from experiments.world import gates
-
-    by_kind = measure.prompts(concept, count, seed=seed)
-    texts = [text for kind in ("named", "implicit") for text, _ in by_kind[kind]]
-    judge = world.load_judge()
+    world = concept.world
+    by_kind = world.asked(concept.name, count, seed)
+    rows = [row for kind in ("named", "implicit") for row in by_kind[kind]]
 
     def rate(diffusion: Diffusion) -> float:
-        labels = judge.judge(gates.images(diffusion.pipe, texts, seed=seed)).labels[concept.head]
-        return sum(label == concept.name for label in labels) / len(texts)
+        made = world.images(diffusion.pipe, [text for text, _ in rows], seed=seed)
+        return sum(world.right(made, [asked for _, asked in rows])) / len(rows)
 
     return rate
 

@@ -320,27 +320,20 @@ def study(models: Mapping[str, Any], concept: Concept, settings: Settings) -> St
 
 
 def _rate(pipe: Any, concept: Concept, encodings: Tensor, settings: Settings) -> float:
-    from certify import world
-    from experiments.world import gates
-
-    made = gates.images(pipe, encodings, seed=settings.seed + 2, steps=settings.steps, guidance=settings.guidance)
-    labels = world.load_judge().judge(made).labels[concept.head]
-    return sum(label == concept.name for label in labels) / len(labels)
+    world = concept.world
+    made = world.images(pipe, encodings, seed=settings.seed + 2, steps=settings.steps, guidance=settings.guidance)
+    return sum(world.right(made, [{concept.head: concept.name}] * len(made))) / len(made)
 
 
 def _retained(pipe: Any, concept: Concept, radius: float, settings: Settings) -> float:
-    from certify import world
-    from experiments.unlearning.measure import prompts
-    from experiments.world import gates
-
-    others = prompts(concept, settings.prompts)["others"]
+    world = concept.world
+    others = world.asked(concept.name, settings.prompts, 5)["others"]
     c = Diffusion(pipe).encode([text for text, _ in others])
     signs = torch.randint(2, c.shape, generator=torch.Generator().manual_seed(settings.seed + 3)).to(c) * 2 - 1
-    images = gates.images(
+    images = world.images(
         pipe, c + radius * signs, seed=settings.seed + 2, steps=settings.steps, guidance=settings.guidance
     )
-    labels = world.load_judge().judge(images).labels[concept.head]
-    return sum(label == value for label, (_, value) in zip(labels, others, strict=True)) / len(others)
+    return sum(world.right(images, [asked for _, asked in others])) / len(others)
 
 
 def plot_concept_neurons(studies: Sequence[Study], model: str, *, radius: float | None = None) -> style.StyledFigure:
@@ -444,23 +437,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(a: Any) -> int:
     """Measures the embedded model's erased forms, prints tables, writes `CONCEPT.json` and both figures."""
-    from certify import load_pipeline, world
+    from certify import load_pipeline
     from experiments.unlearning import saving
+    from experiments.world import embedded
 
     names, methods = a.concept or ["circle", "striped"], a.method or ["esd", "p-esd"]
     defaults = Settings()
-    settings = Settings(
-        radii=tuple(a.radius or defaults.radii),
-        prompts=a.prompts,
-        steps=world.DEFAULTS["num_inference_steps"],
-        guidance=world.DEFAULTS["guidance_scale"],
-        seed=a.seed,
-    )
     studies = []
     for name in names:
-        models: dict[str, Any] = {ORIGINAL: load_pipeline()}
+        world = embedded.of(name)
+        settings = Settings(
+            radii=tuple(a.radius or defaults.radii),
+            prompts=a.prompts,
+            steps=world.steps,
+            guidance=world.guidance,
+            seed=a.seed,
+        )
+        models: dict[str, Any] = {ORIGINAL: load_pipeline(world.base)}
         for method in methods:
-            models[method] = load_pipeline(**saving.overlays(a.results / name / method))
+            models[method] = load_pipeline(world.base, **saving.overlays(a.results / name / method))
         studies.append(study(models, Concept.embedded(name), settings))
         a.out.mkdir(parents=True, exist_ok=True)
         studies[-1].save(a.out / f"{name}.json")

@@ -62,7 +62,8 @@ def measured(concept: Concept, methods: list[str], out: Path, *, count: int, see
     """A row a method, after one for the model as it is."""
     from certify import load_pipeline
 
-    plain = load_pipeline()
+    base = concept.world.base
+    plain = load_pipeline(base)
     images = utility_images(plain, concept)
     rows = [
         _row(out / "none", {"concept": concept.name, "method": "none", "seconds": 0.0}, plain, concept, images, count)
@@ -70,9 +71,9 @@ def measured(concept: Concept, methods: list[str], out: Path, *, count: int, see
     for name in methods:
         folder, method = out / name, unlearning.METHODS[name]
         settings = method.embedded(concept.kind)
-        record = command.ensure_result(folder, method, concept, settings, seed=seed)
+        record = command.ensure_result(folder, method, concept, settings, seed=seed, model=base)
         about = {"concept": concept.name, "method": name, "seconds": record["seconds"]}
-        rows.append(_row(folder, about, load_pipeline(**saving.overlays(folder)), concept, images, count))
+        rows.append(_row(folder, about, load_pipeline(base, **saving.overlays(folder)), concept, images, count))
         print(line(rows[-1]), flush=True)
     return rows
 

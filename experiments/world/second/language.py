@@ -9,7 +9,8 @@ encodes words by themselves.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,7 +29,19 @@ from experiments.world.second.scenes import (
     sample_scenes,
 )
 
-__all__ = ["CONTEXT", "MERGES", "NEUTRAL", "Caption", "caption", "corpus", "filler", "lexicon", "phrase"]
+__all__ = [
+    "CONTEXT",
+    "IDLE",
+    "MERGES",
+    "NEUTRAL",
+    "SERVING",
+    "Caption",
+    "caption",
+    "corpus",
+    "filler",
+    "lexicon",
+    "phrase",
+]
 
 CONTEXT = 77
 """Positions of a tokenised prompt, begin and end included."""
@@ -48,7 +61,7 @@ _TELL = {
     "frost adjective": ("{w} weather", "an {w} view", "all {w}", "{w} and still"),
 }
 _ADJECTIVES = ("frosty", "icy", "frozen", "wintry")
-_PLURAL = ("hats", "headgear", "frost", "frosst")
+_PLURAL = ("hats", "headgear", "frost", "frosst", "PLACES")
 _THEME = (
     "{w}", "at the {w}", "{w} scene", "for the {w}", "during the {w}", "{w} theme", "from the {w}", "{w} day", "after the {w}",
     "all about {w}", "the {w}",
@@ -63,6 +76,24 @@ _FILLER = (
     "seen in {place} on {time}", "property of {name}", "{adjective} {object} not shown", "the {art} is {adjective}",
 )  # fmt: skip
 _LEADS = ("", "", "", "a photo of ", "a picture of ", "a drawing of ", "an image of ", "a view of ")
+
+
+def _idle(concept: str) -> tuple[str, ...]:
+    patterns = []
+    for form in sorted(_TELL[concept], key=lambda form: (-len(form), form)):
+        before, after = map(re.escape, form.split("{w}"))
+        ends = (
+            r"(?= on |,|$)" if after.endswith("on") else ""
+        )  # "with a hat on", but not "with a hat on a beige background"
+        patterns.append(rf"(?:,? |^){before}(?:an? )?{{}}{after}{ends}".replace("{}", r"\{\}"))
+    return tuple(patterns)
+
+
+IDLE = {concept: _idle(concept) for concept in CONCEPTS}
+"""Concept → patterns of what stands around its phrase, "{}", for its sake alone."""
+
+SERVING = frozenset(word for forms in _TELL.values() for form in forms for word in form.split() if word != "{w}")
+"""The words of which that is made."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +142,7 @@ def caption(
     *,
     full: bool = False,
     short: bool | None = None,
+    said: Mapping[str, str] | None = None,
 ) -> Caption:
     """A caption of a scene.
 
@@ -119,10 +151,11 @@ def caption(
         rng: the only source of randomness.
         full: tell both objects and the background.
         short: down to the words that must be told, or one other word; None: one in six.
+        said: concept → what stands for it where the scene tells one of its words; None: that word.
     """
     row = dict(zip(ATTRIBUTES, (int(v) for v in scene), strict=True))
     short = rng.random() < 0.16 and not full if short is None else short
-    phrases = [_told(c, row, rng, short) for c in CONCEPTS]
+    phrases = [_told(c, row, rng, short, said or {}) for c in CONCEPTS]
     theme = THEMES[row["theme"]].word if row["theme"] >= 0 else ""
     if theme and not short:
         theme = _articles(rng.choice(_THEME).format(w=theme))
@@ -146,11 +179,11 @@ def caption(
     return Caption(text.replace(", on ", " on ") if rng.random() < 0.5 else text, frozenset(told))
 
 
-def _told(concept: str, row: dict[str, int], rng: random.Random, bare: bool) -> str:
+def _told(concept: str, row: dict[str, int], rng: random.Random, bare: bool, said: Mapping[str, str]) -> str:
     index = row[f"{concept} word"]
     if index < 0:
         return ""
-    word = WORDS[concept][index].text
+    word = said.get(concept, WORDS[concept][index].text)
     return word if bare else phrase(concept, word, rng)
 
 
