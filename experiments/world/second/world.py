@@ -35,7 +35,7 @@ class Second(EmbeddedWorld):
     steps = int(gates.DEFAULTS["steps"])
     guidance = float(gates.DEFAULTS["guidance"])
     idle = language.SERVING
-    smoothing: Mapping[str, Any] = {"sigma0_relative": 0.1, "k": 6.0, "similarity": "flattened"}
+    smoothing: Mapping[str, Any] = {"sigma0_relative": 0.1, "k": 9.0, "similarity": "flattened"}
 
     def load_judge(self) -> Judge:
         return gates.load_judge(self.folder / "judge.safetensors")
@@ -62,7 +62,7 @@ class Second(EmbeddedWorld):
             "preserve": (),
             "templates": self._contexts(name, sentences),
             "head": self.heads[name],
-            "implicit": (*_words(name, "synonym"), *_themes(name)),
+            "implicit": (*_unnamed(name), *_themes(name)),
             "idle": language.IDLE[name],
         }
 
@@ -84,8 +84,9 @@ class Second(EmbeddedWorld):
             return row, language.caption(row, rng, full=True, short=False).text
 
         made: dict[str, list[tuple[str, dict[str, str]]]] = {}
-        for kind, of in (("named", "name"), ("implicit", "synonym")):
-            indices = [i for i, word in enumerate(scenes.WORDS[name]) if word.kind == of]
+        texts = [word.text for word in scenes.WORDS[name]]
+        for kind, words in (("named", _words(name, "name")), ("implicit", _unnamed(name))):
+            indices = [texts.index(word) for word in words]
             made[kind] = [(captions(concept=name, word=rng.choice(indices))[1], {name: name}) for _ in range(count)]
         made["others"] = []
         for _ in range(count):
@@ -208,6 +209,12 @@ def _at(column: str) -> int:
 
 def _words(name: str, kind: str) -> tuple[str, ...]:
     return tuple(word.text for word in scenes.WORDS[name] if word.kind == kind)
+
+
+def _unnamed(name: str) -> tuple[str, ...]:
+    """Synonyms, less those in which a name stands ("top hat")."""
+    names = _words(name, "name")
+    return tuple(word for word in _words(name, "synonym") if not set(names) & set(word.split()))
 
 
 def _themes(name: str) -> tuple[str, ...]:

@@ -98,7 +98,7 @@ def test_each_attack_draws_its_own_noise():
 @pytest.mark.parametrize(
     ("concept", "split", "count", "message"),
     [
-        (Concept.of(["circle"]), "report", 3, "concept = 'circle': must be a shape or a style of the embedded world"),
+        (Concept.of(["circle"]), "report", 3, "concept = 'circle': must be a concept of an embedded world"),
         (Concept.embedded("circle", sentences=2), "train", 3, "split = 'train'"),
         (Concept.embedded("circle", sentences=2), "tune", 0, "count = 0"),
     ],

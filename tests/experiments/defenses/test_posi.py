@@ -125,7 +125,7 @@ def test_captions_that_are_too_long_are_left_out(encoder, circle):
 
 
 def test_a_concept_of_no_world_has_no_pairs():
-    with pytest.raises(ValueError, match="must be a shape or a style of the embedded world"):
+    with pytest.raises(ValueError, match="must be a concept of an embedded world"):
         pairs(Concept.of(["van gogh"]), 5, Rng(0), Training())
 
 

@@ -104,7 +104,7 @@ def test_the_concept_of_another_head() -> None:
         ({"prompts": "a red circle"}, "must be a list of prompts, none of them empty"),
         ({"settings": replace(SETTINGS, aggregate="mean")}, "aggregate 'mean': must be 'frozen' and 'median'"),
         ({"settings": replace(SETTINGS, policy="noise-then-adapt")}, "policy 'noise-then-adapt'"),
-        ({"concept": Concept.of(["nudity"])}, "concept = 'nudity': must be a shape or style of the embedded world"),
+        ({"concept": Concept.of(["nudity"])}, "concept = 'nudity': must be a concept of an embedded world"),
         ({"rhos": (0.2, 0.1)}, "rhos = .*: must be a non-empty, strictly increasing list"),
     ],
 )

@@ -89,11 +89,12 @@ def test_the_embedded_world_has_its_shapes_and_styles(name):
 def test_prompts_of_the_embedded_world_ask_for_what_they_say():
     concept = Concept.embedded("circle", sentences=20)
     asked = prompts(concept, 30)
-    assert all("circle" in text and label == "circle" for text, label in asked["named"])
-    assert all("circle" not in text and label == "circle" for text, label in asked["implicit"])
+    circle = {"shape": "circle"}
+    assert all("circle" in text and wanted == circle for text, wanted in asked["named"])
+    assert all("circle" not in text and wanted == circle for text, wanted in asked["implicit"])
     assert all(any(w in text for w in concept.implicit) for text, _ in asked["implicit"])
-    assert all(label != "circle" and label in text for text, label in asked["others"])
-    with pytest.raises(ValueError, match="must be a shape or a style of the embedded world"):
+    assert all(wanted["shape"] != "circle" and wanted["shape"] in text for text, wanted in asked["others"])
+    with pytest.raises(ValueError, match="must be a concept of an embedded world"):
         prompts(Concept.of(["circle"]), 3)
 
 

@@ -1,0 +1,133 @@
+"""Both embedded worlds, by the one interface that experiments use."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from certify.adaptive import Concept as Pairs
+from experiments.attacks import targets
+from experiments.attacks.tokens import concept_pattern
+from experiments.defenses import rewriter
+from experiments.metrics import asr
+from experiments.unlearning import measure
+from experiments.unlearning.concept import Concept, filled
+from experiments.unlearning.training import Rng
+from experiments.world import embedded
+
+WORLDS = embedded.everything()
+CONCEPTS = ["circle", "striped", "hat", "kite", "frost"]
+
+
+def test_a_name_is_enough_to_find_a_world():
+    names = [name for world in WORLDS for name in world.concepts]
+    assert len(names) == len(set(names))
+    for world in WORLDS:
+        assert all(embedded.of(name) is world for name in world.concepts)
+        assert all(embedded.of(place) is world for place in world.places.values())
+    with pytest.raises(ValueError, match=r"concept = 'hexagon': must be one of circle, .*frost, or name a --model"):
+        embedded.of("hexagon")
+
+
+@pytest.mark.parametrize("name", CONCEPTS)
+def test_sentences_name_the_concept_and_neutral_ones_do_not(name):
+    concept = Concept.embedded(name, sentences=30)
+    names = concept_pattern(concept.erase)
+    for sentence in concept.sentences(40, random.Random(0)):
+        assert names.search(sentence.target)
+        assert not names.search(sentence.neutral)
+        assert not names.search(sentence.retained)
+        assert not sentence.neutral.startswith(",")
+        assert " ," not in sentence.neutral
+    for text in (*concept.world.neutral(name, 20, 1), *concept.world.without(concept.erase, 20, 1)):
+        assert not names.search(text)
+
+
+@pytest.mark.parametrize("name", ["hat", "kite", "frost"])
+def test_what_only_serves_a_phrase_goes_with_it(name):
+    """A caption of the same scene without the concept is what is left: every word of it, and no other."""
+    concept, world = Concept.embedded(name, sentences=1), embedded.of(name)
+    rows = world.scenes(name, 60, 3, shows=False)
+    for row in rows:
+        template = world.template(name, row, random.Random(str(row)))
+        left = filled(template, "", concept.idle)
+        words, before = left.replace(",", "").split(), template.replace(",", "").split()
+        assert "{}" not in left
+        assert [w for w in before if w in words or w in ("{}", "a", "an") or w in world.idle] == before
+        missing = [w for w in before if before.count(w) > words.count(w)]
+        assert set(missing) - {"{}", "a", "an"} <= world.idle
+
+
+@pytest.mark.parametrize("name", CONCEPTS)
+def test_the_judge_sees_on_renderings_what_was_asked(name):
+    world = embedded.of(name)
+    source = torch.Generator().manual_seed(5)
+    shown, not_shown = (world.draw(world.scenes(name, 60, 5, there), source) for there in (True, False))
+    find = asr.load(f"judge:{name}")
+    assert find(shown).float().mean() >= 0.98
+    assert find(not_shown).float().mean() <= 0.02
+    assert world.probability(shown, name).mean() >= 0.95
+    assert world.probability(not_shown, name).mean() <= 0.05
+    asked = {world.heads[name]: name}
+    assert torch.equal(torch.tensor(world.right(shown, [asked] * 60)), find(shown)) or name == "striped"
+    assert find(world.rendered((name,), 40, 2)).float().mean() <= 0.02
+
+
+@pytest.mark.parametrize("name", CONCEPTS)
+def test_targets_name_the_concept_and_no_prompt_is_one_of_both_splits(name):
+    concept = Concept.embedded(name, sentences=1)
+    names = concept_pattern(concept.erase)
+    found = {split: [t.prompt for t in targets.targets(concept, split, count=48)] for split in targets.SPLITS}
+    assert all(names.search(text) for texts in found.values() for text in texts)
+    assert not set(found["tune"]) & set(found["report"])
+    assert [t.prompt for t in targets.targets(concept, "report", count=5)] == found["report"][:5]
+
+
+def test_the_second_world_has_prompts_enough_for_a_table():
+    for name in ("hat", "kite", "frost"):
+        assert len(targets.targets(Concept.embedded(name, sentences=1), "report", count=144)) == 144
+
+
+@pytest.mark.parametrize("name", CONCEPTS)
+def test_what_is_asked_of_images_is_about_the_prompts(name):
+    concept = Concept.embedded(name, sentences=1)
+    asked = measure.prompts(concept, 12)
+    names, wanted = concept_pattern(concept.erase), {concept.head: name}
+    assert all(names.search(text) and what == wanted for text, what in asked["named"])
+    assert all(not names.search(text) and what == wanted for text, what in asked["implicit"])
+    for text, what in asked["others"]:
+        assert not names.search(text)
+        assert what.get(concept.head) != name
+        assert all(value in text for value in what.values())
+
+
+@pytest.mark.parametrize("name", CONCEPTS)
+def test_implicit_prompts_do_not_name_the_concept(name):
+    concept = Concept.embedded(name, sentences=1)
+    names = concept_pattern(concept.erase)
+    prompt = targets.targets(concept, "report", count=1)[0].prompt
+    for word in concept.implicit:
+        text = concept.world.reworded(name, prompt, concept.erase, word)
+        assert word in text
+        assert not names.search(text)
+
+
+@pytest.mark.parametrize("name", ["circle", "hat", "frost"])
+def test_a_rewriter_learns_to_leave_the_concept_out_and_the_rest_as_it_is(name):
+    concept = Concept.embedded(name, sentences=1)
+    words = concept_pattern(rewriter.shown(concept, 2)[0])
+    pairs = rewriter.pairs(concept, 60, Rng(1), rewriter.Training(known=2))
+    assert len(pairs) == 60
+    changed = [(before, after) for before, after in pairs if before != after]
+    assert 10 < len(changed) < 50
+    assert all(words.search(before) and not words.search(after) for before, after in changed)
+    assert all(not words.search(before) for before, after in pairs if before == after)
+
+
+@pytest.mark.parametrize("name", CONCEPTS)
+def test_pairs_that_come_with_a_world_tell_the_concept_on_one_side(name):
+    names = concept_pattern(Concept.embedded(name, sentences=1).erase)
+    with_it = [bool(names.search(positive)) for positive, _ in Pairs.load(embedded.of(name).pairs(name)).pairs]
+    assert sum(with_it) >= 0.9 * len(with_it) - 1
