@@ -2,8 +2,8 @@
 
 Profiles of the property suite (`HYPOTHESIS_PROFILE`):
 
-dev        25 examples a law, other ones in each run. Where there is no other wish.
-ci         25 examples a law, the same in each run: a red build is a change of the code and not of the dice. Chosen where the
+dev        15 examples a law, other ones in each run. Where there is no other wish.
+ci         15 examples a law, the same in each run: a red build is a change of the code and not of the dice. Chosen where the
            environment has `CI`.
 thorough   300 examples a law, other ones in each run, and what reproduces a failure is printed. A quarter of an hour for
            `tests/laws`.
@@ -14,6 +14,8 @@ Laws that are asked of every method in turn take a third of that for each (`test
 from __future__ import annotations
 
 import os
+from collections import Counter
+from typing import Any
 
 import pytest
 import torch
@@ -21,13 +23,11 @@ from hypothesis import HealthCheck, settings
 
 from tests.statistical.trials import Trials
 
-settings.register_profile("dev", max_examples=25, deadline=None)
-settings.register_profile(
-    "ci", max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.register_profile(
-    "thorough", max_examples=300, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
-)
+# How long an example takes, or its making, is up to the machine and what else runs on it: it fails no test.
+ANY_MACHINE: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("dev", max_examples=15, **ANY_MACHINE)
+settings.register_profile("ci", max_examples=15, derandomize=True, **ANY_MACHINE)
+settings.register_profile("thorough", max_examples=300, print_blob=True, **ANY_MACHINE)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
 
@@ -47,6 +47,28 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory):
     os.environ.pop("CERTIFY_CACHE")
     if before is not None:
         os.environ["CERTIFY_CACHE"] = before
+
+
+LONG = 300.0
+"""Seconds of a run that says at its end where they went."""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Where the time of a long run went: the files that took most of it, over all processes, and their slowest tests."""
+    files, slowest = Counter[str](), dict[str, tuple[float, str]]()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                file, _, name = report.nodeid.partition("::")
+                files[file] += report.duration
+                slowest[file] = max(slowest.get(file, (0.0, "")), (report.duration, name))
+    total = sum(files.values())
+    if total < LONG:
+        return
+    terminalreporter.section(f"where {total:.0f} s went: seconds of a file, and of its slowest test")
+    for file, seconds in files.most_common(12):
+        most, name = slowest[file]
+        terminalreporter.write_line(f"{seconds:5.0f}  {file}  {most:.0f}  {name}"[:120])
 
 
 @pytest.fixture

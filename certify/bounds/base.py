@@ -137,6 +137,17 @@ class Setting(Record):
             self._distances[id(origin)] = (origin, row_distances(self.pilot, origin))
         return self._distances[id(origin)][1]
 
+    def reach(self, origin: Tensor) -> Tensor:
+        """What the distance of a row of f from that of `origin` cannot exceed: (rows,), float64; ∞ without a support.
+
+        Kept for the next time: what is tried on pilot draws asks for it a hundred times.
+        """
+        if self.support is None:
+            return torch.full((origin.shape[0] if origin.ndim > 1 else 1,), math.inf, dtype=torch.float64)
+        if id(origin) not in self._reaches:
+            self._reaches[id(origin)] = (origin, self.support.reach(origin))
+        return self._reaches[id(origin)][1]
+
     @functools.cached_property
     def stable_rank(self) -> float:
         """tr Cov / λ_max(Cov) of the first 256 pilot draws, about: how many outputs move by themselves. 1 without draws."""
@@ -152,6 +163,10 @@ class Setting(Record):
     @functools.cached_property
     def _distances(self) -> dict[int, tuple[Tensor, Tensor]]:
         return {}  # with the origin itself, so that its id stays its own
+
+    @functools.cached_property
+    def _reaches(self) -> dict[int, tuple[Tensor, Tensor]]:
+        return {}
 
 
 class Evidence(Record, ABC):

@@ -33,7 +33,7 @@ from certify._floats import length, up
 from certify._text import shown
 from certify.bounds.base import Evaluation, Evidence, Method, Setting, pilot_rank
 from certify.bounds.copies import LimitEvidence, limit_verdict, statistic_limits
-from certify.bounds.dimension_free import DistanceExceedances, a_priori_reach
+from certify.bounds.dimension_free import DistanceExceedances
 from certify.bounds.percentile import (
     BoxEvidence,
     beyond,
@@ -188,7 +188,7 @@ class MeanReplicasRoute(ReplicasRoute):
 
     def _cap(self) -> float:
         # No row of a mean is further away than the furthest of what it is a mean of.
-        return float(length(a_priori_reach(self.setting.support, self.setting.center)))
+        return float(length(self.setting.reach(self.setting.center)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,7 +318,7 @@ class DimensionFreeRoute(DeployedMethod):
 
     def __init__(self, setting: Setting, alpha: float, aim: float, *, q: float, replicas: int) -> None:
         super().__init__(setting, alpha, aim, q=q, replicas=replicas)
-        self._reach = a_priori_reach(setting.support, setting.center)
+        self._reach = setting.reach(setting.center)
         self.reach = float(length(self._reach))
         self._pilot = None if setting.pilot is None else length(setting.distances(setting.center), dim=1).sort().values
         choices = [

@@ -35,9 +35,8 @@ from certify.confidence import clopper_pearson, extreme_rank
 from certify.montecarlo import Accumulator, Distances, Exceedances, row_distances
 from certify.montecarlo.accumulators import Tallied, digest, part_of, state_of
 from certify.noise import Noise, Tails
-from certify.support import Support
 
-__all__ = ["DimensionFreeMSE", "DistanceExceedances", "LayersEvidence", "a_priori_reach", "layer_cake", "upper_limits"]
+__all__ = ["DimensionFreeMSE", "DistanceExceedances", "LayersEvidence", "layer_cake", "upper_limits"]
 
 _LAYERS = (1, 4, 8)
 """Numbers of levels to choose from."""
@@ -74,14 +73,6 @@ def upper_limits(distances: Tensor, levels: Tensor, ranks: list[int], reach: Ten
     # A sum of m squares is good to m/2 ulp, far below this.
     stacked = torch.stack(limits, dim=1) if limits else reach.new_zeros((reach.numel(), 0))
     return torch.minimum(grown(stacked, 1e-10), reach[:, None])
-
-
-def a_priori_reach(support: Support | None, center: Tensor) -> Tensor:
-    """What the distance of a row of f from that of c cannot exceed: (rows,), float64; ∞ without a support."""
-    rows = center.shape[0] if center.ndim > 1 else 1
-    if support is None:
-        return torch.full((rows,), math.inf, dtype=torch.float64)
-    return support.reach(center)
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,7 +309,7 @@ class DimensionFreeMSE(Method):
 
     def _plan(self, origin: Tensor, apart: bool, levels: int) -> _Layers:
         # Levels reach as far as a rank qualifies at the radius aimed at, evenly spaced up to there.
-        reach = a_priori_reach(self.setting.support, origin)
+        reach = self.setting.reach(origin)
         share = self._budget / ((len(reach) if apart else 1) * levels)
         least = -math.expm1(math.log(share) / self.setting.n)
         top = _level(self.setting.noise, least * (1 + 1e-6), self.aim)

@@ -64,11 +64,11 @@ class StoppedCount(Counts):
         super().update(outputs)  # checks that they are 0 or 1
         successes = before + outputs.to("cpu", torch.int64).cumsum(dim=0).numpy()
         yes, no = np.zeros(len(n), dtype=bool), np.zeros(len(n), dtype=bool)
-        if self.allowed > 0:
-            yes = log_evidence_below(successes, n, self.allowed) >= enough_evidence(n, self.alpha)
         least = max(self.allowed * UP, 1e-300)
-        if least < 1:
-            no = log_evidence_above(successes, n, least) >= enough_evidence(n, self.alpha)
+        # A rate on one side of p₀ is no evidence for the other: M ≤ 1.
+        low, high = successes < self.allowed * n, successes > least * n
+        yes[low] = log_evidence_below(successes[low], n[low], self.allowed) >= enough_evidence(n[low], self.alpha)
+        no[high] = log_evidence_above(successes[high], n[high], least) >= enough_evidence(n[high], self.alpha)
         decisive = np.flatnonzero(yes | no)
         if len(decisive):
             first = int(decisive[0])

@@ -244,7 +244,7 @@ def whole() -> tuple[Any, AdaptiveMedianSmoother]:
     return pipe, AdaptiveMedianSmoother.from_pipeline(pipe, ["circle"], n=3, **certify.world.SMOOTHING)
 
 
-SMALL = {"n": 400, "statistics": 150, "images": 96, "steps": 2, "guidance": 2.0, "q": 0.5, "rho_deployed": 0.1}
+SMALL = {"n": 200, "statistics": 80, "images": 64, "steps": 2, "guidance": 1.0, "q": 0.5, "rho_deployed": 0.1}
 
 
 def test_a_whole_certificate_speaks_of_every_stage(whole: tuple[Any, AdaptiveMedianSmoother]) -> None:
@@ -261,7 +261,7 @@ def test_a_whole_certificate_speaks_of_every_stage(whole: tuple[Any, AdaptiveMed
     ):
         assert name in functions
     assert made.alpha == pytest.approx(1e-3)
-    assert made.provenance["undefended"]["n"] == 24
+    assert made.provenance["undefended"]["n"] == 16
     assert made.provenance["noise_prediction_yardstick"] > 0
     assert all(claim.status == "certified" for claim in made.claims), [c.reason for c in made.claims]
     report = made.check(certified_functions(made, adaptive.prepare(prompt), pipe), adaptive.problem(prompt).y)
@@ -278,7 +278,7 @@ def test_the_rate_of_images_is_one_of_several_a_draw(whole: tuple[Any, AdaptiveM
     def by_chance(images: torch.Tensor) -> torch.Tensor:
         return (images.double().flatten(1).sum(dim=1) * 1e4).long() % 2 == 0
 
-    asked = SMALL | {"statistics": 0, "images": 320, "rho_deployed": 0.5}
+    asked = SMALL | {"n": 64, "statistics": 0, "images": 320, "steps": 1, "rho_deployed": 0.5}
     made = adaptive.certify(PROMPT, pipe=pipe, detector=by_chance, **asked)
     (claim,) = [claim for claim in made.claims if words.is_probability(claim)]
     assert (claim.theorem, claim.method, claim.status) == ("T14", "repeats", "certified")
@@ -290,7 +290,7 @@ def test_the_rate_of_images_is_one_of_several_a_draw(whole: tuple[Any, AdaptiveM
     (section,) = [s for s in sections(made) if s.title == "attack success rate"]
     assert section.drawn.at(0.1) == event.at(0.1)
     deployment = adaptive.deployment(PROMPT)
-    honest = attack_succeeds(deployment, pipe, by_chance, steps=2, guidance=2.0)
+    honest = attack_succeeds(deployment, pipe, by_chance, steps=1, guidance=1.0)
     verdict = next(v for v in made.check({claim.function: honest}, deployment.y, n=64).verdicts if v.claim == claim)
     assert verdict.outcome == "not refuted"
 
@@ -311,7 +311,7 @@ def test_alpha_is_shared_by_the_claims_that_are_made(
         adaptive = AdaptiveMedianSmoother.from_pipeline(pipe, ["circle"], **options)
     else:
         adaptive = AdaptiveMedianSmoother.from_encoder(PromptEncoder.from_pipeline(pipe), ["circle"], **options)
-    small = {**SMALL, "n": 100, "statistics": 64, "images": 4, "rhos": (0.05,), "points": 1, "alpha": 0.3}
+    small = {**SMALL, "n": 64, "statistics": 32, "images": 4, "steps": 1, "rhos": (0.05,), "points": 1, "alpha": 0.3}
     for more in ({}, {"pipe": pipe}, {"pipe": pipe, "statistics": 0, "detector": "judge:circle", "tolerance": 0.0}):
         made = adaptive.certify("a red circle", **{**small, **more})
         assert math.fsum(claim.alpha for claim in made.claims) == pytest.approx(0.3, rel=1e-12), more
@@ -326,11 +326,12 @@ def test_what_an_erased_claim_says_is_refuted_by_the_whole_model(whole: tuple[An
     def never(images: torch.Tensor) -> torch.Tensor:
         return torch.zeros(len(images), dtype=torch.bool)
 
-    made = adaptive.certify(prompt, pipe=pipe, detector=never, **(SMALL | {"statistics": 0, "images": 256}))
+    asked = SMALL | {"n": 64, "statistics": 0, "guidance": 2.0}
+    made = adaptive.certify(prompt, pipe=pipe, detector=never, **asked)
     (event,) = [claim for claim in made.claims if words.is_probability(claim)]
     deployment = adaptive.deployment(prompt)
     truly = attack_succeeds(deployment, pipe, "judge:circle", steps=2, guidance=2.0)
-    verdict = next(v for v in made.check({event.function: truly}, deployment.y).verdicts if v.claim == event)
+    verdict = next(v for v in made.check({event.function: truly}, deployment.y, n=64).verdicts if v.claim == event)
     assert verdict.outcome == "refuted"
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 
 import pytest
 
 from certify import cli
-from certify.cli import terminal
+from certify.cli import prompts, terminal
 
 
 @pytest.fixture
@@ -28,3 +30,23 @@ def run(monkeypatch, tmp_path, capsys):
         return code, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def without_figures():
+    """What runs a command without its figures, which take longer than a small certificate. They are tested by themselves."""
+
+    @contextlib.contextmanager
+    def context() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(prompts, "_draw_figures", lambda *_: None)
+            yield
+
+    return context
+
+
+@pytest.fixture
+def no_figures(without_figures):
+    """Commands of this test draw none."""
+    with without_figures():
+        yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 from certify import Certificate
 from certify.cli.settings import Settings
-from tests.processes import forked
+from tests.processes import ROOT, forked
 
 PROMPT = "a photo of a red circle"
 SMALL = ("--n", "1500", "--statistics", "300", "--images", "64", "--steps", "2", "--q", "0.5", "--rho-deployed", "0.1")
@@ -74,7 +75,7 @@ def test_prompt_prints_its_claim_within_80_columns(certified):
 
 def test_check_accepts_and_refutes(certified, run, tmp_path):
     folder, _ = certified
-    code, out, _ = run("check", str(folder))
+    code, out, _ = run("check", str(folder), "--n", "400")
     assert (code, "Not refuted" in out, "not checked" in out.partition("As on record")[0]) == (0, True, False)
     code, out, _ = run("check", str(folder), "--text-only")
     assert (code, "Not refuted" in out, "not checked" in out) == (0, True, True)
@@ -128,6 +129,7 @@ def test_a_certificate_of_a_function_is_checked_from_python(run, tmp_path):
         )
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_prompt_without_the_concept_says_of_what_the_distance_is(run, tmp_path):
     code, out, _ = run("prompt", "a photo of a book", "--concept", "circle", *TEXT, "--out", "a")
     clause = "does not seem to be named, that is the distance without the prompt’s most relevant word, not without the concept."
@@ -140,6 +142,7 @@ def test_a_prompt_without_the_concept_says_of_what_the_distance_is(run, tmp_path
         assert clause in " ".join(out.split()), command
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_attack_prompts_are_told_apart(run, tmp_path):
     (tmp_path / "attacks.txt").write_text("a photo of a red wheel\n\na photo of a circle\n")
     code, out, _ = run("prompt", PROMPT, *TEXT, "--attacks", "attacks.txt", "--out", "a")
@@ -148,6 +151,7 @@ def test_attack_prompts_are_told_apart(run, tmp_path):
     assert [p["covered"] for p in Certificate.load("a").provenance["covered_prompts"]] == [True, False]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_prompt_that_does_not_fit(run):
     long = "a photo of a red circle " * 8
     code, _, err = run("prompt", long, *TEXT, "--out", "a")
@@ -172,6 +176,7 @@ def test_a_prompt_that_does_not_fit(run):
     assert (code, "Not refuted" in out) == (0, True), err
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_attack_prompts_of_a_table(run, tmp_path):
     """A header and quoted fields were taken for prompts, and the certificate said that none of them is covered."""
     (tmp_path / "mma.csv").write_text(
@@ -197,6 +202,7 @@ def test_attack_prompts_of_a_table(run, tmp_path):
     assert (code, "column = 'x': must be given with --attacks" in " ".join(err.split())) == (2, True)
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(
     "options",
     [
@@ -206,7 +212,7 @@ def test_attack_prompts_of_a_table(run, tmp_path):
     ],
 )
 def test_other_policies_and_the_mean(run, options):
-    small = ("--n", "300", "--statistics", "80", "--images", "64", "--steps", "2", "--replicas", "3")
+    small = ("--n", "200", "--statistics", "80", "--images", "64", "--steps", "1", "--guidance", "1", "--replicas", "3")
     code, out, err = run("prompt", PROMPT, *small, *options, "--out", "a")
     assert code == 0, err
     code, out, _ = run("check", "a")
@@ -354,28 +360,52 @@ def test_misuse_is_one_line_and_exit_code_2(run, arguments, message):
 HEAVY = {"torch", "numpy", "scipy", "statsmodels", "transformers", "diffusers", "matplotlib", "safetensors"}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
-        ("--help", 0),
-        ("--version", 0),
-        ("prompt --help", 0),
-        ("prompts --help", 0),
-        ("prompt", 2),
-        ("radius x --n many", 2),
-        ("prompt x --alpha 2", 2),
-        ("curve x --rhos 1,1", 2),
-        ("prompts nosuch.csv", 2),
-        ("check nosuch", 2),
-        ("nosuch", 2),
-    ],
-)
-def test_help_and_misuse_are_light(arguments, code):
+LIGHT = {
+    "--help": 0,
+    "--version": 0,
+    "prompt --help": 0,
+    "prompts --help": 0,
+    "prompt": 2,
+    "radius x --n many": 2,
+    "prompt x --alpha 2": 2,
+    "curve x --rhos 1,1": 2,
+    "prompts nosuch.csv": 2,
+    "check nosuch": 2,
+    "nosuch": 2,
+}
+
+EACH = """
+import os, sys
+from certify.__main__ import main  # what every command starts with
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+for number, line in enumerate(lines):
+    child = os.fork()
+    if not child:
+        sys.argv = ["certify", *line.split()]
+        try:
+            main()
+        except SystemExit as end:
+            with open(f"{number}.txt", "w") as file:
+                print(end.code, sorted(heavy & set(sys.modules)), file=file)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    """For each line of `LIGHT` its exit code and the heavy libraries that it loads, each in a process of its own."""
+    folder = tmp_path_factory.mktemp("light")
+    script = f"heavy, lines = {HEAVY}, {list(LIGHT)}\n{EACH}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", script], cwd=folder, env=environment, capture_output=True, check=True)
+    return {line: (folder / f"{number}.txt").read_text().strip() for number, line in enumerate(LIGHT)}
+
+
+@pytest.mark.parametrize("arguments", LIGHT)
+def test_help_and_misuse_are_light(loaded, arguments):
     """None of them loads anything heavier than the command line's own libraries."""
-    script = f"import sys; sys.argv = ['certify', *{arguments.split()}]\nfrom certify.__main__ import main\n"
-    script += f"try:\n main()\nexcept SystemExit as end: print(end.code, sorted({HEAVY} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.strip().endswith(f"{code} []"), done.stdout + done.stderr
+    assert loaded[arguments] == f"{LIGHT[arguments]} []"
 
 
 def test_interrupt(run, monkeypatch):

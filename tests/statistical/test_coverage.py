@@ -52,7 +52,7 @@ def test_joint_coverage_is_exactly_what_the_ranks_say(trials: Trials):
 
     Rejected on either side, so a box that is far too wide fails as well.
     """
-    runs = trials.runs(600)
+    runs = trials.runs(300)
     tail = GaussianNoise(0.5).tails(0.5, RHO).upper
     each = float(binom.cdf(extreme_rank(N, tail, ALPHA / (2 * M)) - 1, N, tail))
     exact = 1 - (1 - each) ** (2 * M)
@@ -62,7 +62,8 @@ def test_joint_coverage_is_exactly_what_the_ranks_say(trials: Trials):
 def test_control_a_pointwise_alpha_is_caught(monkeypatch, trials: Trials):
     """Mistake: α' = α/2 for each output, summed up as if it were joint."""
     monkeypatch.setattr("certify.statements.questions.Percentile.each_side", lambda self, _: self.alpha / 2)
-    trials.caught("T1 box", "α for each output instead of α/m", independent_outputs(200), 200, ALPHA)
+    runs = trials.runs(60, 200)
+    trials.caught("T1 box", "α for each output instead of α/m", independent_outputs(runs), runs, ALPHA)
 
 
 def test_control_ignoring_one_of_the_two_sides_is_caught(monkeypatch, trials: Trials):
@@ -70,7 +71,8 @@ def test_control_ignoring_one_of_the_two_sides_is_caught(monkeypatch, trials: Tr
     monkeypatch.setattr(
         "certify.statements.questions.Percentile.each_side", lambda self, setting: 2 * self.alpha / setting.outputs
     )
-    trials.caught("T1 box", "2α/m for each side", independent_outputs(200, n=400), 200, ALPHA)
+    runs = trials.runs(150, 200)
+    trials.caught("T1 box", "2α/m for each side", independent_outputs(runs, n=400), runs, ALPHA)
 
 
 def test_control_a_rank_off_by_one_is_caught(monkeypatch, trials: Trials):
@@ -88,14 +90,16 @@ def test_control_a_rank_off_by_one_is_caught(monkeypatch, trials: Trials):
     for wrong, mistake in ((both, "ranks off by one"), (lower, "lower rank off by one, as published")):
         monkeypatch.setattr(percentile_module, "ranks", wrong)
         monkeypatch.setattr("certify.statements.questions.ranks", wrong)
-        trials.caught("T1 box", mistake, independent_outputs(200), 200, ALPHA)
+        runs = trials.runs(60, 200)
+        trials.caught("T1 box", mistake, independent_outputs(runs), runs, ALPHA)
 
 
 def test_control_an_unshifted_percentile_is_caught(monkeypatch, trials: Trials):
     """Mistake: a shift that is 20 % too small."""
     right = GaussianNoise.tails
     monkeypatch.setattr(GaussianNoise, "tails", lambda self, p, rho, replicas=1: right(self, p, 0.8 * rho, replicas))
-    trials.caught("T1 box", "shift 20 % too small", independent_outputs(200, n=400), 200, ALPHA)
+    runs = trials.runs(60, 200)
+    trials.caught("T1 box", "shift 20 % too small", independent_outputs(runs, n=400), runs, ALPHA)
 
 
 # Squared distances, radii and curves. exp moves further up than down, so that one side decides.
@@ -125,7 +129,7 @@ def test_coverage_of_the_squared_distance(options, trials: Trials):
 
     With the center given only the upper side decides: rate P[Bin(18, Φ(−1)) = 0] = .0447, rejected on either side.
     """
-    runs, given = trials.runs(400), "center" in options
+    runs, given = trials.runs(200), "center" in options
     exact = float(binom.cdf(0, 18, GaussianNoise(1.0).tails(0.5, 1.0).upper)) if given else None
     failures = distances(runs, 0.1, 18 if "reference" not in options else 25, **options)
     case = "exp, " + ("center given" if given else "population" if "reference" in options else "center by pilot draws")
@@ -135,8 +139,9 @@ def test_coverage_of_the_squared_distance(options, trials: Trials):
 def test_control_a_distance_with_the_next_rank_is_caught(monkeypatch, trials: Trials):
     """Mistake: one rank too few. The rate becomes P[Bin(18, Φ(−1)) ≤ 1] = .196."""
     monkeypatch.setattr(percentile_module, "extreme_rank", lambda n, tail, alpha: extreme_rank(n, tail, alpha) + 1)
-    failures = distances(400, 0.1, 18, center=torch.ones(1))
-    trials.caught("T2 distance", "one rank too few", failures, 400, 0.1)
+    runs = trials.runs(250, 400)
+    failures = distances(runs, 0.1, 18, center=torch.ones(1))
+    trials.caught("T2 distance", "one rank too few", failures, runs, 0.1)
 
 
 def radii(runs: int, alpha: float, n: int) -> int:
@@ -157,7 +162,7 @@ def test_coverage_of_the_certified_radius(trials: Trials):
 
     Rejected on either side of P[Bin(60, Φ(−1)) ≤ t − 1].
     """
-    runs, tail = trials.runs(300), GaussianNoise(1.0).tails(0.5, 1.0).upper
+    runs, tail = trials.runs(150), GaussianNoise(1.0).tails(0.5, 1.0).upper
     exact = float(binom.cdf(extreme_rank(60, tail, 0.05) - 1, 60, tail))
     trials.covers("T3 radius", radii(runs, 0.1, 60), runs, 0.1, "exp", exact)
 
@@ -165,7 +170,8 @@ def test_coverage_of_the_certified_radius(trials: Trials):
 def test_control_a_radius_with_the_next_rank_is_caught(monkeypatch, trials: Trials):
     """Mistake: one rank too few, with 18 draws."""
     monkeypatch.setattr(percentile_module, "extreme_rank", lambda n, tail, alpha: extreme_rank(n, tail, alpha) + 1)
-    trials.caught("T3 radius", "one rank too few", radii(400, 0.1, 18), 400, 0.1)
+    runs = trials.runs(250, 400)
+    trials.caught("T3 radius", "one rank too few", radii(runs, 0.1, 18), runs, 0.1)
 
 
 def adversarial_center(draws: np.ndarray, alpha: float, tolerance: float) -> float:
@@ -227,7 +233,7 @@ def curves(runs: int, alpha: float, simultaneous: bool) -> int:
 
 def test_a_simultaneous_curve_covers_as_a_whole(trials: Trials):
     """α = .1 over 12 radii."""
-    runs = trials.runs(300)
+    runs = trials.runs(150)
     trials.covers("T2 curve", curves(runs, 0.1, simultaneous=True), runs, 0.1, "exp, 12 radii")
 
 
@@ -259,7 +265,7 @@ def pointwise(runs: int) -> np.ndarray:
 
 def test_a_pointwise_curve_covers_point_by_point(trials: Trials):
     """α = .1, each of 4 radii on its own."""
-    runs = trials.runs(300)
+    runs = trials.runs(150)
     for rho, failures in zip(RHOS[2::3], pointwise(runs), strict=True):
         trials.covers("T2 pointwise curve", int(failures), runs, 0.1, f"exp, ρ = {rho}")
 
@@ -268,7 +274,8 @@ def test_control_a_pointwise_curve_with_a_shorter_shift_is_caught(monkeypatch, t
     """Mistake: a shift that is 20 % too small."""
     right = GaussianNoise.tails
     monkeypatch.setattr(GaussianNoise, "tails", lambda self, p, rho, replicas=1: right(self, p, 0.8 * rho, replicas))
-    trials.caught("T2 pointwise curve", "shift 20 % too small", int(pointwise(150).max()), 150, 0.1)
+    runs = trials.runs(50, 150)
+    trials.caught("T2 pointwise curve", "shift 20 % too small", int(pointwise(runs).max()), runs, 0.1)
 
 
 def test_the_printed_inequality_6_fails_in_every_run():

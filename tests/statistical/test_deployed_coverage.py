@@ -28,7 +28,7 @@ from tests.statistical.trials import Trials
 pytestmark = pytest.mark.statistical
 
 ONE = GaussianNoise(1.0)
-QUICK, ALPHA = 400, 0.1
+QUICK, ALPHA = 200, 0.1
 
 
 def identity(z: torch.Tensor) -> torch.Tensor:
@@ -109,7 +109,8 @@ def test_coverage_of_one_level_of_t4_is_not_idle(monkeypatch, trials: Trials):
 def test_control_t4_without_a_union_over_its_levels_is_caught(monkeypatch, trials: Trials):
     """Mistake: every level has all of α. (The value does not show it: its least sum rarely rests on a limit that fails.)"""
     monkeypatch.setattr(dimension_free.DimensionFreeMSE, "_limits", without_union)
-    trials.caught("T4 limits", "all of α for every level", t4_failures(200)[0], 200, ALPHA)
+    runs = trials.runs(100, 200)
+    trials.caught("T4 limits", "all of α for every level", t4_failures(runs)[0], runs, ALPHA)
 
 
 def without_union(self, ordered, rho, plan):
@@ -139,10 +140,11 @@ def t4_around_its_own_draws(runs: int, own: bool, m: int = 400, n: int = 40) -> 
 
 def test_control_t4_around_the_median_of_the_same_draws_is_caught(trials: Trials):
     """Mistake: c from the bounding draws. They are nearer to their own median than any other draw is."""
-    runs = trials.runs(200)
+    runs = trials.runs(60)
     trials.covers("T4 limits", t4_around_its_own_draws(runs, own=False), runs, ALPHA, "400 normals, c of other draws")
-    wrong = t4_around_its_own_draws(200, own=True)
-    trials.caught("T4 limits", "a reference from the same draws", wrong, 200, ALPHA)
+    runs = trials.runs(30, 200)
+    wrong = t4_around_its_own_draws(runs, own=True)
+    trials.caught("T4 limits", "a reference from the same draws", wrong, runs, ALPHA)
 
 
 def jump(z: torch.Tensor) -> torch.Tensor:
@@ -157,7 +159,7 @@ def t4_values_at_a_jump(runs: int) -> int:
 
 def test_control_a_layer_cake_from_the_left_is_caught(monkeypatch, trials: Trials):
     """Mistake: Σ (q_i − q_{i−1}) R_{i−1}². The layer that holds q = ½ then counts as 0, and nothing is above a half."""
-    runs = trials.runs(100)
+    runs = trials.runs(50)
     trials.covers("T4 distance", t4_values_at_a_jump(runs), runs, ALPHA, "a jump")
     right = dimension_free.layer_cake
 
@@ -165,7 +167,8 @@ def test_control_a_layer_cake_from_the_left_is_caught(monkeypatch, trials: Trial
         return right(levels, torch.cat([torch.zeros_like(radii[:, :1]), radii[:, :-1]], dim=1))
 
     monkeypatch.setattr(dimension_free, "layer_cake", left)
-    trials.caught("T4 distance", "layers summed from the left", t4_values_at_a_jump(100), 100, ALPHA)
+    runs = trials.runs(20, 100)
+    trials.caught("T4 distance", "layers summed from the left", t4_values_at_a_jump(runs), runs, ALPHA)
 
 
 # T5: a statistic and an event of five copies, the mean of whose z is N(δ, 1/5).
@@ -259,7 +262,8 @@ def test_control_t5_without_the_square_root_of_k_is_caught(monkeypatch, trials: 
     right = GaussianNoise.tails
     monkeypatch.setattr(GaussianNoise, "tails", lambda self, p, rho, replicas=1: right(self, p, rho))
     for claim, failures in (("statistic", statistic_failures), ("event", event_failures), ("deployed", deployed_means)):
-        trials.caught(f"T5 {claim}", "ρ for √K ρ", failures(150), 150, ALPHA)
+        runs = trials.runs(40, 150)
+        trials.caught(f"T5 {claim}", "ρ for √K ρ", failures(runs), runs, ALPHA)
 
 
 # T6, order statistics: percentiles at u of every output at once.
@@ -311,12 +315,13 @@ def nothing_happens(runs: int, q: float) -> int:
 
 def test_control_t6_without_a_union_over_outputs_is_caught(monkeypatch, trials: Trials):
     """Mistake: u for (1 − q)/2 instead of (1 − q)/(2m). Each output alone is 0 often enough, all ten of them are not."""
-    runs = trials.runs(100)
+    runs = trials.runs(50)
     trials.covers("T6 order statistics", nothing_happens(runs, 0.96), runs, ALPHA, "10 rare jumps")
     monkeypatch.setattr(
         deployed_distance, "least_level", lambda fails, limit: RIGHT_LEVEL(fails, min(0.5, limit * OUTPUTS))
     )
-    trials.caught("T6 order statistics", "u for each output alone", nothing_happens(100, 0.96), 100, ALPHA)
+    runs = trials.runs(25, 100)
+    trials.caught("T6 order statistics", "u for each output alone", nothing_happens(runs, 0.96), runs, ALPHA)
 
 
 RIGHT_LEVEL = deployed_distance.least_level
@@ -361,17 +366,19 @@ def test_control_t6_with_a_constant_off_by_one_is_caught(monkeypatch, trials: Tr
     trials.covers("T6 ball", ball_failures(runs), runs, ALPHA, "three corners")
     right = deployed_distance._majority
     monkeypatch.setattr(deployed_distance, "_majority", lambda s, replicas: right(s, replicas) + 1)
-    trials.caught("T6 ball", "a constant off by one", ball_failures(100), 100, ALPHA)
+    runs = trials.runs(25, 100)
+    trials.caught("T6 ball", "a constant off by one", ball_failures(runs), runs, ALPHA)
 
 
 def test_control_a_limit_with_a_later_rank_is_caught(monkeypatch, trials: Trials):
     """Mistake: four ranks further in."""
     monkeypatch.setattr(deployed_distance, "extreme_rank", lambda n, tail, alpha: extreme_rank(n, tail, alpha) + 4)
+    runs = trials.runs(100, 200)
     failures = sum(
         found.evidence.radius < float(lengths(shifted(found.evidence.u, RHO), M))
-        for found in evaluations(BALL, identity, M, 200, n=400, rho=RHO, center=zeros(M), q=0.8, replicas=COPIES)
+        for found in evaluations(BALL, identity, M, runs, n=400, rho=RHO, center=zeros(M), q=0.8, replicas=COPIES)
     )
-    trials.caught("T6 ball", "four ranks further in", failures, 200, ALPHA)
+    trials.caught("T6 ball", "four ranks further in", failures, runs, ALPHA)
 
 
 # The whole call, with pilot draws that choose.
@@ -395,7 +402,7 @@ def chosen(runs: int, n: int = 120) -> tuple[int, int]:
 
 def test_coverage_of_what_best_chooses(trials: Trials):
     """α = .05."""
-    runs = trials.runs(300)
+    runs = trials.runs(150)
     wrong, left = chosen(runs)
     trials.covers("best", wrong, runs, 0.05, "a distance")
     trials.covers("best", left, runs, 0.05, "a deployed median")
@@ -406,4 +413,5 @@ def test_control_a_choice_among_methods_with_too_short_a_shift_is_caught(monkeyp
     """Mistake: a shift that is 20 % too small, in whatever is chosen."""
     right = GaussianNoise.tails
     monkeypatch.setattr(GaussianNoise, "tails", lambda self, p, rho, replicas=1: right(self, p, 0.8 * rho, replicas))
-    trials.caught("best", "shift 20 % too small", chosen(100, n=1200)[0], 100, 0.05)
+    runs = trials.runs(30, 100)
+    trials.caught("best", "shift 20 % too small", chosen(runs, n=1200)[0], runs, 0.05)

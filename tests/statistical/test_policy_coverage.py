@@ -64,7 +64,7 @@ def frozen_failures(runs: int) -> int:
 
 
 def test_coverage_of_noise_then_adapt(trials: Trials):
-    runs = trials.runs(300)
+    runs = trials.runs(120)
     trials.covers("T7 noise, then adapt", adapted_failures(runs), runs, ALPHA, "a scale that jumps")
 
 

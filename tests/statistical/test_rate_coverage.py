@@ -38,7 +38,7 @@ def test_control_forgotten_copies_are_caught(trials: Trials) -> None:
 
 def test_from_end_to_end(trials: Trials) -> None:
     """Whole runs of 128 draws, each with a seed of its own; told of one copy where there are five, they fail."""
-    events, runs = [Above(i, 0.5, K) for i in range(3)], trials.runs(200)
+    events, runs = [Above(i, 0.5, K) for i in range(3)], trials.runs(60)
     worst, failures = mean(e.worst(RHO) for e in events), {K: 0, 1: 0}
     for seed in range(runs):
         bound = over(events, n=128, alpha=ALPHA, seed=seed)

@@ -43,20 +43,22 @@ def extremal_failures(runs: int, **options) -> int:
 
 def test_coverage_of_the_function_that_attains_the_bound(trials: Trials):
     """α = .1: κ(L − 1) cut off at 6, which moves by S_1 at δ = ρ."""
-    runs = trials.runs(600)
+    runs = trials.runs(200)
     trials.covers("T11 distance", extremal_failures(runs), runs, 0.1, "the function that attains it")
 
 
 def test_control_the_empirical_moment_for_its_limit_is_caught(monkeypatch, trials: Trials):
     """Mistake: λ̂ in place of λ, no slack for the draws."""
     monkeypatch.setattr(spectral_module, "chernoff_limit", lambda mean, n, alpha: mean)
-    trials.caught("T11 distance", "λ̂ for λ", extremal_failures(150), 150, 0.1)
+    runs = trials.runs(50, 150)
+    trials.caught("T11 distance", "λ̂ for λ", extremal_failures(runs), runs, 0.1)
 
 
 def test_control_a_wrong_divergence_is_caught(monkeypatch, trials: Trials):
     """Mistake: χ² = ρ², which is right for linear functions alone."""
     monkeypatch.setattr(GaussianNoise, "chi2", lambda self, rho: rho * rho)
-    trials.caught("T11 distance", "χ² = ρ²", extremal_failures(150, n=20_000), 150, 0.1)
+    runs = trials.runs(20, 150)
+    trials.caught("T11 distance", "χ² = ρ²", extremal_failures(runs, n=20_000), runs, 0.1)
 
 
 def test_control_a_curve_of_another_radius_is_caught(monkeypatch, trials: Trials):
@@ -65,8 +67,9 @@ def test_control_a_curve_of_another_radius_is_caught(monkeypatch, trials: Trials
     monkeypatch.setattr(GaussianNoise, "tails", lambda self, p, rho, replicas=1: right(self, p, 0.8 * rho, replicas))
     f, moved, _ = extremal(1.0, 6.0)
     wrong = GaussianNoise(1.0)  # (the law of L is kept with the noise)
-    wrong = failures(60, f, ORIGIN, moved, noise=wrong, **{**EXTREMAL, "n": 20_000})
-    trials.caught("T11 distance", "shift 20 % too small", wrong, 60, 0.1)
+    runs = trials.runs(20, 60)
+    wrong = failures(runs, f, ORIGIN, moved, noise=wrong, **{**EXTREMAL, "n": 20_000})
+    trials.caught("T11 distance", "shift 20 % too small", wrong, runs, 0.1)
 
 
 @pytest.mark.parametrize(("p", "n", "alpha"), [(0.05, 400, 0.1), (0.3, 100, 0.05)])
@@ -97,7 +100,7 @@ def test_coverage_of_a_step(cut, trials: Trials):
         return (z > cut).double()
 
     moved = float(ndtr(1 - cut) - ndtr(-cut))
-    runs = trials.runs(300)
+    runs = trials.runs(100)
     wrong = failures(runs, f, ORIGIN, moved, rho=1.0, n=200, alpha=0.1, support=(0.0, 1.0), pilot=64)
     trials.covers("T11 distance", wrong, runs, 0.1, f"step at {cut}")
 
@@ -109,7 +112,7 @@ def test_coverage_of_a_linear_map(reference, rho, trials: Trials):
     A = spread(10, 3.0)
     f, support = clamped(A)
     left, singular, _ = torch.linalg.svd(A)
-    y, wrong, runs = torch.zeros(10, dtype=torch.float64), 0, trials.runs(300)
+    y, wrong, runs = torch.zeros(10, dtype=torch.float64), 0, trials.runs(60)
     for seed in range(runs):
         found = bound(f, y, rho=rho, n=150, alpha=0.1, seed=seed, reference=reference, support=support, pilot=64)
         moved = rho * float(singular[0])
@@ -143,7 +146,7 @@ def test_coverage_with_a_tail_that_is_cut(reference, trials: Trials):
     """α = .1; the center is given, 0, the mean of the part that is not rare."""
     moved = rare_moves(1.0) if reference == "population" else rare_moves(1.0) + 30 * ndtr(-3)
     options = {**RARE, "reference": reference, "center": ORIGIN}
-    runs = trials.runs(300)
+    runs = trials.runs(60)
     trials.covers("T11 distance", failures(runs, rare, ORIGIN, moved, **options), runs, 0.1, f"heavy tail, {reference}")
 
 
@@ -152,8 +155,9 @@ def test_control_a_forgotten_tail_is_caught(monkeypatch, reference, name, trials
     """Mistake: no (D − R) T(p̄)."""
     monkeypatch.setattr(spectral_module, name, lambda noise, p, rho: 0.0)
     options = {**RARE, "reference": reference, "center": ORIGIN}
-    wrong = failures(150, rare, ORIGIN, rare_moves(1.0), **options)
-    trials.caught("T11 distance", f"the tail forgotten, {reference}", wrong, 150, 0.1)
+    runs = trials.runs(30, 150)
+    wrong = failures(runs, rare, ORIGIN, rare_moves(1.0), **options)
+    trials.caught("T11 distance", f"the tail forgotten, {reference}", wrong, runs, 0.1)
 
 
 # The mean, and the sketch.
@@ -181,14 +185,15 @@ def center_offset_failures(runs: int) -> int:
 
 def test_coverage_of_the_center_offset(trials: Trials):
     """α = .3, half of which is the center offset's."""
-    runs = trials.runs(500)
+    runs = trials.runs(200)
     trials.covers("T11 center offset", center_offset_failures(runs), runs, 0.15, "one output")
 
 
 def test_control_a_center_offset_without_slack_is_caught(monkeypatch, trials: Trials):
     """Mistake: ‖x̄‖ for ‖E x‖."""
     monkeypatch.setattr(spectral_module, "bernstein_slack", lambda second, radius, n, alpha: 0.0)
-    trials.caught("T11 center offset", "‖x̄‖ for ‖E x‖", center_offset_failures(200), 200, 0.15)
+    runs = trials.runs(80, 200)
+    trials.caught("T11 center offset", "‖x̄‖ for ‖E x‖", center_offset_failures(runs), runs, 0.15)
 
 
 def sketched_failures(runs: int) -> int:
@@ -200,7 +205,7 @@ def sketched_failures(runs: int) -> int:
 def test_coverage_with_a_coarse_sketch(monkeypatch, trials: Trials):
     """α = .1: 30 nearly flat outputs in a sketch of two rows."""
     monkeypatch.setattr(spectral_module, "Spectrum", lambda center, radius: Spectrum(center, radius, rows=2))
-    runs = trials.runs(300)
+    runs = trials.runs(60)
     trials.covers("T11 distance", sketched_failures(runs), runs, 0.1, "a sketch of two rows")
 
 
@@ -209,4 +214,5 @@ def test_control_a_sketch_without_its_error_is_caught(monkeypatch, trials: Trial
     monkeypatch.setattr(spectral_module, "Spectrum", lambda center, radius: Spectrum(center, radius, rows=2))
     monkeypatch.setattr(Spectrum, "_error", 0.0)
     monkeypatch.setattr(spectral_module, "chernoff_limit", lambda mean, n, alpha: mean)
-    trials.caught("T11 distance", "the sketch's error forgotten", sketched_failures(100), 100, 0.1)
+    runs = trials.runs(20, 100)
+    trials.caught("T11 distance", "the sketch's error forgotten", sketched_failures(runs), runs, 0.1)

@@ -44,13 +44,13 @@ def coin_failures(runs: int, m: int, **options) -> int:
 @pytest.mark.parametrize("m", [1, 30])
 def test_coverage_of_coins(m, trials: Trials):
     """α = .1: one coin, and thirty that need a push each."""
-    runs = trials.runs(300)
+    runs = trials.runs(80)
     trials.covers("T12 distance", coin_failures(runs, m), runs, 0.1, f"{m} coins")
 
 
 def test_coverage_of_coins_with_the_population_reference(trials: Trials):
     """α = .1."""
-    runs = trials.runs(300)
+    runs = trials.runs(80)
     wrong = coin_failures(runs, 3, reference="population", center=None)
     trials.covers("T12 distance", wrong, runs, 0.1, "3 coins, population")
 
@@ -59,13 +59,15 @@ def test_control_frequencies_without_slack_are_caught(monkeypatch, trials: Trial
     """Mistake: p̂ for p and λ̂ for λ."""
     monkeypatch.setattr(module, "bernstein_slack", lambda second, radius, n, alpha: 0.0)
     monkeypatch.setattr(module, "chernoff_limit", lambda mean, n, alpha: mean)
-    trials.caught("T12 distance", "p̂ for p and λ̂ for λ", coin_failures(150, 1, n=100), 150, 0.1)
+    runs = trials.runs(80, 150)
+    trials.caught("T12 distance", "p̂ for p and λ̂ for λ", coin_failures(runs, 1, n=100), runs, 0.1)
 
 
 def test_control_forgotten_frequencies_are_caught(monkeypatch, trials: Trials):
     """Mistake: ½ for ½ − p, as if no output were beyond a level at the input itself."""
     monkeypatch.setattr(Indicators, "frequencies", lambda self: torch.zeros_like(self.expected))
-    trials.caught("T12 distance", "½ for ½ − p", coin_failures(100, 1), 100, 0.1)
+    runs = trials.runs(20, 100)
+    trials.caught("T12 distance", "½ for ½ − p", coin_failures(runs, 1), runs, 0.1)
 
 
 def together_failures(runs: int) -> int:
@@ -78,13 +80,14 @@ def together_failures(runs: int) -> int:
 def test_control_a_limit_to_the_left_of_its_level_is_caught(monkeypatch, trials: Trials):
     """Mistake: W(τ) applied below τ as well."""
     monkeypatch.setattr(module, "_LEVELS", (1.2,))
-    runs = trials.runs(60)
+    runs = trials.runs(30)
     trials.covers("T12 distance", together_failures(runs), runs, 0.1, "forty equal outputs, one level")
     right = module.layered
     monkeypatch.setattr(
         module, "layered", lambda reach, weights, levels, beyond: right(reach, weights, 0 * levels, beyond)
     )
-    trials.caught("T12 distance", "a limit applied below its level", together_failures(60), 60, 0.1)
+    runs = trials.runs(15, 60)
+    trials.caught("T12 distance", "a limit applied below its level", together_failures(runs), runs, 0.1)
 
 
 @pytest.mark.parametrize(("reference", "rho"), [("center", 0.3), ("population", 1.2)])
@@ -92,7 +95,7 @@ def test_coverage_of_a_linear_map(reference, rho, trials: Trials):
     """α = .1: twelve outputs of stable rank 6, pushed along the top singular vector."""
     A = spread(12, 6.0)
     left, singular, _ = torch.linalg.svd(A)
-    y, wrong, runs = torch.zeros(12, dtype=torch.float64), 0, trials.runs(300)
+    y, wrong, runs = torch.zeros(12, dtype=torch.float64), 0, trials.runs(80)
     for seed in range(runs):
         found = bound(linear(A), y, rho=rho, n=150, alpha=0.1, seed=seed, reference=reference, pilot=64)
         push = rho * float(singular[0]) * left[:, 0]

@@ -33,7 +33,7 @@ from tests.subjects import LINEAR, SUBJECTS, Subject, monotone
 
 pytestmark = pytest.mark.statistical
 
-ALPHA, RHO, QUICK = 0.1, 0.7, 40
+ALPHA, RHO, QUICK = 0.1, 0.7, 25
 INSIDE = 1 - 1e-12  # the open ellipsoid, where both kinds of percentile are covered
 
 
@@ -107,27 +107,29 @@ def median_beyond(name: str, v: float, delta: np.ndarray, copies: int) -> float:
     return 1 - float(betainc(half, half, below(name, v, delta)))
 
 
-def left(name: str, center: float, reach: float, rho: float, copies: int) -> float:
-    """The largest P[|median of K − c| > R] within ρ."""
-    half, worst = (copies + 1) / 2, 0.0
-    for delta in perturbations(name, rho):
+def leaves(name: str, center: float, reach: float, rho: float, copies: int, q: float) -> bool:
+    """Whether P[|median of K − c| > R] is above 1 − q somewhere within ρ."""
+    half = (copies + 1) / 2
+
+    def probability(delta: np.ndarray) -> float:
         under = float(betainc(half, half, below(name, center - reach, delta, strictly=True)))
-        worst = max(worst, median_beyond(name, center + reach, delta, copies) + under)
-    return worst
+        return median_beyond(name, center + reach, delta, copies) + under
+
+    return any(probability(delta) > 1 - q for delta in reversed(perturbations(name, rho)))  # the furthest first
 
 
 @cache
 def least_reach(name: str, rho: float, copies: int, q: float) -> float:
     """The smallest R for which, around the median at y, P[|median of K − c| > R] ≤ 1 − q everywhere within ρ."""
-    center, reach = at_start(name).item(), 1e-12
-    if left(name, center, reach, rho, copies) <= 1 - q:
+    center, low = at_start(name).item(), 1e-12
+    if not leaves(name, center, low, rho, copies, q):
         return 0.0
-    while left(name, center, 2 * reach, rho, copies) > 1 - q:
-        reach *= 2
-    low, high = reach, 2 * reach
-    for _ in range(60):
+    while leaves(name, center, 16 * low, rho, copies, q):
+        low *= 16
+    high = 16 * low
+    while high - low > 1e-11 * high:  # `short` allows a hundred times that
         middle = (low + high) / 2
-        low, high = (middle, high) if left(name, center, middle, rho, copies) > 1 - q else (low, middle)
+        low, high = (middle, high) if leaves(name, center, middle, rho, copies, q) else (low, middle)
     return high
 
 

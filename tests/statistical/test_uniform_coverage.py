@@ -41,7 +41,7 @@ def independent_outputs(runs: int, n: int = N, rho: float = RHO) -> int:
 
 def test_joint_coverage_is_exactly_what_the_ranks_say(trials: Trials):
     """20 outputs, 40 events, α = .2; rate 1 − (1 − a)⁴⁰ = .172. Rejected on either side."""
-    runs = trials.runs(600)
+    runs = trials.runs(300)
     tail = UniformNoise(H).tails(0.5, RHO).upper
     each = float(binom.cdf(extreme_rank(N, tail, ALPHA / (2 * M)) - 1, N, tail))
     exact = 1 - (1 - each) ** (2 * M)
@@ -51,7 +51,8 @@ def test_joint_coverage_is_exactly_what_the_ranks_say(trials: Trials):
 def test_control_the_gaussian_shift_is_caught(monkeypatch, trials: Trials):
     """Mistake: Φ(Φ⁻¹(p) ± ρ) for p ± ρ, as if the noise were Gaussian in the same units."""
     monkeypatch.setattr(UniformNoise, "tails", lambda self, *args: GaussianNoise(1.0).tails(*args))
-    trials.caught("T13 box", "the Gaussian shift", independent_outputs(200), 200, ALPHA)
+    runs = trials.runs(60, 200)
+    trials.caught("T13 box", "the Gaussian shift", independent_outputs(runs), runs, ALPHA)
 
 
 def test_control_the_gaussian_of_the_same_deviation_is_caught(monkeypatch, trials: Trials):
@@ -62,21 +63,24 @@ def test_control_the_gaussian_of_the_same_deviation_is_caught(monkeypatch, trial
 
     assert tails(None, 0.5, 0.48).upper > 2 * UniformNoise(H).tails(0.5, 0.48).upper
     monkeypatch.setattr(UniformNoise, "tails", tails)
-    wrong = independent_outputs(200, n=110, rho=0.48)
-    trials.caught("T13 box", "a Gaussian of the same standard deviation", wrong, 200, ALPHA)
+    runs = trials.runs(60, 200)
+    wrong = independent_outputs(runs, n=110, rho=0.48)
+    trials.caught("T13 box", "a Gaussian of the same standard deviation", wrong, runs, ALPHA)
 
 
 def test_control_a_shift_that_is_too_small_is_caught(monkeypatch, trials: Trials):
     """Mistake: a shift that is 20 % too small."""
     right = UniformNoise.tails
     monkeypatch.setattr(UniformNoise, "tails", lambda self, p, rho, replicas=1: right(self, p, 0.8 * rho, replicas))
-    trials.caught("T13 box", "0.8 ρ instead of ρ", independent_outputs(200, n=400), 200, ALPHA)
+    runs = trials.runs(60, 200)
+    trials.caught("T13 box", "0.8 ρ instead of ρ", independent_outputs(runs, n=400), runs, ALPHA)
 
 
 def test_control_a_pointwise_alpha_is_caught(monkeypatch, trials: Trials):
     """Mistake: α' = α/2 for each output."""
     monkeypatch.setattr("certify.statements.questions.Percentile.each_side", lambda self, _: self.alpha / 2)
-    trials.caught("T13 box", "α for each output instead of α/m", independent_outputs(200), 200, ALPHA)
+    runs = trials.runs(60, 200)
+    trials.caught("T13 box", "α for each output instead of α/m", independent_outputs(runs), runs, ALPHA)
 
 
 def test_control_a_rank_off_by_one_is_caught(monkeypatch, trials: Trials):
@@ -89,7 +93,8 @@ def test_control_a_rank_off_by_one_is_caught(monkeypatch, trials: Trials):
 
     monkeypatch.setattr(percentile_module, "ranks", wrong)
     monkeypatch.setattr("certify.statements.questions.ranks", wrong)
-    trials.caught("T13 box", "one rank too few", independent_outputs(200), 200, ALPHA)
+    runs = trials.runs(60, 200)
+    trials.caught("T13 box", "one rank too few", independent_outputs(runs), runs, ALPHA)
 
 
 # One output whose law is known: a trapezoid, and steps that attain the bound.
@@ -120,7 +125,7 @@ def test_the_trapezoid_is_one():
 @pytest.mark.parametrize(("p", "rho", "n"), [(0.5, 0.3, 60), (0.8, 0.1, 120), (0.2, 0.05, 90)])
 def test_coverage_of_a_linear_map(p, rho, n, trials: Trials):
     """α = .1: f = z_1 + z_2/2 has a trapezoidal law; the most that δ moves it is 2hρ, along the first axis."""
-    noise, runs, failures = UniformNoise(torch.tensor([1.0, 1.0])), trials.runs(300), 0
+    noise, runs, failures = UniformNoise(torch.tensor([1.0, 1.0])), trials.runs(150), 0
     at = brentq(lambda v: trapezoid(v, (1.0, 0.5)) - p, -1.5, 1.5)
     y, weights = torch.zeros(2, dtype=torch.float64), torch.tensor([1.0, 0.5], dtype=torch.float64)
     for seed in range(runs):
@@ -135,7 +140,7 @@ def test_coverage_of_a_linear_map(p, rho, n, trials: Trials):
 def test_coverage_of_a_step_that_attains_the_bound(p, rho, n, trials: Trials):
     """1[z > t] with F_y(0) = p + ρ: at δ = 2hρ it is 0 with probability p, so its upper percentile is 1. The rate is exact."""
     noise, t, alpha = UniformNoise(1.0), 2 * (p + rho) - 1, 0.1
-    runs = trials.runs(500)
+    runs = trials.runs(200)
     wrong = 0
     for seed in range(runs):
         b = percentile_bounds(lambda z: (z > t).double(), Y, noise, rho=rho, p=p, n=n, alpha=alpha, seed=seed, pilot=1)
@@ -158,7 +163,7 @@ def beyond_the_radius(runs: int) -> int:
 
 def test_coverage_of_the_certified_radius(trials: Trials):
     """α = .1, after a search; one of two sides can fail it, and does exactly when the rank just above ¼ falls short."""
-    runs = trials.runs(200)
+    runs = trials.runs(100)
     rank = extreme_rank(150, UniformNoise(2.0).tails(0.5, 0.25 + 1e-7).upper, 0.05)
     exact = float(binom.cdf(rank - 1, 150, 0.25))
     trials.covers("T13 radius", beyond_the_radius(runs), runs, 0.1, "the positive part", exact)
@@ -199,7 +204,7 @@ def missed(runs: int, rho: float, n: int, alpha: float) -> int:
 
 def test_coverage_of_the_worst_event_is_exact(trials: Trials):
     """α = .1: the bound fails exactly where the limit of Clopper and Pearson does."""
-    n, alpha, runs = 200, 0.1, trials.runs(500)
+    n, alpha, runs = 200, 0.1, trials.runs(200)
     exact = sum(float(binom.pmf(k, n, P_HERE)) for k in range(n) if clopper_pearson(k, n, alpha) < P_HERE)
     assert 0.05 < exact <= alpha
     trials.covers("T13 event", missed(runs, 0.1, n, alpha), runs, alpha, f"the worst event of {K} copies", exact)
@@ -217,7 +222,8 @@ def test_control_copies_that_cost_nothing_are_caught(monkeypatch, trials: Trials
     """Mistake: ρ for 1 − (1 − ρ)^K."""
     right = UniformNoise.tails
     monkeypatch.setattr(UniformNoise, "tails", lambda self, p, rho, replicas=1: right(self, p, rho))
-    trials.caught("T13 event", "ρ for all K copies", missed(100, 0.1, 200, 0.1), 100, 0.1)
+    runs = trials.runs(25, 100)
+    trials.caught("T13 event", "ρ for all K copies", missed(runs, 0.1, 200, 0.1), runs, 0.1)
 
 
 def test_control_the_root_of_the_number_of_copies_is_caught(monkeypatch, trials: Trials):
@@ -226,7 +232,8 @@ def test_control_the_root_of_the_number_of_copies_is_caught(monkeypatch, trials:
     monkeypatch.setattr(
         UniformNoise, "tails", lambda self, p, rho, replicas=1: right(self, p, math.sqrt(replicas) * rho)
     )
-    trials.caught("T13 event", "√K ρ", missed(100, 0.1, 1000, 0.1), 100, 0.1)
+    runs = trials.runs(25, 100)
+    trials.caught("T13 event", "√K ρ", missed(runs, 0.1, 1000, 0.1), runs, 0.1)
 
 
 def outside(runs: int, rho: float) -> int:
@@ -252,4 +259,5 @@ def test_coverage_of_a_shift_of_several_coordinates(trials: Trials):
 def test_control_the_largest_share_for_their_sum_is_caught(monkeypatch, trials: Trials):
     """Mistake: ‖δ‖ = max_j |δ_j|/2h_j: an ℓ∞ ball."""
     monkeypatch.setattr(UniformNoise, "norm", lambda self, delta: float((delta.abs() / (2 * self.half_width)).max()))
-    trials.caught("T13 event", "the largest |δ_j|/2h_j for their sum", outside(60, 0.3), 60, 0.1)
+    runs = trials.runs(25, 60)
+    trials.caught("T13 event", "the largest |δ_j|/2h_j for their sum", outside(runs, 0.3), runs, 0.1)
