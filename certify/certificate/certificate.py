@@ -158,6 +158,12 @@ class Certificate(Shown):
         return next(iter([c for c in single if c.status == "certified"] or made or single or self.claims))
 
     @property
+    def headline(self) -> Claim:
+        """The claim that a page opens with: the rate at which an attack succeeds, where it is certified; else `main`."""
+        rates = [c for c in self.claims if words.is_probability(c) and c.status == "certified" and c.side == "upper"]
+        return next(iter(rates), self.main)
+
+    @property
     def indistinguishability(self) -> Indistinguishability | None:
         """What anybody could tell of a perturbation by what is made of the claims' noisy copies (T15): at the smallest radius
         of a claim about them, made or not, since no draw enters it. None: no claim is about what is deployed.

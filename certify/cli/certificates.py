@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from certify import _files, _validate
 from certify.certificate import words
 from certify.cli import checks, terminal
 from certify.cli.checks import argument, option
 from certify.cli.endings import NO, NO_ANSWER
-from certify.cli.examples import examples_for
+from certify.cli.examples import examples_for, examples_of_run
 from certify.cli.folders import DRAWINGS, new_file, there
 from certify.cli.models import compare_weights, device_of, named
 from certify.cli.processes import one_process
@@ -23,9 +24,11 @@ from certify.cli.settings import Batch, Concepts, Device, Long, Model, TextEncod
 from certify.cli.work import show_work, work_ahead
 
 if TYPE_CHECKING:
+    from certify.certificate import Certificate
     from certify.certificate.check import Verdict
+    from certify.datasets import Comparison, RunRecord
 
-_PAGES = (".html", ".htm")
+_PAGES, _CARDS, _BADGES = (".html", ".htm"), (".md",), (".svg",)
 
 
 def _kinds() -> tuple[str, ...]:
@@ -35,7 +38,11 @@ def _kinds() -> tuple[str, ...]:
 
 
 def _a_page(name: str, path: Path) -> None:
-    new_file(name, path, _PAGES, force=True)  # whether it may be written over is known with all options
+    new_file(name, path, (*_PAGES, *_CARDS), force=True)  # whether it may be written over is known with all options
+
+
+def _a_badge(name: str, path: Path) -> None:
+    new_file(name, path, _BADGES, force=True)
 
 
 def _a_figure(name: str, path: Path) -> None:
@@ -147,14 +154,25 @@ def check(
 def report(
     folder: Annotated[Path, argument("Folder of `certify prompt`, `prompts` or `classify`.", there)],
     out: Annotated[
-        Path | None, option("HTML file to write.", _a_page, "--out", shown="report.html in the folder")
+        Path | None,
+        option("HTML file to write; .md with --model-card.", _a_page, "--out", shown="report.html in the folder"),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        option("Folder of another run over the same rows: compare the two, paired.", there, "--against"),
+    ] = None,
+    model_card: Annotated[
+        bool, option("Write a model card (Markdown) instead of a page.", None, "--model-card")
+    ] = False,
+    badge: Annotated[
+        Path | None, option("Write the headline as a badge here (.svg), instead of a page.", _a_badge, "--badge")
     ] = None,
     images: Annotated[
         int | None,
         option(
-            "Pairs of images with and without the defence.",
+            "Pairs of images with and without the defence, of a run a prompt.",
             checks.count(0, checks.MOST_IMAGES),
-            shown="4; without the model: 0",
+            shown="4; of a run, or without the model: 0",
         ),
     ] = None,
     model: Model = None,
@@ -166,33 +184,67 @@ def report(
     device: Device = None,
     force: Annotated[bool, option("Overwrite an existing page.", None, "--force")] = False,
 ) -> None:
-    """Write a certificate, or a run over a data set, as one self-contained HTML page."""
+    """Write a certificate, or a run over a data set, as one self-contained HTML page; or two runs, compared."""
     from certify import Certificate
     from certify import report as pages
-    from certify.datasets import RunRecord
+    from certify.datasets import RunRecord, compare
 
     one_process("certify report")
-    path = new_file("out", folder / "report.html" if out is None else out, _PAGES, force=force)
+    if against is not None and (model_card or badge is not None):
+        raise ValueError(f"against = {str(against)!r}: must be left out with --model-card or --badge")
+    suffixes = _CARDS if model_card else _PAGES
+    name = "model-card.md" if model_card else "report.html" if against is None else "comparison.html"
+    path = None
+    if model_card or badge is None:
+        path = new_file("out", folder / name if out is None else out, suffixes, force=force)
+    elif out is not None:
+        raise ValueError(f"out = {str(out)!r}: must be left out with --badge, which writes no page")
+    if badge is not None:
+        new_file("badge", badge, _BADGES, force=force)
+    given = {"model": model, "unet": unet, "text_encoder": text_encoder, "variant": variant, "concepts": concept}
+    record: Certificate | RunRecord
     if (folder / "certificate.json").exists():
-        certificate = Certificate.load(folder)
-        over = {"unet": unet, "text_encoder": text_encoder, "variant": variant, "concepts": concept}
-        examples = examples_for(certificate, folder, images, {"model": model, **over}, trust_names, device)
-        digests = _files.digests(folder, ("certificate.json", "tensors.safetensors"))
-        page = pages.certificate_page(certificate, folder=str(folder), digests=digests, examples=examples)
+        if against is not None:
+            raise ValueError(f"against = {str(against)!r}: must be left out for a certificate; it compares two runs")
+        record = Certificate.load(folder)
     elif (folder / "settings.json").exists() or (folder / "results.jsonl").exists():
-        if images:
-            raise ValueError(f"images = {images}: must be left out for a run; report one of its certificates instead")
-        run = RunRecord.load(folder)
-        digests = _files.digests(folder, ("settings.json", "results.jsonl"))
-        page = pages.run_page(run, folder=str(folder), digests=digests)
+        record = RunRecord.load(folder)
     else:
         raise FileNotFoundError(
             f"folder = {str(folder)!r}: holds neither certificate.json (certify prompt) nor results.jsonl (certify prompts, "
             "certify classify)"
         )
-    _files.write(path, page)
-    answer({"written": str(path)})
-    terminal.written(path, f" ({len(page.encode()) // 1024:,} KiB)")
+    written: dict[Path, str] = {}
+    found = None
+    if badge is not None:
+        written[badge] = pages.badge(record)
+    if path is None:
+        pass
+    elif model_card:
+        written[path] = pages.model_card(record, folder=str(folder), base_model=_hub_id(record))
+    elif against is not None and isinstance(record, RunRecord):
+        other = RunRecord.load(against)
+        found = compare(record, other)
+        both = (str(folder), str(against))
+        written[path] = pages.comparison_page(found, names=both, runs=(record.run, other.run))
+    elif isinstance(record, Certificate):
+        examples = examples_for(record, folder, images, given, trust_names, device)
+        digests = _files.digests(folder, ("certificate.json", "tensors.safetensors"))
+        written[path] = pages.certificate_page(record, folder=str(folder), digests=digests, examples=examples)
+    else:
+        parts = sorted(str(part.relative_to(folder)) for part in folder.glob("parts/*.jsonl"))
+        digests = _files.digests(folder, ("settings.json", "results.jsonl", *parts))
+        pictures = examples_of_run(record, folder, images, given, trust_names, device)
+        written[path] = pages.run_page(record, folder=str(folder), digests=digests, examples=pictures)
+    for where, text in written.items():
+        _files.write(where, text)
+    answer({"written": [str(where) for where in written]} | ({} if found is None else _compared(found)))
+    if found is not None:
+        terminal.out.print(Text(f"A: {folder}. B: {against}."), soft_wrap=True)
+        for measure in found.measures:
+            terminal.out.print(Text(f"{pages.verdict(found, measure)}."), soft_wrap=True)
+    for where, text in written.items():
+        terminal.written(where, f" ({len(text.encode()) // 1024:,} KiB)")
 
 
 def plot(
@@ -235,6 +287,19 @@ def plot(
     figure.savefig(path)
     answer({"written": str(path)})
     terminal.written(path)
+
+
+def _hub_id(record: Certificate | RunRecord) -> str | None:
+    """The hub id of the model that a record names; None: it names none, or a folder."""
+    source = getattr(record, "provenance", {}).get("source") or {}
+    name = source.get("model")
+    return name if isinstance(name, str) and checks.is_hub_id(name) else None
+
+
+def _compared(found: Comparison) -> dict[str, Any]:
+    measures = [asdict(measure) for measure in found.measures]
+    about = {"rows": len(found.rows), "only_a": found.only_a, "only_b": found.only_b, "level": found.level}
+    return {**about, "measures": measures}
 
 
 def _verdict(one: Verdict) -> dict[str, Any]:

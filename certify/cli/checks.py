@@ -105,6 +105,11 @@ def overlay(name: str, value: str) -> None:
         raise FileNotFoundError(f"{name} = {value!r}: must be a file or folder of weights; no {path.absolute()}")
 
 
+def is_hub_id(value: str) -> bool:
+    """Whether a model's name is that of a repository of the hub, rather than a folder here."""
+    return "/" in value and bool(_HUB_ID.fullmatch(value)) and not _files.user_path("model", value).exists()
+
+
 def model(name: str, value: str) -> None:
     """An existing pipeline folder, or what may be a hub id: the download shows whether it exists."""
     path = _files.user_path(name, value)

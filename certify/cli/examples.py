@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,40 @@ from certify.cli.models import compare_weights, device_of, named, own_sampler
 
 if TYPE_CHECKING:
     from certify.certificate import Certificate
+    from certify.datasets import RunRecord
     from certify.report import ExampleImages
+
+
+def examples_of_run(
+    run: RunRecord, folder: Path, images: int | None, given: Mapping[str, Any], trust: bool, device: str | None
+) -> dict[int, ExampleImages]:
+    """Images for the page of a run over prompts, by row: those of `certify generate` that lie in the folders of its
+    certificates, or, where a number is asked for, freshly made ones.
+    """
+    from certify import Certificate
+    from certify.report import ExampleImages
+
+    if images == 0:
+        return {}
+    if images is None and not any(given.values()):
+        lying = {number: _sheet(folder / where) for number, where in run.certificates.items()}
+        return {number: ExampleImages(sheet=_png(sheet)) for number, sheet in lying.items() if sheet is not None}
+    if run.of_classes or not run.certificates:
+        raise ValueError(
+            f"images = {images}: must be left out for a run "
+            + ("over inputs of a classifier" if run.of_classes else "that kept no certificates (--save-certificates)")
+        )
+    made: dict[int, ExampleImages] = {}
+    for number, where in run.certificates.items():
+        certificate = Certificate.load(folder / where)
+        found = examples_for(certificate, folder / where, 1 if images is None else images, given, trust, device)
+        made |= {} if found is None else {number: found}
+    return made
+
+
+def _sheet(folder: Path) -> Path | None:
+    """An image of `certify generate` that lies in a folder."""
+    return next((path for name in _SHEETS if (path := folder / name).is_file()), None)
 
 
 _SHEETS = ("pair.png", "pair.jpg", "images.png", "images.jpg")
@@ -40,7 +74,7 @@ def examples_for(
     if images == 0:
         return None
     if not asked:
-        sheet = next((path for name in _SHEETS if (path := folder / name).is_file()), None)
+        sheet = _sheet(folder)
         if sheet is not None:
             return ExampleImages(sheet=_png(sheet), note=f"{sheet.name}, as it lies beside the certificate.")
         if "model" not in source or any(source.get(name) for name in ("model", "unet", "text_encoder")):
@@ -75,14 +109,13 @@ def _generate(certificate: Certificate, images: int, wanted: Mapping[str, Any], 
     """
     from certify.adaptive.checking import rebuilt
     from certify.images.generation import pair
-    from certify.models import load_pipeline
     from certify.report import ExampleImages
 
     record = certificate.provenance
     where = wanted["model"]
     with terminal.out.status("loading the model"):
-        put: dict[str, Any] = {name: wanted[name] for name in ("unet", "text_encoder", "variant")}
-        pipe = load_pipeline(where, device=device_of(device), dtype=record.get("dtype"), **put)
+        put = tuple((name, wanted[name]) for name in ("unet", "text_encoder", "variant"))
+        pipe = _pipeline(where, device_of(device), record.get("dtype"), put)
         compare_weights(certificate, {"module": pipe.text_encoder, **pipe.components})
         adaptive = rebuilt(certificate, pipe, wanted["concepts"])
     own = own_sampler(where)
@@ -98,6 +131,14 @@ def _generate(certificate: Certificate, images: int, wanted: Mapping[str, Any], 
         "of a pair start from the same initial noise."
     )
     return ExampleImages(undefended, defended, note=note)
+
+
+@functools.lru_cache(maxsize=1)
+def _pipeline(where: str | None, device: str, dtype: str | None, put: tuple[tuple[str, Any], ...]) -> Any:
+    """A pipeline, loaded once for all the certificates of a run."""
+    from certify.models import load_pipeline
+
+    return load_pipeline(where, device=device, dtype=dtype, **dict(put))
 
 
 def _png(path: Path) -> bytes:

@@ -6,12 +6,14 @@ all of them, resumable                     runs.py
 the folder of a run, written and read,
 by one process or several                  results.py
 what a run comes to                        summary.py
+two runs, paired row by row                comparison.py
 labelled data as people keep them          labelled.py
 the inputs of a classifier, resumable      classified.py
 """
 
 from certify._workers import Worker
 from certify.datasets.classified import ClassifiedRow, ClassifiedRun, ClassifierTask, classify_dataset
+from certify.datasets.comparison import Comparison, Measure, compare
 from certify.datasets.labelled import LabelledSet
 from certify.datasets.prompt_files import PromptRow, PromptSet
 from certify.datasets.results import Results, RunRecord, settings_of
@@ -25,7 +27,9 @@ __all__ = [
     "ClassifiedRow",
     "ClassifiedRun",
     "ClassifierTask",
+    "Comparison",
     "LabelledSet",
+    "Measure",
     "PromptRow",
     "PromptSet",
     "Results",
@@ -37,6 +41,7 @@ __all__ = [
     "certify_rows",
     "class_summary",
     "classify_dataset",
+    "compare",
     "length_unit",
     "read_prompt",
     "row_seed",

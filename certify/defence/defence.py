@@ -41,6 +41,7 @@ from certify.certificate.check import CheckReport
 from certify.defence.explanation import Explanation
 from certify.defence.smoother import JointProblem, PipelineOptions, PipelineSmoother, Rows, deployed_rows
 from certify.images.detectors import Detector, detected, load_detector
+from certify.models.blocks import replacing
 from certify.models.encoders import EncodeCall, PipelineEncoder, Reading
 from certify.models.text import PromptEncoder
 from certify.montecarlo.streams import row_generator
@@ -217,6 +218,65 @@ class Defence:
             cast = [row.to(was.device, was.dtype) for row, was in zip(entries, before, strict=True)]
             own = slot.put(own, cast)
         return own
+
+    # Modular Diffusers
+
+    def block(self, own: Any) -> Any:
+        """A text-encoding block of Modular Diffusers, defended.
+
+            blocks = FluxAutoBlocks()
+            blocks.sub_blocks["text_encoder"] = safe.block(blocks.sub_blocks["text_encoder"])
+
+        The block's own computation runs as ever. Those of its outputs that are the plain encoding of the prompt are then
+        replaced by the smoothed one, with fresh noise in every call; they are found by their values. The negative branch is
+        not touched.
+
+        Args:
+            own: the block that it stands in for, of a pipeline with the text encoders of this one.
+
+        Returns:
+            A block with the same components, inputs and outputs.
+
+        Raises:
+            TypeError: `own` is no block.
+            ValueError: in a call: several images of one prompt are asked for, which would share their noise;
+                or an encoding is not among the block's outputs, since its text encoders are others or it encodes otherwise.
+        """
+        return replacing(own, self._smoothed_outputs)
+
+    def _smoothed_outputs(self, state: Mapping[str, Any], made: Mapping[str, Any]) -> dict[str, Any]:
+        images = state.get("num_images_per_prompt")
+        if images not in (None, 1):
+            raise ValueError(
+                f"num_images_per_prompt = {images!r}: must be 1, since the images of one prompt would share their noise; "
+                "repeat the prompt instead"
+            )
+        names = [name for name in self._signature.parameters if name == "prompt" or name.startswith("prompt_")]
+        names += ["max_sequence_length", "clip_skip"]
+        taken = {
+            name: state[name] for name in names if name in self._signature.parameters and state.get(name) is not None
+        }
+        further = {name: value for name, value in self._arguments((), taken).items() if name != "prompt"}
+        prompts = self._prompts(taken)
+        readings = [self.encoder.read(call) for call in self.encoder.calls(prompts, further)]
+        noises = self._noise(readings)
+        generator = row_generator(_validate.seed_or_fresh(None), "defence", torch.device("cpu"))
+        adaptive = self.adaptive
+        settings: dict[str, Any] = {"n": adaptive.n, "smoother": adaptive.smoother, "batch_size": adaptive.batch_size}
+        found: dict[str, Any] = {}
+        for reading, noise in zip(readings, noises, strict=True):
+            rows = deployed_rows(self.encoder, reading, noise, generator, **settings)
+            for slot, entries in zip(reading.frame.slots, rows, strict=True):
+                plain = slot.rows(reading.tree, len(prompts))
+                name = next((n for n, v in made.items() if n not in found and _are(v, plain)), None)
+                if name is None:
+                    raise ValueError(
+                        f"the block's outputs ({', '.join(made)}) do not hold an encoding that "
+                        f"{type(self.pipe).__name__} computes: must, its text encoders have to be those of the defended pipeline"
+                    )
+                cast = [row.to(was.device, was.dtype) for row, was in zip(entries, made[name], strict=True)]
+                found[name] = torch.stack(cast) if isinstance(made[name], Tensor) else type(made[name])(cast)
+        return found
 
     # What is known of a prompt
 
@@ -545,6 +605,16 @@ def _concepts(concepts: Any) -> tuple[Concept, ...]:
 
 def _texts(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(text, str) for text in value)
+
+
+def _are(value: Any, rows: Sequence[Tensor]) -> bool:
+    """Whether an output holds these rows, up to rounding."""
+    if not isinstance(value, (Tensor, list, tuple)) or len(value) != len(rows):
+        return False
+    return all(
+        isinstance(a, Tensor) and a.shape == b.shape and torch.allclose(a.float(), b.to(a.device).float(), 1e-3, 1e-4)
+        for a, b in zip(value, rows, strict=True)
+    )
 
 
 def _below(checkpoint: Any, name: str) -> Path | None:

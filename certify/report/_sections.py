@@ -60,23 +60,27 @@ def smoother_facts(smoother: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     return rows
 
 
-def example_images(examples: ExampleImages) -> str:
-    """The section with the images."""
+def images_of(examples: ExampleImages) -> str:
+    """The images themselves; "": there are none."""
     if examples.sheet is not None:
-        shown = (
+        return (
             f'<figure class="sheet">{image(examples.sheet, "Images: undefended above, defended below")}'
             "<figcaption>Above: undefended. Below: defended, from the same initial noise.</figcaption></figure>"
         )
-    elif examples.undefended:
-        pairs = "".join(
-            f"{image(u, f'Undefended image {i}')}{image(d, f'Defended image {i}')}"
-            for i, (u, d) in enumerate(zip(examples.undefended, examples.defended, strict=True), start=1)
-        )
-        labels = "<span>undefended</span><span>defended</span>" * min(2, len(examples.undefended))
-        shown = f'<div class="pairs">{labels}{pairs}</div>'
-    else:
-        shown = ""
-    shown += note(escaped(examples.note)) if examples.note else ""
-    if examples.sheet is not None or examples.undefended:
-        shown += note("Examples, not claims: no image here is certified.")
-    return section("With and without the defence", shown) if shown else ""
+    if not examples.undefended:
+        return ""
+    pairs = "".join(
+        f"{image(u, f'Undefended image {i}')}{image(d, f'Defended image {i}')}"
+        for i, (u, d) in enumerate(zip(examples.undefended, examples.defended, strict=True), start=1)
+    )
+    labels = "<span>undefended</span><span>defended</span>" * min(2, len(examples.undefended))
+    return f'<div class="pairs">{labels}{pairs}</div>'
+
+
+def example_images(examples: ExampleImages) -> str:
+    """The section with the images."""
+    shown = images_of(examples)
+    noted = note(escaped(examples.note)) if examples.note else ""
+    if shown:
+        noted += note("Examples, not claims: no image here is certified.")
+    return section("With and without the defence", shown + noted) if shown or noted else ""

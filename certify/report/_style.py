@@ -42,6 +42,10 @@ code{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",m
 .facts{display:grid;grid-template-columns:minmax(8rem,14rem) 1fr;gap:.25rem 1rem;margin:0;font-size:.9rem}
 .facts dt{color:var(--soft)}.facts dd{margin:0}
 .pairs{display:grid;grid-template-columns:repeat(4,minmax(0,9rem));gap:.5rem;align-items:start}
+.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,15rem),1fr));gap:1rem}
+.cards article{border:1px solid var(--line);border-radius:8px;padding:.7rem .8rem;font-size:.92rem;break-inside:avoid}
+.cards h3{margin:0 0 .5rem;font-size:1rem}.cards p{margin:.5rem 0 0}.cards figure{margin:0}
+.cards .pairs{grid-template-columns:repeat(2,minmax(0,1fr))}.cards .pairs span:nth-of-type(n+3){display:none}
 .pairs span{color:var(--soft);font-size:.85rem}
 img{width:100%;height:auto;display:block;border-radius:4px;image-rendering:pixelated}.sheet img{max-width:36rem}
 figcaption{color:var(--soft);font-size:.86rem;margin-top:.3rem}

@@ -60,7 +60,7 @@ def certificate_page(
 def _certificate_page(
     certificate: Certificate, folder: str, digests: Mapping[str, str], examples: ExampleImages | None
 ) -> str:
-    record, claims, main = certificate.provenance, certificate.claims, certificate.main
+    record, claims, main = certificate.provenance, certificate.claims, certificate.headline
     prompt = record.get("prompt")
     of_prompt, cut = "smoother" in record, record.get("truncated")
     title = str(prompt) if prompt else "a prompt left out of the record" if of_prompt else "a function"

@@ -24,20 +24,36 @@ from certify.datasets import (
     summary,
 )
 from certify.report._charts import Line, chart
-from certify.report._page import code, document, facts, header, section, shows, status, table
-from certify.report._sections import COPY, claim_cells, claims_table, digest_facts, not_covered, smoother_facts
+from certify.report._page import code, document, facts, header, note, section, shows, status, table
+from certify.report._sections import (
+    COPY,
+    claim_cells,
+    claims_table,
+    digest_facts,
+    images_of,
+    not_covered,
+    smoother_facts,
+)
+from certify.report.examples import ExampleImages
 from certify.statements.classify import right_radii
 
 __all__ = ["run_page"]
 
 
-def run_page(run: RunRecord, *, folder: str = "FOLDER", digests: Mapping[str, str] | None = None) -> str:
+def run_page(
+    run: RunRecord,
+    *,
+    folder: str = "FOLDER",
+    digests: Mapping[str, str] | None = None,
+    examples: Mapping[int, ExampleImages] | None = None,
+) -> str:
     """A run over a data set as a page.
 
     Args:
         run: what `RunRecord.load` returned.
         folder: where it lies, as the reader is to type it.
         digests: SHA-256 of its files, by name.
+        examples: images of its prompts with and without the defence, by the numbers of their rows; None: none.
 
     Returns:
         An HTML document, for a file in UTF-8.
@@ -46,10 +62,14 @@ def run_page(run: RunRecord, *, folder: str = "FOLDER", digests: Mapping[str, st
         ValueError: its records or settings are damaged: they cannot be shown.
     """
     with shows(f"run in {folder!r}"):
-        return (_class_page if run.of_classes else _run_page)(run, folder, digests or {})
+        return (
+            _class_page(run, folder, digests or {})
+            if run.of_classes
+            else _run_page(run, folder, digests or {}, examples or {})
+        )
 
 
-def _run_page(run: RunRecord, folder: str, digests: Mapping[str, str]) -> str:
+def _run_page(run: RunRecord, folder: str, digests: Mapping[str, str], examples: Mapping[int, ExampleImages]) -> str:
     settings, rows = run.settings, run.rows
     options = RowOptions(**{f.name: settings[f.name] for f in fields(RowOptions)})
     total, data = summary(rows, options), settings["data"]
@@ -82,6 +102,8 @@ def _run_page(run: RunRecord, folder: str, digests: Mapping[str, str]) -> str:
         section("How to read the confidence", f"<p>{confidence}</p>"),
         not_covered(words.not_covered(policy, of_prompt=True, images=bool(options.images), deployed=deployed)),
         _fractions(radii, {*FRACTION_RHOS, options.rho}, "certified fraction", "prompts"),
+        _rates(run),
+        _cards(run, folder, examples),
         _prompts_table(run),
         _others_table(run),
         _check_run(run, folder),
@@ -171,17 +193,23 @@ def _class_provenance(run: RunRecord, digests: Mapping[str, str]) -> str:
     return section("Where it comes from", facts(rows))
 
 
-def _fractions(radii: Sequence[float], rhos: Collection[float], share: str, of: str, unit: float | None = None) -> str:
-    """The share of rows with at least a radius, against the radius, and in a table; `unit`: how long ρ = 1 is, if known."""
-    total, finite = len(radii), sorted({r for r in radii if 0 < r < math.inf})
-    edge = 1.05 * finite[-1] if finite else 1.0
+def steps(radii: Sequence[float], edge: float) -> list[tuple[float, float]]:
+    """The corners of the share of rows with at least a radius, as a line over the radius up to `edge`."""
     points, before = [], 0.0
-    for corner in [*finite, edge]:
-        reached = sum(r >= corner for r in radii) / total
+    for corner in [*sorted({r for r in radii if 0 < r < edge}), edge]:
+        reached = sum(r >= corner for r in radii) / len(radii)
         points += [(before, reached), (corner, reached)]
         before = corner
+    return points
+
+
+def _fractions(radii: Sequence[float], rhos: Collection[float], share: str, of: str, unit: float | None = None) -> str:
+    """The share of rows with at least a radius, against the radius, and in a table; `unit`: how long ρ = 1 is, if known."""
+    finite = [r for r in radii if 0 < r < math.inf]
     title = share.capitalize()
-    drawn = chart(Line(points), share, top=1.0, name=f"{title} against radius")
+    drawn = chart(
+        Line(steps(radii, 1.05 * max(finite) if finite else 1.0)), share, top=1.0, name=f"{title} against radius"
+    )
     rows = []
     for at in sorted(rhos):
         count = sum(r >= at for r in radii)
@@ -192,6 +220,73 @@ def _fractions(radii: Sequence[float], rhos: Collection[float], share: str, of: 
             break
     head = ["radius ρ", *([] if unit is None else ["length"]), share.split()[-1], of]
     return section(f"{title} against radius", f"<figure>{drawn}</figure>{table(head, rows)}")
+
+
+def _rates(run: RunRecord) -> str:
+    """Certified rates, on average over the prompts."""
+    found: dict[tuple[str, float], list[float]] = {}
+    for row in run.rows:
+        for claim in _events(row):
+            values = found.setdefault((str(claim["function"]), float(claim["rho"])), [])
+            if claim["status"] == "certified":
+                values.append(float(claim["value"]))
+    total = len(run.rows)
+    rows = [
+        [
+            escaped(function),
+            PAGE.number(rho, "down"),
+            f"{len(values):,} of {total:,}",
+            PAGE.percent((sum(values) + total - len(values)) / total, "up"),
+            PAGE.percent(max(values), "up") if len(values) == total else PAGE.percent(1.0, "up"),
+        ]
+        for (function, rho), values in found.items()
+    ]
+    if not rows:
+        return ""
+    legend = (
+        "Each prompt has a bound of its own; this is their mean, and their largest. A prompt without one counts with "
+        "100 %. Where all the bounds hold, the rate itself, averaged over these prompts, is at most their mean."
+    )
+    head = ["event", "ρ", "prompts with a bound", "mean bound", "largest bound"]
+    return section("Certified rates", table(head, rows) + note(legend))
+
+
+def _events(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [claim for claim in row.get("others", ()) if claim["quantity"] == "event"]
+
+
+def _cards(run: RunRecord, folder: str, examples: Mapping[int, ExampleImages]) -> str:
+    """Every prompt with its images and its rate, where there are images."""
+    if not examples:
+        return ""
+    cards = []
+    for row in run.rows:
+        number = row["row"]
+        said = [
+            f"{escaped(claim['function'])}: "
+            + (
+                f"at most {PAGE.strong(PAGE.percent(claim['value'], 'up'))} at ρ = {PAGE.number(claim['rho'], 'down')}, "
+                f"with confidence {PAGE.confidence(claim['alpha'])}"
+                if claim["status"] == "certified"
+                else f"{status(claim['status'])} at ρ = {PAGE.number(claim['rho'], 'down')}"
+            )
+            for claim in _events(row)
+        ]
+        radius = float(row["radius"])
+        said.append(f"radius {PAGE.strong(PAGE.number(radius, 'down'))}" if radius > 0 else status(row["status"]))
+        where = run.certificates.get(number)
+        kept = "" if where is None else f"<br>{code(Path(folder) / where)}"
+        pictures = images_of(examples[number]) if number in examples else note("no images")
+        prompt = escaped(row["prompt"]) if "prompt" in row else "a prompt left out"
+        cards.append(
+            f"<article><h3>{words.count(number)}. {prompt}</h3>{pictures}<p>{'<br>'.join(said)}{kept}</p></article>"
+        )
+    shown = f'<div class="cards">{"".join(cards)}</div>'
+    legend = note(
+        "On the left, or above: undefended. On the right, or below: defended, from the same initial noise. Examples, not "
+        "claims: no image here is certified."
+    )
+    return section("Prompts with and without the defence", shown + legend)
 
 
 def _prompts_table(run: RunRecord) -> str:

@@ -119,6 +119,8 @@ WRONG: dict[str, tuple[str, ...]] = {
     "--config": ("none.toml", "."),
     "--log-level": ("typo", "INFO"),
     "--out": ("few.txt", "few.txt/a", "/proc/certify"),
+    "--against": ("none", "few.txt"),
+    "--badge": ("a.png", "none/a.svg"),
     "--figure": ("a.txt", "none/a.png", "there.png"),
 }
 """Values that an option never takes, and where it can be told before the model is there."""

@@ -120,6 +120,60 @@ def test_a_run_becomes_a_page(run, here):
         assert piece in page.text, piece
 
 
+def test_a_run_with_images_shows_every_prompt_with_them(run, here):
+    """Images that lie beside a certificate are shown as they are; others are made where a number is asked for."""
+    Image.new("RGB", (8, 8), "teal").save(here / "run" / "certificates" / "0001" / "pair.png")
+    code, _, err = run("report", "run", "--out", "lying.html")
+    assert code == 0, err
+    text = (here / "lying.html").read_text(encoding="utf-8")
+    assert text.count("<img") == 1
+    page = self_contained(text)
+    assert [tag for tag, _ in page.tags].count("article") == 3
+    assert "run/certificates/0001" in page.text
+    code, _, err = run("report", "run", "--out", "made.html", "--images", "1")
+    assert code == 0, err
+    assert (here / "made.html").read_text(encoding="utf-8").count("<img") == 4  # the empty prompt has no certificate
+
+
+def test_two_runs_are_compared_pair_by_pair(run, here):
+    pipe = load_pipeline()
+    adaptive = AdaptiveMedianSmoother.from_pipeline(pipe, ["circle"], n=3, **{**world.SMOOTHING, "k": 1.0})
+    data, options = datasets.PromptSet.load(here / "few.csv"), datasets.RowOptions(n=64)
+    with datasets.Results(here / "weak", datasets.run_settings(adaptive, data, options), data) as results:
+        datasets.certify_rows(adaptive, results, options)
+    code, out, err = run("report", "run", "--against", "weak", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["written"] == ["run/comparison.html"]
+    page = self_contained((here / "run" / "comparison.html").read_text(encoding="utf-8"))
+    records = [
+        [json.loads(line) for line in (here / name / "results.jsonl").read_text().splitlines()]
+        for name in ("run", "weak")
+    ]
+    exact = {value for value, _ in page.values}
+    for a, b in zip(*records, strict=True):
+        assert {float(a["radius"]), float(b["radius"]), float(a["radius"]) - float(b["radius"])} <= exact
+    radius = next(m for m in found["measures"] if m["name"] == "certified radius")
+    assert radius["favours_a"] + radius["favours_b"] == sum(
+        float(a["radius"]) != float(b["radius"]) for a, b in zip(*records, strict=True)
+    )
+    assert "k" in page.text
+    assert "a <script> square" in page.text
+
+
+def test_a_certificate_and_a_run_become_a_model_card_and_a_badge(run, here):
+    for folder in ("one", "run"):
+        code, _, err = run("report", folder, "--model-card", "--badge", f"{folder}.svg")
+        assert code == 0, err
+        assert (here / folder / "model-card.md").read_text(encoding="utf-8").startswith("---\nlibrary_name:")
+        assert (here / f"{folder}.svg").read_text(encoding="utf-8").startswith("<svg")
+        assert not (here / folder / "report.html").exists()
+    code, _, err = run("report", "one", "--badge", "only.svg")
+    assert code == 0, err
+    assert (here / "only.svg").exists()
+    assert not (here / "one" / "report.html").exists()
+
+
 def damage(folder):
     """Folders that are none, or broken."""
     (folder / "empty").mkdir()
@@ -135,6 +189,8 @@ def damage(folder):
     record["provenance"]["yardstick"]["distance"] = "very far"
     (folder / "numbers" / "certificate.json").write_text(json.dumps(record))
     (folder / "missing" / "tensors.safetensors").unlink()
+    shutil.copytree(folder / "run", folder / "bare")
+    shutil.rmtree(folder / "bare" / "certificates")
     shutil.copytree(folder / "run", folder / "torn")
     (folder / "torn" / "settings.json").unlink()
     shutil.copytree(folder / "run", folder / "changed")
@@ -155,7 +211,15 @@ def damage(folder):
         (("missing",), "not readable"),
         (("torn",), "holds no settings.json"),
         (("changed",), "line 2: is damaged or of another run"),
-        (("run", "--images", "2"), "must be left out for a run"),
+        (("bare", "--images", "2"), "must be left out for a run that kept no certificates"),
+        (("one", "--against", "run"), "must be left out for a certificate"),
+        (("run", "--against", "run"), "nothing to compare"),
+        (("run", "--against", "one"), "holds no settings.json"),
+        (("run", "--against", "changed"), "line 2: is damaged or of another run"),
+        (("run", "--against", "run", "--model-card"), "must be left out with --model-card"),
+        (("run", "--model-card", "--out", "page.html"), "must end in .md"),
+        (("run", "--badge", "one/certificate.json"), "must end in .svg"),
+        (("run", "--badge", "a.svg", "--out", "page.html"), "must be left out with --badge"),
         (("one", "--images", "-1"), "images = -1"),
         (("one", "--out", "page.txt"), "must end in .html"),
         (("one", "--out", "empty"), "must end in .html"),
