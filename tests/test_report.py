@@ -458,6 +458,26 @@ def test_an_infinite_radius_and_none_at_all(tmp_path):
     assert "For 0 of 1 prompts" in Page(run_page(RunRecord.load(nothing))).text
 
 
+def test_certified_rates_are_shown_with_their_mean(tmp_path):
+    """A claim about an event has no q, and one that abstained no value: neither is in a row."""
+    event = {"function": "image shows x", "quantity": "event", "rho": 0.125, "alpha": 0.0025, "n": 60}
+    made = event | {"value": 0.625, "theorem": "T5", "method": "replicas", "status": "certified"}
+    none = event | {"theorem": "T5", "method": "replicas", "status": "abstained"}
+    rows = [certified("one", 1.5, 2.0) | {"others": [made]}, certified("two", 1.5, 2.0) | {"others": [none]}]
+    page = self_contained(run_page(RunRecord.load(write_run(tmp_path / "run", rows))))
+    assert {0.625, 0.125, (0.625 + 1) / 2} <= {value for value, _ in page.values}
+    assert "1 of 2" in page.text
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "PNG")
+    examples = {2: ExampleImages((picture.getvalue(),), (picture.getvalue(),))}
+    page = self_contained(run_page(RunRecord.load(tmp_path / "run"), examples=examples))
+    assert [tag for tag, _ in page.tags].count("article") == 2
+    assert [tag for tag, _ in page.tags].count("img") == 2
+    assert "image shows x: at most 62.5\u00a0% at ρ = 0.125, with confidence 99.75\u00a0%" in page.text.replace(
+        " %", "\u00a0%"
+    )
+
+
 def test_kept_certificates_are_named(tmp_path):
     folder = write_run(tmp_path / "run", ROWS)
     (folder / "certificates" / "0002").mkdir(parents=True)

@@ -272,7 +272,7 @@ class Defence:
                 if name is None:
                     raise ValueError(
                         f"the block's outputs ({', '.join(made)}) do not hold an encoding that "
-                        f"{type(self.pipe).__name__} computes: must, its text encoders have to be those of the defended pipeline"
+                        f"{type(self.pipe).__name__} computes: must, with the text encoders of the defended pipeline"
                     )
                 cast = [row.to(was.device, was.dtype) for row, was in zip(entries, made[name], strict=True)]
                 found[name] = torch.stack(cast) if isinstance(made[name], Tensor) else type(made[name])(cast)

@@ -23,7 +23,7 @@ def replacing(own: Any, replace: Callable[[Mapping[str, Any], Mapping[str, Any]]
     if not isinstance(own, ModularPipelineBlocks):
         raise TypeError(f"own is a {type(own).__name__}: must be a block of Modular Diffusers (ModularPipelineBlocks)")
 
-    class Replacing(ModularPipelineBlocks):
+    class Replacing(ModularPipelineBlocks):  # type: ignore[misc]
         model_name = own.model_name
 
         @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 from certify._text import cleaned, escaped
@@ -79,6 +80,7 @@ def _badge(left: str, right: str, title: str, good: bool = True) -> str:
     texts = [(text, wide(text)) for text in (left, right)]
     first, second = (width + 2 * _PAD for _, width in texts)
     total = first + second
+    mark = hashlib.sha256(f"{left} {right} {title}".encode(errors="replace")).hexdigest()[:8]  # a page may hold several
     said = escaped(" ".join(cleaned(title).split()), isolate=False)
     drawn = "".join(
         f'<text x="{start + _PAD}" y="14" textLength="{width}" lengthAdjust="spacingAndGlyphs">'
@@ -87,9 +89,9 @@ def _badge(left: str, right: str, title: str, good: bool = True) -> str:
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{total}" height="{_HIGH}" viewBox="0 0 {total} {_HIGH}" '
-        f'role="img" aria-labelledby="said"><title id="said">{said}</title>'
-        f'<clipPath id="round"><rect width="{total}" height="{_HIGH}" rx="4"/></clipPath>'
-        f'<g clip-path="url(#round)"><rect width="{first}" height="{_HIGH}" fill="{_LABEL}"/>'
+        f'role="img" aria-labelledby="said-{mark}"><title id="said-{mark}">{said}</title>'
+        f'<clipPath id="round-{mark}"><rect width="{total}" height="{_HIGH}" rx="4"/></clipPath>'
+        f'<g clip-path="url(#round-{mark})"><rect width="{first}" height="{_HIGH}" fill="{_LABEL}"/>'
         f'<rect x="{first}" width="{second}" height="{_HIGH}" fill="{_CERTIFIED if good else _NOTHING}"/></g>'
         f'<g fill="#fff" font-family="DejaVu Sans,Verdana,Geneva,sans-serif" font-size="{_SIZE}">{drawn}</g></svg>\n'
     )

@@ -54,9 +54,10 @@ def _page(found: Comparison, names: tuple[str, str], runs: tuple[str, str]) -> s
     main = found.measures[0]
     title = str(found.settings[0]["data"]["name"] or "inputs of a classifier")
     left = f" {found.only_a:,} rows that only A has done, and {found.only_b:,} that only B has, are left out."
+    apart = _difference(main).replace("points", "percentage points")
     headline = (
         f"Of {main.pairs:,} {what} {PAGE.percent(main.a, 'near')} are {escaped(main.name, isolate=False)} by A and "
-        f"{PAGE.percent(main.b, 'near')} by B: a difference of {_difference(main)}, {_interval(main, found.level)}."
+        f"{PAGE.percent(main.b, 'near')} by B: a difference of {apart}, {_interval(main, found.level)}."
         + (left if found.only_a + found.only_b else "")
     )
     tiles = [
@@ -95,7 +96,7 @@ def _difference(measure: Measure) -> str:
 
 
 def _points(value: float) -> str:
-    return PAGE.exactly(value, f"{100 * value:+.4g}".replace("-", "−") + " percentage points")
+    return PAGE.exactly(value, f"{100 * value:+.4g}".replace("-", "−") + " points")
 
 
 def _number(value: float, sign: bool = False) -> str:
@@ -119,8 +120,7 @@ def _measures(found: Comparison) -> str:
         interval = _interval(m, found.level).removeprefix(f"with a {PAGE.percent(found.level, 'near')} interval ")
         rows.append(
             [
-                escaped(m.name),
-                escaped(f"{'share' if m.share else 'median'}; {m.better} is better"),
+                f"{escaped(m.name)}<br><small>{'share' if m.share else 'median'}; {m.better} is better</small>",
                 show(m.a),
                 show(m.b),
                 _difference(m),
@@ -131,8 +131,8 @@ def _measures(found: Comparison) -> str:
             ]
         )
     level = PAGE.percent(found.level, "near")
-    head = ["measure", "", "A", "B", "difference", f"{level} interval", "A better", "B better", "p"]
-    return table(head, rows, text=(1, 5), wide=True)
+    head = ["measure", "A", "B", "difference", f"{level} interval", "A better", "B better", "p"]
+    return table(head, rows, text=(4,))
 
 
 def _curves(found: Comparison) -> str:

@@ -310,11 +310,15 @@ def _prompts_table(run: RunRecord) -> str:
     return section("Every prompt", table(head, rows, text=(1, 7), wide=True, plain=(2,)))
 
 
+_UNSAID: Mapping[str, Any] = {"side": "upper", "scope": "single", "lower": None, "value": None, "q": None, "unit": ""}
+"""What a row leaves out of a claim."""
+
+
 def _others_table(run: RunRecord) -> str:
     others = [(row["row"], other) for row in run.rows for other in row.get("others", ())]
     rows = []
     for row, other in others:
-        claim: Any = SimpleNamespace(**{"side": "upper", "lower": None, "scope": "single", **other})
+        claim: Any = SimpleNamespace(**{**_UNSAID, **other})
         rows.append([words.count(row), words.named(claim, PAGE), *claim_cells(claim)])
     return section("The other claims of each prompt", claims_table(rows)) if rows else ""
 

@@ -64,9 +64,12 @@ def test_what_it_says_of_itself_is_what_the_block_says() -> None:
 def test_several_images_of_one_prompt_and_other_encoders_are_refused() -> None:
     import copy
 
-    made = modular(FLUX, sigma0_relative=1.0, n=3)
+    from diffusers.modular_pipelines import PipelineState
+
+    made, state = modular(FLUX, sigma0_relative=1.0, n=3), PipelineState()
+    state.set("num_images_per_prompt", 2)  # as later blocks of a whole pipeline take it
     with pytest.raises(ValueError, match="num_images_per_prompt = 2: must be 1"):
-        encoded(made, FLUX, num_images_per_prompt=2)
+        encoded(made, FLUX, state=state)
     other = copy.deepcopy(built(FLUX).text_encoder_2)
     with torch.no_grad():
         for weight in other.parameters():
