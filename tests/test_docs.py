@@ -467,3 +467,14 @@ def test_an_option_that_is_gone_is_found():
         "```\nFOO=1 certify prompt 'a' \\\n    --rho 1 --rhoo 2\n```\n`python -m experiments unlearn uce --guide x`\n"
     )
     assert unknown_options(text) == ["certify prompt --rhoo", "experiments unlearn --guide"]
+
+
+def test_in_the_dark_figures_are_turned_and_what_a_model_has_painted_is_not():
+    """The style sheet lists the painted ones by parts of their names: each part names images that there are."""
+    rule = re.search(r"img:not\(([^)]*)\)\s*\{\s*filter: invert", (ROOT / "docs/_site/site.css").read_text())
+    parts = re.findall(r'src\*="([^"]+)"', rule[1])
+    images = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.png")]
+    assert all(any(part in image for image in images) for part in parts)
+    painted = {image for image in images if any(part in image for part in parts)}
+    assert {"guide/pair.png", "guide/world.png", "guide/second-world.png", "tables/1-grid-esd.png"} <= painted
+    assert not painted & {"guide/curve.png", "guide/rate.png", "tables/1-trade-off.png", "guide/pictures/noise.png"}

@@ -78,6 +78,7 @@ def _certificate_page(
         note(words.truncation(cut["tokens"], cut["kept"])) if cut else "",
         section("Notice", listed(map(escaped, certificate.notices)), "warn") if certificate.notices else "",
         not_covered(words.left_out(certificate)),
+        _smoothed(certificate),
         _tokens(certificate),
         *(_section(found) for found in sections(certificate, PAGE)),
         example_images(examples) if examples is not None else "",
@@ -86,6 +87,14 @@ def _certificate_page(
         _provenance(certificate, digests),
     ]
     return document(f"Certificate: {title}", body)
+
+
+def _smoothed(certificate: Certificate) -> str:
+    """The bound of the smoothed output, where the page opens with another claim."""
+    main = certificate.main
+    if main is certificate.headline or main.status != "certified":
+        return ""
+    return section("The smoothed output", f"<p>{words.stated(certificate, main, PAGE)}</p>")
 
 
 def _tokens(certificate: Certificate) -> str:
