@@ -210,8 +210,8 @@ def test_a_swallowed_list_is_found():
 
 def block(text: str, beginning: str) -> list[str]:
     """The lines of the code block that has a line which begins so."""
-    for found in re.findall(r"^```\n(.*?)^```", text, re.M | re.S):
-        if any(line.startswith(beginning) for line in found.splitlines()):
+    for language, found in re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S):
+        if not language and any(line.startswith(beginning) for line in found.splitlines()):
             return found.splitlines()
     raise ValueError(f"no code block with a line that begins with {beginning!r}")
 
