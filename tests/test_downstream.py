@@ -238,13 +238,13 @@ def test_bounds_of_both_smoothers(
     """The statements of the toolkit take them as they are; their draws at y keep to the limits at ρ."""
     y, noise = encoder.embed(encoder.tokenize(PROMPT)), GaussianNoise(0.2 * encoder.embedding_std)
     f = noise_prediction(denoiser, encode, trajectory)
-    bound = mse_bound(f, y, noise, rho=0.05, n=256, alpha=0.05, pilot=64)
+    bound = mse_bound(f, y, noise, rho=0.05, n=128, alpha=0.05, pilot=32)
     assert bound.status == "certified"
-    moved = (MedianSmoother(f, noise, n=64)(y, seed=9) - bound.center).double().square().sum()
+    moved = (MedianSmoother(f, noise, n=32)(y, seed=9) - bound.center).double().square().sum()
     assert float(moved) <= bound.value < math.inf
     center = encoder.plain([PROMPT])
     statistic = noise_prediction_distance(Smoothed(encode, 3), denoiser, trajectory, center)
-    limit = statistic_bound(statistic, y, noise, rho=0.05, q=0.9, replicas=3, n=128, alpha=0.05)
+    limit = statistic_bound(statistic, y, noise, rho=0.05, q=0.9, replicas=3, n=96, alpha=0.05)
     assert limit.status == "certified"
     source = torch.Generator().manual_seed(4)
     fresh = statistic(torch.stack([noise.draw(y, 3, source) for _ in range(40)]))
@@ -362,12 +362,12 @@ def test_attacks_succeed_where_the_concept_is_drawn(pipe: Any, encoder: PromptEn
     """Hardly any noise: the embedded model draws the circle that the prompt asks for, and no square."""
     y = encoder.embed(encoder.tokenize(PROMPT))
     noise = GaussianNoise(0.01 * encoder.embedding_std)
-    settings: dict[str, Any] = {"rho": 0.1, "replicas": 3, "n": 48, "alpha": 0.05}
+    settings: dict[str, Any] = {"rho": 0.1, "replicas": 3, "n": 32, "alpha": 0.05}
     deployment = Smoothed(encode, 3)
     circle = event_bound(attack_succeeds(deployment, pipe, "judge:circle", **SHORT), y, noise, **settings)
     square = event_bound(attack_succeeds(deployment, pipe, "judge:square", **SHORT), y, noise, **settings)
-    assert circle.successes >= 44
-    assert square.successes <= 4
+    assert circle.successes >= 30
+    assert square.successes <= 2
     assert square.value < 0.5
     again = event_bound(attack_succeeds(deployment, pipe, "judge:circle", **SHORT), y, noise, **settings)
     assert again.successes == circle.successes
@@ -378,10 +378,10 @@ def test_the_event_of_the_adaptive_smoother(pipe: Any) -> None:
     adaptive = AdaptiveMedianSmoother.from_pipeline(pipe, ["circle"], n=5, **world.SMOOTHING)
     deployment = adaptive.deployment(PROMPT)
     event = attack_succeeds(deployment, pipe, "judge:circle", **SHORT)
-    bound = event_bound(event, deployment.y, deployment.noise, rho=0.05, replicas=deployment.copies, n=64, alpha=0.05)
-    assert bound.n == 64
+    bound = event_bound(event, deployment.y, deployment.noise, rho=0.05, replicas=deployment.copies, n=32, alpha=0.05)
+    assert bound.n == 32
     plain = undefended_rate(pipe, PROMPT, "judge:circle", 16, **SHORT)
-    assert bound.successes / 64 < plain.rate
+    assert bound.successes / 32 < plain.rate
 
 
 def test_an_encoding_that_is_not_finite_is_no_failed_attack(pipe: Any, noisy: Tensor) -> None:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from certify import cli
-from certify.cli import terminal
+from certify.cli import prompts, terminal
 from certify.cli.folders import run_folder
 from certify.cli.settings import Settings
 from tests.cli.stopped import SAVE, stopped
+from tests.processes import forked
 
 PROMPT = "a photo of a red circle"
 TEXT = ("prompt", PROMPT, "--text-only", "--n", "1500", "--batch-size", "128")
@@ -50,6 +49,16 @@ def done(cwd: Path, *arguments: str) -> str:
     code, out, err = inside(cwd, *arguments)
     assert code == 0, err
     return out
+
+
+DRAW = prompts._draw_figures
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_figures(without_figures):
+    """Only where a test is about them."""
+    with without_figures():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +191,8 @@ def test_two_at_once_are_refused(again):
     assert (code, "another process is writing there" in err) == (2, True)
 
 
-def test_a_kill_between_certificate_and_figures_is_made_good(undisturbed, again):
+def test_a_kill_between_certificate_and_figures_is_made_good(undisturbed, again, monkeypatch):
+    monkeypatch.setattr(prompts, "_draw_figures", DRAW)
     folder = Path("runs/a-photo-of-a-red-circle")
     for name in ("certificate.json", "tensors.safetensors"):
         shutil.copy(undisturbed / "text" / name, folder / name)
@@ -234,26 +244,9 @@ def test_radius_and_curve_leave_a_certificate(tmp_path, command, policy):
     assert (code, "holds a certificate already" in err) == (2, True), err
 
 
-FULL = """
-import resource, sys
-from certify import cli
-from certify.certificate import Certificate
-plain = Certificate.save
-def save(self, *arguments, **options):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-    return plain(self, *arguments, **options)
-Certificate.save = save
-sys.argv = ["certify", *sys.argv[1:]]
-cli.main()
-"""
-
-
 def test_a_full_disk_at_the_end_loses_nothing(undisturbed, tmp_path):
     """A limit on the size of files is the full disk: the certificate cannot be written, and the draws are there."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
-    ended = subprocess.run(
-        [sys.executable, "-c", FULL, *TEXT, "--out", "a"], cwd=tmp_path, capture_output=True, text=True, env=environment
-    )
+    ended = forked("tests.cli.full", *TEXT, "--out", "a", cwd=tmp_path)
     assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1), ended.stderr
     kept = run_in(tmp_path / "a").relative_to(tmp_path)
     assert "error: File too large: 'a/tensors-" in ended.stderr

@@ -13,6 +13,8 @@ from safetensors.torch import save_file
 from certify import Certificate, world
 from certify.models import load_pipeline, load_text_encoder
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 PROMPT = ("prompt", "a photo of a red circle", "--n", "300")
 TEXT = (*PROMPT, "--text-only")
 WHOLE = ("generate", "a red circle", "--images", "1", "--steps", "1")

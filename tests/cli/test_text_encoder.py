@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
 from certify import Certificate
 from certify.models import load_text_encoder
+
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 def test_the_overlay_is_certified_recorded_and_checked(run, tmp_path):

@@ -64,7 +64,7 @@ def failures(law, runs, *, n=400, j=3, replicas=K, curve=False, spoiled=lambda x
 
 @pytest.mark.parametrize("case", LAWS)
 def test_limits_and_bounds_cover(case, trials: Trials):
-    runs = trials.runs(60)
+    runs = trials.runs(25)
     for curve in (False, True):
         wrong, low = failures(LAWS[case], runs, curve=curve)
         name = f"{case}{', for a curve' if curve else ''}"
@@ -84,9 +84,10 @@ def test_control_values_of_different_draws_are_caught(trials: Trials):
     def rolled(x):
         return np.stack([np.roll(x[:, k], k) for k in range(x.shape[1])], axis=1)
 
-    wrong, low = failures(LAWS["seldom a high rate"], 60, n=4000, spoiled=rolled)
-    trials.caught("T14 limits", "values of different draws", wrong, 60, ALPHA)
-    trials.caught("T14 bound", "values of different draws", low, 60, ALPHA)
+    runs = trials.runs(30, 60)
+    wrong, low = failures(LAWS["seldom a high rate"], runs, n=4000, spoiled=rolled)
+    trials.caught("T14 limits", "values of different draws", wrong, runs, ALPHA)
+    trials.caught("T14 bound", "values of different draws", low, runs, ALPHA)
 
 
 def test_values_that_are_used_twice_err_to_the_safe_side(trials: Trials):
@@ -95,7 +96,7 @@ def test_values_that_are_used_twice_err_to_the_safe_side(trials: Trials):
     def same(x):
         return np.repeat(x[:, :1], x.shape[1], axis=1)
 
-    runs = trials.runs(60)
+    runs = trials.runs(25)
     _, low = failures(LAWS["rates of .03 and .19"], runs, spoiled=same)
     trials.covers("T14 bound", low, runs, ALPHA, "an image used twice")
 
@@ -147,7 +148,7 @@ def test_control_all_of_alpha_for_every_limit_is_caught(trials: Trials):
 
 def test_from_end_to_end(trials: Trials):
     """Whole calls: an event, and a score that is seen itself, each with a seed of its own."""
-    runs, low, under = trials.runs(60), 0, 0
+    runs, low, under = trials.runs(25), 0, 0
     t = np.linspace(-8, 8, 4001) / math.sqrt(13)
     moved = np.trapezoid(np.tanh(2 * (t + 0.2)) * norm.pdf(t, scale=1 / math.sqrt(13)), t)
     for seed in range(runs):
@@ -161,7 +162,7 @@ def test_from_end_to_end(trials: Trials):
 
 def test_two_values_a_draw_cover(trials: Trials):
     """K = 13, ρ = .25, two values a draw."""
-    runs = trials.runs(60)
+    runs = trials.runs(25)
     wrong, low = failures(LAWS["rates of .03 and .19"], runs, n=300, j=2, seed=9)
     trials.covers("T14 limits", wrong, runs, ALPHA, "rates of .03 and .19, two values a draw")
     trials.covers("T14 bound", low, runs, ALPHA, "rates of .03 and .19, two values a draw")

@@ -22,7 +22,7 @@ CIRCLE = Concept.embedded("circle", sentences=4)
 SETTINGS = Settings(sigma0=None, n=2, **world.SMOOTHING)
 PROMPTS = ["a red circle", "a green circle on a teal background"]
 RHOS = (0.1, 0.4)
-SMALL = Effort(n=64, ascent=1, images=2, choosing=8, counted=24, steps=2, seed=1)
+SMALL = Effort(n=64, ascent=1, images=2, choosing=4, counted=12, steps=2, seed=1)
 
 
 def measured(folder: Path, **options: Any) -> Curves:
@@ -43,7 +43,7 @@ def test_the_curves(done: tuple[Path, Curves]) -> None:
     for p in found.points:
         assert p.bound == found.bound.at(p.rho)
         assert p.attacked == pytest.approx(sum(p.by_prompt) / 2)
-        assert (p.successes, p.images) == (round(48 * p.attacked), 48)
+        assert (p.successes, p.images) == (round(24 * p.attacked), 24)
         assert p.low <= p.attacked <= p.high
         assert p.low <= p.bound
         assert set(p.starts) <= set(certified.STARTS)
@@ -72,7 +72,7 @@ def test_what_was_measured_is_not_measured_again(done: tuple[Path, Curves], monk
     monkeypatch.setattr(certified, "load_pipeline", refuse)
     assert measured(folder) == found
     with pytest.raises(AssertionError, match="the model was loaded"):
-        measured(folder, effort=replace(SMALL, counted=25))
+        measured(folder, effort=replace(SMALL, counted=13))
 
 
 def test_a_file_that_is_gone_is_made_again(done: tuple[Path, Curves]) -> None:

@@ -75,18 +75,31 @@ def test_every_committed_attack_prompt_fits_and_is_of_its_file():
             assert encoder.tokenize(row.adversarial).length <= encoder.context_length
 
 
-@pytest.mark.parametrize("guide", ["cross", "blank"])
-def test_a_committed_figure_comes_out_again(tmp_path, guide):
+FIGURES = {"implicit": "implicit", "uda": "UDA", "": "chance"}
+
+
+@pytest.mark.parametrize(
+    ("guide", "attack"),
+    [
+        ("cross", "implicit"),
+        ("cross", ""),
+        ("blank", "uda"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("cross", "uda"), ("blank", "implicit"), ("blank", ""))
+        ),
+    ],
+)
+def test_a_committed_figure_comes_out_again(tmp_path, guide, attack):
     """Of the guide's first table. UCE is closed form, so the victim is the same; a rounding error may turn one image."""
     (heads, *rows), *_ = tables_of((ROOT / "docs" / "guide" / "tables.md").read_text(encoding="utf-8"))
     (line,) = (row for row in rows if guide in row[0] and row[1] == "none")
     printed = dict(zip(heads, line, strict=True))
     evaluator = Evaluator(Embedded(tmp_path, Sizes(), blank=guide == "blank"), ResultCache(tmp_path / "cells"))
     concept = evaluator.testbed.concept("star")
-    for attack, head in (("implicit", "implicit"), ("uda", "UDA")):
-        rate = evaluator.rate(concept, Setup("none", "uce", "none"), attack)
-        assert rate["prompts"] == 48
-        assert 100 * rate["value"] == pytest.approx(float(printed[head]), abs=150 / 48)
-    chance = evaluator.chance(concept, Setup("none", "uce", "none"))
-    assert 100 * chance["value"] == pytest.approx(float(printed["chance"]), abs=150 / 192)
+    setup = Setup("none", "uce", "none")
+    rate = evaluator.rate(concept, setup, attack) if attack else evaluator.chance(concept, setup)
+    count = 48 if attack else 192
+    assert rate["prompts"] == count
+    assert 100 * rate["value"] == pytest.approx(float(printed[FIGURES[attack]]), abs=150 / count)
     assert not list((tmp_path / "attacks").rglob("*.new"))
