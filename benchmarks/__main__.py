@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import floor, gpu, means, processes, rates, side, smoother, spectrum, stopping
+from benchmarks import floor, gpu, levels, means, processes, rates, side, smoother, spectrum, stopping
 
 INTRODUCTION = """# Benchmarks
 
@@ -150,6 +150,7 @@ TABLES: dict[str, Callable[[bool], str]] = {
     "stopping": stopping_table,
     "means": means.table,
     "rates": rates.table,
+    "levels": levels.table,
     "spectrum": spectrum.table,
     "smoother": smoother_table,
     "gpu": gpu_table,

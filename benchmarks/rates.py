@@ -7,6 +7,7 @@ same rate.
 
     python -m benchmarks rates                                  all rows
     python -m benchmarks.rates 13 0.25 10000 --keep FOLDER      one; what was drawn is kept, and a run that was stopped resumes
+    python -m benchmarks.rates 13 0.25 10000 --keep FOLDER --drawn          what follows from as many images as are there
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from certify import AdaptiveMedianSmoother, GaussianNoise, event_bound, load_pipeline, world
+from certify import AdaptiveMedianSmoother, GaussianNoise, _files, event_bound, load_pipeline, world
+from certify.bounds.bounded_mean import Pilot, Polynomials, chosen_limits
 from certify.confidence import clopper_pearson
 from certify.images.statistics import attack_succeeds
 from certify.montecarlo.checkpoint import Checkpoint
@@ -34,6 +37,7 @@ from experiments.unlearning.concept import Concept
 __all__ = ["CASES", "PROMPT", "Hits", "row", "table"]
 
 PROMPT, CONCEPT, ALPHA = "an image of a purple circle on a lilac background", "circle", 1e-3
+ONE = GaussianNoise(1.0)
 CASES = ((13, 0.25, 2_000), (1, 1.0, 2_000), (13, 0.25, 10_000), (1, 1.0, 10_000))
 """K, ρ, images."""
 
@@ -77,7 +81,7 @@ class Hits:
 def row(pipe: Any, replicas: int, rho: float, images: int, keep: Path | None = None) -> str:
     """One line of the table; with a folder to keep draws in, the time is that of the last run."""
     began = time.perf_counter()
-    name = f"K{replicas}-rho{rho:g}-n{images}"
+    name = _name(replicas, rho, images)
     hits = Hits(None if keep is None else keep / f"{name}.jsonl")
     checkpoint = None if keep is None else Checkpoint(keep / name, interval=60.0, function=f"{PROMPT}: {CONCEPT}")
     adaptive = AdaptiveMedianSmoother.from_pipeline(pipe, [CONCEPT], n=replicas, **world.SMOOTHING)
@@ -93,13 +97,45 @@ def row(pipe: Any, replicas: int, rho: float, images: int, keep: Path | None = N
         hits.add(z, fired)
         return fired
 
-    how: Any = {"replicas": d.copies, "repeats": None, "n": images, "alpha": ALPHA, "checkpoint": checkpoint}
+    how: Any = {
+        "replicas": d.copies,
+        "repeats": None,
+        "n": images,
+        "alpha": ALPHA,
+        "batch_size": 64,
+        "checkpoint": checkpoint,
+    }
     e, rate = event_bound(counted, d.y, d.noise, rho=rho, **how), hits.rate
-    t5 = 1 - GaussianNoise(1.0).tails(clopper_pearson(round(rate * images), images, ALPHA), rho, replicas).upper
+    t5 = _t5(rate, images, rho, replicas)
     return (
         f"| {replicas} | {rho:g} | {images:,} | {e.n:,} × {getattr(e, 'repeats', 1)} | {rate:.3f} | {t5:.3f} | "
         f"{e.value:.3f} | {time.perf_counter() - began:.0f} |"
     )
+
+
+def drawn(replicas: int, rho: float, images: int, keep: Path) -> str:
+    """The line of as many whole blocks as a run that was stopped had drawn: stopped by the clock, not by what it saw."""
+    late, early = (_kept(keep / _name(replicas, rho, images), stream) for stream in ("bounding", "pilot"))
+    n, j = late.shape
+    pilot = Pilot(Polynomials(j), early[:, : early.shape[1] // j * j].reshape(-1, j))
+    how: dict[str, Any] = {"rho": rho, "replicas": replicas, "alpha": ALPHA, "hits": True, "curve": False}
+    value = chosen_limits(pilot, late, ONE, **how).bound(ONE, rho, replicas)[0]
+    rate = float(np.concatenate([early.ravel(), late.ravel()]).mean())
+    t5 = _t5(rate, n * j, rho, replicas)
+    return f"| {replicas} | {rho:g} | {n * j:,} | {n:,} × {j} | {rate:.3f} | {t5:.3f} | {value:.3f} | |"
+
+
+def _kept(folder: Path, stream: str) -> Any:
+    (file,) = folder.glob(f"{stream}-*.safetensors")
+    return _files.read_tensors(file)[0]["totals.0.draws"].numpy()
+
+
+def _name(replicas: int, rho: float, images: int) -> str:
+    return f"K{replicas}-rho{rho:g}-n{images}"
+
+
+def _t5(rate: float, images: int, rho: float, replicas: int) -> float:
+    return 1 - ONE.tails(clopper_pearson(round(rate * images), images, ALPHA), rho, replicas).upper
 
 
 def table(quick: bool) -> str:
@@ -128,7 +164,13 @@ def main() -> None:
     parser.add_argument("rho", type=float)
     parser.add_argument("images", type=int)
     parser.add_argument("--keep", type=Path, help="folder for what was drawn; the same command resumes from it")
+    parser.add_argument("--drawn", action="store_true", help="draw nothing: what the images in --keep give")
     a = parser.parse_args()
+    if a.drawn:
+        if a.keep is None:
+            parser.error("--drawn: must be given with --keep")
+        print(drawn(a.replicas, a.rho, a.images, a.keep))
+        return
     if a.keep is not None:
         a.keep.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:

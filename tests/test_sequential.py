@@ -503,6 +503,23 @@ def test_several_values_show_what_one_cannot():
     assert "can the bound over 13 noisy copies (t14)" in str(d).lower()
 
 
+def test_an_easy_question_has_a_small_pilot():
+    """T5 answers it from fewer values than 64 pilot draws take; what is hard for T5 has them."""
+    easy, hard = (
+        decide_event(by_chance, torch.zeros(1), NOISE, target=target, rho=0.25, repeats=None, n=20_000)
+        for target in (0.75, 0.3)
+    )
+    assert (easy.decided, hard.decided) == ("yes", "yes")
+    assert easy.pilot_values == 16 * 6
+    assert easy.drawn * easy.repeats + easy.pilot_values < 64 * 6
+    assert hard.pilot_values == (16 + 64) * 6
+    assert (hard.theorem, hard.repeats) == ("T14", hard.evidence.repeats)
+    assert f", each of {hard.repeats} values" in str(hard)
+    assert "480 values of pilot draws" in str(hard)
+    one = decide_event(by_chance, torch.zeros(1), NOISE, target=0.75, rho=0.25, n=20_000)
+    assert (one.repeats, one.pilot_values) == (1, 0)
+
+
 def test_several_values_say_no_or_nothing_and_leave_it_to_t5():
     often = decide_event(by_chance, torch.zeros(1), NOISE, target=0.15, rho=0.25, repeats=2, n=20_000)
     assert (often.decided, often.status, often.claimed, often.evidence) == ("no", "abstained", 1.0, None)

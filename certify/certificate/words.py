@@ -757,11 +757,18 @@ def tally(decision: Decision) -> str:
 
 def effort(decision: Decision, style: Style = PLAIN) -> str:
     """How many draws a decision took, and how sure it is."""
-    saved = style.percent(decision.saved / decision.maximum, "down")
     return (
-        f"{decision.drawn:,} draws of at most {decision.maximum:,}: {saved} saved ({style.name(proof(decision))}). Confidence "
-        f"{style.confidence(decision.alpha)}, wherever drawing ended."
+        f"{drawn(decision, style)} ({style.name(proof(decision))}). Confidence {style.confidence(decision.alpha)}, wherever "
+        "drawing ended."
     )
+
+
+def drawn(decision: Decision, style: Style = PLAIN) -> str:
+    """How many draws a decision took, of how many."""
+    saved = style.percent(decision.saved / decision.maximum, "down")
+    each = f", each of {decision.repeats} values" if decision.repeats > 1 else ""
+    pilot = f", besides {decision.pilot_values:,} values of pilot draws" if decision.pilot_values else ""
+    return f"{decision.drawn:,} draws of at most {decision.maximum:,}{each}: {saved} saved{pilot}"
 
 
 def capital(text: str) -> str:

@@ -53,6 +53,8 @@ _DECISION = (
     "n",
     "drawn",
     "maximum",
+    "repeats",
+    "pilot_values",
     "successes",
     "allowed",
     "lower",
@@ -238,7 +240,7 @@ def decide(
         option("Ask about the attack success rate instead: can this upper limit be certified?", _validate.probability),
     ] = None,
     detector: Detector = None,
-    n: Annotated[int, option("Draws at most.", checks.count(), "--n")] = 100_000,
+    n: Annotated[int, option("Draws at most; with --rate images.", checks.count(), "--n")] = 100_000,
     alpha: Annotated[
         float, option("Probability of a wrong yes or no, at whatever count it stops.", _validate.failure)
     ] = 1e-3,
@@ -246,6 +248,7 @@ def decide(
 ) -> None:
     """Answer with as few draws as it takes: can a target be certified at ρ?
 
+    With --rate pilot images, at most a fifth as many, choose how many of each draw of the copies answer soonest (T14, T5).
     "No" is about the bound: no number of draws can certify the target this way, which does not mean that it is missed.
     Exits with 0 for yes, 1 for no, and 3 where n draws do not decide it.
     """
@@ -284,13 +287,14 @@ def decide(
         deployment = prompt.deployment
         terminal.show_truncation(prompt.tokenized.truncated)
         event = attack_succeeds(deployment, pipe, str(detector), **sampler)
-        show_work(*work_ahead(prompt, pipe, 0, sampler["steps"], 0, n), long=long, at_most=True)
+        show_work(*work_ahead(prompt, pipe, 0, sampler["steps"], 0, n + n // 5), long=long, at_most=True)
         with terminal.bar("drawing") as tick:
             decision = decide_event(
                 event,
                 deployment.y,
                 deployment.noise,
                 target=rate,
+                repeats=None,
                 replicas=deployment.copies,
                 batch_size=settings.batch_size or 64,
                 policy=adaptive.policy,

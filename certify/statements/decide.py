@@ -50,9 +50,12 @@ from certify.montecarlo.processes import Processes
 from certify.noise import Noise
 from certify.statements.drawing import DecideMSEOptions, DecideOptions, Drawing
 from certify.statements.mean import Repeated, within
-from certify.statements.stopping import StoppedCount, StoppedMean, StoppedRanks
+from certify.statements.stopping import FIRST, StoppedCount, StoppedMean, StoppedRanks
 
 __all__ = ["Decision", "decide_event", "decide_mse", "decide_statistic"]
+
+PILOT = 64
+"""Pilot draws that choose W."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,8 @@ class Decision(Result):
         n: draws after which it was decided (all, if undecided). Does not depend on the batch size.
         drawn: draws that were made: n, and the rest of its batch.
         maximum: the most that would have been made.
+        repeats: j, values of each of these draws; more than 1: T14.
+        pilot_values: values that pilot draws took besides; the choice between T5 and T14 is made on them.
         successes: how often the event was seen in n draws; None for "coordinatewise" and several values of each draw.
         allowed: p₀, the largest probability at y with which "yes" is possible; None for these.
         lower, upper: limits of the event's probability at y; None for these.
@@ -94,6 +99,8 @@ class Decision(Result):
     method: str
     smoother: str = constant("none")
     reference: str = constant("none")
+    repeats: int = 1
+    pilot_values: int = 0
     center: Tensor | None = field(default=None, repr=False)
     q: float | None = None
     side: str = "upper"
@@ -157,7 +164,8 @@ def decide_event(
         rho: radius > 0 in units of ‖·‖_Σ.
         replicas: K, noisy copies that one event sees.
         repeats: j, values of each draw of the copies; 1: T5. None: n counts values in all, and pilot draws of six values
-            each, at most 64, choose what lets expect an answer soonest, T5 among it; below n = 300 it is T5 without any.
+            each choose what lets expect an answer soonest: 16, and where T5 is expected to take more than the pilot itself, 64
+            others, T5 among the choices; below n = 300 it is T5 without any.
         alpha: probability that anything in the answer is wrong, a "yes", a "no" or a limit, at any number of draws.
         **options: of drawing: those of `certify.statements.drawing.Drawing`; n is the most draws. Drawing ends with a batch:
             the first has 16 at most, later ones as many as it takes at least to decide.
@@ -175,10 +183,12 @@ def decide_event(
     options.setdefault("function", "event happens")
     several = None if repeats is None else _validate.count("repeats", repeats)
     drawing = Drawing(event, y, noise, called="event", replicas=replicas, **options)
+    pilot_values = 0
     if several != 1 and accepts(event, "generator") and (several or drawing.n >= LEAST):
         question = _Repeated(drawing, event, target, rho, replicas, alpha)
         if (chosen := question.chosen(several)) is not None:
             return question.decision(*chosen)
+        pilot_values = question.pilot_values
     counts = StoppedCount(drawing.noise.tails(target, rho, replicas).lower, alpha / 2)
     return _of_counts(
         drawing,
@@ -190,10 +200,11 @@ def decide_event(
         limit=target,
         what=("the event", f"a probability of at most {shown(target, 'exact')}"),
         evidence=lambda value: EventEvidence(0.0, value, replicas, int(counts.ones)),
+        pilot_values=pilot_values,
     )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Repeated:
     """The question of `decide_event` with several values of each draw (T14)."""
 
@@ -203,22 +214,22 @@ class _Repeated:
     rho: float
     replicas: int
     alpha: float
+    pilot_values: int = 0
 
     def chosen(self, repeats: int | None) -> tuple[Polynomials, Any, float] | None:
         """The family, W and the stake that let expect an answer soonest, by pilot draws; None: T5, for lack of a W too."""
         drawing, noise, tried = self.drawing, self.drawing.noise, repeats or TRIED
-        values = drawing.n
-        drawing.pilot = 64 if repeats else min(64, values // (5 * TRIED))
+        values, best = drawing.n, None
         drawing.f, drawing.shape = Repeated(self.event, tried, "event"), (tried,)
         _single_process()
-        pilot = self._values(cast(Tensor, drawing.pilot_draws(True)))
-        fastest, best = 0.0 if repeats is None else -math.inf, None
         if repeats is None:
-            p0, p = (
-                noise.tails(self.target, self.rho, self.replicas).lower,
-                (float(pilot.sum()) + 0.5) / (pilot.size + 1),
-            )
-            fastest = p * math.log(p / p0) + (1 - p) * (math.log1p(-p) - math.log1p(-p0)) if 0 < p < p0 < 1 else 0.0
+            pilot, most = self._pilot(min(FIRST, values // (5 * TRIED))), min(PILOT, values // (5 * TRIED))
+            fastest = self._by_count(pilot)
+            if fastest * TRIED * most < math.log(2 / self.alpha) and most > len(pilot):
+                pilot = self._pilot(most)
+                fastest = self._by_count(pilot)
+        else:
+            pilot, fastest = self._pilot(PILOT), -math.inf
         for j in (repeats,) if repeats else SPLITS:
             halves = [half[:, : tried // j * j].reshape(-1, j) for half in (pilot[0::2], pilot[1::2])]
             family = Polynomials(j)
@@ -247,6 +258,18 @@ class _Repeated:
         drawing.f, drawing.shape = Repeated(self.event, family.repeats, "event"), (family.repeats,)
         x, ends = family.estimates(w, both.values), {"low": float(w.min()), "high": float(w.max())}
         return family, w, best_stake(x, mean=self._allowed(family, w), **ends)
+
+    def _pilot(self, draws: int) -> Any:
+        self.drawing.pilot = draws
+        found = self._values(cast(Tensor, self.drawing.pilot_draws(True)))
+        self.pilot_values += found.size
+        return found
+
+    def _by_count(self, pilot: Any) -> float:
+        """What one value is expected to add to the logarithm of T5's evidence for "yes"; 0 if none."""
+        p0 = self.drawing.noise.tails(self.target, self.rho, self.replicas).lower
+        p = (float(pilot.sum()) + 0.5) / (pilot.size + 1)
+        return p * math.log(p / p0) + (1 - p) * (math.log1p(-p) - math.log1p(-p0)) if 0 < p < p0 < 1 else 0.0
 
     def _values(self, outputs: Tensor) -> Any:
         return within(outputs.to("cpu", torch.float64), 0.0, 1.0, "event").numpy()
@@ -283,6 +306,8 @@ class _Repeated:
             n=n,
             drawn=drawn,
             maximum=drawing.n,
+            repeats=family.repeats,
+            pilot_values=self.pilot_values,
             successes=None,
             allowed=None,
             lower=None,

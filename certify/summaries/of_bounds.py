@@ -211,9 +211,8 @@ def _of_decision(decision: Any) -> Summary:
         sentence += f" {words.capital(decision.reason)}"
     if caveat := words.caveat(decision):
         sentence += f" {caveat}"
-    saved = percent(decision.saved / decision.maximum, "down")
     facts = [
-        ("draws", f"{decision.drawn:,} of at most {decision.maximum:,}: {saved} saved"),
+        ("draws", words.drawn(decision)),
         ("confidence", f"{confidence(decision.alpha)}, wherever drawing ended"),
         ("proof", words.proof(decision)),
     ]

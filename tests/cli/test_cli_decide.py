@@ -47,6 +47,15 @@ def test_decide_about_images(run):
     assert "it does not mean that a perturbation takes the probability above 50" in " ".join(out.split())
 
 
+def test_decide_about_images_by_several_of_each_draw(run):
+    """T5 cannot: the copies would have to decide everything. The exit code is that of its answer."""
+    how = ("--rate", "0.9", "--rho", "0.3", "--n", "3000", "--steps", "1", "--guidance", "1")
+    code, out, _ = run("decide", PROMPT, *how)
+    said = " ".join(out.split())
+    assert code == {"Yes": 0, "No": 1}[re.search(r"δ‖_Σ ≤ 0.3\? (\w+)\.", said)[1]]
+    assert re.search(r"[\d,]+ values of pilot draws \(T(14, repeats|5, replicas)\)", said)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
