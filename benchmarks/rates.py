@@ -7,6 +7,7 @@ same rate.
 
     python -m benchmarks rates                                  all rows
     python -m benchmarks.rates 13 0.25 10000 --keep FOLDER      one; what was drawn is kept, and a run that was stopped resumes
+    python -m benchmarks.rates 13 0.25 10000 --keep FOLDER --seed 1         further images beside it, in another process
     python -m benchmarks.rates 13 0.25 10000 --keep FOLDER --drawn          what follows from as many images as are there
 """
 
@@ -78,10 +79,16 @@ class Hits:
         return sum(hits for hits, _ in self.counts.values()) / sum(images for _, images in self.counts.values())
 
 
-def row(pipe: Any, replicas: int, rho: float, images: int, keep: Path | None = None) -> str:
-    """One line of the table; with a folder to keep draws in, the time is that of the last run."""
+def row(pipe: Any, replicas: int, rho: float, images: int, keep: Path | None = None, seed: int = 0) -> str:
+    """One line of the table; with a folder to keep draws in, the time is that of the last run.
+
+    For another seed than 0 nothing is chosen anew: as many images of each draw as the run with seed 0 in that folder has.
+    """
     began = time.perf_counter()
-    name = _name(replicas, rho, images)
+    name, repeats, n, pilot = _name(replicas, rho, images), None, images, None
+    if seed and keep is not None:
+        repeats = _kept(keep / name, "bounding").shape[1]
+        name, n, pilot = f"{name}-seed{seed}", images // repeats, 1
     hits = Hits(None if keep is None else keep / f"{name}.jsonl")
     checkpoint = None if keep is None else Checkpoint(keep / name, interval=60.0, function=f"{PROMPT}: {CONCEPT}")
     adaptive = AdaptiveMedianSmoother.from_pipeline(pipe, [CONCEPT], n=replicas, **world.SMOOTHING)
@@ -98,9 +105,11 @@ def row(pipe: Any, replicas: int, rho: float, images: int, keep: Path | None = N
         return fired
 
     how: Any = {
+        "seed": seed,
+        "pilot": pilot,
         "replicas": d.copies,
-        "repeats": None,
-        "n": images,
+        "repeats": repeats,
+        "n": n,
         "alpha": ALPHA,
         "batch_size": 64,
         "checkpoint": checkpoint,
@@ -115,7 +124,11 @@ def row(pipe: Any, replicas: int, rho: float, images: int, keep: Path | None = N
 
 def drawn(replicas: int, rho: float, images: int, keep: Path) -> str:
     """The line of as many whole blocks as a run that was stopped had drawn: stopped by the clock, not by what it saw."""
-    late, early = (_kept(keep / _name(replicas, rho, images), stream) for stream in ("bounding", "pilot"))
+    name = _name(replicas, rho, images)
+    early = _kept(keep / name, "pilot")
+    late = np.concatenate(
+        [_kept(folder, "bounding") for folder in (keep / name, *sorted(keep.glob(f"{name}-seed*[0-9]")))]
+    )
     n, j = late.shape
     pilot = Pilot(Polynomials(j), early[:, : early.shape[1] // j * j].reshape(-1, j))
     how: dict[str, Any] = {"rho": rho, "replicas": replicas, "alpha": ALPHA, "hits": True, "curve": False}
@@ -164,6 +177,7 @@ def main() -> None:
     parser.add_argument("rho", type=float)
     parser.add_argument("images", type=int)
     parser.add_argument("--keep", type=Path, help="folder for what was drawn; the same command resumes from it")
+    parser.add_argument("--seed", type=int, default=0, help="of further images beside a run in --keep")
     parser.add_argument("--drawn", action="store_true", help="draw nothing: what the images in --keep give")
     a = parser.parse_args()
     if a.drawn:
@@ -174,7 +188,7 @@ def main() -> None:
     if a.keep is not None:
         a.keep.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        print(row(erased(Path(folder)), a.replicas, a.rho, a.images, a.keep), flush=True)
+        print(row(erased(Path(folder)), a.replicas, a.rho, a.images, a.keep, a.seed), flush=True)
 
 
 if __name__ == "__main__":
