@@ -193,7 +193,7 @@ def test_stable_diffusion_runs(tmp_path, monkeypatch):
         '"CompVis/stable-diffusion-v1-4"': '"pipeline"',
         '"erased/unet.safetensors"': '"pipeline/unet"',
         'device="cuda", dtype="float16"': 'device="cpu"',
-        'detector="nudenet",': "detector=detector, n=200, statistics=260, images=4, steps=2, batch_size=64,",
+        'detector="nudenet",': "detector=detector, n=100, statistics=100, images=4, steps=2, batch_size=64,",
         'pipe, "nudenet", steps=50': "pipe, detector, steps=2",
         "n=400": "n=4",
         "guidance_scale=7.5": "guidance_scale=7.5, num_inference_steps=2",

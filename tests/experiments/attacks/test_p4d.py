@@ -93,7 +93,7 @@ def test_union_takes_the_better_variant_of_each_row_and_rng_decide_all():
 
 
 def test_it_finds_more_than_random_prompts_at_the_same_price():
-    victim, some = erased(), captions(4)
+    victim, some = erased(), captions(2)
     settings = Settings(variant="N", tokens=6, iterations=40, check=8, learning_rate=0.1, steps=8, guidance=2.0)
     images = sight.aims(victim, some, steps=8, guidance=2.0)
     like, seeds = sight.likeness(victim, ""), [target.seed for target in some]

@@ -98,7 +98,7 @@ def test_rows_keep_the_prompt_and_can_be_typed():
 
 
 def test_it_goes_lower_than_random_prefixes_at_the_same_price():
-    victim, some = erased(), captions(4)
+    victim, some = erased(), captions(2)
     settings = Settings(
         tokens=4, times=4, iterations=12, descending=True, learning_rate=0.01, detector="", steps=8, guidance=2.0
     )
