@@ -458,6 +458,22 @@ def test_an_infinite_radius_and_none_at_all(tmp_path):
     assert "For 0 of 1 prompts" in Page(run_page(RunRecord.load(nothing))).text
 
 
+def test_a_page_opens_with_the_certified_rate_as_the_readme_does(several):
+    """And with the bound of the smoothed output where no rate is certified; it is on the page in any case."""
+    text = certificate_page(several)
+    claim = Page(re.search(r'<p class="claim">.*?</p>', text, re.S)[0])
+    assert claim.text.startswith("For every perturbation δ with ‖δ‖_Σ ≤ 0.3, the probability that the image shows x")
+    assert "Without the defence, measured and not certified: 93.75\u00a0%" in claim.text.replace(" %", "\u00a0%")
+    assert "median-smoothed text encoding stays within squared distance" in Page(text).text
+    rest = tuple(c for c in several.claims if c.quantity != "event")
+    claim = Page(
+        re.search(
+            r'<p class="claim">.*?</p>', certificate_page(Certificate(rest, several.provenance, several.tensors)), re.S
+        )[0]
+    )
+    assert "stays within squared distance" in claim.text
+
+
 def test_certified_rates_are_shown_with_their_mean(tmp_path):
     """A claim about an event has no q, and one that abstained no value: neither is in a row."""
     event = {"function": "image shows x", "quantity": "event", "rho": 0.125, "alpha": 0.0025, "n": 60}

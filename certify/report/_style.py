@@ -29,7 +29,7 @@ ul{margin:.2rem 0 .8rem;padding-left:1.2rem}li{margin:.3rem 0}
 figure{margin:.4rem 0 .8rem}svg{display:block;width:100%;max-width:40rem;height:auto}
 svg text{fill:var(--soft);font-size:12.5px}.grid{stroke:var(--line)}.axis{stroke:var(--soft)}
 .curve{fill:none;stroke:var(--blue);stroke-width:2.2;stroke-linejoin:round}.curve.dashed{stroke-dasharray:2 5}
-.beside{fill:none;stroke:var(--orange);stroke-width:1.2;stroke-dasharray:1 3}
+.beside{fill:none;stroke:var(--orange);stroke-width:1.7;stroke-dasharray:3 3}
 .dot{fill:var(--blue)}.level{stroke:var(--orange);stroke-width:1.4;stroke-dasharray:6 4}svg .level-text{fill:var(--orange)}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.92rem;font-variant-numeric:tabular-nums}
 table.wide{width:100%;min-width:44rem}table.wide td:nth-child(2){min-width:14rem;max-width:24rem}

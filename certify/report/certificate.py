@@ -72,7 +72,8 @@ def _certificate_page(
     ]
     headline = words.stated(certificate, main, PAGE)
     if main.status == "certified":
-        headline += f" {words.all_claims(certificate, PAGE)}."
+        beside = words.measured({"undefended": record.get("undefended")}, PAGE) if words.is_probability(main) else []
+        headline = " ".join([headline, *beside, f"{words.all_claims(certificate, PAGE)}."])
     body = [
         header("Robustness certificate", title, headline, tiles, of_prompt),
         note(words.truncation(cut["tokens"], cut["kept"])) if cut else "",

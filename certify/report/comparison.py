@@ -146,7 +146,7 @@ def _curves(found: Comparison) -> str:
     drawn = chart(
         Line(a), "certified fraction", top=1.0, name="Certified fraction against radius", beside=Line(b, name="B")
     )
-    legend = note("Solid: A. Dotted: B. The radius ρ is in units of each smoother’s own noise.")
+    legend = note("Solid: A. Dashed: B. The radius ρ is in units of each smoother’s own noise.")
     return section("Certified fraction against radius", f"<figure>{drawn}</figure>{legend}")
 
 
