@@ -12,7 +12,7 @@ from torch import Tensor
 
 from certify import GaussianNoise
 
-__all__ = ["PROMPT", "Subject", "cheap", "embedded", "large"]
+__all__ = ["PROMPT", "Subject", "cheap", "clip", "embedded", "large", "small_clip"]
 
 PROMPT = "a photo of a red circle"
 
@@ -48,7 +48,13 @@ def large(device: str = "cpu", dtype: torch.dtype = torch.float32) -> Subject:
 
 
 def large_encoder(device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
-    """The encoder itself, with a tokenized prompt (the embedded model's tokenizer: what the words are does not matter)."""
+    """The encoder itself, with a tokenized prompt."""
+    size = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+    return clip(device, dtype, **size)
+
+
+def clip(device: str = "cpu", dtype: torch.dtype = torch.float32, **size: int) -> tuple[Any, Any]:
+    """A CLIP text encoder, with a tokenized prompt (the embedded model's tokenizer: what the words are does not matter)."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     from certify.models import PromptEncoder, load_text_encoder
@@ -57,10 +63,7 @@ def large_encoder(device: str = "cpu", dtype: torch.dtype = torch.float32) -> tu
     tokenizer.model_max_length = 77
     config = CLIPTextConfig(
         vocab_size=49408,
-        hidden_size=768,
-        intermediate_size=3072,
-        num_hidden_layers=12,
-        num_attention_heads=12,
+        **size,
         max_position_embeddings=77,
         hidden_act="quick_gelu",
         bos_token_id=tokenizer.bos_token_id,
@@ -72,6 +75,14 @@ def large_encoder(device: str = "cpu", dtype: torch.dtype = torch.float32) -> tu
         model = CLIPTextModel(config).eval().requires_grad_(False).to(device, dtype)
     encoder = PromptEncoder(tokenizer, model)
     return encoder, encoder.tokenize(PROMPT)
+
+
+def small_clip() -> Subject:
+    """A CLIP text encoder with two layers of width 64 (random weights): 77 × 64 = 4 928 outputs."""
+    encoder, tokenized = clip(hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4)
+    y = encoder.embed(tokenized)
+    noise = GaussianNoise(0.1 * float(y.double().std()))
+    return Subject("small CLIP text encoder", lambda z: encoder.encode(z, tokenized), y, noise, y.numel())
 
 
 def cheap(outputs: int) -> Subject:

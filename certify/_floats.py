@@ -80,9 +80,12 @@ def unit_of(*tensors: Tensor) -> float:
     """The power of two at or below the largest finite entry of all: 1 if there is none but 0."""
     largest = 0.0
     for tensor in tensors:
-        sizes = tensor.detach().abs().to(torch.float64)
-        sizes = sizes[torch.isfinite(sizes)]
-        largest = max(largest, float(sizes.max()) if sizes.numel() else 0.0)
+        sizes = tensor.detach().abs()
+        most = float(sizes.max()) if sizes.numel() else 0.0
+        if not math.isfinite(most):
+            sizes = sizes[torch.isfinite(sizes)]
+            most = float(sizes.max()) if sizes.numel() else 0.0
+        largest = max(largest, most)
     return math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest > 0 else 1.0
 
 

@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 from certify import _files
 
-__all__ = ["PATIENCE", "POLL", "Claims", "Worker", "one_at_a_time", "own_device"]
+__all__ = ["PATIENCE", "POLL", "Claims", "Worker", "launched", "one_at_a_time", "own_device"]
 
 PATIENCE = 60.0
 """Seconds without any news after which a claim is taken for one that was left behind by a lost machine."""
@@ -44,8 +44,8 @@ class Worker:
         Raises:
             ValueError: they do not fit together.
         """
-        count = _number("WORLD_SIZE", 1)
-        rank = _number("RANK", 0) if count > 1 else 0
+        count = launched("WORLD_SIZE", 1)
+        rank = launched("RANK", 0) if count > 1 else 0
         if count < 1 or not 0 <= rank < count:
             raise ValueError(
                 f"RANK = {rank}, WORLD_SIZE = {count}: must be a number from 0 to WORLD_SIZE − 1, and a count"
@@ -63,7 +63,12 @@ class Worker:
         return self.count == 1
 
 
-def _number(name: str, default: int) -> int:
+def launched(name: str, default: int) -> int:
+    """A whole number that the launcher set in the environment.
+
+    Raises:
+        ValueError: it is none.
+    """
     text = os.environ.get(name, "").strip() or str(default)
     if not text.lstrip("-").isdecimal():
         raise ValueError(f"{name} = {text!r}: must be a whole number, as torchrun sets it")
@@ -134,4 +139,4 @@ def own_device() -> None:
     import torch
 
     if not Worker.current().alone and torch.cuda.is_available():
-        torch.cuda.set_device(_number("LOCAL_RANK", 0) % torch.cuda.device_count())
+        torch.cuda.set_device(launched("LOCAL_RANK", 0) % torch.cuda.device_count())

@@ -288,7 +288,7 @@ BAD = [
     (lambda: whole_groups(9000, 4097), rf"copies = 4097: {AS_MANY}"),
     *((lambda v=v: Counts().update(torch.tensor([0.0, v, 1.0])), rf"event returned {v}: must be 0 or 1, or a boolean")
       for v in (0.5, 2.0, -1.0)),
-    *((lambda o=o: Spectrum(Y, 1.0).merge(o), r"other has \(radius, rows\) = .*: must be \(1.0, 64\)")
+    *((lambda o=o: Spectrum(Y, 1.0).merge(o), r"other has \(radius, rows\) = .*: must be \(1.0, 32\)")
       for o in (Spectrum(Y, 2.0), Spectrum(Y, 1.0, rows=3), Spectrum(torch.ones(2), 1.0))),
 ]  # fmt: skip
 

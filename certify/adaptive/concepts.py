@@ -15,10 +15,8 @@ concepts and for those of the embedded model ship with the package; a user's own
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,19 +27,16 @@ import torch
 from torch import Tensor
 
 from certify import _files, _tables, _validate
+from certify._names import CONCEPT_SUFFIXES, SIMILARITIES, concept_file, shipped_concepts, slug
 from certify._records import Record
 from certify.models.text import PromptEncoder, TokenizedPrompt
 
 __all__ = ["SIMILARITIES", "Concept", "available_concepts", "concept_direction", "features", "goes_with", "ships"]
 
-SIMILARITIES = ("flattened", "end-of-text")
-"""What of an encoding is compared: all positions as one vector, or the vector at its own end-of-text position."""
-
 _PACKAGE = Path(__file__).resolve().parents[1]
 _CLIP, _EMBEDDED = _PACKAGE / "adaptive" / "data", _PACKAGE / "world" / "concepts"
 _CLIP_CONTEXT = 77
 """Tokens of a prompt in CLIP's text encoders, those of every Stable Diffusion: the pairs of `_CLIP` are written for them."""
-_SUFFIXES = tuple(ending for ending in _tables.SUFFIXES if ending != ".txt")
 _FIELDS = ("positive", "negative")
 
 
@@ -86,41 +81,27 @@ class Concept(Record):
             ValueError: there is no such concept, or a row is broken; the message has the line's number.
             FileNotFoundError: there is no such file.
         """
-        if isinstance(name_or_path, Path) or str(name_or_path).lower().endswith(_SUFFIXES):
-            path = _files.user_path("concept", name_or_path)
-            if not path.is_file():
-                raise FileNotFoundError(f"concept = {str(name_or_path)!r}: no such file; looked for {path.absolute()}")
-            return cls._read(path)
-        if not isinstance(name_or_path, str):
-            raise TypeError(f"concept is a {type(name_or_path).__name__}: must be a name, a path or a Concept")
-        shipped = _shipped()
-        wanted = _slug(name_or_path)
-        if wanted in shipped:
-            return cls._read(shipped[wanted])
-        close = difflib.get_close_matches(wanted, shipped, n=3)
-        meant = f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else "."
-        raise ValueError(
-            f"concept = {name_or_path!r}: unknown{meant} Must be one of {', '.join(shipped)}, or the path of a .csv, "
-            ".tsv, .json or .jsonl file of prompt pairs"
-        )
+        return cls._read(concept_file(name_or_path))
 
     @classmethod
     def _read(cls, path: Path) -> Concept:
-        if path.suffix.lower() not in _SUFFIXES:
-            raise ValueError(f"concept = {str(path)!r}: must end in {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}")
+        if path.suffix.lower() not in CONCEPT_SUFFIXES:
+            raise ValueError(
+                f"concept = {str(path)!r}: must end in {', '.join(CONCEPT_SUFFIXES[:-1])} or {CONCEPT_SUFFIXES[-1]}"
+            )
         concept, what = object.__new__(cls), f"concept file {str(path)!r}"
         try:
             rows = _rows(path)
         except ValueError as error:
             raise ValueError(f"{what}, {error}") from None
-        object.__setattr__(concept, "name", _slug(path.stem))
+        object.__setattr__(concept, "name", slug(path.stem))
         object.__setattr__(concept, "pairs", _checked(what, rows))
         return concept
 
 
 def available_concepts() -> list[str]:
     """The names of the concepts that ship with the package, sorted."""
-    return list(_shipped())
+    return list(shipped_concepts())
 
 
 def goes_with(name: str) -> str:
@@ -129,7 +110,7 @@ def goes_with(name: str) -> str:
     A concept for models of CLIP's size has sentences that the embedded model's context and vocabulary are too small for; one
     of the embedded model fits everywhere, but is about that model's world.
     """
-    path = _shipped().get(name)
+    path = shipped_concepts().get(name)
     if path is None:
         return ""
     if path.parent == _CLIP:
@@ -140,7 +121,7 @@ def goes_with(name: str) -> str:
 
 def ships(name: str) -> bool:
     """Whether this is the name of a concept that ships with the package, and not the path of a file."""
-    return not name.lower().endswith(_SUFFIXES) and _slug(name) in _shipped()
+    return not name.lower().endswith(CONCEPT_SUFFIXES) and slug(name) in shipped_concepts()
 
 
 def concept_direction(
@@ -201,20 +182,11 @@ def _too_long(encoder: PromptEncoder, concept: Concept) -> str:
     about = goes_with(concept.name)
     if not about:
         return f"concept {concept.name!r}, "
-    others = [name for name, path in _shipped().items() if path.parent == _EMBEDDED]
+    others = [name for name, path in shipped_concepts().items() if path.parent == _EMBEDDED]
     return (
         f"concept {concept.name!r}: goes with {about}, this text encoder's is {encoder.context_length}; with the embedded "
         f"model go {', '.join(others)}, or pairs of your own that are short enough. "
     )
-
-
-def _shipped() -> dict[str, Path]:
-    files = [path for folder in (_CLIP, _EMBEDDED) for path in folder.glob("*.jsonl")]
-    return {path.stem: path for path in sorted(files, key=lambda path: path.stem)}
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[\s_]+", "-", name.strip().lower())
 
 
 def _rows(path: Path) -> list[tuple[str, Any]]:

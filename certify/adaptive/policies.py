@@ -35,15 +35,11 @@ from torch import Tensor
 
 from certify import _validate
 from certify._floats import mean
+from certify._names import POLICIES, SHARING, SMOOTHERS
 from certify._random import has_float64, normals
-from certify.bounds.base import POLICIES
-from certify.montecarlo import SMOOTHERS, median
+from certify.montecarlo import median
 
 __all__ = ["POLICIES", "SHARING", "SMOOTHERS", "adapted", "copies", "noise_then_adapt", "smoothed"]
-
-SHARING = ("none", "sigma", "input")
-"""What the K draws of a deployed smoother share under "noise-then-adapt": nothing, σ(z), or z itself."""
-
 
 # Normals drawn at a time, about: bounds memory.
 _TOGETHER = 2**20

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from certify import _validate
 from certify._floats import half_way, unit_of
+from certify._names import POLICIES
 from certify._records import Record
 from certify.montecarlo import Accumulator, row_distances
 from certify.montecarlo.accumulators import in_order
@@ -29,9 +30,6 @@ from certify.noise import Noise
 from certify.support import Support
 
 __all__ = ["POLICIES", "Evaluation", "Evidence", "Method", "Run", "Setting", "default_pilot", "pilot_rank", "recorded"]
-
-POLICIES = ("frozen", "noise-then-adapt", "memory", "levels")
-"""Covariance policies (T7, T17): what a claim assumes about Σ."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +97,7 @@ class Setting(Record):
         reference: what distances are measured to: "center", or "population": the ideal smoothed value at y itself.
         support: a-priori support of f, if any.
         pilot: the pilot draws, (N, *output), independent of the bounding draws; None where there are none.
+        work: operations of f's matrix products and convolutions in one draw, counted; None where none were seen.
     """
 
     noise: Noise
@@ -108,6 +107,7 @@ class Setting(Record):
     reference: str = "center"
     support: Support | None = field(default=None, repr=False)
     pilot: Tensor | None = field(default=None, repr=False)
+    work: float | None = None
 
     @property
     def outputs(self) -> int:
@@ -253,7 +253,15 @@ class Method(ABC):
 
     @classmethod
     def promising(cls, setting: Setting) -> bool:
-        """Whether method "best" is to consider it at all: a look at pilot draws that costs little."""
+        """Whether methods "best" and "tightest" are to consider it at all: a look at pilot draws that costs little."""
+        return True
+
+    @classmethod
+    def affordable(cls, setting: Setting) -> bool:
+        """Whether it takes less than about twice the time of the cheapest method: others are left to method "tightest".
+
+        A matter of counts, not of clocks: the same call must give the same claim anywhere.
+        """
         return True
 
     @abstractmethod

@@ -16,6 +16,7 @@ from certify._floats import flat, half_way, length, mean, unit_of
 from certify.bounds.base import Setting
 from certify.bounds.percentile import guessed_reach
 from certify.confidence import in_balls
+from certify.montecarlo.accumulators import in_order
 from certify.montecarlo.sketch import Indicators, indicators_radius
 
 __all__ = ["PilotIndicators", "PilotSpectrum"]
@@ -115,7 +116,9 @@ class PilotIndicators:
     def __init__(self, pilot: Tensor, origin: Tensor) -> None:
         self.origin, self.count = origin, pilot.shape[0]
         self._draws = weakref.ref(pilot)
-        ordered = pilot.sort(dim=0).values.to("cpu", torch.float64)
+        ordered = in_order(pilot).to("cpu", torch.float64)
+        # Every output's distances from the origin in order: how many are beyond a level is a search.
+        self._away = (ordered - origin.to("cpu", torch.float64)).reshape(self.count, -1).t().contiguous()
         low, high = ordered[int(0.16 * (self.count - 1))], ordered[math.ceil(0.84 * (self.count - 1))]
         self.scales = half_way(high, -low)
         self.unit = unit_of(self.scales)
@@ -134,12 +137,10 @@ class PilotIndicators:
     def indicators(self, level: float) -> Indicators:
         """An empty accumulator for one level; those of one level share their b."""
         if level not in self._levels:
-            draws = self._draws()
-            if draws is None:
-                raise ValueError("the pilot draws are gone: a method must not outlive its setting")
-            one = Indicators(self.origin, self.scales, level, torch.zeros((2, *self.scales.shape)), 1.0)
-            times = torch.stack([one.happens(part).sum(dim=0) for part in draws.split(64)]).sum(dim=0)
-            expected = times.cpu() / float(self.count)
+            threshold = level * self.scales.reshape(-1, 1)
+            above = self.count - torch.searchsorted(self._away, threshold, right=True)
+            below = torch.searchsorted(self._away, -threshold)
+            expected = torch.stack([above, below]).reshape(2, *self.scales.shape) / float(self.count)
             limit = indicators_radius(self.scales, expected)
             self._levels[level] = Indicators(self.origin, self.scales, level, expected, limit)
         return self._levels[level].widened(self._levels[level])

@@ -132,6 +132,11 @@ than it turns out to be (on the identity in 1 024 dimensions at ρ = 2, n = 10 0
 """
 
 
+_WORK = (5e6, 1.4e4)
+"""Operations of one draw of f from which on method "best" considers T12: so many, and so many more for each output.
+The sketches take about half as long as that many of f's, which are mostly in half the precision and in larger products."""
+
+
 @dataclass(frozen=True, eq=False)
 class IndicatorsEvidence(Evidence):
     """A box, and how often, and how much together, outputs are beyond some levels at y; T12 follows by arithmetic.
@@ -281,6 +286,11 @@ class SpectralMedianMSE(Method):
         """On outputs that move together T12 is T2, at several times the work; where all move by themselves T4 is better."""
         least, most = _WORTHWHILE
         return setting.pilot is not None and not unsupported(setting.noise) and least <= setting.stable_rank <= most
+
+    @classmethod
+    def affordable(cls, setting: Setting) -> bool:
+        """Whether f itself takes twice as long as the sketches; where nothing is known of f, it is taken to be dear."""
+        return setting.work is None or setting.work >= _WORK[0] + _WORK[1] * setting.outputs
 
     def guess(self, rho: float) -> float:
         return math.inf if self.plan is None else self._guessed(self.plan.pilot, self.plan.levels, rho)

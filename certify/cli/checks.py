@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from certify import _files, _validate
+from certify import _files, _names, _validate
 
 MOST_IMAGES = 100
 """Pairs of images on one sheet or page."""
@@ -128,12 +128,15 @@ def a_file(name: str, value: Path) -> None:
 
 def concepts(name: str, value: str | list[str]) -> None:
     """Concepts, by name or as files of pairs, each once."""
-    from certify.adaptive import Concept
-
     loaded = []
     for given in [value] if isinstance(value, str) else value:
         try:
-            loaded.append(Concept.load(given).name)
+            path = _names.concept_file(given)
+            if path not in _names.shipped_concepts().values():
+                from certify.adaptive import Concept  # which takes seconds to import
+
+                Concept.load(given)
+            loaded.append(_names.slug(path.stem))
         except (ValueError, OSError) as error:
             said = str(error).removeprefix(f"concept = {given!r}: ")
             raise ValueError(f"{name} = {given!r}: must be a concept or a file of pairs; {said}") from error
@@ -144,10 +147,12 @@ def concepts(name: str, value: str | list[str]) -> None:
 
 def detector(name: str, value: str) -> None:
     """A detector that can be loaded here: its name, its label, and its package where that is an extra."""
-    from certify.images.detectors import load_detector
-
     try:
-        load_detector(value)
+        kind, _, _ = _names.detector_parts(value)
+        if kind != "judge":
+            from certify.images.detectors import load_detector  # which takes seconds to import
+
+            load_detector(value)
     except (ValueError, ImportError) as error:
         said = (
             str(error)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
-from certify import _validate
+from certify import _names, _validate
 from certify.cli import checks, terminal
 from certify.cli.checks import argument, option
 from certify.cli.folders import a_drawing, a_folder
@@ -83,15 +83,9 @@ Batch = Annotated[int | None, option("Encodings in one call of the text encoder.
 Long = Annotated[bool, option("Run even if the estimate is over 24 hours.", None, "--long")]
 
 
-def _one_of(name: str) -> checks.Check:
-    """One of some words, which the library knows; by the name of their list."""
-
-    def allowed() -> tuple[str, ...]:
-        from certify.adaptive import concepts, policies
-
-        return tuple(getattr(concepts if name == "SIMILARITIES" else policies, name))
-
-    return checks.choice(allowed)
+def _one_of(allowed: tuple[str, ...]) -> checks.Check:
+    """One of some words."""
+    return checks.choice(lambda: allowed)
 
 
 @dataclass
@@ -121,26 +115,28 @@ class Settings:
         str,
         option(
             "Covariance policy: frozen, noise-then-adapt, memory or levels (T7 and T17 say what may be claimed).",
-            _one_of("POLICIES"),
+            _one_of(_names.POLICIES),
         ),
     ] = "frozen"
     sigma_min: Annotated[
         float | None, option("First noise of noise-then-adapt, absolute.", _validate.positive, shown="σ₀")
     ] = None
     sharing: Annotated[
-        str, option("What the draws of noise-then-adapt share: none, sigma or input.", _one_of("SHARING"))
+        str,
+        option("What the draws of noise-then-adapt share: none, sigma or input.", _one_of(_names.SHARING)),
     ] = "none"
     regions: Annotated[Path | None, option("Folder of the regions of policy memory.", a_folder)] = None
     gamma: Annotated[
         float | None, option("Ratio of neighbouring levels of policy levels, > 1.", _validate.positive, shown="2")
     ] = None
-    smoother: Annotated[str, option("median or mean of the noisy encodings.", _one_of("SMOOTHERS"))] = "median"
+    smoother: Annotated[str, option("median or mean of the noisy encodings.", _one_of(_names.SMOOTHERS))] = "median"
     replicas: Annotated[int, option("Noisy encodings K of the deployed smoother.", checks.count())] = 13
     truncate: Annotated[
         bool, option("Cut prompts that do not fit into the context, as the plain pipeline does.", None, "--truncate")
     ] = False
     similarity: Annotated[
-        str | None, option("Cosine over the encoding: flattened or end-of-text.", _one_of("SIMILARITIES"))
+        str | None,
+        option("Cosine over the encoding: flattened or end-of-text.", _one_of(_names.SIMILARITIES)),
     ] = None
     seed: Annotated[int, option("Seed of all draws.", checks.count(0))] = 0
     device: Device = None
@@ -237,9 +233,7 @@ class PipelineSettings(Settings):
 
     def own_detector(self) -> str | None:
         """The embedded model's judge, where it knows the concept."""
-        from certify.world.judge import LABELS
-
-        known = [label for labels in LABELS.values() for label in labels]
+        known = [label for labels in _names.LABELS.values() for label in labels]
         return f"judge:{self.concepts[0]}" if self.model is None and self.concepts[0] in known else None
 
     def text_only(self) -> AdaptiveMedianSmoother:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from certify import _images, _validate
+from certify._names import LABELS, detector_parts
 
 __all__ = ["EXPOSED", "Detector", "JudgeDetector", "NudeNetDetector", "detected", "load_detector"]
 
@@ -41,8 +42,6 @@ EXPOSED = (
 )
 """NudeNet's names of the nine areas that Han et al. (2025), Appendix D, count."""
 
-_KINDS = "'judge:LABEL', 'nudenet', 'nudenet:SCORE' or a callable"
-
 
 def load_detector(spec: str | Detector) -> Detector:
     """A detector by name.
@@ -57,15 +56,11 @@ def load_detector(spec: str | Detector) -> Detector:
     """
     if not isinstance(spec, str):
         if not callable(spec):
-            raise TypeError(f"detector = {spec!r}: must be {_KINDS}")
+            detector_parts(spec)  # which says what it must be
         _validate.evaluating("detector", spec)
         return spec
-    kind, _, rest = spec.partition(":")
-    if kind == "judge":
-        return JudgeDetector(rest)
-    if kind == "nudenet":
-        return NudeNetDetector(None if spec == "nudenet" else _score(spec, rest))
-    raise ValueError(f"detector = {spec!r}: must be {_KINDS}")
+    kind, label, score = detector_parts(spec)
+    return JudgeDetector(label) if kind == "judge" else NudeNetDetector(score)
 
 
 def detected(detector: Detector, images: Tensor) -> Tensor:
@@ -100,15 +95,10 @@ class JudgeDetector:
 
     def __init__(self, label: str) -> None:
         from certify.world import load_judge
-        from certify.world.judge import LABELS
 
-        shapes, styles = [s for s in LABELS["shape"] if s != "none"], LABELS["style"]
-        if label not in (*shapes, *styles):
-            raise ValueError(
-                f"detector = 'judge:{label}': must name a shape ({', '.join(shapes)}) or a style ({', '.join(styles)})"
-            )
         self.name = f"judge:{label}"
-        self.label, self.head = label, "shape" if label in shapes else "style"
+        detector_parts(self.name)
+        self.label, self.head = label, "style" if label in LABELS["style"] else "shape"
         self._judge = load_judge()
 
     def __repr__(self) -> str:
@@ -160,13 +150,3 @@ class NudeNetDetector:
         found = self._model.detect_batch(list(rows), batch_size=self.batch)
         verdicts = [any(f["class"] in self.classes and f["score"] >= self.threshold for f in boxes) for boxes in found]
         return torch.tensor(verdicts, dtype=torch.bool)
-
-
-def _score(spec: str, text: str) -> float:
-    try:
-        score = float(text)
-    except ValueError:
-        score = float("nan")
-    if not 0 < score < 1:
-        raise ValueError(f"detector = {spec!r}: the score must be a number in (0, 1)")
-    return score

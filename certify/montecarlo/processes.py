@@ -8,7 +8,6 @@ spectral sketch) shard by shard, in the order of the shards.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from certify._workers import Worker, launched, own_device
 from certify.montecarlo.accumulators import Accumulator
 from certify.montecarlo.states import packed, unpacked
 
@@ -88,13 +88,11 @@ class Processes:
 @contextmanager
 def joined() -> Iterator[Processes]:
     """This process among those that torchrun started: nccl where each has a GPU, else gloo. One alone joins nothing."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
+    if Worker.current().alone or dist.is_initialized():
         yield Processes.current()
         return
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    each = torch.cuda.is_available() and torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if each:
-        torch.cuda.set_device(local)
+    each = torch.cuda.is_available() and torch.cuda.device_count() >= launched("LOCAL_WORLD_SIZE", 1)
+    own_device()
     dist.init_process_group("nccl" if each else "gloo")
     try:
         yield Processes.current()

@@ -71,11 +71,12 @@ def ask(
     drawing = Drawing(f, y, noise, **options)
     trial = drawing.pilot_draws(any(question.chooses for question in questions))
     run, center = drawing.run(), drawing.center
+    work = drawing.work() if any(question.weighs for question in questions) else None
     settings: dict[str, Setting] = {}
     for smoother in {question.smoother for question in questions}:
         c = center if center is not None else _smoothed(cast(Tensor, trial), smoother)
         kind = drawing.reference or ("center" if smoother == "median" else "population")
-        settings[smoother] = Setting(drawing.noise, drawing.n, drawing.shape, c, kind, drawing.support, trial)
+        settings[smoother] = Setting(drawing.noise, drawing.n, drawing.shape, c, kind, drawing.support, trial, work)
 
     plans = [Plan(question, settings[question.smoother], run, drawing.memory) for question in questions]
 
@@ -156,8 +157,9 @@ def mse_bound(
         f, y, noise: as in `ask`.
         rho: radius > 0 in units of ‖·‖_Σ.
         alpha: failure probability.
-        method: for the median "coordinatewise" (T2) or "dimension-free" (T4), for the mean "spectral" (T11), or "best": the
-            one that pilot draws let expect the least of; the result says which.
+        method: for the median "coordinatewise" (T2), "dimension-free" (T4) or "spectral" (T12), for the mean "spectral" (T11);
+            "tightest": the one that pilot draws let expect the least of; or "best": that among those that take no longer than
+            about twice the cheapest. The result says which.
         smoother: "median" or "mean".
         **options: of drawing, as in `ask`.
 
@@ -260,7 +262,7 @@ def deployed_bound(
         q: probability over the deployment noise.
         replicas: K; 13 in the paper.
         alpha: failure probability over the n draws.
-        method: "replicas" (T5), "order statistics" or "dimension-free" (T6, for the median), or "best".
+        method: "replicas" (T5), "order statistics" or "dimension-free" (T6, for the median), or "best" or "tightest".
         smoother: "median" or "mean" of the K draws.
         **options: of drawing, as in `ask`.
 

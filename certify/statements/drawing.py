@@ -16,6 +16,7 @@ from certify.bounds.base import Run, default_pilot, recorded
 from certify.montecarlo import Accumulator, Function, Progress, draw, draw_all, draw_packed
 from certify.montecarlo.checkpoint import Checkpoint, as_checkpoint
 from certify.montecarlo.ranks import DEFAULT_MEMORY
+from certify.montecarlo.work import counted_work
 from certify.noise import Noise, as_noise
 from certify.progress import as_progress
 from certify.support import Inside, as_support
@@ -226,6 +227,10 @@ class Drawing(Draws):
         if inside is not None and self._trial is not None:
             inside.update(self._trial)
         return self._trial
+
+    def work(self) -> float | None:
+        """Operations of f's matrix products and convolutions in one draw; None where none are seen."""
+        return counted_work(self.f, self._copied, self.seed)
 
     def draw(self, accumulators: Iterable[Accumulator]) -> None:
         """Hands the n bounding draws to accumulators (`certify.montecarlo.draw`)."""

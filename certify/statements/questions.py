@@ -40,6 +40,10 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
 """What a field of a question must be, by its name."""
 
 
+CHOOSING = ("best", "tightest")
+"""Methods that leave the choice to pilot draws: among those that take no longer than about twice the cheapest, or among all."""
+
+
 class Question(ABC):
     """Asks something of the draws; derived classes are frozen dataclasses."""
 
@@ -55,6 +59,11 @@ class Question(ABC):
     @property
     def chooses(self) -> bool:
         """Whether pilot draws have something to choose: a method, or the parameters of one."""
+        return False
+
+    @property
+    def weighs(self) -> bool:
+        """Whether it matters for the choice what f costs."""
         return False
 
     def choices(self, setting: Setting) -> list[Choice]:
@@ -171,7 +180,7 @@ class Percentile(Question):
 
 
 class Bounded(Question):
-    """A question that one of several methods answers: the one of its name, or the "best"."""
+    """A question that one of several methods answers: the one of its name, the "best" or the "tightest"."""
 
     method: str
     rho: float
@@ -181,13 +190,16 @@ class Bounded(Question):
     def __post_init__(self) -> None:
         super().__post_init__()
         _validate.choice("smoother", self.smoother, SMOOTHERS)
-        _validate.choice(
-            "method", self.method, [*(name for kind, name in self.registry if kind == self.smoother), "best"]
-        )
+        names = [name for kind, name in self.registry if kind == self.smoother]
+        _validate.choice("method", self.method, [*names, *CHOOSING])
 
     @property
     def chooses(self) -> bool:
         return self.method != CoordinatewiseMSE.method
+
+    @property
+    def weighs(self) -> bool:
+        return self.method == "best"
 
     @property
     def radii(self) -> Sequence[float]:
@@ -206,12 +218,16 @@ class Bounded(Question):
 
     def serves(self, smoother: str, name: str) -> bool:
         """Whether a method is one of those requested."""
-        return smoother == self.smoother and self.method in (name, "best")
+        return smoother == self.smoother and self.method in (name, *CHOOSING)
 
     def methods(self, setting: Setting) -> Methods:
         """The methods that may answer."""
         kinds = {name: kind for (smoother, name), kind in self.registry.items() if self.serves(smoother, name)}
-        promising = {name: kind for name, kind in kinds.items() if self.method != "best" or kind.promising(setting)}
+        promising = kinds
+        if self.method in CHOOSING:
+            promising = {name: kind for name, kind in kinds.items() if kind.promising(setting)}
+        if self.method == "best":
+            promising = {name: kind for name, kind in promising.items() if kind.affordable(setting)}
         # Where none promises anything, they are all asked: the first says why.
         return {name: functools.partial(kind, **self.options) for name, kind in (promising or kinds).items()}
 

@@ -14,18 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from certify._names import LABELS
 from certify._records import Record
 from certify.world.towers import as_images, convolutions, pooled
 
 __all__ = ["LABELS", "Judge", "Verdicts"]
-
-LABELS: dict[str, tuple[str, ...]] = {
-    "shape": ("circle", "square", "triangle", "star", "cross", "heart", "none"),
-    "colour": ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown"),
-    "background": ("white", "black", "gray", "beige", "navy", "teal", "lilac"),
-    "style": ("solid", "outlined", "striped", "dotted"),
-}
-"""Heads and their classes."""
 
 
 @dataclass(frozen=True)

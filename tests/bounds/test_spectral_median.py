@@ -315,3 +315,15 @@ def test_the_witness_merges():
         assert mine.sums == pytest.approx([x + y for x, y in zip(a.sums, b.sums, strict=True)])
         assert mine.squares.tested == a.squares.tested + b.squares.tested
     assert both.widened(first).count == 0
+
+
+def test_best_weighs_what_it_takes_and_tightest_does_not():
+    """60 flat outputs: cheap ones leave T12 to "tightest"; behind products that take longer than the sketches "best" asks it, too."""
+    A, dear = torch.eye(60, dtype=torch.float64), torch.zeros(60, 100_000, dtype=torch.float32)
+    y, options = torch.zeros(60, dtype=torch.float64), {"rho": 1.0, "n": 400, "pilot": 100}
+    cheap, tightest = (mse_bound(linear(A), y, NOISE, method=m, **options) for m in ("best", "tightest"))
+    assert set(cheap.considered) == {"coordinatewise", "dimension-free"}
+    assert set(tightest.considered) == {"coordinatewise", "dimension-free", "spectral"}
+    assert {name: tightest.considered[name] for name in cheap.considered} == dict(cheap.considered)
+    behind = mse_bound(lambda z: z @ A.T + (z.float() @ dear)[:, :1].double(), y, NOISE, batch_size=64, **options)
+    assert behind.considered == tightest.considered

@@ -130,7 +130,7 @@ SEEN = IndicatorsEvidence(
 ORDERED = {
     "groups": lambda: Groups(CENTER, 3, "median"),
     "groups of means": lambda: Groups(CENTER, 4, "mean"),
-    "spectrum": lambda: Spectrum(CENTER, 5.0, rows=2),
+    "spectrum": lambda: Spectrum(CENTER, 5.0, rows=1),
     "exact spectrum": lambda: Spectrum(CENTER, 5.0),
     "indicators": lambda: Indicators(CENTER, torch.ones(SHAPE, dtype=torch.float64), 0.5, FREQUENT[0], 3.0, rows=2),
     "spectrum witness": HELD.witness,
