@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -97,7 +97,8 @@ class Setting(Record):
         reference: what distances are measured to: "center", or "population": the ideal smoothed value at y itself.
         support: a-priori support of f, if any.
         pilot: the pilot draws, (N, *output), independent of the bounding draws; None where there are none.
-        work: operations of f's matrix products and convolutions in one draw, counted; None where none were seen.
+        work: counts the operations of f's matrix products and convolutions in one draw, by one evaluation more, None where it
+            sees none; None: there is nothing to look at.
     """
 
     noise: Noise
@@ -107,7 +108,7 @@ class Setting(Record):
     reference: str = "center"
     support: Support | None = field(default=None, repr=False)
     pilot: Tensor | None = field(default=None, repr=False)
-    work: float | None = None
+    work: Callable[[], float | None] | None = field(default=None, repr=False, compare=False)
 
     @property
     def outputs(self) -> int:

@@ -290,7 +290,8 @@ class SpectralMedianMSE(Method):
     @classmethod
     def affordable(cls, setting: Setting) -> bool:
         """Whether f itself takes twice as long as the sketches; where nothing is known of f, it is taken to be dear."""
-        return setting.work is None or setting.work >= _WORK[0] + _WORK[1] * setting.outputs
+        work = None if setting.work is None else setting.work()
+        return work is None or work >= _WORK[0] + _WORK[1] * setting.outputs
 
     def guess(self, rho: float) -> float:
         return math.inf if self.plan is None else self._guessed(self.plan.pilot, self.plan.levels, rho)

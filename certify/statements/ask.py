@@ -12,6 +12,7 @@ pass. Each has its own α, and by the union bound all answers hold at once with 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, Unpack, cast
 
@@ -71,7 +72,7 @@ def ask(
     drawing = Drawing(f, y, noise, **options)
     trial = drawing.pilot_draws(any(question.chooses for question in questions))
     run, center = drawing.run(), drawing.center
-    work = drawing.work() if any(question.weighs for question in questions) else None
+    work = functools.cache(drawing.work)
     settings: dict[str, Setting] = {}
     for smoother in {question.smoother for question in questions}:
         c = center if center is not None else _smoothed(cast(Tensor, trial), smoother)

@@ -61,11 +61,6 @@ class Question(ABC):
         """Whether pilot draws have something to choose: a method, or the parameters of one."""
         return False
 
-    @property
-    def weighs(self) -> bool:
-        """Whether it matters for the choice what f costs."""
-        return False
-
     def choices(self, setting: Setting) -> list[Choice]:
         """The methods that are going to answer, by pilot draws."""
         return []
@@ -196,10 +191,6 @@ class Bounded(Question):
     @property
     def chooses(self) -> bool:
         return self.method != CoordinatewiseMSE.method
-
-    @property
-    def weighs(self) -> bool:
-        return self.method == "best"
 
     @property
     def radii(self) -> Sequence[float]:

@@ -318,7 +318,7 @@ def test_the_witness_merges():
 
 
 def test_best_weighs_what_it_takes_and_tightest_does_not():
-    """60 flat outputs: cheap ones leave T12 to "tightest"; behind products that take longer than the sketches "best" asks it, too."""
+    """60 flat outputs: cheap ones leave T12 to "tightest"; behind dear products "best" asks it, too."""
     A, dear = torch.eye(60, dtype=torch.float64), torch.zeros(60, 100_000, dtype=torch.float32)
     y, options = torch.zeros(60, dtype=torch.float64), {"rho": 1.0, "n": 400, "pilot": 100}
     cheap, tightest = (mse_bound(linear(A), y, NOISE, method=m, **options) for m in ("best", "tightest"))
