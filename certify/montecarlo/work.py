@@ -46,7 +46,9 @@ def counted_work(f: Function, y: Tensor, seed: int) -> float | None:
     Returns:
         The count; None where f does none that torch sees: nothing is known then.
     """
-    how = {"generator": generator(seed, "choosing", 2**40, y.device, internal=True)} if accepts_generator(f) else {}
+    how: dict[str, Any] = {}
+    if accepts_generator(f):
+        how["generator"] = generator(seed, "choosing", 2**40, y.device, internal=True)
     with torch.no_grad(), _Products() as seen:
         try:
             f(y.detach().clone()[None], **how)
