@@ -54,9 +54,7 @@ def load_detector(spec: str | Detector) -> Detector:
         ImportError: NudeNet is not installed.
         TypeError: neither a string nor callable.
     """
-    if not isinstance(spec, str):
-        if not callable(spec):
-            detector_parts(spec)  # which says what it must be
+    if not isinstance(spec, str) and callable(spec):
         _validate.evaluating("detector", spec)
         return spec
     kind, label, score = detector_parts(spec)
