@@ -13,7 +13,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 
 from certify.datasets import RunRecord, compare
 from certify.report import comparison_page, verdict
-from tests.test_report import HOSTILE, certified, self_contained, write_run
+from tests.test_report import CHROMIUM, HOSTILE, assert_drawn, certified, self_contained, write_run
 
 WEAK = {"smoother": {"concepts": [{"name": "circle", "pairs": 60, "sha256": "ab"}], "policy": "frozen", "k": 1.0}}
 
@@ -195,3 +195,10 @@ def test_the_page_shows_both_and_nothing_of_a_prompt_is_markup(tmp_path):
     broken = tuple((dict(one) | {"bound": "far"}, other) for one, other in found.rows)
     with pytest.raises(ValueError, match="cannot be shown"):
         comparison_page(dataclasses.replace(found, rows=broken))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium (chromium, chromium-browser, google-chrome)")
+@pytest.mark.parametrize("width", [500, 1100])
+def test_a_browser_draws_it_and_nothing_overflows(tmp_path, width):
+    found = compare(*pair(tmp_path, rows([1.0, 2.0, 0.0]), rows([0.5, 2.5, 1.0])))
+    assert_drawn(tmp_path, "comparison", comparison_page(found, names=("runs/" + "a" * 90, "runs/b")), width)

@@ -554,25 +554,29 @@ CHROMIUM = next((p for n in ("chromium", "chromium-browser", "google-chrome") if
 @pytest.mark.parametrize("width", [500, 1100])
 def test_a_browser_draws_both_pages_and_nothing_overflows(several, tmp_path, width):
     run = RunRecord.load(write_run(tmp_path / "run", ROWS))
-    for name, text in (("certificate", certificate_page(several)), ("run", run_page(run))):
-        file = tmp_path / f"{name}.html"
-        # The page may not measure itself: it runs nothing. A copy without its policy, with a script of the test's own, does.
-        probe = "<script>document.title=[innerWidth,document.documentElement.scrollWidth].join()</script>"
-        bare = re.sub('<meta http-equiv="Content-Security-Policy"[^>]*>', "", text).replace(
-            "</main>", f"</main>{probe}"
-        )
-        (tmp_path / f"{name}-probe.html").write_text(bare, encoding="utf-8")
-        file.write_text(text, encoding="utf-8")
-        shot = tmp_path / f"{name}.png"
-        browser(tmp_path, f"--window-size={width},1600", f"--screenshot={shot}", file.as_uri())
-        with Image.open(shot) as image:
-            assert image.width == width
-            assert len(image.convert("RGB").getcolors(2**24)) > 50  # text and colours, not an empty page
-        tree = browser(
-            tmp_path, f"--window-size={width},1600", "--dump-dom", (tmp_path / f"{name}-probe.html").as_uri()
-        )
-        inner, scroll = map(int, re.search(r"<title>(\d+),(\d+)</title>", tree).groups())
-        assert scroll <= inner, (name, width)
+    picture = io.BytesIO()
+    Image.new("RGB", (64, 64), "teal").save(picture, "PNG")
+    examples = {2: ExampleImages(sheet=picture.getvalue())}
+    for name, text in (("certificate", certificate_page(several)), ("run", run_page(run, examples=examples))):
+        assert_drawn(tmp_path, name, text, width)
+
+
+def assert_drawn(folder, name, text, width):
+    """A browser draws a page so wide, and nothing of it overflows."""
+    file = folder / f"{name}.html"
+    # The page may not measure itself: it runs nothing. A copy without its policy, with a script of the test's own, does.
+    probe = "<script>document.title=[innerWidth,document.documentElement.scrollWidth].join()</script>"
+    bare = re.sub('<meta http-equiv="Content-Security-Policy"[^>]*>', "", text).replace("</main>", f"</main>{probe}")
+    (folder / f"{name}-probe.html").write_text(bare, encoding="utf-8")
+    file.write_text(text, encoding="utf-8")
+    shot = folder / f"{name}.png"
+    browser(folder, f"--window-size={width},1600", f"--screenshot={shot}", file.as_uri())
+    with Image.open(shot) as image:
+        assert image.width == width
+        assert len(image.convert("RGB").getcolors(2**24)) > 50  # text and colours, not an empty page
+    tree = browser(folder, f"--window-size={width},1600", "--dump-dom", (folder / f"{name}-probe.html").as_uri())
+    inner, scroll = map(int, re.search(r"<title>(\d+),(\d+)</title>", tree).groups())
+    assert scroll <= inner, (name, width)
 
 
 def browser(folder, *arguments):
