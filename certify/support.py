@@ -5,6 +5,9 @@ A final LayerNorm with gain γ and offset β sends every input to h with Σ_i ((
 vectors is in general not one of them: it obeys Σ_i ((h_i − β_i)/γ_i)² ≤ 2w. A bound that finds no order statistic falls
 back on this support, and every bound is cut down to it.
 
+A final RMSNorm (T5, Qwen, Gemma, Llama) divides by the root of the mean square and subtracts nothing: Σ_i (h_i/γ_i)² ≤ w, hence
+|h_i| ≤ |γ_i| sqrt(w) (`rms_norm_support` has the proof).
+
 Reference: THEORY T3, "A-priori support". Both limits are inflated for the arithmetic's rounding.
 """
 
@@ -22,7 +25,7 @@ from certify import _validate
 from certify._floats import length, square, unit_of, up
 from certify._records import Shown
 
-__all__ = ["Inside", "Support", "as_support", "layer_norm_support"]
+__all__ = ["Inside", "Support", "as_support", "is_rms_norm", "layer_norm_support", "rms_norm_support"]
 
 
 @dataclass(frozen=True)
@@ -196,6 +199,59 @@ def layer_norm_support(module: nn.LayerNorm, *, relative_slack: float | None = N
     # β + γu is rounded in proportion to β as well: a row's share of that, such that max|γ| sqrt(2w) holds it.
     rounding = float(offset.norm()) * slack / math.sqrt(2 * width)
     return Support(offset - reach, offset + reach, gain * (1 + slack) + rounding, offset)
+
+
+def is_rms_norm(module: nn.Module) -> bool:
+    """Whether a module is called an RMSNorm: torch's, or one of transformers' (T5's is called a LayerNorm)."""
+    name = type(module).__name__
+    return name.endswith("RMSNorm") or name in ("T5LayerNorm", "UMT5LayerNorm")
+
+
+def rms_norm_support(module: nn.Module, *, relative_slack: float | None = None) -> Support:
+    """The support of anything whose last step is `module`, an RMSNorm over the last axis (T3).
+
+    Equation
+        h = γ ∘ x / sqrt(mean x² + ε):   |h_i| ≤ |γ_i| sqrt(w),   Σ_i (h_i/γ_i)² ≤ w  for every row.
+
+    Proof
+        Σ_i (h_i/γ_i)² = Σ_i x_i² / (mean x² + ε) = w · mean x² / (mean x² + ε) ≤ w for ε ≥ 0; one term is at most the sum.
+        Nothing is subtracted, so unlike a LayerNorm's the entries need not sum to zero, and w stands in place of w − 1.
+
+    Which weight is γ differs: Gemma's is 1 + w, T5's w. So γ is read off what the module does to a constant row, where it is
+    what comes out, and that the module is of this form is tried on random rows of sizes from 10⁻³ to 10³, at which ε > 0 may
+    only shrink what comes out.
+
+    Args:
+        module: the final RMSNorm, normalising one axis of width w ≥ 1.
+        relative_slack: widening for the rounding of the arithmetic; None: 64 units in the last place of the dtype.
+
+    Returns:
+        A `Support` whose tensors have shape (w,).
+
+    Raises:
+        TypeError: it is none: of another name, without a weight over one axis, or it does something else (a bias, a part of the
+            axis).
+    """
+    weight = getattr(module, "weight", None)
+    if not is_rms_norm(module) or not isinstance(weight, Tensor) or weight.ndim != 1:
+        raise TypeError(f"module = {module!r}: must be an RMSNorm over one axis, with a weight")
+    width, slack = weight.numel(), 64 * torch.finfo(weight.dtype).eps if relative_slack is None else relative_slack
+    source = torch.Generator().manual_seed(0)
+    rows = torch.randn((7, width), generator=source, dtype=torch.float64)
+    rows *= torch.logspace(-3, 3, 7, dtype=torch.float64)[:, None]
+    sent = torch.cat([torch.full((1, width), 256.0, dtype=torch.float64), rows, -rows]).to(weight)
+    with torch.no_grad():
+        came = module(sent).double().cpu()
+    gain, given = came[0].abs(), sent[1:].double().cpu()
+    plain = came[0] * given / given.square().mean(dim=1, keepdim=True).sqrt()
+    # ε shrinks small rows by one factor a row, and large ones not at all.
+    shrunk = (came[1:] * plain).sum(dim=1, keepdim=True) / plain.square().sum(dim=1, keepdim=True).clamp_min(1e-300)
+    near = (came[1:] - shrunk * plain).abs() <= max(slack, 1e-4) * plain.abs().amax(dim=1, keepdim=True)
+    factors = bool((shrunk <= 1 + max(slack, 1e-4)).all()) and bool((shrunk >= 0).all())
+    if not (bool(torch.isfinite(came).all()) and bool(near.all()) and factors):
+        raise TypeError(f"module = {module!r}: must be γ ∘ x / sqrt(mean x² + ε) over its last axis, and is not")
+    reach = gain * math.sqrt(width) * (1 + slack)
+    return Support(-reach, reach, gain * (1 + slack), torch.zeros_like(gain))
 
 
 def as_support(value: Any) -> Support | None:

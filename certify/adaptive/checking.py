@@ -26,7 +26,7 @@ from certify.models import PromptEncoder
 from certify.models.trajectory import Trajectory
 from certify.noise import GaussianNoise
 
-__all__ = ["OnRecord", "certified_functions", "compared", "rebuilt"]
+__all__ = ["OnRecord", "Tolerances", "certified_functions", "compared", "difference", "rebuilt"]
 
 _SHOWN = 80  # characters of a value
 _COMPARED = ("memory_sha256", "levels_sha256", "policy")  # of the smoother's settings, elsewhere
@@ -86,7 +86,7 @@ def _same_prompt(certificate: Certificate, prompt: PreparedPrompt) -> None:
     if record.get("prompt") is not None or "token_noise" not in record:
         return
     there, here = record["token_noise"]["relevance"], prompt.relevance.relevance
-    if _difference(there, list(here), 0.0, Tolerances.of(str(record["dtype"])).cosine) is not None:
+    if difference(there, list(here), 0.0, Tolerances.of(str(record["dtype"])).cosine) is not None:
         raise ValueError("prompt: its relevance is not that on record; must be the prompt of this certificate")
 
 
@@ -274,7 +274,7 @@ class _Comparison:
         self.found.append(OnRecord(name, "not checked", why))
 
     def _same(self, name: str, stated: Any, found: Any, *, relative: float = 0.0, absolute: float = 0.0) -> None:
-        different = _difference(stated, found, relative, absolute)
+        different = difference(stated, found, relative, absolute)
         if different is None:
             within = [f"within {relative:.2g} of itself"] if relative else []
             within += [f"within {absolute:.2g}"] if absolute else []
@@ -306,7 +306,7 @@ def _alike(stated: Any, found: Any, relative: float, absolute: float) -> bool:
     return type(stated) is type(found) and bool(stated == found)
 
 
-def _difference(
+def difference(
     stated: Any, found: Any, relative: float, absolute: float, where: str = ""
 ) -> tuple[str, Any, Any] | None:
     """Where two JSON values differ first, and what each says there. What a record leaves out it does not say."""
@@ -319,7 +319,7 @@ def _difference(
         pairs = [(f"{where}.{k}".lstrip("."), a, found[k]) for k, a in stated.items() if k in found]
     else:
         return None if _alike(stated, found, relative, absolute) else (where, stated, found)
-    different = (_difference(a, b, relative, absolute, at) for at, a, b in pairs)
+    different = (difference(a, b, relative, absolute, at) for at, a, b in pairs)
     return next((one for one in different if one is not None), None)
 
 

@@ -35,7 +35,7 @@ from certify import _validate
 from certify.adaptive.concepts import SIMILARITIES, features
 from certify.models.text import PromptEncoder, TokenizedPrompt
 
-__all__ = ["SCORE_DECIMALS", "RelevanceScorer"]
+__all__ = ["SCORE_DECIMALS", "RelevanceScorer", "cosines"]
 
 SCORE_DECIMALS = 4
 
@@ -167,7 +167,7 @@ class RelevanceScorer:
             encoded = torch.cat([encoded, empty.expand(len(encoded), 1, -1)], dim=1)
             for context in texts.contexts:
                 whole = encoded[:, context.whole, None]
-                cosine = self._cosine(whole - encoded[:, context.without], whole.norm(dim=-1, keepdim=True))
+                cosine = cosines(whole - encoded[:, context.without], self._unit, whole.norm(dim=-1, keepdim=True))
                 target = result[start : start + group, context.positions]
                 if context.glob:
                     cosine = torch.maximum(target, (target + cosine) / 2)
@@ -242,15 +242,18 @@ class RelevanceScorer:
         result = {}
         for c in contents:
             whole = encoded[index[c]]
-            result[c] = self._cosine(whole - encoded[[index[text] for text in without[c]]], whole.norm())
+            result[c] = cosines(whole - encoded[[index[text] for text in without[c]]], self._unit, whole.norm())
         return result
 
-    def _cosine(self, difference: Tensor, scale: Tensor) -> Tensor:
-        """(…, features) and the size of the encodings behind them → (…, concepts)."""
-        norm = difference.norm(dim=-1, keepdim=True)
-        unit = self._unit.to(difference.device)
-        cosine = difference @ unit.T / norm.clamp_min(torch.finfo(torch.float64).tiny)
-        return torch.where(norm > _NOTHING * scale, cosine.clamp(-1, 1), 0.0)
+
+def cosines(difference: Tensor, unit: Tensor, scale: Tensor) -> Tensor:
+    """(…, features), directions of unit length (concepts, features), size of the encodings behind them → (…, concepts).
+
+    0 where the difference is rounding of these encodings, which points nowhere.
+    """
+    norm = difference.norm(dim=-1, keepdim=True)
+    cosine = difference @ unit.to(difference.device).T / norm.clamp_min(torch.finfo(torch.float64).tiny)
+    return torch.where(norm > _NOTHING * scale, cosine.clamp(-1, 1), 0.0)
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,9 @@ class Certificate(Shown):
     @property
     def private(self) -> bool:
         """Whether it is of a prompt, and leaves it out."""
-        return "token_noise" in self.provenance and self.provenance.get("prompt") is None
+        about = self.provenance.get("pipeline")
+        joint = isinstance(about, Mapping) and "token_noise" in about
+        return (joint or "token_noise" in self.provenance) and self.provenance.get("prompt") is None
 
     @property
     def notices(self) -> tuple[str, ...]:

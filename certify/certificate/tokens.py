@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from certify.certificate.certificate import Certificate
 
-__all__ = ["Tokens", "tokens_of"]
+__all__ = ["Tokens", "tokens_by_encoder", "tokens_of"]
 
 
 class Tokens(NamedTuple):
@@ -36,15 +36,30 @@ class Tokens(NamedTuple):
 
 
 def tokens_of(certificate: Certificate) -> Tokens | None:
-    """What a certificate has on record of tokens; None: it is not one of a prompt.
+    """What a certificate has on record of tokens; None: it is not one of a prompt, or of one in several text encoders.
 
     Raises:
         ValueError, KeyError, TypeError: the record is damaged.
     """
+    noise = certificate.provenance.get("token_noise")
+    return None if noise is None else _tokens(certificate, noise, certificate.provenance.get("token_spread"))
+
+
+def tokens_by_encoder(certificate: Certificate) -> list[tuple[str, Tokens]]:
+    """The same of a joint certificate, for each text encoder by name.
+
+    Raises:
+        ValueError, KeyError, TypeError: the record is damaged.
+    """
+    about: Any = certificate.provenance.get("pipeline") or {}
+    return [
+        (str(noise["encoder"]), _tokens(certificate, noise, noise.get("std")))
+        for noise in about.get("token_noise") or []
+    ]
+
+
+def _tokens(certificate: Certificate, noise: Any, std: float | None) -> Tokens:
     record: Any = certificate.provenance
-    noise = record.get("token_noise")
-    if noise is None:
-        return None
     kinds, sigma, relevance = noise["kinds"], noise["sigma"], noise["relevance"]
     names = noise.get("tokens") or [f"#{i}" for i in range(len(kinds))]
     if not len(kinds) == len(names) == len(sigma) == len(relevance):
@@ -52,6 +67,4 @@ def tokens_of(certificate: Certificate) -> Tokens | None:
     shown = [i for i, kind in enumerate(kinds) if kind != "padding" or float(sigma[i]) > 0]
     concepts = (record.get("smoother") or {}).get("concepts", ())
     concept = ", ".join(str(c["name"]) for c in concepts) or "the concept"
-    return Tokens(
-        [*map(str, names)], sigma, relevance, kinds, shown, record.get("token_spread"), concept, "tokens" in noise
-    )
+    return Tokens([*map(str, names)], sigma, relevance, kinds, shown, std, concept, "tokens" in noise)

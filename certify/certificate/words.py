@@ -525,6 +525,37 @@ class Suppression:
         )
 
 
+def of_encoders(record: Mapping[str, Any], style: Style = PLAIN) -> list[str]:
+    """What a joint certificate has on record of its text encoders: the allocation (T16), and covered words (T9)."""
+    shared, said = record.get("allocation"), []
+    if shared:
+        each = ", ".join(style.number(_real(r), "near", 3) for r in shared["radii"])
+        said.append(
+            f"A radius is shared out over {count(len(shared['radii']))} text encoders: within ‖δ‖_Σ ≤ "
+            f"{style.number(_real(shared['rho']), 'down')} in all of them together, the squared distance is at most "
+            f"{style.strong(style.number(_real(shared['distance']), 'up'))} (T16; the worst way to share it is {each}). "
+            f"In each to the full it would be {style.number(_real(shared['full']), 'up')}."
+        )
+    found = record.get("covered_words") or []
+    covered = [w for w in found if w["covered"]]
+    for i, word in enumerate(covered):
+        name = style.name(word["word"]) if "word" in word else f"word {count(i + 1)}"
+        many = f"{count(word['covered'])} of {count(word['comparable'])} words that are one token in every tokenizer"
+        said.append(
+            f"In the place of “{name}” {'all' if word['fully_covered'] else ''} {many} are covered.".replace("  ", " ")
+        )
+    if found and not covered:
+        near = [(w["nearest"][0]["distance"], w.get("word", "a word")) for w in found if w.get("nearest")]
+        near = [pair for pair in near if pair[0] is not None]
+        at = (
+            f" The nearest begins at ρ = {style.number(min(near)[0], 'up', 4)}, at “{style.name(min(near)[1])}”."
+            if near
+            else ""
+        )
+        said.append(f"No substitution of one word by another is covered: a word costs the sum over encoders.{at}")
+    return said
+
+
 def covered_token(token: str, covered: int, comparable: int, style: Style = PLAIN) -> str:
     """What a radius covers at one token."""
     if 0 < comparable == covered:

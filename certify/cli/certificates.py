@@ -20,11 +20,12 @@ from certify.cli.folders import DRAWINGS, new_file, there
 from certify.cli.models import compare_weights, device_of, named
 from certify.cli.processes import one_process
 from certify.cli.scripts import answer
-from certify.cli.settings import Batch, Concepts, Device, Long, Model, TextEncoder, TrustNames, UNet, Variant
+from certify.cli.settings import Batch, Concepts, Device, Long, Model, TextEncoder, TrustNames, Variant, Weights
 from certify.cli.work import show_work, work_ahead
 
 if TYPE_CHECKING:
-    from certify.certificate import Certificate
+    from certify.adaptive.checking import OnRecord
+    from certify.certificate import Certificate, CheckReport
     from certify.certificate.check import Verdict
     from certify.datasets import Comparison, RunRecord
 
@@ -59,7 +60,7 @@ def check(
     ] = None,
     text_only: Annotated[bool, option("Only claims about the text encoding.", None, "--text-only")] = False,
     model: Model = None,
-    unet: UNet = None,
+    weights: Weights = None,
     text_encoder: TextEncoder = None,
     variant: Variant = None,
     concept: Concepts = None,
@@ -75,10 +76,12 @@ def check(
     from certify import Certificate
     from certify.adaptive.checking import certified_functions, compared, rebuilt
     from certify.adaptive.plan import EMBEDDING
+    from certify.defence import rebuilt as rebuilt_defence
     from certify.models import load_pipeline, load_text_encoder
+    from certify.models.quiet import quiet_libraries
 
     certificate = Certificate.load(folder)
-    of_prompt = "smoother" in certificate.provenance
+    of_prompt, joint = "smoother" in certificate.provenance, "pipeline" in certificate.provenance
     text = text or certificate.provenance.get("prompt")
     if text is None:
         if not of_prompt:
@@ -97,14 +100,29 @@ def check(
             "Certificate.check"
         )
     dtype, where = certificate.provenance.get("dtype"), device_of(device)
+    if joint:
+        given = {"model": model, "unet": weights, "text_encoder": text_encoder, "variant": variant, "concepts": concept}
+        from_where = named(certificate, given, trust_names)
+        wanted, put = from_where.pop("concepts"), from_where.pop("unet", None)
+        with terminal.out.status("loading the model"), quiet_libraries():
+            pipe = load_pipeline(from_where.pop("model"), weights=put, device=where, dtype=dtype, **from_where)
+            safe = rebuilt_defence(certificate, pipe, wanted)
+        terminal.show_overlays(pipe)
+        started = time.perf_counter()
+        with terminal.bar("drawing afresh") as tick, quiet_libraries():
+            how: dict[str, Any] = {"seed": seed, "n": n, "level": level, "batch_size": batch_size, "progress": tick}
+            report = safe.check(certificate, prompt=text, text_only=text_only, **how)
+            statements = safe.compared(certificate, prompt=text)
+        _checked(certificate, report, statements, started)
+        return
     whole = of_prompt and not text_only and names != {EMBEDDING}
-    given = {"model": model, "unet": unet, "text_encoder": text_encoder, "variant": variant, "concepts": concept}
+    given = {"model": model, "unet": weights, "text_encoder": text_encoder, "variant": variant, "concepts": concept}
     from_where = named(certificate, given, trust_names, whole)
     wanted, put = from_where.pop("concepts"), from_where.pop("unet", None)
     with terminal.out.status("loading the model"):
         pipe = None
         if whole:
-            pipe = load_pipeline(from_where.pop("model"), unet=put, device=where, dtype=dtype, **from_where)
+            pipe = load_pipeline(from_where.pop("model"), weights=put, device=where, dtype=dtype, **from_where)
             compare_weights(certificate, {"module": pipe.text_encoder, **pipe.components})
         else:
             encoder = load_text_encoder(from_where.pop("model"), device=where, dtype=dtype, **from_where)
@@ -127,8 +145,12 @@ def check(
     started = time.perf_counter()
     with terminal.bar("drawing afresh") as tick:
         report = certificate.check(functions, y, seed=seed, n=n, level=level, batch_size=batch_size, progress=tick)
+    _checked(certificate, report, compared(certificate, prompt, pipe) if of_prompt else [], started)
+
+
+def _checked(certificate: Certificate, report: CheckReport, statements: list[OnRecord], started: float) -> None:
+    """Shows what a check found, and ends accordingly."""
     terminal.show_checks(report)
-    statements = compared(certificate, prompt, pipe) if of_prompt else []
     terminal.show_compared(statements)
     different = sum(one.outcome == "differs" for one in statements)
     answer(
@@ -176,7 +198,7 @@ def report(
         ),
     ] = None,
     model: Model = None,
-    unet: UNet = None,
+    weights: Weights = None,
     text_encoder: TextEncoder = None,
     variant: Variant = None,
     concept: Concepts = None,
@@ -201,7 +223,7 @@ def report(
         raise ValueError(f"out = {str(out)!r}: must be left out with --badge, which writes no page")
     if badge is not None:
         new_file("badge", badge, _BADGES, force=force)
-    given = {"model": model, "unet": unet, "text_encoder": text_encoder, "variant": variant, "concepts": concept}
+    given = {"model": model, "unet": weights, "text_encoder": text_encoder, "variant": variant, "concepts": concept}
     record: Certificate | RunRecord
     if (folder / "certificate.json").exists():
         if against is not None:

@@ -103,6 +103,8 @@ def overlay(name: str, value: str) -> None:
     path = _files.user_path(name, value)
     if not path.exists():
         raise FileNotFoundError(f"{name} = {value!r}: must be a file or folder of weights; no {path.absolute()}")
+    if path.is_dir() and not any(path.iterdir()):
+        raise FileNotFoundError(f"{name} = {value!r}: must be a file or folder of weights; there is nothing in it")
 
 
 def is_hub_id(value: str) -> bool:
@@ -117,6 +119,25 @@ def model(name: str, value: str) -> None:
         raise FileNotFoundError(
             f"{name} = {value!r}: must be a hub id, or the folder of a pipeline; no {(path / 'model_index.json').absolute()}"
         )
+
+
+def call(name: str, value: list[str]) -> dict[str, Any]:
+    """Arguments of a pipeline's own call: NAME=VALUE, the value as JSON or a word."""
+    found: dict[str, Any] = {}
+    for given in value:
+        argument, equals, said = given.partition("=")
+        if not equals or not argument.isidentifier() or argument in _OURS or argument in found:
+            raise ValueError(
+                f"{name} = {given!r}: must be NAME=VALUE, as in height=512, each name once, and not {', '.join(_OURS)}"
+            )
+        try:
+            found[argument] = _files.json_value(said)
+        except ValueError:
+            found[argument] = said
+    return found
+
+
+_OURS = ("prompt", "generator", "num_images_per_prompt", "output_type", "return_dict")
 
 
 def a_file(name: str, value: Path) -> None:

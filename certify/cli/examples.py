@@ -15,6 +15,7 @@ from certify.cli.models import compare_weights, device_of, named, own_sampler
 if TYPE_CHECKING:
     from certify.certificate import Certificate
     from certify.datasets import RunRecord
+    from certify.defence import Defence
     from certify.report import ExampleImages
 
 
@@ -108,14 +109,18 @@ def _generate(certificate: Certificate, images: int, wanted: Mapping[str, Any], 
         ValueError: the model is another one.
     """
     from certify.adaptive.checking import rebuilt
+    from certify.defence import rebuilt as rebuilt_defence
     from certify.images.generation import pair
     from certify.report import ExampleImages
 
     record = certificate.provenance
     where = wanted["model"]
     with terminal.out.status("loading the model"):
-        put = tuple((name, wanted[name]) for name in ("unet", "text_encoder", "variant"))
+        put = (("weights", wanted["unet"]), *((name, wanted[name]) for name in ("text_encoder", "variant")))
         pipe = _pipeline(where, device_of(device), record.get("dtype"), put)
+        if "pipeline" in record:
+            pipe.set_progress_bar_config(disable=True)
+            return _of_defence(rebuilt_defence(certificate, pipe, wanted["concepts"]), certificate, images)
         compare_weights(certificate, {"module": pipe.text_encoder, **pipe.components})
         adaptive = rebuilt(certificate, pipe, wanted["concepts"])
     own = own_sampler(where)
@@ -139,6 +144,23 @@ def _pipeline(where: str | None, device: str, dtype: str | None, put: tuple[tupl
     from certify.models import load_pipeline
 
     return load_pipeline(where, device=device, dtype=dtype, **dict(put))
+
+
+def _of_defence(safe: Defence, certificate: Certificate, images: int) -> ExampleImages:
+    """As `_generate`, of a pipeline of any text encoders: its own calls with the arguments on record."""
+    from certify.report import ExampleImages
+
+    seed, text = int(certificate.provenance.get("seed", 0)), certificate.provenance["prompt"]
+    safe.compared(certificate)  # another model is refused
+    rows: list[tuple[bytes, ...]] = []
+    with terminal.out.status("generating"):
+        for defended in (False, True):
+            rows.append(tuple(_png_bytes(image) for image in safe.images(text, images, seed, defended=defended)))
+    note = (
+        f"Made for this page, with the text encoders whose SHA-256 is below: seeds {seed} to {seed + images - 1}. Both of a "
+        "pair start from the same initial noise."
+    )
+    return ExampleImages(rows[0], rows[1], note=note)
 
 
 def _png(path: Path) -> bytes:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from rich.markup import escape
 
-from certify import _files
+from certify import _files, _validate
 from certify.cli import checks, terminal
 from certify.cli.checks import argument, option
 from certify.cli.folders import below_runs, new_file, slug, unused
@@ -28,13 +28,23 @@ def generate(
     out_dir: Annotated[Path | None, option("Image to write: .png or .jpg.", _a_sheet, "--out", shown="runs/…")] = None,
 ) -> None:
     """Generate undefended and defended images side by side, from the same initial noise."""
-    from certify.images.generation import side_by_side
+    from certify.images.generation import contact_sheet, side_by_side
 
     path = out_dir or unused(below_runs(f"{slug(text)}.png"))
-    adaptive, pipe = settings.whole()
-    terminal.show_tokens(adaptive.prepare(text))
-    with terminal.out.status("generating"):
-        sheet = side_by_side(pipe, adaptive, text, images=images, seed=seed, **settings.sampler)
+    if settings.joint:
+        if seed is not None:
+            raise ValueError(
+                f"--seed = {seed}: must be left out, noise is fresh in every image; certify.defend takes seeds of initial noise"
+            )
+        safe, first = settings.defended(), _validate.seed_or_fresh(None) % 2**31
+        terminal.show_explanation(safe.explain(text))
+        with terminal.out.status("generating"):
+            sheet = contact_sheet([safe.images(text, images, first, defended=defended) for defended in (False, True)])
+    else:
+        adaptive, pipe = settings.whole()
+        terminal.show_tokens(adaptive.prepare(text))
+        with terminal.out.status("generating"):
+            sheet = side_by_side(pipe, adaptive, text, images=images, seed=seed, **settings.sampler)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
     answer({"written": str(path)})

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     from certify.certificate import Certificate
 
 
+_TYPED = {"concepts": "concept", "unet": "weights"}
+
+
 def device_of(device: str | None) -> str:
     """The requested device, else a GPU if there is one."""
     import torch
@@ -53,7 +56,7 @@ def named(certificate: Certificate, given: Mapping[str, Any], trust: bool, whole
     alone = [name for name in needed if stated[name] and not given.get(name)]
     if alone and not trust:
         said = ", ".join(f"{name} = {stated[name]!r}" for name in alone)
-        options = ", ".join("--" + ("concept" if name == "concepts" else name.replace("_", "-")) for name in alone)
+        options = ", ".join("--" + _TYPED.get(name, name.replace("_", "-")) for name in alone)
         raise ValueError(
             f"the certificate names {said}, which is not loaded on its word alone: give {options}, or --trust-names if you "
             "know where it comes from"

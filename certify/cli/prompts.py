@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,11 +46,13 @@ from certify.cli.settings import (
     Tolerance,
     with_settings,
 )
-from certify.cli.work import rows_ahead, show_work, work_ahead
+from certify.cli.work import joint_work_ahead, rows_ahead, show_work, work_ahead
 
 if TYPE_CHECKING:
+    from certify.adaptive import AdaptiveMedianSmoother
     from certify.certificate import Certificate
     from certify.datasets import PromptSet
+    from certify.defence import Defence
 
 
 _PRIVATE = "Leave {} out of every file. σ and relevance stay, and identify the words to anyone who has the model."
@@ -103,7 +105,7 @@ def prompt(
 
     A run that is stopped or killed resumes where it was when the same command is given again.
     """
-    factor = 10 if thorough else 1
+    factor, given_statistics = 10 if thorough else 1, statistics
     n, statistics, images = (
         factor * default if given is None else given
         for given, default in ((n, 10_000), (statistics, 1_000), (images, 400))
@@ -122,6 +124,30 @@ def prompt(
         one_process("policy memory")
         refuse_private_memory(private)
     folder = agreed(lambda: certificate_folder(out_dir, text, private))
+    radii: Any = {name: r for name, r in (("rho", rho), ("rho_deployed", rho_deployed)) if r is not None}
+    shared: dict[str, Any] = {"q": q, "n": n, "alpha": alpha, "seed": settings.seed, "private": private, **radii}
+    shared |= {"prompts": prompts, "batch_size": settings.batch_size, "memory": settings.bytes}
+    if settings.joint:
+        from certify.models.quiet import quiet_libraries
+
+        safe = settings.defended()
+        with quiet_libraries():
+            problem = safe.problem(text)
+        terminal.show_explanation(safe.explain(text), private)
+        asked = {
+            "statistics": 0 if text_only else statistics * (given_statistics is not None),
+            "images": 0 if text_only or detector is None else images,
+        }
+        show_work(*joint_work_ahead(problem, n, **asked), long=long)
+        shared |= {"detector": None if text_only else detector, **asked}
+
+        def joint(**how: Any) -> Certificate:
+            whole = asked["statistics"] or asked["images"]
+            about_it = {"source": settings.source(settings.weights if whole else None), **about}
+            with quiet_libraries():
+                return safe.certify(text, provenance=about_it, **shared, **how)
+
+        return _certified(joint, settings, text, folder, given, fresh, private, looked=text_only or bool(detector))
     if text_only:
         adaptive, pipe, detector = settings.text_only(), None, None
     else:
@@ -130,34 +156,37 @@ def prompt(
     sampler = settings.sampler
     prepared = adaptive.prepare(text)
     terminal.show_tokens(prepared, private)
-    radii: Any = {name: r for name, r in (("rho", rho), ("rho_deployed", rho_deployed)) if r is not None}
     counts: dict[str, Any] = {"statistics": 0 if text_only else statistics, "images": 0 if detector is None else images}
     show_work(*work_ahead(prepared, pipe, n, sampler["steps"], **counts), long=long)
+
+    def certify(**how: Any) -> Certificate:
+        about_it = {"source": settings.source(None if pipe is None else settings.weights), **about}
+        more: dict[str, Any] = {"pipe": pipe, "detector": detector, "provenance": about_it, **counts, **sampler}
+        return adaptive.certify(prepared, **shared, **more, **how)
+
+    return _certified(certify, settings, text, folder, given, fresh, private, looked=text_only or detector is not None)
+
+
+def _certified(
+    certify: Callable[..., Certificate],
+    settings: PipelineSettings,
+    text: str,
+    folder: Path,
+    given: PromptSet | None,
+    fresh: bool,
+    private: bool,
+    *,
+    looked: bool,
+) -> None:
+    """Draws, shows and saves."""
     with run_folder(folder, fresh) as draws:
         with terminal.bar("drawing") as tick:
-            certificate = adaptive.certify(
-                prepared,
-                q=q,
-                n=n,
-                alpha=alpha,
-                seed=settings.seed,
-                pipe=pipe,
-                detector=detector,
-                prompts=prompts,
-                private=private,
-                batch_size=settings.batch_size,
-                memory=settings.bytes,
-                checkpoint=draws,
-                progress=tick,
-                provenance={"source": settings.source(None if pipe is None else settings.unet), **about},
-                **radii,
-                **counts,
-                **sampler,
-            )
+            certificate = certify(checkpoint=draws, progress=tick)
         terminal.show_certificate(certificate)
         if given is not None and not private:
-            terminal.out.print(Text(f"attacks: {given}{_passed_over(given, len(prompts))}", style="dim"))
-        if detector is None and not text_only:
+            taken = sum(bool(row.prompt.strip()) for row in given.rows)
+            terminal.out.print(Text(f"attacks: {given}{_passed_over(given, taken)}", style="dim"))
+        if not looked:
             terminal.out.print("[dim]No detector: nothing is said about images (--detector).[/]")
         if rank() == 0:
             folder = saved(certificate, folder)
@@ -226,9 +255,14 @@ def prompts(
         detector=detector,
         private=private,
         save_certificates=save_certificates,
-        **settings.sampler,
+        **({} if settings.joint else settings.sampler),
     )
-    adaptive, pipe = settings.whole() if statistics or images else (settings.text_only(), None)
+    adaptive: AdaptiveMedianSmoother | Defence
+    if settings.joint:
+        adaptive = settings.defended()
+        pipe = adaptive.pipe if statistics or images else None
+    else:
+        adaptive, pipe = settings.whole() if statistics or images else (settings.text_only(), None)
     decides = datasets.run_settings(adaptive, data, options, pipe=pipe)
     worker = Worker.current()
     folder = results_folder(first, decides, fresh, named=out_dir is not None)
@@ -259,7 +293,7 @@ def prompts(
                     batch_size=settings.batch_size,
                     memory=settings.bytes,
                     progress=tick,
-                    source=settings.source(None if pipe is None else settings.unet),
+                    source=settings.source(None if pipe is None else settings.weights),
                 )
         except KeyboardInterrupt:
             terminal.out.print(
@@ -301,7 +335,7 @@ def prompts(
     terminal.out.print(
         f"{words.each_prompt(alpha, total['expected_wrong'], terminal.MARKUP)} (n = {n:,}, seed {settings.seed})"
     )
-    terminal.show_not_covered(adaptive.policy, deployed=False)
+    terminal.show_not_covered(settings.policy, deployed=False)
     made = "results.jsonl, summary.json, fraction.png" + (", certificates/" if save_certificates else "")
     terminal.written(f"{folder}/", f" ({made})")
     if not total["certified"]:
@@ -326,7 +360,11 @@ def _draw_figures(certificate: Certificate, folder: Path) -> None:
     from certify import plots
 
     rates = [words.is_probability(claim) and claim.status == "certified" for claim in certificate.claims]
-    there = {"noise": True, "curve": certificate.curve is not None, "rate": any(rates)}
+    there = {
+        "noise": "token_noise" in certificate.provenance,
+        "curve": certificate.curve is not None,
+        "rate": any(rates),
+    }
     at = (certificate.provenance.get("yardstick") or {}).get("position")
     coverage = certificate.provenance.get("coverage") or ()
     there["levels"] = any(p["position"] == at and p.get("members") and p["sigma"] > 0 for p in coverage)

@@ -17,16 +17,50 @@ from certify.cli.models import device_of, own_sampler
 
 if TYPE_CHECKING:
     from certify.adaptive import AdaptiveMedianSmoother
+    from certify.defence import Defence
 
 
 DEFAULT_CONCEPT = "circle"
+_SAVED = (
+    "concept",
+    "sigma0",
+    "sigma0_relative",
+    "k",
+    "use_global",
+    "policy",
+    "gamma",
+    "smoother",
+    "replicas",
+    "similarity",
+)
+_OF_CLIP = ("sigma0", "sigma_min", "gamma", "regions", "similarity")
+
+
+def _there(name: str, path: Path) -> None:
+    if not (path / "defence.json").is_file():
+        raise FileNotFoundError(
+            f"{name} = {str(path)!r}: must be a folder that `safe.save` wrote; holds no defence.json"
+        )
+
+
 Prompt = Annotated[str, argument("The prompt.", checks.text)]
 Model = Annotated[
     str | None,
-    option("Hub id or folder of a Stable Diffusion 1.x/2.x pipeline.", checks.model, shown="the embedded model"),
+    option("Hub id or folder of a text-to-image pipeline of diffusers.", checks.model, shown="the embedded model"),
 ]
 _ON_TOP = "State dict, folder or LoRA of an unlearned {}, put on top of --model."
-UNet = Annotated[str | None, option(_ON_TOP.format("U-Net"), checks.overlay, "--unet")]
+Weights = Annotated[str | None, option(_ON_TOP.format("U-Net or transformer"), checks.overlay, "--weights", "--unet")]
+Call = Annotated[
+    list[str] | None,
+    option(
+        "Argument NAME=VALUE of the pipeline's own call, as in height=512. Not for Stable Diffusion 1.x/2.x.",
+        checks.call,
+        "--call",
+    ),
+]
+SavedDefence = Annotated[
+    Path | None, option("Folder of `safe.save`: concepts and noise of a defence.", _there, "--defence")
+]
 TextEncoder = Annotated[str | None, option(_ON_TOP.format("text encoder"), checks.overlay)]
 Variant = Annotated[
     str | None,
@@ -192,10 +226,10 @@ class Settings:
         fixed = {"policy": self.policy, "sharing": self.sharing, "smoother": self.smoother, "n": self.replicas}
         return tuned | chosen | fixed | {"use_global": self.use_global, "truncate": self.truncate}
 
-    def source(self, unet: str | None = None) -> dict[str, Any]:
-        """Where the model comes from, for a certificate's record."""
+    def source(self, weights: str | None = None) -> dict[str, Any]:
+        """Where the model comes from, for a certificate's record; "unet" is what is laid over a denoiser of any kind."""
         more = {name: value for name in ("text_encoder", "variant") if (value := getattr(self, name)) is not None}
-        return {"model": self.model, "unet": unet, **more, "concepts": self.concepts}
+        return {"model": self.model, "unet": weights, **more, "concepts": self.concepts}
 
     def text_only(self) -> AdaptiveMedianSmoother:
         """The smoother on the text encoder alone."""
@@ -221,9 +255,67 @@ class Settings:
 class PipelineSettings(Settings):
     """The options of commands that may run the whole pipeline: its U-Net and its sampler, too."""
 
-    unet: UNet = None
+    weights: Weights = None
+    defence: SavedDefence = None
+    call: Call = None
     steps: Steps = None
     guidance: Guidance = None
+
+    def check(self) -> None:
+        """As `Settings.check`; and that a saved defence is not given settings of its own."""
+        super().check()
+        own = [f.name for f in fields(Settings) if f.name in _SAVED and getattr(self, f.name) != f.default]
+        if self.defence is not None and own:
+            said = f"--{own[0].replace('_', '-')} = {getattr(self, own[0])!r}"
+            raise ValueError(f"{said}: must be left out with --defence, which says it")
+        if self.call and not self.joint:
+            raise ValueError(
+                f"--call = {self.call}: must be left out for Stable Diffusion 1.x/2.x (--steps, --guidance)"
+            )
+
+    @functools.cached_property
+    def joint(self) -> bool:
+        """Whether the model is no pipeline with one CLIP text encoder, so that its certificates are joint (T16)."""
+        from certify.models.load import CLIP_PIPELINES, pipeline_class
+
+        return self.model is not None and pipeline_class(self.model) not in CLIP_PIPELINES
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the pipeline's own call."""
+        given = {"num_inference_steps": self.steps, "guidance_scale": self.guidance}
+        return {k: v for k, v in given.items() if v is not None} | checks.call("--call", self.call or [])
+
+    def defended(self) -> Defence:
+        """The pipeline with the smoother inside, for a model whose certificates are joint.
+
+        Raises:
+            ValueError: an option is given that only Stable Diffusion 1.x and 2.x has.
+        """
+        from certify.defence import defend, load_defence
+        from certify.models import load_pipeline
+        from certify.models.quiet import quiet_libraries
+
+        defaults = {f.name: f.default for f in fields(self)}
+        for name in (*_OF_CLIP, "policy", "use_global", "sharing", "truncate"):
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} = {getattr(self, name)!r}: must be left out, it is for Stable Diffusion "
+                    "1.x/2.x alone"
+                )
+        with terminal.out.status("loading the pipeline"), quiet_libraries():
+            pipe = load_pipeline(self.model, weights=self.weights, **self._loading())
+            pipe.set_progress_bar_config(disable=True)
+            if self.defence is not None:
+                safe = load_defence(self.defence, pipe)
+                safe.calls.options.update(self.arguments)
+            else:
+                names = ("sigma0_relative", "k", "batch_size")
+                chosen = {name: value for name in names if (value := getattr(self, name)) is not None}
+                fixed = {"smoother": self.smoother, "n": self.replicas, "call": self.arguments}
+                safe = defend(pipe, self.concepts, **chosen, **fixed)
+        terminal.show_overlays(pipe)
+        return safe
 
     @property
     def sampler(self) -> dict[str, Any]:
@@ -238,23 +330,32 @@ class PipelineSettings(Settings):
 
     def text_only(self) -> AdaptiveMedianSmoother:
         """The smoother on the text encoder alone; that a U-Net was given, of which nothing will be said, is said."""
+        if self.defence is not None:
+            return self.whole()[0]
         smoother = super().text_only()
-        if self.unet is not None:
-            terminal.out.print("[dim]--unet is not used: the text encoding does not depend on it.[/]")
+        if self.weights is not None:
+            terminal.out.print("[dim]--weights is not used: the text encoding does not depend on it.[/]")
         return smoother
 
     def whole(self) -> tuple[AdaptiveMedianSmoother, Any]:
         """The smoother and the pipeline it is built on, whose sampler can take so many steps."""
         from certify.adaptive import AdaptiveMedianSmoother
+        from certify.defence import load_defence
         from certify.models import load_pipeline
 
         steps = self.sampler["steps"]
         with terminal.out.status("loading the pipeline"):
-            pipe = load_pipeline(self.model, unet=self.unet, **self._loading())
+            pipe = load_pipeline(self.model, weights=self.weights, **self._loading())
             most = int(pipe.scheduler.config.num_train_timesteps)
             if steps > most:
                 raise ValueError(f"--steps = {steps}: must be at most {most}, which this model was trained with")
-            smoother = AdaptiveMedianSmoother.from_pipeline(pipe, self.concepts, **self.smoothing())
+            if self.defence is None:
+                smoother = AdaptiveMedianSmoother.from_pipeline(pipe, self.concepts, **self.smoothing())
+            else:
+                found = load_defence(self.defence, pipe).adaptive
+                if not isinstance(found, AdaptiveMedianSmoother):
+                    raise ValueError(f"--defence = {str(self.defence)!r}: is one without noise; must have some")
+                smoother = found
         terminal.show_overlays(pipe)
         return smoother, pipe
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from certify.adaptive import PreparedPrompt
     from certify.adaptive.checking import OnRecord
     from certify.certificate import Certificate, CheckReport
+    from certify.defence import Explanation
     from certify.statements.decide import Decision
     from certify.summaries import Table as Words
 
@@ -36,6 +37,7 @@ __all__ = [
     "show_checks",
     "show_compared",
     "show_decision",
+    "show_explanation",
     "show_left_out",
     "show_not_covered",
     "show_overlays",
@@ -152,13 +154,22 @@ def show_tokens(prompt: PreparedPrompt, private: bool = False) -> None:
         out.print(f"[bold yellow]Notice.[/] {escape(notice)}")
 
 
+def show_explanation(explained: Explanation, private: bool = False) -> None:
+    """Relevance and noise of every token of a prompt in every text encoder; of a private one without the tokens."""
+    head, *rows = [explained.head, *explained.rows(private)]
+    made = table(*head, words=(1, 2, 4))
+    for row in rows:
+        made.add_row(*(escape(plain_token(cell)) for cell in row))
+    out.print(made)
+
+
 def show_overlays(model: Any) -> None:
     """What was laid over a pipeline's or an encoder's parts: over how much of each, and what of a file was not used."""
     from certify.models import overlay_on
 
-    parts = [part for name in ("unet", "text_encoder") if (part := getattr(model, name, None)) is not None]
+    used = {"unet": "U-Net", "transformer": "transformer", "text_encoder": "text encoder"}
+    parts = [part for name in used if (part := getattr(model, name, None)) is not None]
     overlays = [over for part in parts if (over := overlay_on(part)) is not None]
-    used = {"unet": "U-Net", "text_encoder": "text encoder"}
     for over in overlays:
         out.print(
             Text(f"{used[over.part]}: {over.counted} ({_files.printable(over.source)})", style="dim"), soft_wrap=True
@@ -166,7 +177,8 @@ def show_overlays(model: Any) -> None:
         elsewhere = [used[other.part] for other in overlays if other.source == over.source]
         for part, count in over.others.items():
             if part not in elsewhere:
-                option = next((f"--{name.replace('_', '-')}" for name, words in used.items() if words == part), None)
+                options = dict.fromkeys(("U-Net", "transformer"), "--weights") | {"text encoder": "--text-encoder"}
+                option = options.get(part)
                 advice = f"; {option} takes the same file" if option else ""
                 out.print(Text(f"  not applied: {count:,} tensors of the {part} in it{advice}"), soft_wrap=True)
 

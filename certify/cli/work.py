@@ -13,6 +13,7 @@ from certify.cli import terminal
 if TYPE_CHECKING:
     from certify.adaptive import AdaptiveMedianSmoother, PreparedPrompt
     from certify.datasets import ClassifierTask, PromptRow, RowOptions
+    from certify.defence import Defence, JointProblem
 
 
 _LOG = logging.getLogger(__name__)
@@ -66,8 +67,23 @@ def work_ahead(
     return ", ".join(said), seconds
 
 
+def joint_work_ahead(problem: JointProblem, n: int, statistics: int = 0, images: int = 0) -> tuple[str, float]:
+    """As `work_ahead`, of a pipeline of any text encoders; what its denoiser takes is not timed."""
+    rows = min(4, problem.smoother.batch_size)
+    z = problem.y[None].repeat(rows, *[1] * problem.y.ndim)
+    each = timed(lambda: problem.f(z)) / rows
+    said = [f"{n:,} draws of {problem.y.numel():,} inputs"]
+    said += [f"{statistics:,} predictions"] if statistics else []
+    said += [f"{images:,} images"] if images else []
+    return ", ".join(said), each * (n * 1.2 + statistics + images * problem.copies)
+
+
 def rows_ahead(
-    adaptive: AdaptiveMedianSmoother, pipe: Any, rows: Sequence[PromptRow], options: RowOptions, batch_size: int | None
+    adaptive: AdaptiveMedianSmoother | Defence,
+    pipe: Any,
+    rows: Sequence[PromptRow],
+    options: RowOptions,
+    batch_size: int | None,
 ) -> float:
     """About how many seconds the rows take: a certificate of few draws of the first one that is not refused is timed, and what
     it draws besides. Nothing is kept of it, nor stored in a memory.
@@ -76,7 +92,15 @@ def rows_ahead(
     from certify.adaptive.options import PromptOptions
     from certify.certificate import ModelRecord
     from certify.datasets import read_prompt
+    from certify.defence import Defence
 
+    if isinstance(adaptive, Defence):
+        there = [row.prompt for row in rows if row.prompt.strip()]
+        if not there:
+            return 0.0
+        problem = adaptive.problem(there[0])
+        drawn = joint_work_ahead(problem, options.n, options.statistics, options.images)[1]
+        return drawn * len(there)
     read = [read_prompt(adaptive, row.prompt, named=False) for row in rows]
     fit = [tokenized for tokenized in read if not isinstance(tokenized, str)]
     if not fit:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from certify import _validate
 from certify._text import shown
 from certify.datasets.prompt_files import PromptRow
+from certify.defence import Defence
 from certify.montecarlo import Progress, row_seed
 
 if TYPE_CHECKING:
@@ -68,6 +69,11 @@ class RowOptions:
         if self.images and self.detector is None:
             raise ValueError(f"images = {self.images}, detector = None: must have a detector to look at images with")
 
+    def of_pipeline(self) -> dict[str, Any]:
+        """Those of `certify.defence.JointOptions`; steps and guidance are arguments of the pipeline's call."""
+        given = {name: getattr(self, name) for name in ("rho", "tolerance", "n", "alpha", "statistics", "private")}
+        return given | {"detector": self.detector if self.images else None, "images": self.images}
+
     def of_prompt(self) -> dict[str, Any]:
         """Those of `certify.adaptive.options.PromptOptions`; its seed is the row's own."""
         given = {name: value for name, value in asdict(self).items() if name not in ("seed", "save_certificates")}
@@ -75,7 +81,7 @@ class RowOptions:
 
 
 def certify_row(
-    adaptive: AdaptiveMedianSmoother,
+    adaptive: AdaptiveMedianSmoother | Defence,
     row: PromptRow,
     options: RowOptions,
     *,
@@ -92,7 +98,7 @@ def certify_row(
     largest of a simultaneous curve whose bound is within the tolerance.
 
     Args:
-        adaptive: the smoother.
+        adaptive: the smoother; or a defended pipeline of any text encoders (`certify.defend`), which needs no `pipe`.
         row: the prompt. One that is empty, holds no word, or does not fit into the context, is refused, as is one for which the
             memory has no room.
         options: how.
@@ -121,6 +127,23 @@ def certify_row(
         seconds = round(time.perf_counter() - started, 3)
         return head | {"status": "refused", "radius": 0.0, "reason": reason, "seed": seed, "seconds": seconds}, None
 
+    if isinstance(adaptive, Defence):
+        if not row.prompt.strip():
+            return refused("the prompt is empty")
+        shared: dict[str, Any] = {
+            "seed": seed,
+            "batch_size": batch_size,
+            "memory": memory,
+            "progress": progress,
+            "model": model,
+        }
+        try:
+            certificate = adaptive.certify(
+                row.prompt, **options.of_pipeline(), **shared, provenance={"source": dict(source or {})}
+            )
+        except ValueError as error:
+            return refused(str(error) if named else "the prompt carries no noise, or cannot be encoded")
+        return head | _outcome(certificate, options, seed, started), certificate
     read = read_prompt(adaptive, row.prompt, named)
     if isinstance(read, str):
         return refused(read)
@@ -160,14 +183,16 @@ def read_prompt(adaptive: AdaptiveMedianSmoother, prompt: str, named: bool) -> T
 
 
 def _outcome(certificate: Certificate, options: RowOptions, seed: int, started: float) -> dict[str, Any]:
-    removal = certificate.provenance["yardstick"]
-    within = removal["distance"] if options.tolerance is None else options.tolerance
+    removal = certificate.provenance.get("yardstick") or {}
+    within = removal.get("distance") if options.tolerance is None else options.tolerance
     bound = next(c for c in certificate.claims if c.quantity == "mse" and c.scope == "single")
     searched = next((c for c in certificate.claims if c.quantity == "radius"), None)
     radius, by, reason = 0.0, "", ""
     if searched is not None:
         radius, by, reason = searched.rho, searched.method, searched.reason
-    elif certificate.curve is not None:
+    elif within is None:
+        reason = "without its most relevant word its encoding has another shape: a tolerance must be given"
+    elif certificate.curve is not None and within > 0:
         inside = [c for c in certificate.curve.points if c.value is not None and c.value <= within]
         if inside:
             radius, by = inside[-1].rho, inside[-1].method

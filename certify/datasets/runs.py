@@ -24,6 +24,7 @@ from certify import _validate
 from certify.datasets.prompt_files import PromptSet
 from certify.datasets.results import FORMAT, Results
 from certify.datasets.rows import RowOptions, certify_row
+from certify.defence import Defence
 from certify.montecarlo import Progress
 from certify.montecarlo.processes import Processes
 from certify.progress import as_progress
@@ -37,14 +38,15 @@ _STEPS = 1000  # of progress, a row
 
 
 def run_settings(
-    adaptive: AdaptiveMedianSmoother, data: PromptSet, options: RowOptions, *, pipe: Any = None
+    adaptive: AdaptiveMedianSmoother | Defence, data: PromptSet, options: RowOptions, *, pipe: Any = None
 ) -> dict[str, Any]:
     """Everything that decides a run's results, as JSON values. How many rows are done, and in what batches, does not."""
     from certify._version import __version__
     from certify.models import fingerprint
 
-    smoother = adaptive.settings()
-    del smoother["memory_sha256"]  # grows with every row
+    call = sorted(adaptive.calls.options.items()) if isinstance(adaptive, Defence) else None
+    smoother = (adaptive.adaptive if isinstance(adaptive, Defence) else adaptive).settings()
+    smoother.pop("memory_sha256", None)  # grows with every row
     about = data.source
     if (
         options.private
@@ -59,11 +61,12 @@ def run_settings(
         "device": adaptive.encoder.device.type,
         "smoother": smoother,
         **asdict(options),
+        **({} if call is None else {"call": {name: repr(value) for name, value in call}}),
     }
 
 
 def certify_rows(
-    adaptive: AdaptiveMedianSmoother,
+    adaptive: AdaptiveMedianSmoother | Defence,
     results: Results,
     options: RowOptions,
     *,
@@ -92,7 +95,7 @@ def certify_rows(
     from certify.certificate import ModelRecord
 
     if not results.worker.alone:
-        if adaptive.policy == "memory":
+        if getattr(adaptive, "policy", "") == "memory":
             raise ValueError(
                 "policy = 'memory': must be left to a single process, since a region depends on those before it"
             )
@@ -101,7 +104,10 @@ def certify_rows(
 
     if run_settings(adaptive, cast(PromptSet, results.data), options, pipe=pipe) != results.settings:
         raise ValueError("results are of other settings: must be opened with those of this run")
-    model = ModelRecord.of(adaptive.encoder.text_encoder if pipe is None else pipe)
+    if isinstance(adaptive, Defence):
+        model = adaptive.model(whole=bool(options.statistics or options.images))
+    else:
+        model = ModelRecord.of(adaptive.encoder.text_encoder if pipe is None else pipe)
     rows = results.data.rows[: None if limit is None else _validate.count("limit", limit)]
     overall = as_progress(progress)
 

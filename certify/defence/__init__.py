@@ -1,7 +1,10 @@
 """A pipeline with the smoother inside: `certify.defend(pipe, concepts=[…])`."""
 
-from certify.defence.defence import Defence, JointOptions, defend, load_defence
+from certify.defence.certification import JointOptions
+from certify.defence.coverage import WordCoverage, covered_prompts, covered_words
+from certify.defence.defence import Defence, defend, load_defence, rebuilt
 from certify.defence.explanation import Explanation
+from certify.defence.predictions import Predictions
 from certify.defence.smoother import JointProblem, PipelineOptions, PipelineSmoother
 
 __all__ = [
@@ -11,6 +14,11 @@ __all__ = [
     "JointProblem",
     "PipelineOptions",
     "PipelineSmoother",
+    "Predictions",
+    "WordCoverage",
+    "covered_prompts",
+    "covered_words",
     "defend",
     "load_defence",
+    "rebuilt",
 ]

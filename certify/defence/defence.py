@@ -15,10 +15,8 @@ can certify; every other has `PipelineSmoother`, over all of its encoders at onc
 
 from __future__ import annotations
 
-import inspect
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -27,69 +25,29 @@ from torch import Tensor
 
 from certify import _files, _validate
 from certify._pairs import Pair
-from certify._records import Record
 from certify.adaptive import AdaptiveMedianSmoother
-from certify.adaptive.concepts import Concept
-from certify.adaptive.plan import event_name
+from certify.adaptive.checking import OnRecord
+from certify.adaptive.concepts import Concept, ships
 from certify.adaptive.smoother import AdaptiveOptions
 from certify.adaptive.token_noise import TokenNoise
-from certify.bounds.allocation import Allocation, allocate, grid
-from certify.bounds.indistinguishability import indistinguishability
-from certify.bounds.mse import BoundCurve
 from certify.certificate import Certificate, ModelRecord
 from certify.certificate.check import CheckReport
+from certify.defence import checking
+from certify.defence.calls import Calls
+from certify.defence.certification import JointOptions, certify_joint, joint_functions
 from certify.defence.explanation import Explanation
-from certify.defence.smoother import JointProblem, PipelineOptions, PipelineSmoother, Rows, deployed_rows
-from certify.images.detectors import Detector, detected, load_detector
+from certify.defence.smoother import JointProblem, PipelineOptions, PipelineSmoother, deployed_rows
 from certify.models.blocks import replacing
 from certify.models.encoders import EncodeCall, PipelineEncoder, Reading
+from certify.models.fingerprint import fingerprint
+from certify.models.overlay import overlay_on
 from certify.models.text import PromptEncoder
 from certify.montecarlo.streams import row_generator
-from certify.statements.ask import MSE, Curve, Deployed, Question, ask
-from certify.statements.mean import event_bound
 
-__all__ = ["Defence", "JointOptions", "defend", "load_defence"]
-
-ENCODING = "text encoding"
-"""What the claims about a pipeline's encodings are about."""
+__all__ = ["Defence", "defend", "load_defence", "rebuilt"]
 
 _FORMAT, _SCHEMA = "certify defence", 1
 _PAIR = Pair("defence.json", "defence.safetensors")
-
-
-@dataclass(frozen=True, kw_only=True)
-class JointOptions(Record):
-    """What is asked of a prompt in a pipeline of several encoders, or of one that is not CLIP.
-
-    Attributes:
-        rho: radius of the statements about the ideal smoothed encoding, over all encoders together.
-        rho_deployed: radius of those about what is deployed.
-        q: probability over the deployment noise.
-        n: bounding draws; each is one run of all text encoders.
-        alpha: failure probability of the certificate, shared equally by the statements.
-        seed: of the draws.
-        radii: points of the curve up to `rho`, by which a radius is shared out over the encoders (T16).
-        detector: what is looked for in images (`certify.images.load_detector`); None: nothing about images.
-        images: images for the attack success rate.
-        batch_size: draws in one call; None: the smoother's.
-        memory, progress, checkpoint: as in `certify.ask`.
-        private: leave the prompt and its tokens out of the record.
-    """
-
-    rho: float = 1.0
-    rho_deployed: float = 0.25
-    q: float = 0.9
-    n: int = 10_000
-    alpha: float = 1e-3
-    seed: int = 0
-    radii: int = 8
-    detector: str | Detector | None = None
-    images: int = 400
-    batch_size: int | None = None
-    memory: int | None = None
-    progress: Any = None
-    checkpoint: Any = None
-    private: bool = False
 
 
 class Defence:
@@ -99,6 +57,7 @@ class Defence:
         pipe: the pipeline, unchanged: its device, dtype, adapters and offloading are looked up in every call.
         encoder: its text encoders.
         adaptive: the smoother: an `AdaptiveMedianSmoother` for Stable Diffusion 1.x and 2.x, else a `PipelineSmoother`.
+        calls: how the pipeline is called.
     """
 
     def __init__(
@@ -109,8 +68,8 @@ class Defence:
         options: Mapping[str, Any],
     ) -> None:
         self.pipe, self.encoder, self.adaptive = pipe, encoder, adaptive
-        self._options, self._call = dict(options), dict(options.get("call") or {})
-        self._signature = inspect.signature(type(pipe).__call__)
+        self._options = dict(options)
+        self.calls = Calls(encoder, options.get("call") or {})
 
     def __repr__(self) -> str:
         return f"Defence({type(self.pipe).__name__}, {self.adaptive!r})"
@@ -136,8 +95,8 @@ class Defence:
             TypeError: embeddings of the prompt are given, or no prompt.
             ValueError: the pipeline rewrites the prompt, or does not encode it.
         """
-        arguments = self._arguments(args, kwargs)
-        prompts = self._prompts(arguments)
+        arguments = self.calls.arguments(args, kwargs)
+        prompts = self.calls.prompts(arguments)
         generator = row_generator(_validate.seed_or_fresh(None), "defence", torch.device("cpu"))
         known: list[Reading] = []
         if isinstance(self.adaptive, PipelineSmoother) and len(self.adaptive.relevance.calls) > 1:
@@ -148,49 +107,13 @@ class Defence:
         adaptive = self.adaptive
         settings: dict[str, Any] = {"n": adaptive.n, "smoother": adaptive.smoother, "batch_size": adaptive.batch_size}
 
-        def answer(number: int, call: EncodeCall, own: Any) -> Any:
-            reading = self.encoder.read(call)
+        def answer(number: int, call: EncodeCall, own: Callable[[], Any]) -> Any:
+            there = number < len(known) and known[number].call.same(call)
+            reading = known[number] if there else self.encoder.read(call)
             noises = self._noise([*known[:number], reading, *known[number + 1 :]])[number]
-            return self._put(reading, own, deployed_rows(self.encoder, reading, noises, generator, **settings))
+            return self.calls.put(reading, own(), deployed_rows(self.encoder, reading, noises, generator, **settings))
 
         return self.encoder.intercepted(answer)(**arguments)
-
-    def _arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of a call by name, a prompt for every image."""
-        bound = self._signature.bind(self.pipe, *args, **kwargs).arguments
-        given = {**self._call, **{name: value for name, value in list(bound.items())[1:] if name != "kwargs"}}
-        given |= bound.get("kwargs", {})
-        for name, value in given.items():
-            if value is not None and name.startswith(
-                ("prompt_embeds", "pooled_prompt_embeds", "prompt_attention", "prompt_cu")
-            ):
-                raise TypeError(
-                    f"{name} is given: must not be, embeddings pass the text encoders by and the defence with them. Give the "
-                    "prompt, or call `safe.pipe` to generate without the defence"
-                )
-        prompts = self._prompts(given)
-        copies = [
-            name
-            for name in given
-            if name.startswith("num_") and name.endswith("_per_prompt") and given[name] not in (None, 1)
-        ]
-        number = math.prod(_validate.count(name, given[name]) for name in copies)
-        for name in copies:
-            given[name] = 1
-        if number * len(prompts) > 1:
-            for name, value in given.items():
-                if name.startswith(("prompt", "negative_prompt")) and (isinstance(value, str) or _texts(value)):
-                    rows = [value] * len(prompts) if isinstance(value, str) else list(value)
-                    given[name] = [text for text in rows for _ in range(number)]
-        return given
-
-    def _prompts(self, arguments: Mapping[str, Any]) -> list[str]:
-        prompt: Any = arguments.get("prompt")
-        if isinstance(prompt, str):
-            return [prompt]
-        if not _texts(prompt):
-            raise TypeError(f"prompt = {prompt!r}: must be a string or a list of strings")
-        return list(prompt)
 
     def _noise(self, readings: Sequence[Reading]) -> list[list[tuple[TokenNoise, ...]]]:
         """Relevance and σ: for each reading, for each prompt, for each lookup."""
@@ -206,18 +129,28 @@ class Defence:
             found.append([(_token_noise(self.adaptive, text, width),) for text in reading.call.prompts])
         return found
 
-    @staticmethod
-    def _put(reading: Reading, own: Any, rows: Rows) -> Any:
-        for slot, entries in zip(reading.frame.slots, rows, strict=True):
-            before = slot.rows(own, len(entries))
-            if any(a.shape != b.shape for a, b in zip(before, entries, strict=True)):
-                raise ValueError(
-                    f"encode_prompt returned rows of shape {tuple(before[0].shape)} with the negative prompt and "
-                    f"{tuple(entries[0].shape)} without: must be alike, and not both branches in one tensor"
-                )
-            cast = [row.to(was.device, was.dtype) for row, was in zip(entries, before, strict=True)]
-            own = slot.put(own, cast)
-        return own
+    def images(self, prompt: str, count: int, seed: int, *, defended: bool = True, **call: Any) -> list[Any]:
+        """Images of a prompt as PIL's, image i from the initial noise of `seed` + i; the smoothing noise is fresh.
+
+        Args:
+            prompt: one prompt.
+            count: how many.
+            seed: of the initial noise.
+            defended: whether the smoother is in it; without it they are the pipeline's own.
+            call: further arguments of `__call__`.
+
+        Raises:
+            ValueError: the pipeline makes no images.
+        """
+        run = self if defended else self.pipe
+        given = {**({} if defended else self.calls.options), **call, "output_type": "pil", "return_dict": False}
+        made = []
+        for i in range(_validate.count("count", count)):
+            found = run(prompt=prompt, generator=torch.Generator().manual_seed(seed + i), **given)[0]
+            if not isinstance(found, list) or not hasattr(found[0], "save"):
+                raise ValueError(f"{type(self.pipe).__name__} makes no images: must, for pictures")
+            made.append(found[0])
+        return made
 
     # Modular Diffusers
 
@@ -251,13 +184,15 @@ class Defence:
                 f"num_images_per_prompt = {images!r}: must be 1, since the images of one prompt would share their noise; "
                 "repeat the prompt instead"
             )
-        names = [name for name in self._signature.parameters if name == "prompt" or name.startswith("prompt_")]
+        names = [name for name in self.calls.signature.parameters if name == "prompt" or name.startswith("prompt_")]
         names += ["max_sequence_length", "clip_skip"]
         taken = {
-            name: state[name] for name in names if name in self._signature.parameters and state.get(name) is not None
+            name: state[name]
+            for name in names
+            if name in self.calls.signature.parameters and state.get(name) is not None
         }
-        further = {name: value for name, value in self._arguments((), taken).items() if name != "prompt"}
-        prompts = self._prompts(taken)
+        further = {name: value for name, value in self.calls.arguments((), taken).items() if name != "prompt"}
+        prompts = self.calls.prompts(taken)
         readings = [self.encoder.read(call) for call in self.encoder.calls(prompts, further)]
         noises = self._noise(readings)
         generator = row_generator(_validate.seed_or_fresh(None), "defence", torch.device("cpu"))
@@ -289,7 +224,7 @@ class Defence:
         """
         if not isinstance(prompt, str):
             raise TypeError(f"prompt = {prompt!r}: must be a string")
-        readings = [self.encoder.read(c) for c in self.encoder.calls([prompt], {**self._call, **call})]
+        readings = [self.encoder.read(c) for c in self.encoder.calls([prompt], {**self.calls.options, **call})]
         noises = [noise for rows in self._noise(readings) for noise in rows[0]]
         names = [lookup.encoder for reading in readings for lookup in reading.lookups]
         units = [unit for reading in readings for unit in reading.frame.units]
@@ -297,7 +232,7 @@ class Defence:
 
     def problem(self, prompt: str, **call: Any) -> JointProblem:
         """A prompt as function, input and noise over all encoders: what every bound of the toolkit takes (T16)."""
-        return self._joint_smoother("problem").problem(prompt, **{**self._call, **call})
+        return self._joint_smoother("problem").problem(prompt, **{**self.calls.options, **call})
 
     def _joint_smoother(self, what: str) -> PipelineSmoother:
         if not isinstance(self.adaptive, PipelineSmoother):
@@ -332,139 +267,86 @@ class Defence:
             return self.adaptive.certify(prompt, **options)
         _validate.options("certify", options, [field.name for field in fields(JointOptions)])
         asked = JointOptions(**options)
-        return self._joint(self.problem(prompt, **dict(call or {})), prompt, asked, dict(call or {}))
+        given = dict(call or {})
+        model = asked.model or self.model(whole=bool(asked.statistics or asked.looks))
+        return certify_joint(self.calls, self.problem(prompt, **given), model, asked, given)
 
-    def _joint(self, problem: JointProblem, prompt: str, asked: JointOptions, call: dict[str, Any]) -> Certificate:
-        smoother, steps = problem.smoother, _validate.count("radii", asked.radii)
-        detector = None if asked.detector is None else load_detector(asked.detector)
-        radii = grid(_validate.positive("rho", asked.rho), steps)
-        share = _validate.failure("alpha", asked.alpha) / (3 + (detector is not None))
-        method = "coordinatewise" if smoother.smoother == "median" else "best"
-        questions: list[Question] = [
-            MSE(asked.rho, share, smoother=smoother.smoother),
-            Curve(radii, share, True, method, smoother.smoother),
-            Deployed(asked.rho_deployed, asked.q, share, smoother.n, smoother=smoother.smoother),
-        ]
-        size = smoother.batch_size if asked.batch_size is None else _validate.count("batch_size", asked.batch_size)
-        drawn: dict[str, Any] = {"seed": asked.seed, "policy": smoother.policy, "progress": asked.progress}
-        answers = ask(
-            problem.f,
-            problem.y,
-            problem.noise,
-            questions,
-            n=asked.n,
-            function=ENCODING,
-            batch_size=size,
-            memory=asked.memory,
-            checkpoint=_below(asked.checkpoint, "encoding"),
-            **drawn,
-        )
-        shared = allocation_over(answers[1], problem.owner)
-        if detector is not None:
-            answers.append(
-                event_bound(
-                    self.event(problem, detector, **call),
-                    problem.y,
-                    problem.noise,
-                    rho=asked.rho_deployed,
-                    replicas=problem.copies,
-                    alpha=share,
-                    n=asked.images,
-                    function=event_name(asked.detector or detector),
-                    batch_size=max(1, size // problem.copies),
-                    checkpoint=_below(asked.checkpoint, "images"),
-                    **drawn,
-                )
-            )
-        record = self._record(problem, prompt, asked, shared)
-        certificate = Certificate.of(
-            *answers, model=self._model(), keep_input=not asked.private, provenance={"pipeline": record}
-        )
-        if not asked.private:
-            return certificate
-        return replace(certificate, provenance={**certificate.provenance, "input_sha256": None})
-
-    def _model(self) -> ModelRecord:
-        own = ModelRecord.of(None)
-        return replace(own, kind=type(self.pipe).__name__, sha256={"text_encoders": self.encoder.fingerprint()})
-
-    def _record(
-        self, problem: JointProblem, prompt: str, asked: JointOptions, shared: Allocation | None
-    ) -> dict[str, Any]:
-        names = [lookup.encoder for reading in problem.readings for lookup in reading.lookups]
-        told = indistinguishability(rho=asked.rho_deployed, replicas=problem.copies)
-        noises = []
-        for name, noise in zip(names, problem.token_noise, strict=True):
-            words = {} if asked.private else {"tokens": list(noise.tokens)}
-            noises.append({"encoder": name, **words, "kinds": list(noise.kinds), "sigma": list(noise.sigma)})
-            noises[-1] |= {"relevance": list(noise.relevance), "concept": list(noise.concept)}
-        return {
-            "class": type(self.pipe).__name__,
-            "family": self.encoder.family.name or None,
-            "prompt": None if asked.private else prompt,
-            "smoother": problem.smoother.settings(),
-            "encoders": names,
-            "blocks": [list(block) for reading in problem.readings for block in reading.frame.blocks],
-            "slots": [list(map(str, slot.path)) for reading in problem.readings for slot in reading.frame.slots],
-            "token_noise": noises,
-            "allocation": None
-            if shared is None or not math.isfinite(shared.value)
-            else {"distance": shared.value, "radii": list(shared.radii), "full": shared.full, "rho": shared.rho},
-            "indistinguishability": {"kl": told.kl, "total_variation": told.total_variation, "rho": asked.rho_deployed},
-        }
-
-    def event(self, problem: JointProblem, detector: str | Detector, **call: Any) -> Any:
-        """Does a detector fire on the image made from the deployed encoding? A function of noisy copies, (b, copies, d) → (b,).
+    def model(self, *, whole: bool = False) -> ModelRecord:
+        """Which weights a certificate is about.
 
         Args:
-            problem: a prompt.
-            detector: what looks.
-            call: arguments of the pipeline's `__call__`. Latents are drawn from the generator that the statement gives.
+            whole: whether it says something of the denoiser or of images; else it is about the text encoders alone.
         """
-        look, prompt = load_detector(detector), problem.readings[0].call.prompts[0]
-        given = {**self._call, **call, "output_type": "pt", "return_dict": False}
-
-        def fires(z: Tensor, generator: torch.Generator) -> Tensor:
-            rows = problem.deployed(z)
-
-            def answer(number: int, made: EncodeCall, own: Any) -> Any:
-                return self._put(problem.readings[number], own, rows[number])
-
-            latents = torch.Generator().manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
-            arguments = self._arguments((), {**given, "prompt": [prompt] * len(z), "generator": latents})
-            images = self.encoder.intercepted(answer, quiet=True)(**arguments)[0]
-            if not isinstance(images, Tensor) or images.ndim != 4:
-                raise ValueError(
-                    f"{type(self.pipe).__name__} gives no images (b, 3, height, width): must, for a detector"
-                )
-            return detected(look, images.float().clamp(0, 1)).to(z.device)
-
-        return fires
+        digests, encoders = {"text_encoders": self.encoder.fingerprint()}, self.encoder.encoders
+        parts = {name: part for name, part in self.pipe.components.items() if isinstance(part, torch.nn.Module)}
+        others = {name: part for name, part in parts.items() if name not in encoders} if whole else {}
+        digests |= {name: fingerprint(part) for name, part in sorted(others.items())}
+        laid = {name: over for name in (*encoders, *others) if (over := overlay_on(parts[name])) is not None}
+        return ModelRecord(type(self.pipe).__name__, digests, laid)
 
     def check(self, certificate: Certificate, **options: Any) -> CheckReport:
         """Checks a certificate of this pipeline by fresh draws.
 
         Args:
-            certificate: of `certify`, with its prompt on record.
-            options: `call`, `detector`, and those of `Certificate.check`.
+            certificate: of `certify`.
+            options: `prompt`, for a certificate that leaves it out; `call`, where it holds more than what is on record;
+                `detector`, where that is a function (None: claims about images are not checked); `text_only`, to check claims
+                about the text encoding alone; and those of `Certificate.check`.
 
         Raises:
             ValueError: it is of another pipeline or smoother, or leaves its prompt out.
         """
-        record = certificate.provenance.get("pipeline")
-        if not isinstance(record, Mapping) or record.get("prompt") is None:
-            raise ValueError("certificate has no prompt of a pipeline on record: must be one of `certify`, not private")
-        call, detector = options.pop("call", None) or {}, options.pop("detector", None)
-        if certificate.provenance.get("model") != self._model().to_dict():
-            raise ValueError("certificate is about other text encoders: its SHA-256 differs")
+        known = certificate.provenance.get("pipeline")
+        stated = known.get("detector") if isinstance(known, Mapping) else None
+        detector = options.pop("detector", stated if isinstance(stated, str) else None)
+        prompt, call = options.pop("prompt", None), options.pop("call", None)
+        problem, given = self._certified(certificate, prompt, call)
+        if options.get("batch_size") is None:
+            options["batch_size"] = problem.smoother.batch_size
+        alone = bool(options.pop("text_only", False))
+        functions = joint_functions(
+            certificate, self.calls, problem, given, None if alone else detector, text_only=alone
+        )
+        return certificate.check(functions, problem.y, **options)
+
+    def compared(
+        self, certificate: Certificate, *, prompt: str | None = None, call: Mapping[str, Any] | None = None
+    ) -> list[OnRecord]:
+        """What a joint certificate has on record beside its claims, against what pipeline and prompt say: noise, blocks, the
+        allocation of T16, covered words and prompts.
+
+        Args:
+            certificate, prompt, call: as in `check`.
+
+        Raises:
+            ValueError: as `check`, or the record is damaged.
+        """
+        problem, given = self._certified(certificate, prompt, call)
+        return checking.compared(certificate, problem, {**self.calls.options, **given})
+
+    def _certified(
+        self, certificate: Certificate, prompt: str | None, call: Mapping[str, Any] | None
+    ) -> tuple[JointProblem, dict[str, Any]]:
+        """The problem that a certificate is about, and the arguments of `__call__` on record."""
+        record: Any = certificate.provenance
+        about, text = record.get("pipeline"), prompt or record.get("prompt")
+        if not isinstance(about, Mapping) or not isinstance(about.get("call"), Mapping):
+            raise ValueError("certificate has no prompt of a pipeline on record: must be one of `certify`")
+        if not isinstance(text, str):
+            raise ValueError("certificate leaves its prompt out: must be given, prompt=")
+        stated = record.get("model") or {}
+        digests = stated.get("sha256") or {}
+        own = self.model(whole=len(digests) > 1)
+        for name, digest in digests.items():
+            if (own.sha256 or {}).get(name) != digest:
+                what = "other text encoders" if name == "text_encoders" else f"another {name}"
+                raise ValueError(f"certificate is about {what}: its SHA-256 differs")
+        if stated.get("kind") != own.kind or "text_encoders" not in digests:
+            raise ValueError(f"certificate is about a {stated.get('kind')}: must be about a {own.kind}")
         if record.get("smoother") != self._joint_smoother("check").settings():
             raise ValueError("certificate is about another smoother: its settings differ")
-        problem = self.problem(str(record["prompt"]), **call)
-        functions: dict[str, Any] = {ENCODING: problem.f}
-        if detector is not None:
-            functions[event_name(detector)] = self.event(problem, detector, **call)
-        options.setdefault("batch_size", problem.smoother.batch_size)
-        return certificate.check(functions, problem.y, **options)
+        given = {**about["call"], **(call or {})}
+        return self.problem(text, **given), given
 
     # On disk
 
@@ -550,6 +432,38 @@ def load_defence(folder: str | Path, pipe: Any) -> Defence:
     return _built(pipe, concepts, options, directions or None)
 
 
+def rebuilt(certificate: Certificate, pipe: Any, concepts: Sequence[str | Path | Concept] | None = None) -> Defence:
+    """The defence that a joint certificate is about, from the settings on record.
+
+    Args:
+        certificate: what `Defence.certify` returned.
+        pipe: the pipeline.
+        concepts: where they do not ship with the package; None: by the names on record, which are read as names of those that
+            do, and never as paths. Their SHA-256 is compared.
+
+    Raises:
+        ValueError: a concept has other pairs than on record or is not known by its name, or the record is damaged.
+    """
+    record: Any = certificate.provenance
+    try:
+        stated, about = record["smoother"], record["pipeline"]
+        names = [str(concept["name"]) for concept in stated["concepts"]]
+        digests = [str(concept["sha256"]) for concept in stated["concepts"]]
+        options = {name: stated[name] for name in ("sigma0_relative", "k", "n", "sigma_max_relative")}
+        options |= {"smoother": stated["aggregate"], "call": dict(about["call"])}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"certificate: what it has on record cannot be read ({error!r})") from error
+    if not concepts and not all(map(ships, names)):
+        raise ValueError(f"concepts = None: must be given, since {names!r} on record do not ship with the package")
+    given = _concepts(list(concepts or names))
+    if [concept.sha256 for concept in given] != digests:
+        raise ValueError(
+            f"concepts = {[c.name for c in given]}: their pairs are not those on record; must be those of {names}"
+        )
+    # A concept is its pairs, whatever its file is called.
+    return _built(pipe, [Concept(name, c.pairs) for name, c in zip(names, given, strict=True)], options)
+
+
 def _built(
     pipe: Any,
     concepts: Any,
@@ -603,10 +517,6 @@ def _concepts(concepts: Any) -> tuple[Concept, ...]:
     return tuple(c if isinstance(c, Concept) else Concept.load(c) for c in given)
 
 
-def _texts(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(text, str) for text in value)
-
-
 def _are(value: Any, rows: Sequence[Tensor]) -> bool:
     """Whether an output holds these rows, up to rounding."""
     if not isinstance(value, (Tensor, list, tuple)) or len(value) != len(rows):
@@ -615,35 +525,3 @@ def _are(value: Any, rows: Sequence[Tensor]) -> bool:
         isinstance(a, Tensor) and a.shape == b.shape and torch.allclose(a.float(), b.to(a.device).float(), 1e-3, 1e-4)
         for a, b in zip(value, rows, strict=True)
     )
-
-
-def _below(checkpoint: Any, name: str) -> Path | None:
-    return None if checkpoint is None else Path(checkpoint) / name
-
-
-def allocation_over(curve: BoundCurve, owner: Tensor) -> Allocation | None:
-    """T16 from one simultaneous curve of all outputs: its boxes hold at once, so each block has a curve of its own in them.
-
-    Equation
-        B_e(r) = Σ over the outputs of block e of max{ (U_i − c_i)², (c_i − L_i)² }
-
-    Args:
-        curve: of T2.
-        owner: (m,), the block of each output; what is of no block is added at full radius.
-
-    Returns:
-        The allocation; None where a point of the curve has no box.
-    """
-    blocks = sorted({int(b) for b in owner.unique() if int(b) >= 0})
-    curves: list[list[float]] = [[] for _ in blocks]
-    rest = 0.0
-    for point in curve.points:
-        if point.lower is None or point.upper is None or point.center is None:
-            return None
-        c = point.center.double().cpu()
-        squares = torch.maximum(point.upper.double().cpu() - c, c - point.lower.double().cpu()).square()
-        for values, block in zip(curves, blocks, strict=True):
-            values.append(float(squares[owner == block].sum()) * (1 + 1e-12))
-        rest = float(squares[owner < 0].sum()) * (1 + 1e-12)
-    found = allocate(curves, curve.rhos, curve.alpha)
-    return replace(found, value=found.value + rest, full=found.full + rest)

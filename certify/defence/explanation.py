@@ -30,20 +30,39 @@ class Explanation(Record):
     units: tuple[float, ...]
     noises: tuple[TokenNoise, ...]
 
-    def rows(self) -> list[tuple[str, ...]]:
-        """A row a token of the prompt, and one for all positions of an encoder that carry no noise."""
+    @property
+    def head(self) -> tuple[str, ...]:
+        """What its columns are."""
+        return _HEAD
+
+    def rows(self, private: bool = False) -> list[tuple[str, ...]]:
+        """A row a token of the prompt, and one for all positions of an encoder that carry no noise.
+
+        Args:
+            private: positions in the tokens' place.
+        """
         rows: list[tuple[str, ...]] = []
         for name, unit, noise in zip(self.encoders, self.units, self.noises, strict=True):
             silent = 0
-            for token, kind, relevance, concept, sigma in zip(
-                noise.tokens, noise.kinds, noise.relevance, noise.concept, noise.sigma, strict=True
+            for place, (token, kind, relevance, concept, sigma) in enumerate(
+                zip(noise.tokens, noise.kinds, noise.relevance, noise.concept, noise.sigma, strict=True)
             ):
                 if relevance is None and sigma == 0:
                     silent += 1
                     continue
                 score = "" if relevance is None else shown(relevance, "near", 4, sign=True)
                 ratio = shown(sigma / unit, "near", 3) if unit else ""
-                rows.append((name, token, kind, score, concept or "", shown(sigma, "near", 4), ratio))
+                rows.append(
+                    (
+                        name,
+                        f"position {place}" if private else token,
+                        kind,
+                        score,
+                        concept or "",
+                        shown(sigma, "near", 4),
+                        ratio,
+                    )
+                )
             if silent:
                 rows.append((name, f"{silent} more", "template, begin, end, padding", "", "", "0", "0"))
         return rows

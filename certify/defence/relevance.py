@@ -26,12 +26,10 @@ from torch import Tensor
 
 from certify import _validate
 from certify.adaptive.concepts import Concept
-from certify.adaptive.relevance import SCORE_DECIMALS
+from certify.adaptive.relevance import SCORE_DECIMALS, cosines
 from certify.models.encoders import Layout, PipelineEncoder, Reading
 
 __all__ = ["WordRelevance", "spelling"]
-
-_NOTHING = 1e-6  # of an encoding: rounding, which points nowhere
 
 
 class WordRelevance:
@@ -70,6 +68,8 @@ class WordRelevance:
                 f"directions are {len(self.directions)} tensors: must be {len(self.units)}, one a text encoder, with a row "
                 f"for each of {len(self.concepts)} concepts"
             )
+        tiny = torch.finfo(torch.float64).tiny
+        self._unit = [d / d.norm(dim=1, keepdim=True).clamp_min(tiny) for d in self.directions]
 
     def features(self, texts: Sequence[str]) -> list[Tensor]:
         """What is compared of every text, for each lookup: (texts, features), float64 on the CPU."""
@@ -116,7 +116,7 @@ class WordRelevance:
         for key, (whole, *rest) in texts.items():
             rows = encoded[key[0]]
             difference = rows[index[whole]] - rows[[index[text] for text in rest]]
-            self._scores[key] = _cosine(difference, self.directions[key[0]], float(rows[index[whole]].norm()))
+            self._scores[key] = cosines(difference, self._unit[key[0]], rows[index[whole]].norm())
 
     def _texts(self, part: int, word: tuple[str, ...]) -> list[str]:
         """The word, and it without each of its tokens."""
@@ -171,14 +171,6 @@ def spelling(word: str) -> str:
 
 def _without(word: Sequence[str], j: int) -> tuple[str, ...]:
     return (*word[:j], *word[j + 1 :])
-
-
-def _cosine(difference: Tensor, directions: Tensor, scale: float) -> Tensor:
-    """(tokens, features), (concepts, features) → (tokens, concepts)."""
-    norm, unit = difference.norm(dim=1, keepdim=True), directions.norm(dim=1, keepdim=True)
-    tiny = torch.finfo(torch.float64).tiny
-    cosine = (difference / norm.clamp_min(tiny)) @ (directions / unit.clamp_min(tiny)).T
-    return torch.where(norm > _NOTHING * scale, cosine.clamp(-1, 1), 0.0)
 
 
 def _features(reading: Reading, part: int, count: int) -> Tensor:

@@ -11,24 +11,29 @@ claimed is about the smoother with Σ fixed at the prompt.
 
 from __future__ import annotations
 
+import functools
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from certify import _validate
 from certify._random import normals
 from certify._records import Record
 from certify._text import shown
 from certify.adaptive.concepts import Concept
+from certify.adaptive.mention import Mention
 from certify.adaptive.policies import SMOOTHERS, smoothed
+from certify.adaptive.prompt import ConceptRemoval
 from certify.adaptive.token_noise import SigmaRule, TokenNoise
 from certify.defence.relevance import WordRelevance
-from certify.models.encoders import Layout, PipelineEncoder, Reading, Slot
+from certify.models.encoders import Layout, PipelineEncoder, Reading, Slot, Vocabulary
 from certify.noise import GaussianNoise
+from certify.support import Support, layer_norm_support, rms_norm_support
 
 __all__ = ["JointProblem", "PipelineOptions", "PipelineSmoother", "deployed_rows"]
 
@@ -69,6 +74,94 @@ class JointProblem(Record):
     owner: Tensor
 
     @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """What stands at every position of the prompt, for each lookup."""
+        return tuple(layout for reading in self.readings for layout in reading.layouts[0])
+
+    @functools.cached_property
+    def vocabularies(self) -> tuple[Vocabulary, ...]:
+        """The tokenizer of each lookup."""
+        return tuple(self.smoother.encoder.vocabulary(layout.encoder) for layout in self.layouts)
+
+    def reread(self, prompt: str) -> tuple[Reading, ...]:
+        """Another prompt, as the same calls of `encode_prompt` read it.
+
+        Raises:
+            ValueError: it looks up embeddings another number of times.
+        """
+        encoder = self.smoother.encoder
+        return tuple(encoder.read(reading.call.of([prompt])) for reading in self.readings)
+
+    def squared(self, part: int, position: int, ids: Sequence[int]) -> Tensor:
+        """‖e − y_i‖² / σ_i² of the embeddings of these ids at one position of a lookup: (ids,), float64, on the CPU."""
+        lookup = [lookup for reading in self.readings for lookup in reading.lookups][part]
+        weight: Any = lookup.module.weight
+        device = weight.device
+        wanted = torch.tensor(ids, dtype=torch.int64, device="cpu" if device.type == "meta" else device)
+        with torch.no_grad():
+            entries = [lookup.module(chunk).double().cpu() for chunk in wanted.split(8192) if len(chunk)]
+        if not entries:
+            return torch.zeros(0, dtype=torch.float64)
+        away = (torch.cat(entries) - lookup.embeddings[0, position].double().cpu()).square().sum(dim=1)
+        sigma = self.token_noise[part].sigma[position]
+        return away / sigma**2 if sigma > 0 else torch.where(away > 0, torch.inf, 0.0)
+
+    @functools.cached_property
+    def mention(self) -> Mention:
+        """Whether the prompt names what is to be suppressed (`certify.adaptive.mention`), in any encoder."""
+        best = dict.fromkeys((concept.name for concept in self.smoother.concepts), 0.0)
+        for score in self.smoother.relevance.scores([self.layouts])[0]:
+            known = score[~score.isnan().any(dim=1)]
+            for name, value in zip(best, known.amax(dim=0).tolist() if len(known) else [], strict=False):
+                best[name] = max(best[name], value)
+        least = self.smoother.thresholds
+        found = [Mention(name, value, t) for (name, value), t in zip(best.items(), least, strict=True)]
+        return max(found, key=lambda mention: mention.relevance - mention.threshold)
+
+    @functools.cached_property
+    def concept_removal(self) -> ConceptRemoval | None:
+        """How far apart the plain outputs of the prompt with and without its most relevant word are, squared, at the prompt's
+        own positions; None: without the word they have other shapes, or it is not found in the prompt's text.
+        """
+        scored = [
+            (noise.relevance[i] or 0.0, -part, -a, (a, b))
+            for part, (layout, noise) in enumerate(zip(self.layouts, self.token_noise, strict=True))
+            for a, b in layout.words
+            for i in range(a, b)
+            if noise.relevance[i] is not None
+        ]
+        if not scored:
+            return None
+        _, minus, _, span = max(scored)
+        layout, book, prompt = self.layouts[-minus], self.vocabularies[-minus], self.readings[0].call.prompts[0]
+        at, word = 0, ""
+        for a, b in layout.words:
+            word = book.text(layout.word((a, b))).strip()
+            place = prompt.lower().find(word.lower(), at)
+            if (a, b) == span:
+                if place < 0 or not word:
+                    return None
+                rest = f"{prompt[:place]}{prompt[place + len(word) :]}"
+                without = self._outputs(self.reread(" ".join(rest.split())))
+                whole = self._outputs(self.readings)
+                if without is None or whole is None or len(without) != len(whole):
+                    return None
+                return ConceptRemoval(float((whole - without).square().sum()), word, span[0])
+            at = place + len(word) if place >= 0 else at
+        return None
+
+    def _outputs(self, readings: Sequence[Reading]) -> Tensor | None:
+        """The plain outputs of these readings at this prompt's positions: (m,), float64; None: they have other shapes."""
+        parts = []
+        for own, reading in zip(self.readings, readings, strict=True):
+            for slot in own.frame.slots:
+                row, here = slot.rows(reading.tree, 1)[0], slot.rows(own.tree, 1)[0]
+                if row.shape != here.shape:
+                    return None
+                parts.append(row[_kept(own, slot, row.shape).to(row.device)].double().cpu())
+        return torch.cat(parts)
+
+    @property
     def copies(self) -> int:
         """Noisy copies of y behind one deployed encoding."""
         return self.smoother.n
@@ -101,6 +194,30 @@ class JointProblem(Record):
                     rows += slot.rows(tree, count)
         return found
 
+    @functools.cached_property
+    def support(self) -> Support | None:
+        """What the outputs lie between whatever their embeddings are: those that are what a LayerNorm or an RMSNorm gives (T3).
+
+        None: nothing is known of any. Where encoders have several norms, or none, it is a box alone.
+        """
+        parts: list[Tensor] = []
+        for reading in self.readings:
+            norms = self.smoother.encoder.final_norms(reading)
+            for slot, found in zip(reading.frame.slots, norms, strict=True):
+                row = slot.rows(reading.tree, 1)[0]
+                reach = torch.full((2, *row.shape), math.inf, dtype=torch.float64)
+                reach[0] *= -1
+                for box, module in zip(slot.boxes, found, strict=True):
+                    if box is None or module is None:
+                        continue
+                    known = _range_of(module, row.dtype)
+                    if known is not None:
+                        at = tuple(slice(a, min(b, s)) for (a, b), s in zip(box, row.shape, strict=True))
+                        reach[0][at], reach[1][at] = known.lower, known.upper
+                parts.append(reach[:, _kept(reading, slot, row.shape)])
+        lower, upper = torch.cat(parts, dim=1)
+        return Support(lower, upper) if bool(torch.isfinite(upper).any()) else None
+
     def f(self, z: Tensor) -> Tensor:
         """T(z): (b, d) → (b, m), all that the pipeline is given and does not mask."""
         rows = self.rows(z)
@@ -123,6 +240,9 @@ class JointProblem(Record):
 
 class PipelineSmoother:
     """The adaptive smoother for a pipeline with any text encoders.
+
+    `AdaptiveMedianSmoother` is that of one CLIP text encoder, whose token ids it assembles itself: removing a token from a
+    prompt, global relevance, levels over the vocabulary and noise that adapts all need that. This one has texts alone to go by.
 
     Args:
         encoder: the pipeline's text encoders.
@@ -227,6 +347,29 @@ class PipelineSmoother:
             found.append(TokenNoise(layout.tokens, layout.kinds, tuple(relevance), tuple(concept), sigma))
         return tuple(found)
 
+    @functools.cached_property
+    def thresholds(self) -> tuple[float, ...]:
+        """From which relevance on a prompt counts as one that names the concept, a number a concept (`adaptive.mention`)."""
+        found: list[float] = []
+        for index, concept in enumerate(self.concepts):
+            middles = []
+            for side in zip(*concept.pairs, strict=True):
+                rows: list[list[Layout]] = []
+                for start in range(0, len(side), self.batch_size):
+                    texts = list(side[start : start + self.batch_size])
+                    readings = [self.encoder.read(call.of(texts)) for call in self.relevance.calls]
+                    rows += [
+                        [x for part in parts for x in part]
+                        for parts in zip(*(r.layouts for r in readings), strict=True)
+                    ]
+                largest = []
+                for scores in self.relevance.scores(rows):
+                    known = torch.cat([score[:, index][~score[:, index].isnan()] for score in scores])
+                    largest.append(float(known.max()) if len(known) else 0.0)
+                middles.append(statistics.median(largest))
+            found.append(sum(middles) / 2)
+        return tuple(found)
+
     def problem(self, prompt: str, **call: Any) -> JointProblem:
         """A prompt as what a bound takes.
 
@@ -274,6 +417,9 @@ def deployed_rows(
 
     Prompts stand together as they stand in the pipeline's own call, n times. A prompt without any noise has the encoding that
     the pipeline itself computes.
+
+    `JointProblem.deployed` takes the same median of copies of *one* prompt that a statement has drawn. Here prompts of a call
+    are encoded together, since some pipelines pad to the longest and do not mask, and noise is drawn where there is some.
 
     Args:
         encoder: the pipeline's text encoders.
@@ -335,6 +481,19 @@ def _drawn(
             eta = normals((copies, len(where), y.shape[-1]), generator).cpu() * sigma[where, None]
             z[row :: len(noises), where.to(z.device)] = (y[row].cpu()[where].double() + eta).to(z)
     return z
+
+
+def _range_of(module: nn.Module, dtype: torch.dtype) -> Support | None:
+    """The support of a norm's output, as wide as its coarsest rounding asks for; None: it is none that is known."""
+    weight = getattr(module, "weight", None)
+    dtypes = [dtype, *([weight.dtype] if isinstance(weight, Tensor) else [])]
+    slack = 64 * max(torch.finfo(d).eps for d in dtypes)
+    try:
+        if isinstance(module, nn.LayerNorm):
+            return layer_norm_support(module, relative_slack=slack)
+        return rms_norm_support(module, relative_slack=slack)
+    except TypeError:
+        return None
 
 
 def _kept(reading: Reading, slot: Slot, shape: torch.Size) -> Tensor:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from certify.adaptive import AdaptiveMedianSmoother
 
-__all__ = ["images", "pair", "side_by_side", "to_pil"]
+__all__ = ["contact_sheet", "images", "pair", "side_by_side", "to_pil"]
 
 
 def images(
@@ -138,12 +138,16 @@ def side_by_side(
     guidance: float = 7.5,
 ) -> Image:
     """One image: undefended images above, defended ones below. Arguments as for `pair`; small images are enlarged."""
+    return contact_sheet(pair(pipe, adaptive, prompt, images=images, seed=seed, steps=steps, guidance=guidance))
+
+
+def contact_sheet(rows: Sequence[Sequence[Image]]) -> Image:
+    """Rows of images of one size as one image; small ones are enlarged."""
     from PIL import Image as Pillow
 
-    rows = pair(pipe, adaptive, prompt, images=images, seed=seed, steps=steps, guidance=guidance)
-    width, height = rows[0][0].size
+    images, (width, height) = len(rows[0]), rows[0][0].size
     scale, gap = max(1, 128 // width), 4
-    sheet = Pillow.new("RGB", (images * (width * scale + gap) + gap, 2 * (height * scale + gap) + gap), "white")
+    sheet = Pillow.new("RGB", (images * (width * scale + gap) + gap, len(rows) * (height * scale + gap) + gap), "white")
     for i, row in enumerate(rows):
         for j, image in enumerate(row):
             place = (gap + j * (width * scale + gap), gap + i * (height * scale + gap))

@@ -1,16 +1,18 @@
-"""Loading: a Stable Diffusion pipeline from the embedded model, a folder or the hub, and nothing pickled.
+"""Loading: a text-to-image pipeline from the embedded model, a folder or the hub, and nothing pickled.
 
-A pipeline folder is `model_index.json` and one folder a part. The index is read first, before any library is imported:
-it says which family the model is of and whether it brings code of its own. What is loaded: Stable Diffusion 1.x and 2.x
-text-to-image (one CLIP text encoder whose encoding alone conditions the U-Net), as safetensors, without remote code and
-without a safety checker.
+A pipeline folder is `model_index.json` and one folder a part. The index is read first: it says which class the pipeline is of
+and whether it brings code of its own. What is loaded: any text-to-image pipeline of diffusers that encodes prompts by
+`encode_prompt`, its parts of transformers and diffusers, as safetensors, without remote code and without a safety checker.
 
-Everything is brought to one dtype after loading: transformers keeps the dtype that a file has and diffusers does not, so
-half-precision files would otherwise give a text encoder and a U-Net that cannot talk to each other.
+Stable Diffusion 1.x and 2.x (one CLIP text encoder whose encoding alone conditions the U-Net) is known part by part, before any
+library is imported, and its text encoder can be had alone. It is brought to one dtype after loading: transformers keeps the
+dtype that a file has and diffusers does not, so half-precision files would otherwise give a text encoder and a U-Net that
+cannot talk to each other. Of other families the libraries choose parts that stay in float32 (T5's), and are left to it.
 """
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,9 +26,9 @@ from certify.models import weight_files
 from certify.models.quiet import quiet_libraries
 from certify.models.text import PromptEncoder
 from certify.models.text_encoder import overlay_text_encoder
-from certify.models.unet import overlay_unet
+from certify.models.unet import overlay_denoiser
 
-__all__ = ["load_pipeline", "load_text_encoder"]
+__all__ = ["CLIP_PIPELINES", "load_pipeline", "load_text_encoder", "pipeline_class"]
 
 _INDEX = "model_index.json"
 _EMBEDDED = Path(__file__).resolve().parents[1] / "world" / "pipeline"
@@ -47,23 +49,26 @@ _STEMS = {"text_encoder": "model", "unet": "diffusion_pytorch_model", "vae": "di
 _TEXT_PARTS = ("tokenizer", "text_encoder")
 _LIBRARIES = ("transformers", "diffusers", "stable_diffusion", None)
 
-# Why a family is not supported: the first word that occurs in the pipeline's class name decides.
-_NOT_YET = {
-    "StableDiffusionXL": "it has two text encoders and a pooled embedding that conditions the U-Net beside them, so the "
-    "input that a certificate speaks of would be another space",
-    "StableDiffusion3": "it has three text encoders, T5 among them, pooled embeddings and a transformer instead of a U-Net",
-    "Flux": "it has a T5 encoder, a pooled CLIP embedding and a transformer instead of a U-Net",
-    "Kandinsky": "it is conditioned on image embeddings from a prior, not on the text encoding alone",
-    "PixArt": "its text encoder is T5 and its denoiser a transformer",
-    "IF": "its text encoder is T5",
-    "Wuerstchen": "it has two text encoders and two denoising stages",
-    "StableCascade": "it has pooled embeddings and two denoising stages",
-    "AltDiffusion": "its text encoder is not CLIP",
-    "Inpaint": "its U-Net takes a mask and an image beside the text",
-    "Depth": "its U-Net takes a depth map beside the text",
-    "Upscale": "its U-Net takes an image beside the text",
+CLIP_PIPELINES = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline")
+"""Classes of pipelines with one CLIP text encoder: those that `certify.adaptive` knows."""
+
+# Why a pipeline is not loaded: the first word that occurs in its class name decides.
+_REFUSED = {
+    "Inpaint": "its denoiser takes a mask and an image beside the text",
+    "Img2Img": "it takes an image beside the text",
+    "ImageToImage": "it takes an image beside the text",
+    "ImageToVideo": "it takes an image beside the text",
+    "Pix2Pix": "it takes an image beside the text",
+    "Depth": "its denoiser takes a depth map beside the text",
+    "Upscale": "its denoiser takes an image beside the text",
+    "Control": "its denoiser takes an image beside the text",
     "Onnx": "its parts are ONNX sessions, not PyTorch modules",
     "Flax": "its parts are Flax modules, not PyTorch modules",
+    "Kandinsky3": "",
+    "Kandinsky5": "",
+    "Kandinsky": "it is conditioned on image embeddings from a prior, not on the text encoding alone",
+    "Wuerstchen": "it has two text encoders and two denoising stages",
+    "StableCascade": "it has pooled embeddings and two denoising stages",
 }
 
 
@@ -71,6 +76,7 @@ _NOT_YET = {
 def load_pipeline(
     source: str | Path | None = None,
     *,
+    weights: str | Path | Mapping[str, Tensor] | None = None,
     unet: str | Path | Mapping[str, Tensor] | None = None,
     text_encoder: str | Path | Mapping[str, Tensor] | None = None,
     device: str | torch.device | None = None,
@@ -80,15 +86,17 @@ def load_pipeline(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Any:
-    """A Stable Diffusion 1.x or 2.x pipeline, ready to run.
+    """A text-to-image pipeline, ready to run.
 
     Args:
         source: None: the embedded model; a folder; or a hub id such as "CompVis/stable-diffusion-v1-4".
-        unet: an unlearned U-Net to put on top of the base (`overlay_unet` says what it may be; `overlay_of(pipe)` what
-            was replaced).
+        weights: an unlearned denoiser, U-Net or transformer, to put on top of the base: a state dict, a folder, a LoRA
+            (`overlay_unet` says what it may be; `overlay_of(pipe)` what was replaced).
+        unet: the same, by the name that it has in Stable Diffusion.
         text_encoder: an unlearned text encoder to put on top of the base (`overlay_text_encoder`, `text_overlay_of`).
         device: where to; None: the CPU.
-        dtype: of every part, a torch dtype or its name; None: float32.
+        dtype: of every part, a torch dtype or its name; None: float32. Parts of other families than Stable Diffusion 1.x and
+            2.x that their library keeps in float32 stay so.
         revision: of a hub id: branch, tag or commit.
         variant: of the weight files, "fp16" for `*.fp16.safetensors`; None: the plain ones, and where a part of a folder has
             none of them, the only variant that it has. Of an overlay's folder, whatever variant is present is taken.
@@ -96,17 +104,27 @@ def load_pipeline(
         local_files_only: never reach for the hub: take what its cache has.
 
     Returns:
-        A `diffusers.StableDiffusionPipeline` with its own scheduler, in evaluation mode, without a safety checker.
+        A pipeline of the class that its index names (`diffusers.StableDiffusionPipeline`, `FluxPipeline`, …) with its own
+        scheduler, in evaluation mode, without a safety checker.
 
     Raises:
         FileNotFoundError: no such folder, a part of it is missing, or the hub does not have or does not give it.
-        ValueError: another family of models (SDXL, SD3, Flux, …), code in the folder, pickled weights only, or an
-            overlay that does not fit.
+        ValueError: no text-to-image pipeline of diffusers, code in the folder, pickled weights only, or an overlay that does
+            not fit.
+        TypeError: `weights` and `unet` are both given.
     """
+    if weights is not None and unet is not None:
+        raise TypeError("weights and unet are both given: must be one of them, they are the same")
+    put = unet if weights is None else weights
     target, place = _dtype(dtype), _validate.device("device", device or "cpu")
     folder = _resolve(source, revision, cache_dir, local_files_only)
     if folder is None:
         folder = _download_pipeline(str(source), revision, variant, cache_dir, local_files_only)
+    index = _check_index(folder / _INDEX, source, tuple(_PARTS))
+    if index["_class_name"] != "StableDiffusionPipeline":
+        pipe = _load_any(folder, source, index, variant, target)
+        _overlaid(pipe, put, text_encoder, variant)
+        return pipe.to(place)
     _check_folder(folder, source, tuple(_PARTS))
     with quiet_libraries():
         from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
@@ -126,12 +144,119 @@ def load_pipeline(
             )
         except OSError as error:
             raise _unreadable(source, folder, variant, error) from error
-        if unet is not None:
-            overlay_unet(pipe.unet, unet, variant=variant)
-        if text_encoder is not None:
-            overlay_text_encoder(pipe.text_encoder, text_encoder, variant=variant)
+        _overlaid(pipe, put, text_encoder, variant)
         pipe.to(device=place, dtype=target)
     return pipe
+
+
+def _overlaid(pipe: Any, weights: Any, text_encoder: Any, variant: str | None) -> None:
+    if weights is not None:
+        overlay_denoiser(pipe, weights, variant=variant)
+    if text_encoder is not None:
+        overlay_text_encoder(pipe.text_encoder, text_encoder, variant=variant)
+
+
+def _load_any(
+    folder: Path, source: str | Path | None, index: Mapping[str, Any], variant: str | None, dtype: torch.dtype
+) -> Any:
+    """A pipeline of any class, whose parts are loaded whole, one by one."""
+    with quiet_libraries():
+        import diffusers
+
+        cls = _pipeline_class(index["_class_name"], source)
+        parts: dict[str, Any] = {}
+        for name, (library, kind) in _components(index).items():
+            part = _part_class(library, kind)
+            if part is None or not hasattr(part, "from_pretrained"):
+                raise ValueError(
+                    f"source = {_name(source)}: {name} is a {library}.{kind}, which is not there; is it newer?"
+                )
+            if kind == "AutoModel" or (library == "transformers" and kind.startswith("Auto")):
+                raise ValueError(
+                    f"source = {_name(source)}: {name} is an {kind}, which may bring code of its own; must be a class by name"
+                )
+            inside = folder / name
+            if not inside.is_dir():
+                raise FileNotFoundError(f"source = {_name(source)}: {name} is missing; looked for {inside.absolute()}")
+            if isinstance(part, type) and issubclass(part, torch.nn.Module):
+                _check_weights(inside, name, source)
+                of_diffusers = issubclass(part, diffusers.ModelMixin)
+                stem = "diffusion_pytorch_model" if of_diffusers else "model"
+                how = {} if of_diffusers else {"dtype": dtype}
+                parts[name] = _load_part(part, folder, name, source, variant, stem, **how)
+                if of_diffusers and dtype != torch.float32:  # it loads into float32
+                    parts[name].to(dtype)
+        left_out = {name: None for name in ("safety_checker", "feature_extractor", "image_encoder") if name in index}
+        if "requires_safety_checker" in index:
+            left_out["requires_safety_checker"] = False  # type: ignore[assignment]
+        try:
+            return cls.from_pretrained(folder, **{**parts, **left_out}, local_files_only=True, trust_remote_code=False)
+        except OSError as error:
+            raise _unreadable(source, folder, variant, error) from error
+
+
+def _components(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Parts that are there, as (library, class); those that are never loaded are left out."""
+    left_out = ("safety_checker", "feature_extractor", "image_encoder")
+    return {
+        name: (str(entry[0]), str(entry[1]))
+        for name, entry in index.items()
+        if isinstance(entry, list) and len(entry) == 2 and None not in entry and name not in left_out
+    }
+
+
+def _part_class(library: str, name: str) -> Any:
+    """A class of transformers, of diffusers, or of one of diffusers' pipelines; None: there is none of the name."""
+    import diffusers
+    import transformers
+
+    own = {"transformers": transformers, "diffusers": diffusers}
+    return getattr(own.get(library) or getattr(diffusers.pipelines, library, None), name, None)
+
+
+def _pipeline_class(name: str, source: str | Path | None) -> Any:
+    """The class of a pipeline that encodes prompts and makes images of them alone.
+
+    Raises:
+        ValueError: diffusers has none of the name, or it is of another kind.
+    """
+    import diffusers
+
+    why = next((reason for word, reason in _REFUSED.items() if word in name), "")
+    cls = getattr(diffusers, name, None)
+    if not why and not (isinstance(cls, type) and issubclass(cls, diffusers.DiffusionPipeline)):
+        why = f"diffusers {diffusers.__version__} has no such pipeline"
+    elif not why and not hasattr(cls, "encode_prompt"):
+        why = "it has no encode_prompt, which is where noise enters"
+    if why:
+        raise ValueError(
+            f"source = {_name(source)}: is a {name}, which is not supported: {why}; must be a text-to-image pipeline with "
+            "encode_prompt"
+        )
+    return cls
+
+
+def pipeline_class(
+    source: str | Path | None,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> str:
+    """The name of the class that a pipeline's index says it is of. Nothing else is read.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_pipeline`.
+    """
+    folder = _resolve(source, revision, cache_dir, local_files_only)
+    if folder is not None:
+        return str(_index(folder / _INDEX, source)["_class_name"])
+    from huggingface_hub import hf_hub_download
+
+    path = hf_hub_download(
+        str(source), _INDEX, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
+    )
+    return str(_index(Path(path), source)["_class_name"])
 
 
 def load_text_encoder(
@@ -171,16 +296,35 @@ def load_text_encoder(
     return PromptEncoder(tokenizer, base)
 
 
-def _load_part(cls: Any, folder: Path, part: str, source: str | Path | None, variant: str | None) -> Any:
+def _load_part(
+    cls: Any,
+    folder: Path,
+    part: str,
+    source: str | Path | None,
+    variant: str | None,
+    stem: str | None = None,
+    **how: Any,
+) -> Any:
     """One part, whole. The libraries fill up what a file lacks with random numbers and merely log it."""
-    variant = _variant(folder / part, part, source, variant)
+    variant = _variant(folder / part, part, source, variant, stem or _STEMS[part])
     try:
         with torch.random.fork_rng(devices=[]):  # models are initialised before they are loaded
             model, report = cls.from_pretrained(
-                folder / part, variant=variant, use_safetensors=True, local_files_only=True, output_loading_info=True
+                folder / part,
+                variant=variant,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                **how,
             )
     except OSError as error:
         raise _unreadable(source, folder, variant, error) from error
+    except ValueError as error:
+        if "low_cpu_mem_usage" not in str(error):
+            raise
+        raise ValueError(
+            f"source = {_name(source)}: {part} is a {cls.__name__}, which diffusers loads with accelerate alone: install it"
+        ) from error
     for problem in ("missing_keys", "mismatched_keys"):
         if report[problem]:
             raise ValueError(
@@ -190,14 +334,15 @@ def _load_part(cls: Any, folder: Path, part: str, source: str | Path | None, var
     return model.eval()
 
 
-def _variant(folder: Path, part: str, source: str | Path | None, asked: str | None) -> str | None:
+def _variant(folder: Path, part: str, source: str | Path | None, asked: str | None, stem: str) -> str | None:
     """The variant of a part's weights to load: the requested one, the plain files, or the only one."""
-    there = weight_files.variants(folder, _STEMS[part])
+    there = weight_files.variants(folder, stem)
     if (asked or "") in there or not there:
         return asked
     if asked is None and len(there) == 1:
         return next(iter(there))
-    if "" in there and any(asked in weight_files.variants(folder.parent / p, _STEMS[p]) for p in _STEMS if p != part):
+    others = [p for p in folder.parent.iterdir() if p.is_dir() and p.name != part]
+    if "" in there and any(asked in weight_files.variants(p, s) for p in others for s in set(_STEMS.values())):
         return None  # a variant of other parts; this one is there as it is alone
     names = ", ".join(repr(name) for name in sorted(there) if name)
     plain = "the plain files (no variant)" if "" in there else ""
@@ -254,11 +399,11 @@ def _download_pipeline(
     source: str, revision: str | None, variant: str | None, cache_dir: str | Path | None, local_files_only: bool
 ) -> Path:
     with quiet_libraries():
-        from diffusers import StableDiffusionPipeline
+        from diffusers import DiffusionPipeline
     how: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only}
     without = dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder"))
     try:  # outside the quiet block: a download of gigabytes shows its progress
-        return Path(StableDiffusionPipeline.download(source, variant=variant, use_safetensors=True, **how, **without))
+        return Path(DiffusionPipeline.download(source, variant=variant, use_safetensors=True, **how, **without))
     except Exception as error:  # as above
         only = (
             _only_variant(source, revision) if _lacks_safetensors(error) and not (variant or local_files_only) else None
@@ -319,20 +464,30 @@ def _check_folder(folder: Path, source: str | Path | None, parts: Sequence[str])
         inside = folder / part
         if not inside.is_dir():
             raise FileNotFoundError(f"source = {_name(source)}: {part} is missing; looked for {inside.absolute()}")
-        if not _PARTS[part][1]:
-            continue
-        files = [f.name for f in inside.iterdir()]
-        if any(name.endswith(".safetensors") for name in files):
-            continue
-        if any(name.endswith(_PICKLED) for name in files):
-            raise ValueError(f"source = {_name(source)}: {_refusal(part)}")
-        raise FileNotFoundError(
-            f"source = {_name(source)}: no weights for {part}; looked for {(inside / '*.safetensors').absolute()} (a hub id "
-            "may have them as a variant alone: variant=, --variant fp16)"
-        )
+        if _PARTS[part][1]:
+            _check_weights(inside, part, source)
 
 
-def _check_index(path: Path, source: str | Path | None, parts: Sequence[str]) -> None:
+def _check_weights(inside: Path, part: str, source: str | Path | None) -> None:
+    files = [f.name for f in inside.iterdir()]
+    if any(name.endswith(".safetensors") for name in files):
+        return
+    if any(name.endswith(_PICKLED) for name in files):
+        raise ValueError(f"source = {_name(source)}: {_refusal(part)}")
+    raise FileNotFoundError(
+        f"source = {_name(source)}: no weights for {part}; looked for {(inside / '*.safetensors').absolute()} (a hub id "
+        "may have them as a variant alone: variant=, --variant fp16)"
+    )
+
+
+def _index(path: Path, source: str | Path | None) -> dict[str, Any]:
+    """What an index holds, which names a class.
+
+    Raises:
+        FileNotFoundError, ValueError: there is none, or it is damaged, or brings code of its own.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"source = {_name(source)}: is not a pipeline folder; looked for {path.absolute()}")
     try:
         index = _files.read_json(path)
     except ValueError as error:
@@ -340,20 +495,32 @@ def _check_index(path: Path, source: str | Path | None, parts: Sequence[str]) ->
     family = index.get("_class_name")
     if not isinstance(family, str):
         raise ValueError(
-            f"source = {_name(source)}: {_INDEX} names the pipeline {family!r}; must be 'StableDiffusionPipeline' "
-            "(a pipeline that brings its own code is refused)"
+            f"source = {_name(source)}: {_INDEX} names the pipeline {family!r}; must be a class of diffusers, such as "
+            "'StableDiffusionPipeline' (a pipeline that brings its own code is refused)"
         )
+    return index
+
+
+def _check_index(path: Path, source: str | Path | None, parts: Sequence[str]) -> dict[str, Any]:
+    """Refuses an index of which something cannot be loaded; `parts`: of a pipeline with one CLIP text encoder."""
+    index = _index(path, source)
+    family: str = index["_class_name"]
+    libraries: tuple[str | None, ...] = _LIBRARIES
     if family != "StableDiffusionPipeline":
-        why = next((reason for word, reason in _NOT_YET.items() if word in family), "its parts are others")
-        raise ValueError(
-            f"source = {_name(source)}: is a {family}, which is not supported yet: {why}; "
-            "must be a Stable Diffusion 1.x or 2.x text-to-image pipeline (StableDiffusionPipeline)"
-        )
+        with quiet_libraries():
+            _pipeline_class(family, source)
+            libraries = (*_LIBRARIES, *_own_packages())
+        if family not in CLIP_PIPELINES and tuple(parts) == _TEXT_PARTS:
+            raise ValueError(
+                f"source = {_name(source)}: is a {family}, of which the text encoder cannot be had alone; must be a Stable "
+                "Diffusion 1.x or 2.x pipeline. load_pipeline loads it whole, and certify.defend defends it"
+            )
+        parts = parts if tuple(parts) == _TEXT_PARTS else ()
     for part, entry in index.items():
         if part.startswith("_") or not isinstance(entry, list) or len(entry) != 2:
             continue
         library, name = entry
-        if not isinstance(library, str | None) or library not in _LIBRARIES:
+        if not isinstance(library, str | None) or library not in libraries:
             raise ValueError(
                 f"source = {_name(source)}: {part} comes from {library!r}, code outside transformers and diffusers, "
                 "which is never run; must come from one of these two"
@@ -361,6 +528,14 @@ def _check_index(path: Path, source: str | Path | None, parts: Sequence[str]) ->
         classes = _PARTS[part][0] if part in parts else ()
         if classes and name not in classes:
             raise ValueError(f"source = {_name(source)}: {part} is a {name}, must be a {' or '.join(classes)}")
+    return index
+
+
+def _own_packages() -> tuple[str, ...]:
+    """Packages of diffusers' pipelines, some of which have parts of their own."""
+    import diffusers
+
+    return tuple(module.name for module in pkgutil.iter_modules(diffusers.pipelines.__path__))
 
 
 def _name(source: str | Path | None) -> str:

@@ -194,7 +194,7 @@ class Part:
         if not own:
             what = ", ".join(f"{count} tensors of the {part}" for part, count in others.items())
             more = "; give it as text_encoder= (--text-encoder)" if "text encoder" in others else ""
-            more = "; give it as unet= (--unet)" if "U-Net" in others else more
+            more = "; give it as weights= (--weights)" if "U-Net" in others else more
             raise ValueError(
                 f"{self.name} = {label!r}: holds nothing of the {self.what[0]}, but {what or 'position numbers alone'}{more}"
             )

@@ -1,4 +1,4 @@
-"""Overlay: an unlearned U-Net put on top of a base pipeline.
+"""Overlay: an unlearned denoiser, U-Net or transformer, put on top of a base pipeline.
 
 Concept erasure changes the U-Net (all of it, or its cross-attention alone) and publishes a state dict. It is laid over
 the base's U-Net: every name must be one of its tensors' (in diffusers' or the original layout) and every shape must agree. A
@@ -9,6 +9,7 @@ its place.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from certify.models.overlay import Overlay, Part, overlay_on
 
-__all__ = ["overlay_of", "overlay_unet"]
+__all__ = ["denoiser_of", "overlay_denoiser", "overlay_of", "overlay_unet"]
 
 _PART = Part(
     name="unet",
@@ -25,11 +26,31 @@ _PART = Part(
     prefixes=("unet.", "diffusion_model.", "transformer."),
     joined=("lora_unet_", "lora_transformer_"),
 )
+_TRANSFORMER = replace(_PART, name="transformer", what=("transformer", "U-Net"))
+
+
+def denoiser_of(pipe: Any) -> nn.Module | None:
+    """The U-Net of a pipeline, or the transformer in its place; None: it has neither."""
+    parts = (getattr(pipe, name, None) for name in ("unet", "transformer"))
+    return next((part for part in parts if isinstance(part, nn.Module)), None)
 
 
 def overlay_of(pipe: Any) -> Overlay | None:
-    """The report of what `load_pipeline(unet=…)` laid over this pipeline's U-Net; None where it is the base's own."""
-    return overlay_on(pipe.unet)
+    """The report of what `load_pipeline(weights=…)` laid over this pipeline's denoiser; None where it is the base's own."""
+    denoiser = denoiser_of(pipe)
+    return None if denoiser is None else overlay_on(denoiser)
+
+
+def overlay_denoiser(pipe: Any, source: str | Path | Mapping[str, Tensor], *, variant: str | None = None) -> Overlay:
+    """Replaces weights of a pipeline's U-Net or transformer, in place: as `overlay_unet`.
+
+    Raises:
+        TypeError: it has neither.
+    """
+    denoiser = denoiser_of(pipe)
+    if denoiser is None:
+        raise TypeError(f"pipe is a {type(pipe).__name__} without .unet and .transformer: must have one for weights")
+    return (_PART if getattr(pipe, "unet", None) is denoiser else _TRANSFORMER).lay(denoiser, source, variant)
 
 
 def overlay_unet(unet: nn.Module, source: str | Path | Mapping[str, Tensor], *, variant: str | None = None) -> Overlay:

@@ -10,7 +10,7 @@ from typing import Any
 from certify._text import escaped
 from certify.bounds.indistinguishability import Indistinguishability
 from certify.certificate import Certificate, ClaimedCurve, words
-from certify.certificate.tokens import tokens_of
+from certify.certificate.tokens import Tokens, tokens_by_encoder, tokens_of
 from certify.certificate.words import PAGE
 from certify.plots.colours import opacity
 from certify.report._charts import Line, chart
@@ -100,8 +100,14 @@ def _smoothed(certificate: Certificate) -> str:
 
 def _tokens(certificate: Certificate) -> str:
     found = tokens_of(certificate)
-    if found is None:
-        return ""
+    if found is not None:
+        return section("The prompt, coloured by noise", _chips(found))
+    each = tokens_by_encoder(certificate)
+    shown = [f"<h3>{escaped(name)}</h3>{_chips(tokens)}" for name, tokens in each]
+    return section("The prompt in every text encoder, coloured by noise", "".join(shown)) if each else ""
+
+
+def _chips(found: Tokens) -> str:
     chips = []
     for token in tokens_shown(found, PAGE):
         below = "".join(f"<small>{said}</small>" for said in token.below)
@@ -115,7 +121,7 @@ def _tokens(certificate: Certificate) -> str:
         "colour, the more noise (on a logarithmic scale), and the larger the changes of that token."
         + (f" {hidden} padding positions carry no noise." if hidden else "")
     )
-    return section("The prompt, coloured by noise", f'<p class="tokens">{"".join(chips)}</p>{note(legend)}')
+    return f'<p class="tokens">{"".join(chips)}</p>{note(legend)}'
 
 
 def _section(found: Section) -> str:
@@ -185,7 +191,12 @@ def _check_certificate(certificate: Certificate, folder: str) -> str:
         command = f"certify check {shlex.quote(folder)}{hidden}"
         how = "With the files that this page was made from, and the model:"
     compared = ""
-    if "smoother" in record:
+    if "pipeline" in record:
+        compared = (
+            "It computes again, and compares, what this page says of tokens and their noise in every text encoder, of the "
+            "concept in the prompt and its removal, of how the radius is shared out, and of covered words and prompts. "
+        )
+    elif "smoother" in record:
         compared = (
             "It computes again, and compares, what this page says of tokens and their noise, of the concept in the prompt, of "
             "the concept-removal distances, and of covered tokens and covered attack prompts. It does not compare rates "

@@ -15,7 +15,7 @@ from certify.summaries.summary import Section, Summary, Table, summary
 __all__ = ["check_table", "curve_table", "sections"]
 
 _NAMED = 3  # tokens, attack prompts and reasons that are named where room is scarce
-_PREDICTIONS = ("noise prediction", "noise-prediction distance", "concept score")
+_PREDICTIONS = ("noise prediction", "velocity prediction", "noise-prediction distance", "concept score")
 
 
 @summary.register(Certificate)
@@ -131,6 +131,7 @@ def sections(certificate: Certificate, style: Style = PLAIN, *, brief: bool = Fa
     predicted = [*stated("predictions"), *words.without_defence(certificate, style)]
     found.append(Section("noise prediction and concept score", predicted))
     found += [_of_event(certificate, claim, style) for claim in of.get("event", ())]
+    found.append(_of_encoders(certificate, style))
     found.append(_of_coverage(certificate, style, brief))
     return [s for s in found if s.sentences or s.table]
 
@@ -158,6 +159,12 @@ def _of_event(certificate: Certificate, claim: Claim, style: Style) -> Section:
         notes = [words.observed(event, style), *notes]
     level = float(undefended["rate"]) if undefended else None
     return Section("attack success rate", said, table, notes, event, level)
+
+
+def _of_encoders(certificate: Certificate, style: Style) -> Section:
+    """How an attacker shares his radius out over text encoders (T16), and what it covers in words."""
+    about = certificate.provenance.get("pipeline") or {}
+    return Section("several text encoders", words.of_encoders(about, style))
 
 
 def _of_coverage(certificate: Certificate, style: Style, brief: bool) -> Section:

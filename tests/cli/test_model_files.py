@@ -63,7 +63,7 @@ def test_a_lora_is_applied_to_its_part_and_the_other_is_named(run: Any, both: Pa
 def test_what_was_laid_over_is_on_record_and_checked(run: Any, both: Path) -> None:
     code, out = run(*TEXT, "--text-encoder", str(both), "--out", "a")[:2]
     assert code == 0
-    assert "not applied: 3 tensors of the U-Net in it; --unet takes the same file" in said(out)
+    assert "not applied: 3 tensors of the U-Net in it; --weights takes the same file" in said(out)
     model = Certificate.load(Path("a")).provenance["model"]
     (overlay,) = model["overlays"].values()
     total = len(load_text_encoder().text_encoder.state_dict())
@@ -124,5 +124,5 @@ def test_a_unet_that_is_not_used_is_not_on_record(run: Any) -> None:
     Path("never-read.safetensors").touch()
     code, out = run(*TEXT, "--unet", "never-read.safetensors", "--out", "a")[:2]
     assert code == 0
-    assert "--unet is not used" in out
+    assert "--weights is not used" in out
     assert Certificate.load(Path("a")).provenance["source"]["unet"] is None

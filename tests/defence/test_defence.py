@@ -12,7 +12,7 @@ import torch
 import certify
 from certify.bounds.allocation import grid
 from certify.defence import PipelineSmoother
-from certify.defence.defence import allocation_over
+from certify.defence.certification import allocation_over
 from certify.defence.relevance import spelling
 from certify.models.encoders import PipelineEncoder, family_of
 from certify.models.encoders.words import Vocabulary
@@ -79,8 +79,8 @@ def test_the_negative_branch_is_the_pipelines_own() -> None:
     own: list[Any] = []
 
     def keep(number: int, call: Any, tree: Any) -> Any:
-        own.append(tree)
-        return tree
+        own.append(tree())
+        return own[-1]
 
     safe.encoder.intercepted(keep)(prompt=PROMPT, negative_prompt="a dog", generator=_generator(), **CALLS[XL])
     again = built(XL).encode_prompt(prompt=PROMPT, negative_prompt="a dog", num_images_per_prompt=1, device="cpu")

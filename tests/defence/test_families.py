@@ -15,7 +15,7 @@ import torch
 import certify
 from certify.adaptive.concepts import Concept
 from certify.defence import Defence
-from certify.defence.defence import ENCODING
+from certify.defence.certification import ENCODING
 from certify.models.encoders import FAMILIES as KNOWN
 from certify.models.encoders import PipelineEncoder
 from tests.defence.pipelines import CALLS, FAMILIES, built
@@ -169,8 +169,9 @@ def test_sdxls_empty_negative_stays_zeros_and_each_encoder_has_its_columns() -> 
     seen: list[Any] = []
 
     def answer(number: int, made: Any, own: Any) -> Any:
-        seen.append(own[1])
-        return own
+        made = own()
+        seen.append(made[1])
+        return made
 
     encoder.intercepted(answer)(prompt=PROMPT, generator=_generator(), **CALLS["StableDiffusionXLPipeline"])
     assert not seen[0].any()

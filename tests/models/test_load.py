@@ -200,23 +200,17 @@ BAD_SOURCES: dict[str, tuple[Callable[[Path, Path], Any], type[Exception], str]]
         lambda new, good: _file(new.with_suffix(".safetensors")), ValueError,
         r"is a file; must be a folder with model_index\.json or a hub id",
     ),
-    "SDXL": (
-        lambda new, good: save_index(new), ValueError,
-        r"is a StableDiffusionXLPipeline, which is not supported yet: it has two text encoders and a pooled embedding",
-    ),
-    "SD3": (lambda new, good: save_index(new, "StableDiffusion3Pipeline"), ValueError, r"not supported yet: .*T5"),
-    "Flux": (lambda new, good: save_index(new, "FluxPipeline"), ValueError, r"not supported yet: it has a T5 encoder"),
     "Kandinsky": (
         lambda new, good: save_index(new, "KandinskyV22Pipeline"), ValueError,
-        r"not supported yet: it is conditioned on image embeddings",
+        r"not supported: it is conditioned on image embeddings",
     ),
     "inpainting": (
         lambda new, good: save_index(new, "StableDiffusionInpaintPipeline"), ValueError,
-        r"not supported yet: its U-Net takes a mask",
+        r"not supported: its denoiser takes a mask",
     ),
     "something else": (
         lambda new, good: save_index(new, "DanceDiffusionPipeline"), ValueError,
-        r"is a DanceDiffusionPipeline, which is not supported yet",
+        r"is a DanceDiffusionPipeline, which is not supported: it has no encode_prompt",
     ),
     "remote code": (
         lambda new, good: save_index(new, ["pipeline.py", "MyPipeline"]), ValueError,  # type: ignore[arg-type]
@@ -271,7 +265,7 @@ class TestHub:
     @pytest.fixture
     def hub(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path | Exception], dict[str, Any]]:
         import huggingface_hub
-        from diffusers import StableDiffusionPipeline
+        from diffusers import DiffusionPipeline
 
         def install(answer: Path | Exception) -> dict[str, Any]:
             asked: dict[str, Any] = {}
@@ -284,7 +278,7 @@ class TestHub:
 
             monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
             monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-            monkeypatch.setattr(StableDiffusionPipeline, "download", fetch)
+            monkeypatch.setattr(DiffusionPipeline, "download", fetch)
             return asked
 
         return install
@@ -306,7 +300,7 @@ class TestHub:
         self, loader: Any, others: tuple[str, ...], pipeline_folder: Path, tmp_path: Path, monkeypatch: Any
     ) -> None:
         import huggingface_hub
-        from diffusers import StableDiffusionPipeline
+        from diffusers import DiffusionPipeline
 
         plain, only = tmp_path / "plain", tmp_path / "fp16"
         for folder in (plain, only):
@@ -326,7 +320,7 @@ class TestHub:
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a, **k: str(only / "model_index.json"))
         monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *a, **k: [*names, *others])
         monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-        monkeypatch.setattr(StableDiffusionPipeline, "download", download)
+        monkeypatch.setattr(DiffusionPipeline, "download", download)
         if others:
             with pytest.raises((ValueError, FileNotFoundError), match="variant"):
                 loader("someone/a-model")
@@ -345,10 +339,19 @@ class TestHub:
             loader("someone/a-model")
 
     @pytest.mark.parametrize("loader", [load_pipeline, load_text_encoder])
-    def test_sdxl_is_refused_before_its_weights_are_fetched(self, hub: Any, loader: Any, tmp_path: Path) -> None:
+    def test_what_is_refused_is_refused_before_its_weights_are_fetched(
+        self, hub: Any, loader: Any, tmp_path: Path
+    ) -> None:
+        hub(save_index(tmp_path, "StableDiffusionInpaintPipeline"))
+        with pytest.raises(ValueError, match="StableDiffusionInpaintPipeline, which is not supported"):
+            loader("someone/inpainting")
+
+    def test_the_text_encoder_alone_is_that_of_stable_diffusion(self, hub: Any, tmp_path: Path) -> None:
         hub(save_index(tmp_path))
-        with pytest.raises(ValueError, match="StableDiffusionXLPipeline, which is not supported yet"):
-            loader("someone/sdxl")
+        with pytest.raises(
+            ValueError, match="is a StableDiffusionXLPipeline, of which the text encoder cannot be had alone"
+        ):
+            load_text_encoder("someone/sdxl")
 
     def test_a_repository_without_safetensors(self) -> None:
         error = load._unreachable("a/b", OSError("Could not find the necessary `safetensors` weights in {...}"))

@@ -3,5 +3,17 @@
 from certify.models.encoders.families import FAMILIES, Family, family_of
 from certify.models.encoders.outputs import Slot
 from certify.models.encoders.pipeline import EncodeCall, Frame, Layout, PipelineEncoder, Reading
+from certify.models.encoders.words import Vocabulary
 
-__all__ = ["FAMILIES", "EncodeCall", "Family", "Frame", "Layout", "PipelineEncoder", "Reading", "Slot", "family_of"]
+__all__ = [
+    "FAMILIES",
+    "EncodeCall",
+    "Family",
+    "Frame",
+    "Layout",
+    "PipelineEncoder",
+    "Reading",
+    "Slot",
+    "Vocabulary",
+    "family_of",
+]

@@ -32,6 +32,7 @@ from certify.models.encoders.families import Family, family_of
 from certify.models.encoders.outputs import Slot, leaves
 from certify.models.encoders.words import Vocabulary
 from certify.models.fingerprint import fingerprint
+from certify.support import is_rms_norm
 
 __all__ = ["EncodeCall", "Frame", "Layout", "PipelineEncoder", "Reading"]
 
@@ -42,6 +43,9 @@ _PROBE = "a photo of a cat"
 _LONG = " ".join([_PROBE] * 9)
 _ROUNDING = 1e-5  # of the largest entry: what another batch size may change
 _MOST_LOOKUPS = 8
+
+
+Answer = Callable[[int, "EncodeCall", Callable[[], Any]], Any]
 
 
 class _Prompt(str):
@@ -69,6 +73,19 @@ class EncodeCall(Record):
         """The prompts, a row each."""
         value = self.arguments["prompt"]
         return [str(value)] if isinstance(value, str) else [str(text) for text in value]
+
+    def of(self, texts: Sequence[str]) -> EncodeCall:
+        """The same call for other prompts, for every encoder."""
+        given = {n: list(texts) for n, v in self.arguments.items() if _PROMPT.fullmatch(n) and v is not None}
+        without = {n: None for n in self.arguments if n.startswith("negative_")}
+        return EncodeCall({**self.arguments, **without, **given})
+
+    def same(self, other: EncodeCall) -> bool:
+        """Whether it has the arguments of another one; tensors and other objects must be the same ones."""
+        a, b = self.arguments, other.arguments
+        return a.keys() == b.keys() and all(
+            a[name] is b[name] or (_is_plain(a[name]) and _is_plain(b[name]) and a[name] == b[name]) for name in a
+        )
 
     @property
     def key(self) -> tuple[tuple[str, str], ...]:
@@ -206,9 +223,29 @@ class PipelineEncoder:
         return text_encoders(self.pipe)
 
     @property
+    def denoisers(self) -> list[nn.Module]:
+        """The parts that neither encode text nor images."""
+        encoders = self.encoders
+        return [
+            part
+            for name, part in self.pipe.components.items()
+            if isinstance(part, nn.Module) and name not in encoders and name not in _AROUND
+        ]
+
+    @property
     def family(self) -> Family:
         """What is known of the pipeline's class; a class that is not known is served by what is found here."""
         return family_of(type(self.pipe))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the first text encoder's token embeddings."""
+        return next(next(iter(self.encoders.values())).parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is; where it is offloaded to, "meta" or the CPU."""
+        return next(next(iter(self.encoders.values())).parameters()).device
 
     def fingerprint(self) -> str:
         """SHA-256 over the named tensors of all text encoders."""
@@ -240,11 +277,12 @@ class PipelineEncoder:
             twin.__dict__["scheduler"] = copy.deepcopy(scheduler)
         return twin
 
-    def intercepted(self, answer: Callable[[int, EncodeCall, Any], Any], *, quiet: bool = False) -> Callable[..., Any]:
+    def intercepted(self, answer: Answer, *, quiet: bool = False) -> Callable[..., Any]:
         """The pipeline's `__call__` on a twin, in which `encode_prompt` is answered where it is asked for the prompt.
 
         Args:
-            answer: (number of the call, call, what the pipeline's own `encode_prompt` returns) → what is returned instead.
+            answer: (number of the call, call, the pipeline's own `encode_prompt`, to be called without arguments) → what is
+                returned instead.
             quiet: without the pipeline's progress bars.
 
         Returns:
@@ -270,7 +308,7 @@ class PipelineEncoder:
                 return original(**given)
             call = EncodeCall(given)
             calls.append(call)
-            return answer(len(calls) - 1, call, original(**{k: _copied(v) for k, v in given.items()}))
+            return answer(len(calls) - 1, call, lambda: original(**{k: _copied(v) for k, v in given.items()}))
 
         rejected: list[Any] = []
 
@@ -298,21 +336,15 @@ class PipelineEncoder:
         """
         found: list[EncodeCall] = []
 
-        def answer(number: int, call: EncodeCall, own: Any) -> Any:
+        def answer(number: int, call: EncodeCall, own: Callable[[], Any]) -> Any:
             found.append(call)
-            return own
+            return own()
 
         arguments = {name: v for name, v in (options or {}).items() if "callback" not in name}
         if "generator" in inspect.signature(type(self.pipe).__call__).parameters:
             arguments["generator"] = torch.Generator().manual_seed(0)
         run = self.intercepted(answer, quiet=True)
-        encoders = self.encoders
-        others = [
-            part
-            for name, part in self.pipe.components.items()
-            if isinstance(part, nn.Module) and name not in encoders and name not in _AROUND
-        ]
-        own = threading.get_ident()
+        others, own = self.denoisers, threading.get_ident()
 
         def stop(module: nn.Module, args: Any) -> None:
             if threading.get_ident() == own:
@@ -482,6 +514,53 @@ class PipelineEncoder:
             boxes[found[0]] = tuple((0, _ENDLESS) for _ in rows[0].shape)
         return Slot(path, axis, tuple(boxes))
 
+    def final_norms(self, reading: Reading) -> list[list[nn.Module | None]]:
+        """For each slot, for each lookup, the norm layer whose output is what stands in the lookup's box; None: there is none.
+
+        Found by running the encoders with the reading's embeddings, plain and moved: every row of the box must be a row of what
+        the layer gave, or zero (padding). A last norm that something comes after, and layers before the last, have none.
+        """
+        parts = len(reading.lookups)
+        norms = [
+            m for e in self.encoders.values() for m in e.modules() if isinstance(m, nn.LayerNorm) or is_rms_norm(m)
+        ]
+        found: list[list[nn.Module | None]] = [[None] * parts for _ in reading.frame.slots]
+        source = torch.Generator().manual_seed(1)
+        for trial in range(2):
+            heard: dict[int, tuple[nn.Module, set[int], int]] = {}
+
+            def keep(module: nn.Module, args: Any, output: Any, heard: Any = heard) -> None:
+                if isinstance(output, Tensor) and output.ndim >= 2:
+                    rows = output.detach().flatten(0, -2)
+                    heard[id(module)] = (module, _rows(rows), rows.shape[-1])
+
+            y = [
+                e + trial * e.float().std().to(e) * torch.randn(e.shape, generator=source).to(e)
+                for e in (lookup.embeddings for lookup in reading.lookups)
+            ]
+            handles = [module.register_forward_hook(keep) for module in norms]
+            try:
+                tree, _ = self.run(reading.call, replacements=y)
+            finally:
+                for handle in handles:
+                    handle.remove()
+            for i, slot in enumerate(reading.frame.slots):
+                row = slot.rows(tree, len(reading.call.prompts))[0]
+                for part, box in enumerate(slot.boxes):
+                    if box is None or (trial and found[i][part] is None):
+                        continue
+                    inside = row[tuple(slice(a, min(b, s)) for (a, b), s in zip(box, row.shape, strict=True))]
+                    wanted = inside.reshape(-1, inside.shape[-1])
+                    fits = [
+                        module
+                        for module, rows, width in heard.values()
+                        if width == wanted.shape[1]
+                        and _rows(wanted, zeros=not isinstance(module, nn.LayerNorm)) <= rows
+                    ]
+                    before = found[i][part]
+                    found[i][part] = (fits[-1] if fits else None) if not trial else before if before in fits else None
+        return found
+
     def read(self, call: EncodeCall) -> Reading:
         """The prompts of a call: their embeddings, words and plain encodings."""
         frame = self.frame(call)
@@ -503,6 +582,12 @@ class PipelineEncoder:
 
 
 _ENDLESS = 2**62
+
+
+def _rows(rows: Tensor, *, zeros: bool = False) -> set[int]:
+    """Hashes of the rows of a matrix, to be compared; `zeros`: without those that are zero."""
+    kept = rows[rows.ne(0).any(dim=1)] if zeros else rows
+    return {hash(row.tobytes()) for row in kept.double().cpu().numpy()}
 
 
 def _named(pipeline: type) -> inspect.Signature:
@@ -528,6 +613,12 @@ def _is_negative(value: Any, rejected: Sequence[Any]) -> bool:
     lists = [[entry] if isinstance(entry, str) else entry for entry in rejected]
     named = [text for entry in lists if isinstance(entry, (list, tuple)) for text in entry]
     return all(text in ("", *named) for text in texts)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return isinstance(value, (str, int, float, bool, torch.device, torch.dtype, type(None)))
 
 
 def _plain(value: Any) -> Any:
