@@ -67,8 +67,10 @@ class StoppedCount(Counts):
         least = max(self.allowed * UP, 1e-300)
         # A rate on one side of p₀ is no evidence for the other: M ≤ 1.
         low, high = successes < self.allowed * n, successes > least * n
-        yes[low] = log_evidence_below(successes[low], n[low], self.allowed) >= enough_evidence(n[low], self.alpha)
-        no[high] = log_evidence_above(successes[high], n[high], least) >= enough_evidence(n[high], self.alpha)
+        if low.any():  # and p₀ > 0
+            yes[low] = log_evidence_below(successes[low], n[low], self.allowed) >= enough_evidence(n[low], self.alpha)
+        if high.any():  # and p₀ < 1
+            no[high] = log_evidence_above(successes[high], n[high], least) >= enough_evidence(n[high], self.alpha)
         decisive = np.flatnonzero(yes | no)
         if len(decisive):
             first = int(decisive[0])
