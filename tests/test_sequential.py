@@ -23,6 +23,7 @@ from certify.cli import terminal
 from certify.confidence import anytime_limit, clopper_pearson, log_evidence_above, log_evidence_below, looks
 from certify.montecarlo.processes import Processes
 from certify.statements.decide import decide_event, decide_mse, decide_statistic
+from certify.statements.stopping import StoppedCount
 
 Y = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)
 NOISE = GaussianNoise(0.5)
@@ -536,3 +537,11 @@ def test_several_values_say_no_or_nothing_and_leave_it_to_t5():
         assert (several.theorem, several.n, several.successes) == ("T5", one.n, one.successes)
     with pytest.raises(ValueError, match="repeats = 0: must be a whole number >= 1"):
         decide_event(by_chance, torch.zeros(1), NOISE, target=0.3, rho=0.25, repeats=0)
+
+
+def test_where_no_probability_is_allowed_the_first_event_decides():
+    seen = StoppedCount(0.0, 0.05)
+    seen.update(torch.zeros(100, dtype=torch.float64))
+    assert (seen.decided, seen.count) == ("undecided", 100)
+    seen.update(torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64))
+    assert (seen.decided, seen.count) == ("no", 102)
