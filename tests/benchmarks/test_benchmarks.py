@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import floor, side, subjects
+from benchmarks import floor, levels, rates, side, subjects
 from benchmarks.measure import Timing, in_turns, peak_memory
-from certify import GaussianNoise, mse_bound, percentile_bounds
+from certify import GaussianNoise, event_bound, mse_bound, percentile_bounds
 from certify.bounds.classification import class_radius, other_limit
 from tests.subjects import outputs_of
 
@@ -102,3 +102,29 @@ def test_sequential_tests_decide_what_is_plain_and_not_what_is_even():
 def test_decisions_take_hardly_more_draws_than_the_sharpest_published_test():
     for p0, p, mine, least, _ in itertools.islice(side.decisions(quick=True), 6):
         assert mine <= 1.1 * least, (p0, p)
+
+
+def test_a_run_that_was_stopped_gives_what_its_draws_give(tmp_path):
+    """After the last draw that is the bound of the whole run."""
+
+    def event(z, generator):
+        return torch.rand(len(z), generator=generator) < torch.where(z.mean(dim=(1, 2)) > 0, 0.13, 0.09)
+
+    keep = tmp_path / "K13-rho0.25-n3000"
+    e = event_bound(event, torch.zeros(1), 1.0, rho=0.25, replicas=13, repeats=None, n=3000, checkpoint=keep)
+    assert e.theorem == "T14"
+    line = rates.drawn(13, 0.25, 3000, tmp_path).split(" | ")
+    assert line[2:4] == [f"{e.n * e.repeats:,}", f"{e.n:,} × {e.repeats}"]
+    assert line[6] == f"{e.value:.3f}"
+    hits = rates.Hits(tmp_path / "hits.jsonl")
+    for _ in range(2):  # the same block twice
+        hits.add(torch.zeros(4), torch.tensor([True, False, False, False]))
+    hits.add(torch.ones(4), torch.tensor([False, False]))
+    assert rates.Hits(tmp_path / "hits.jsonl").rate == hits.rate == 1 / 6
+
+
+def test_a_made_up_vocabulary_has_its_size_and_whole_words(tmp_path):
+    named = levels.tokenizer(3000, tmp_path)
+    assert len(named) == 3000
+    for word in ("ab", "zz", "abc"):
+        assert len(named(word, add_special_tokens=False)["input_ids"]) == 1
