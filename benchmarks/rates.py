@@ -126,9 +126,8 @@ def drawn(replicas: int, rho: float, images: int, keep: Path) -> str:
     """The line of as many whole blocks as a run that was stopped had drawn: stopped by the clock, not by what it saw."""
     name = _name(replicas, rho, images)
     early = _kept(keep / name, "pilot")
-    late = np.concatenate(
-        [_kept(folder, "bounding") for folder in (keep / name, *sorted(keep.glob(f"{name}-seed*[0-9]")))]
-    )
+    more = [folder for folder in sorted(keep.glob(f"{name}-seed*[0-9]")) if any(folder.glob("bounding-*"))]
+    late = np.concatenate([_kept(folder, "bounding") for folder in (keep / name, *more)])
     n, j = late.shape
     pilot = Pilot(Polynomials(j), early[:, : early.shape[1] // j * j].reshape(-1, j))
     how: dict[str, Any] = {"rho": rho, "replicas": replicas, "alpha": ALPHA, "hits": True, "curve": False}
