@@ -88,8 +88,9 @@ def chart(
     if beside is not None:
         other = [(at_x(x), at_y(y)) for x, y in beside.points if low <= y <= high]
         parts.append(f'<polyline class="beside" points="{path(other)}"/>')
-        x, y = other[len(other) // 2]
-        parts.append(text(x + 8, y + 12, beside.name, "start", ' class="level-text"'))
+        parts.append(
+            text(_WIDE - _RIGHT, other[len(other) // 2][1] + 18, beside.name, "end", ' class="level-text"')
+        )  # below it
     known = [(at_x(x), at_y(y)) for x, y in line.points if not log or y > 0]
     parts.append(f'<polyline class="curve{" dashed" if line.dashed else ""}" points="{path(known)}"/>')
     if line.dots:
