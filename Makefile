@@ -9,7 +9,7 @@ CONCEPT ?= circle
 
 READY := $(VENV)/.ready
 
-.PHONY: help certify test test-slow trust lint circles golden docs notebooks benchmarks tables world-gates clean
+.PHONY: help certify app test test-slow trust lint circles golden docs notebooks benchmarks tables world-gates clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -17,6 +17,9 @@ help: ## what there is
 
 certify: $(READY) ## set up if need be, then certify one prompt of the embedded model
 	$(VENV)/bin/certify prompt "$(PROMPT)" --concept "$(CONCEPT)"
+
+app: $(VENV)/.app ## set up if need be, then open the interactive page
+	$(VENV)/bin/certify app
 
 test: $(READY) ## set up if need be, then run the tests
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto -m "not slow"
@@ -63,4 +66,8 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' constraints.txt)"
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+$(VENV)/.app: $(READY)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[app]"
 	touch $@

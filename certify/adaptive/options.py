@@ -53,6 +53,7 @@ class CertifyOptions(TypedDict, total=False):
     memory: int | None
     model: ModelRecord | None
     provenance: Mapping[str, Any] | None
+    watch: Callable[[str, Callable[..., Any]], Callable[..., Any]] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,8 @@ class PromptOptions(Record):
         model: which weights these are, where the caller knows that they have not changed since; None: computed here.
         provenance: more to put on record, as JSON values ("source": where the model is from). What was run is there anyway,
             and no name of an option or of a part of the record may be given here.
+        watch: is handed every function that is drawn, by its name in claims, and returns what is drawn in its place: a function
+            that returns the same values and looks at them; None: nobody looks.
 
     Raises:
         TypeError, ValueError: a value is of another kind, or out of range.
@@ -122,6 +125,7 @@ class PromptOptions(Record):
     memory: int | None = None
     model: ModelRecord | None = None
     provenance: Mapping[str, Any] | None = None
+    watch: Callable[[str, Callable[..., Any]], Callable[..., Any]] | None = None
 
     @classmethod
     def of(cls, options: CertifyOptions) -> PromptOptions:

@@ -121,11 +121,11 @@ class Planned(ABC):
     ) -> list[Any]:
         """Draws, and answers each statement with failure probability `share`. `drawing`: checkpoint and progress."""
 
-    def _function(self, materials: Materials) -> Callable[..., Any]:
+    def _function(self, materials: Materials, options: PromptOptions) -> Callable[..., Any]:
         f = materials.function(self.function)
         if f is None:
             raise RuntimeError(f"{self.function}: was planned, and something that it needs is not there")
-        return f
+        return f if options.watch is None else options.watch(self.function, f)
 
     def _about(self, materials: Materials, options: PromptOptions, drawing: Mapping[str, Any]) -> dict[str, Any]:
         return {"function": self.function, "seed": options.seed, "policy": materials.prompt.adaptive.policy, **drawing}
@@ -150,7 +150,7 @@ class Ideal(Planned):
     def answers(
         self, materials: Materials, options: PromptOptions, share: float, drawing: Mapping[str, Any]
     ) -> list[Any]:
-        f, problem = self._function(materials), materials.prompt.problem()
+        f, problem = self._function(materials, options), materials.prompt.problem()
         asked = [question(share) for question in self.questions]
         settings = {"n": self.n, "memory": options.memory, **self.settings, **self._about(materials, options, drawing)}
         return ask(f, problem.y, problem.noise, asked, **settings)
@@ -163,7 +163,7 @@ class Statistic(Planned):
     def answers(
         self, materials: Materials, options: PromptOptions, share: float, drawing: Mapping[str, Any]
     ) -> list[Any]:
-        f, d = self._function(materials), materials.deployment
+        f, d = self._function(materials, options), materials.deployment
         asked: dict[str, Any] = {"rho": options.rho_deployed, "q": options.q, "replicas": d.copies, "batch_size": 64}
         asked |= {"n": self.n, "alpha": share}
         return [statistic_bound(f, d.y, d.noise, **asked, **self._about(materials, options, drawing))]
@@ -177,7 +177,7 @@ class Event(Planned):
     def answers(
         self, materials: Materials, options: PromptOptions, share: float, drawing: Mapping[str, Any]
     ) -> list[Any]:
-        f, d = self._function(materials), materials.deployment
+        f, d = self._function(materials, options), materials.deployment
         asked: dict[str, Any] = {"rho": options.rho_deployed, "replicas": d.copies, "n": self.n, "alpha": share}
         asked["repeats"] = None
         return [event_bound(f, d.y, d.noise, **asked, **self._about(materials, options, drawing))]

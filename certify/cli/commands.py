@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from certify import _files
 from certify.cli import terminal
+from certify.cli.app import app as page
 from certify.cli.bounds import curve, decide, plan, radius
 from certify.cli.certificates import check, plot, report
 from certify.cli.classifiers import classify
@@ -49,6 +50,7 @@ for command in (
     generate,
     concepts,
     schema,
+    page,
 ):
     app.command(cls=Command)(for_scripts(command))
 

@@ -41,10 +41,10 @@ def chart(
         log: whether the vertical axis is logarithmic.
         top: see `y_label`.
         level: a value to compare with, and what it is.
-        beside: another line to compare with, within the axes of the first.
+        beside: another line to compare with.
     """
     xs = [x for x, _ in line.points]
-    ys = [y for _, y in line.points] + ([level[0]] if level else [])
+    ys = [y for _, y in [*line.points, *(beside.points if beside else ())]] + ([level[0]] if level else [])
     if log:
         ys = [y for y in ys if y > 0]
     if not xs or not ys:
@@ -86,7 +86,7 @@ def chart(
         return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
     if beside is not None:
-        other = [(at_x(x), at_y(y)) for x, y in beside.points if low <= y <= high]
+        other = [(at_x(x), at_y(y)) for x, y in beside.points if low <= y <= high and (not log or y > 0)]
         parts.append(f'<polyline class="beside" points="{path(other)}"/>')
         parts.append(
             text(_WIDE - _RIGHT, other[len(other) // 2][1] + 18, beside.name, "end", ' class="level-text"')

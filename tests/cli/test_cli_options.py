@@ -42,6 +42,7 @@ NEEDED = {
     "generate": ("text",),
     "concepts": (),
     "schema": ("name",),
+    "app": (),
 }
 RIGHT = {
     "text": PROMPT,
@@ -72,6 +73,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "--together": COUNT,
     "--statistics": SEED,
     "--images": SEED,
+    "--port": ("-1", "65536", "1" + 20 * "0"),
     "--steps": ("0", "-5"),
     "--limit": COUNT,
     "--pairs": COUNT,
