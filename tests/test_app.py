@@ -28,8 +28,8 @@ ASKED = Asked(
     replicas=3,
     rho=1.0,
     rho_deployed=0.25,
-    n=600,
-    images=70,
+    n=400,
+    images=12,
     alpha=1e-3,
     seed=0,
 )
@@ -81,7 +81,7 @@ def test_what_is_out_of_range_is_named_as_on_the_page(field, value, message):
 
 
 def test_whole_numbers_of_a_page_are_floats():
-    assert Asked.of({**vars(ASKED), "n": 600.0, "seed": 0.0}) == ASKED
+    assert Asked.of({**vars(ASKED), "n": 400.0, "seed": 0.0}) == ASKED
 
 
 # What is shown before the end
@@ -97,14 +97,14 @@ def test_a_run_shows_one_thing_after_the_other_and_then_the_certificate(ended):
     assert set(last.files) == {"certificate", "page", "curve", "rate"}
     assert [look.n for look in last.looks] == [250]
     assert last.count is not None
-    assert last.count.n == 70
+    assert last.count.n == 12
     assert [len(row) for row in last.pairs] == [2, 2]
 
 
 def test_looking_changes_nothing_in_the_certificate(model, ended):
     """Byte for byte that of the command line's call, which shows nothing before the end."""
     adaptive = model.smoother(ASKED)
-    own = {"rho": 1.0, "rho_deployed": 0.25, "n": 600, "alpha": 1e-3, "seed": 0, "statistics": 0, "images": 70}
+    own = {"rho": 1.0, "rho_deployed": 0.25, "n": 400, "alpha": 1e-3, "seed": 0, "statistics": 0, "images": 12}
     plain = adaptive.certify(PROMPT, **own, pipe=model.pipe, detector="judge:circle", **SAMPLER)
     shown = ended[1][-1].certificate
     assert [c.to_dict() for c in shown.claims] == [c.to_dict() for c in plain.claims]
@@ -115,7 +115,7 @@ def test_images_are_counted_as_the_certificate_counts_them(ended):
     last = ended[1][-1]
     (event,) = [c for c in last.certificate.claims if c.quantity == "event"]
     assert last.certificate.event(event).replicas == 3
-    assert last.count.limit == anytime_limit(last.count.successes, 70, 5e-4)
+    assert last.count.limit == anytime_limit(last.count.successes, 12, 5e-4)
     assert last.count.values[0] == pytest.approx(last.count.limit)
     assert all(np.diff(last.count.values) >= 0)
 
@@ -169,7 +169,7 @@ def test_a_block_that_is_evaluated_again_is_counted_once(model):
 
 
 def test_two_runs_at_once_are_as_each_alone(model, ended):
-    other = replace(ASKED, prompt="a photo of a blue star", concept="star", seed=3, n=400, images=0)
+    other = replace(ASKED, prompt="a photo of a blue star", concept="star", seed=3, n=300, images=0)
     alone = Run(model, other).start().wait().certificate
     both = [Run(model, ASKED).start(), Run(model, other).start()]
     first, second = (run.wait().certificate for run in both)

@@ -102,13 +102,14 @@ def _certify_tab(
                 go = gr.Button("Certify", variant="primary", elem_id="go")
                 halt = gr.Button("Stop", interactive=False, elem_id="stop")
         with gr.Column(scale=2, min_width=320):
-            said = gr.HTML(elem_id="status")
-            shown = {name: gr.HTML(elem_id=name) for name in ("claim", "tokens", "images", "live", "details")}
+            said = gr.HTML(elem_id="status", padding=False)
+            shown = {"claim": gr.HTML(elem_id="claim", padding=False)}
             with gr.Row():
                 files = {
                     name: gr.DownloadButton(label, visible=False, elem_id=f"file-{name}", size="sm")
                     for name, label in _FILES.items()
                 }
+            shown |= {name: gr.HTML(elem_id=name, padding=False) for name in ("tokens", "images", "live", "details")}
     names = list(fields)
     outputs = [go, halt, said, *shown.values(), *files.values()]
 
@@ -157,7 +158,7 @@ def _open_tab(tab: gr.Tab, folder: Path) -> None:
                 info="Certificates and runs.",
             )
             given = gr.File(
-                label="Or your own: the files of a certificate or a run, or a .zip",
+                label="Or files of yours, or a .zip",
                 file_count="multiple",
                 file_types=[".json", ".jsonl", ".safetensors", ".zip"],
                 elem_id="given",
@@ -242,7 +243,7 @@ def _compare_tab(
 
 def _subject(concepts: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "prompt": gr.Textbox(label="Prompt", value=defaults["prompt"], lines=1, max_lines=3, autofocus=True),
+        "prompt": gr.Textbox(label="Prompt", value=defaults["prompt"], lines=1, max_lines=3),
         "concept": gr.Dropdown(list(concepts), value=defaults["concept"], label="Concept to suppress"),
     }
 

@@ -205,6 +205,7 @@ class Run:
         asked, model = self.asked, self.model
         self._show(stage="reading the prompt")
         prompt = model.smoother(asked).prepare(asked.prompt)
+        _ = prompt.mention, prompt.concept_removal  # the page shows both: now, while the model is this run's
         self._show(prompt=prompt, stage="generating images")
         self._tick(0, 0)
         how: dict[str, Any] = {"seed": asked.seed, **model.sampler}

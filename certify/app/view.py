@@ -53,10 +53,15 @@ color:var(--ink);font-size:1rem;line-height:1.5;overflow-wrap:anywhere}
 .certify .dot{fill:var(--blue)}.certify .level{stroke:var(--orange);stroke-width:1.4;stroke-dasharray:6 4}
 .certify svg .level-text{fill:var(--orange)}
 .certify .scroll{overflow-x:auto}
-.certify table{border-collapse:collapse;font-size:.92rem;font-variant-numeric:tabular-nums;border:0;margin:.3rem 0}
+.certify table{border-collapse:collapse;font-size:.92rem;font-variant-numeric:tabular-nums;border:0!important;margin:.3rem 0;
+overflow-wrap:break-word}
+.certify tr,.certify thead,.certify tbody{border:0!important;background:none!important}
 .certify th{color:var(--soft);font-weight:600;text-align:left;vertical-align:bottom}
-.certify th,.certify td{padding:.3rem .9rem .3rem 0;border:0;border-bottom:1px solid var(--line);background:none}
-.certify td{vertical-align:top}.certify th.num,.certify td.num{text-align:right;white-space:nowrap}
+.certify th,.certify td{padding:.3rem .9rem .3rem 0!important;border:0!important;
+border-bottom:1px solid var(--line)!important;background:none!important}
+.certify td{vertical-align:top}.certify td,.certify th{overflow-wrap:break-word}.certify td *{overflow-wrap:inherit}
+.certify th.num,.certify td.num{text-align:right;white-space:nowrap}
+.certify .side td:first-child{min-width:7.5rem}.certify .side td.num{white-space:normal}
 .certify code{font-family:ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace;font-size:.92em}
 .certify iframe{width:100%;height:80vh;border:1px solid var(--line);border-radius:8px;background:var(--paper)}
 @media (max-width:36rem){.certify .pairs{grid-template-columns:repeat(2,minmax(0,1fr))}.certify svg text{font-size:15px}
@@ -240,19 +245,21 @@ def comparison(names: Sequence[str], runs: Sequence[Snapshot]) -> str:
             at = "" if c.quantity == "radius" else f", ρ = {shown(c.rho, 'exact')}"
             rows.setdefault(f"{words.named(c, PAGE)}{at}", ["–"] * len(runs))[place] = words.value(c, PAGE)
     rows["failure probability α"] = [failure(c.alpha) for c in certificates]
-    cells = table(("claim", *map(escaped, names)), [[name, *values] for name, values in rows.items()])
+    letters = [name.partition(":")[0] for name in names]
+    rows = {"setting": [escaped(name.partition(": ")[2]) for name in names], **rows}
+    cells = f'<div class="side">{table(("", *map(escaped, letters)), [[name, *values] for name, values in rows.items()])}</div>'
     curves = [c.curve for c in certificates]
     drawn = ""
     if all(curve is not None for curve in curves):
         lines = [
-            Line([(r, v) for r, v in zip(curve.rhos, curve.values, strict=True) if math.isfinite(v)], name=name)
-            for curve, name in zip(curves, names, strict=True)
+            Line([(r, v) for r, v in zip(curve.rhos, curve.values, strict=True) if math.isfinite(v)], name=letter)
+            for curve, letter in zip(curves, letters, strict=True)
             if curve is not None
         ]
         if all(line.points for line in lines):
             first, other = lines
             drawn = f"<figure>{_curve(Line(first.points, dots=True), None, other)}</figure>" + note(
-                f"Solid, with dots: {escaped(names[0])}. Dashed: {escaped(names[1])}."
+                f"Solid, with dots: {escaped(letters[0])}. Dashed: {escaped(letters[1])}."
             )
     said = note(
         "Each certificate holds by itself with its own confidence; both at once with the sum of their failure probabilities. "

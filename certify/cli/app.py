@@ -24,8 +24,8 @@ def app(
     browser: Annotated[bool, option("Open the page in a browser.", None, "--browser/--no-browser")] = True,
     rho: Annotated[float, option("Radius for ideal smoothed values, at first.", _validate.positive)] = 1.0,
     rho_deployed: Annotated[float, option("Radius for what is deployed, at first.", _validate.positive)] = 0.25,
-    n: Annotated[int, option("Draws of the encoding, at first.", checks.count(), "--n")] = 2_000,
-    images: Annotated[int, option("Images for the attack success rate, at first.", checks.count(0))] = 200,
+    n: Annotated[int, option("Draws of the encoding, at first.", checks.count(), "--n")] = 1_000,
+    images: Annotated[int, option("Images for the attack success rate, at first.", checks.count(0))] = 64,
     detector: Detector = None,
     alpha: Alpha = 1e-3,
 ) -> None:
