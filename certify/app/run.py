@@ -171,16 +171,16 @@ class Run:
 
     # In the thread
 
-    def _show(self, **what: Any) -> None:
+    def _show(self, now: Snapshot) -> None:
         with self._changed:
-            self._snapshot = replace(self._snapshot, **what)
+            self._snapshot = now
             self._version += 1
             self._changed.notify_all()
 
     def _tick(self, done: int, total: int) -> None:
         if self._stop.is_set():
             raise Stopped
-        self._show(done=done, total=total)
+        self._show(replace(self._snapshot, done=done, total=total))
         self.model.yield_turn()
         if self._stop.is_set():
             raise Stopped
@@ -190,35 +190,35 @@ class Run:
             with self.model.turn():
                 self._certify()
         except Stopped:
-            self._show(stage="Stopped: nothing is claimed.", ended=True)
+            self._show(replace(self._snapshot, stage="Stopped: nothing is claimed.", ended=True))
         except (ValueError, TypeError, OSError, MemoryError) as error:
             said = _files.printable(str(error)) or "there is not enough memory"
-            self._show(stage="Nothing is claimed.", error=said, ended=True)
+            self._show(replace(self._snapshot, stage="Nothing is claimed.", error=said, ended=True))
         except Exception as error:
             _LOG.exception("a run of the page failed")
             said = f"a fault of this program, which the terminal describes: {type(error).__name__}"
-            self._show(stage="Nothing is claimed.", error=said, ended=True)
+            self._show(replace(self._snapshot, stage="Nothing is claimed.", error=said, ended=True))
 
     def _certify(self) -> None:
         from certify.images.generation import pair
 
         asked, model = self.asked, self.model
-        self._show(stage="reading the prompt")
+        self._show(replace(self._snapshot, stage="reading the prompt"))
         prompt = model.smoother(asked).prepare(asked.prompt)
         _ = prompt.mention, prompt.concept_removal  # the page shows both: now, while the model is this run's
-        self._show(prompt=prompt, stage="generating images")
+        self._show(replace(self._snapshot, prompt=prompt, stage="generating images"))
         self._tick(0, 0)
         how: dict[str, Any] = {"seed": asked.seed, **model.sampler}
         rows = pair(model.pipe, prompt.adaptive, asked.prompt, images=PAIRS, **how)
         undefended, defended = (tuple(_png(image) for image in row) for row in rows)
-        self._show(pairs=(undefended, defended), stage="drawing encodings")
+        self._show(replace(self._snapshot, pairs=(undefended, defended), stage="drawing encodings"))
         detector = model.detector_of(asked.concept) if asked.images else None
         event = None if detector is None else event_name(detector)
-        live = Live(prompt, asked, event, lambda count: self._show(count=count))
+        live = Live(prompt, asked, event, lambda count: self._show(replace(self._snapshot, count=count)))
         if self.live:
             for look in live.bounds(self._tick, model.batch_size):
-                self._show(looks=(*self._snapshot.looks, look))
-        self._show(stage="drawing encodings, then images" if event else "drawing encodings")
+                self._show(replace(self._snapshot, looks=(*self._snapshot.looks, look)))
+        self._show(replace(self._snapshot, stage="drawing encodings, then images" if event else "drawing encodings"))
         certificate = prompt.adaptive.certify(
             prompt,
             rho=asked.rho,
@@ -239,9 +239,9 @@ class Run:
             provenance={"source": {**model.source, "concepts": [asked.concept]}},
             **model.sampler,
         )
-        self._show(stage="writing files")
+        self._show(replace(self._snapshot, stage="writing files"))
         files = self._files(certificate)
-        self._show(stage="Done.", certificate=certificate, files=files, ended=True)
+        self._show(replace(self._snapshot, stage="Done.", certificate=certificate, files=files, ended=True))
 
     def _files(self, certificate: Certificate) -> dict[str, Path]:
         from certify import plots, report
