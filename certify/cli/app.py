@@ -39,6 +39,14 @@ def app(
         raise ValueError(
             "--policy = 'memory': must be another, since its regions would be shared by whoever opens the page"
         )
+    if settings.defence is not None:
+        raise ValueError(
+            f"--defence = {str(settings.defence)!r}: must be left out, the page asks for concept and noise"
+        )
+    if settings.joint:
+        raise ValueError(
+            f"--model = {settings.model!r}: must be Stable Diffusion 1.x or 2.x for the page; certify prompt takes any"
+        )
     one_process("certify app")
     from certify.adaptive import available_concepts
     from certify.adaptive.concepts import goes_with
@@ -51,7 +59,7 @@ def app(
     def detector_of(concept: str) -> str | None:
         return detector or dataclasses.replace(settings, concept=[concept]).own_detector()
 
-    source = settings.source(settings.unet)
+    source = settings.source(settings.weights)
     del source["concepts"]
     model = Model(
         pipe,
