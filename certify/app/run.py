@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
+import shutil
 import tempfile
 import threading
 import time
+import weakref
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -138,7 +140,8 @@ class Run:
 
     def __init__(self, model: Model, asked: Asked, *, live: bool = True) -> None:
         self.model, self.asked, self.live = model, asked, live
-        self._folder = tempfile.TemporaryDirectory(prefix="certify-app-", ignore_cleanup_errors=True)
+        self._folder = Path(tempfile.mkdtemp(prefix="certify-app-"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._changed, self._stop = threading.Condition(), threading.Event()
         self._snapshot, self._version, self._began = Snapshot(), 0, time.monotonic()
         self._thread = threading.Thread(target=self._work, name="certify-app-run", daemon=True)
@@ -246,7 +249,7 @@ class Run:
     def _files(self, certificate: Certificate) -> dict[str, Path]:
         from certify import plots, report
 
-        folder = Path(self._folder.name)
+        folder = self._folder
         certificate.save(folder / "certificate")
         files = {"certificate": folder / "certificate.zip", "page": folder / "certificate.html"}
         with zipfile.ZipFile(files["certificate"], "w", zipfile.ZIP_DEFLATED) as archive:
