@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import socket
 import tempfile
@@ -349,6 +350,8 @@ class Server:
             _Guarded(inside), log_level="warning", timeout_graceful_shutdown=1, ws="none", server_header=False
         )
         self._server = uvicorn.Server(config)
+        # Pages that are open when it ends are cut off: no fault that the terminal need describe.
+        logging.getLogger("uvicorn.error").addFilter(lambda _: not self._server.should_exit)
 
     @property
     def address(self) -> str:
