@@ -48,7 +48,8 @@ def server(tmp_path_factory):
     yield found[0], place
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    assert "Traceback" not in process.stdout.read()
+    with process.stdout as rest:
+        assert "Traceback" not in rest.read()
 
 
 @pytest.fixture(scope="module")

@@ -252,8 +252,8 @@ def comparison(names: Sequence[str], runs: Sequence[Snapshot]) -> str:
     drawn = ""
     if all(curve is not None for curve in curves):
         lines = [
-            Line([(r, v) for r, v in zip(curve.rhos, curve.values, strict=True) if math.isfinite(v)], name=letter)
-            for curve, letter in zip(curves, letters, strict=True)
+            Line([(r, v) for r, v in zip(curve.rhos, curve.values, strict=True) if math.isfinite(v)])
+            for curve in curves
             if curve is not None
         ]
         if all(line.points for line in lines):
