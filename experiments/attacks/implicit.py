@@ -20,11 +20,12 @@ from dataclasses import dataclass
 import torch
 
 from experiments.attacks.attack import Attack, Row, Target, Victim
-from experiments.attacks.tokens import concept_pattern, last_rows, read, several
-from experiments.unlearning.concept import Concept, filled
+from experiments.attacks.tokens import last_rows, read, several
+from experiments.sentences import concept_pattern, renamed
+from experiments.unlearning.concept import Concept
 from experiments.unlearning.training import Rng
 
-__all__ = ["ATTACK", "Settings", "attack", "renamed"]
+__all__ = ["ATTACK", "Settings", "attack"]
 
 
 @dataclass(frozen=True)
@@ -65,17 +66,6 @@ def _reworded(concept: Concept, prompt: str, word: str) -> str:
     if concept.head and word:
         return concept.world.reworded(concept.name, prompt, concept.erase, word)
     return renamed(prompt, concept.erase, word)
-
-
-def renamed(prompt: str, phrases: Sequence[str], word: str) -> str:
-    """The prompt with `word` in the place of every phrase, articles agreeing; "" for the word: the prompt as it is."""
-    if not word:
-        return prompt
-    for match in reversed(list(concept_pattern(phrases).finditer(prompt))):
-        before, after = prompt[: match.start()], prompt[match.end() :]
-        if "{}" not in before + after:
-            prompt = filled(f"{before}{{}}{after}", word)
-    return prompt
 
 
 ATTACK = Attack(

@@ -31,7 +31,7 @@ from torch import Tensor
 from certify.models.text import PromptEncoder, TokenizedPrompt
 from experiments.attacks import tokens
 from experiments.attacks.attack import Attack, Row, Target, Victim
-from experiments.attacks.implicit import renamed
+from experiments.sentences import concept_pattern, renamed
 from experiments.settings import check
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.training import Rng
@@ -96,7 +96,7 @@ def explicit(prompt: str, concept: Concept, base: str) -> tuple[str, str]:
     With "neutral" the explicit prompt is the prompt itself where it names the concept; else it is what the signs follow,
     and then the concept's first phrase.
     """
-    named = tokens.concept_pattern(concept.erase).search(prompt) is not None
+    named = concept_pattern(concept.erase).search(prompt) is not None
     if base == "neutral" and named:
         bare = renamed(prompt, concept.erase, concept.neutral) if concept.neutral else _without(prompt, concept)
         return bare, prompt
@@ -104,7 +104,7 @@ def explicit(prompt: str, concept: Concept, base: str) -> tuple[str, str]:
 
 
 def _without(prompt: str, concept: Concept) -> str:
-    return " ".join(tokens.concept_pattern(concept.erase).sub("", prompt).split())
+    return " ".join(concept_pattern(concept.erase).sub("", prompt).split())
 
 
 def stable(having: Tensor, lacking: Tensor) -> Tensor:

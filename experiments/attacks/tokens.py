@@ -7,7 +7,6 @@ words and single signs). With a space between any two they can be typed in every
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,7 +18,6 @@ from experiments.attacks.attack import Victim, readable
 
 __all__ = [
     "before",
-    "concept_pattern",
     "cut",
     "encodings",
     "first_readable",
@@ -73,11 +71,6 @@ def single(encoder: PromptEncoder, signs: str) -> Tensor:
     rows = encoder.tokenizer(list(signs), add_special_tokens=False)["input_ids"]
     alone = set(typable(encoder).tolist())
     return torch.tensor(list(dict.fromkeys(row[0] for row in rows if len(row) == 1 and row[0] in alone)))
-
-
-def concept_pattern(phrases: Sequence[str]) -> re.Pattern[str]:
-    """Matches any of the phrases as whole words, whatever the case."""
-    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, phrases))})(?!\w)", re.IGNORECASE)
 
 
 def several(name: str, words: Any) -> None:

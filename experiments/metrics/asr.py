@@ -305,9 +305,9 @@ def load(detector: str | Detector) -> Detector:
 
         return Q16Detector.of(str(detector))
     if kind == "judge":
-        from experiments.world import embedded
+        from experiments.world import worlds
 
-        for world in embedded.everything()[1:]:
+        for world in worlds.everything()[1:]:
             if name in world.concepts:
                 return world.detector(name)  # type: ignore[no-any-return]
     return load_detector(detector)

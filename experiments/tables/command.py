@@ -282,7 +282,7 @@ def _given(a: Any, sizes: Sizes) -> Given:
 
 
 def _embedded(a: Any, sizes: Sizes, progress: Callable[[str], None]) -> Embedded:
-    from experiments.world.embedded import everything
+    from experiments.world.worlds import everything
 
     world = everything()[WORLDS.index(a.world)]
     return Embedded(a.out, sizes, a.seed, world=world, blank=a.blank, progress=progress)

@@ -33,7 +33,8 @@ from experiments.metrics import asr
 from experiments.metrics.image_text import Scorer
 from experiments.unlearning import command, measure, saving
 from experiments.unlearning.concept import Concept
-from experiments.world.embedded import EmbeddedWorld, everything
+from experiments.world.embedded import EmbeddedWorld
+from experiments.world.worlds import everything
 
 __all__ = ["OF_TEXT", "Embedded", "Given", "Sizes", "Testbed"]
 

@@ -8,21 +8,19 @@ with the one template "{}" it is the published method.
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from certify import _validate
+from experiments.sentences import IDLE, filled
 
 if TYPE_CHECKING:
     from experiments.world.embedded import EmbeddedWorld
 
-__all__ = ["KINDS", "Concept", "Sentence", "filled"]
+__all__ = ["KINDS", "Concept", "Sentence"]
 
 KINDS = ("object", "style")
-
-_IDLE = (r", in the style of \{\}", r" in the style of \{\}", r" in \{\} style", r"\{\}'s ", r", \{\}")
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Concept:
     templates: tuple[str, ...] = ("{}",)
     head: str = ""
     implicit: tuple[str, ...] = ()
-    idle: tuple[str, ...] = _IDLE
+    idle: tuple[str, ...] = IDLE
 
     def __post_init__(self) -> None:
         _validate.choice("kind", self.kind, KINDS)
@@ -111,9 +109,9 @@ class Concept:
         Raises:
             ValueError: no world has such a concept.
         """
-        from experiments.world import embedded
+        from experiments.world import worlds
 
-        told = embedded.of(name).described(name, sentences)
+        told = worlds.of(name).described(name, sentences)
         if anchor is not None:
             told["anchor"] = anchor
         if preserve is not None:
@@ -127,11 +125,11 @@ class Concept:
         Raises:
             ValueError: none has.
         """
-        from experiments.world import embedded
+        from experiments.world import worlds
 
         if not self.head:
             raise ValueError(f"concept = {self.name!r}: must be a concept of an embedded world")
-        return embedded.of(self.name.partition("+")[0])
+        return worlds.of(self.name.partition("+")[0])
 
     def sentence(self, rng: random.Random) -> Sentence:
         """A sentence, drawn with its words."""
@@ -146,19 +144,3 @@ class Concept:
     def sentences(self, count: int, rng: random.Random) -> list[Sentence]:
         """Several."""
         return [self.sentence(rng) for _ in range(count)]
-
-
-def filled(template: str, phrase: str, idle: Sequence[str] = _IDLE) -> str:
-    """The sentence with a phrase in its place. Where the phrase is empty, what only served it goes as well ("in …
-    style", a comma), and an article agrees with what follows it."""
-    if not phrase:
-        for around in idle:
-            template = re.sub(around, "{}", template)
-    before, after = template.split("{}")
-    follows = (phrase + after).split()
-    words = before.split()
-    if words and follows and words[-1] in ("a", "an") and before.endswith(" "):
-        words[-1] = "an" if follows[0][0].lower() in "aeiou" else "a"
-        before = " ".join(words) + " "
-    text = " ".join(f"{before}{phrase}{after}".split())
-    return text if phrase else text.removeprefix(", ")

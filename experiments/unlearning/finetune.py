@@ -37,8 +37,9 @@ from torch.nn.utils import parametrize
 from certify import _files, _validate
 from certify.models import PromptEncoder
 from experiments import files
+from experiments.sentences import filled
 from experiments.settings import check
-from experiments.unlearning.concept import Concept, filled
+from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.method import copied
 from experiments.unlearning.parameters import trainable

@@ -27,8 +27,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from experiments.sentences import filled
 from experiments.settings import check
-from experiments.unlearning.concept import Concept, filled
+from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.method import Edit, Method
 from experiments.unlearning.parameters import FILTERS, trainable

@@ -39,8 +39,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from certify.models.sampling import sample
+from experiments.sentences import filled
 from experiments.settings import check
-from experiments.unlearning.concept import Concept, filled
+from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.finetune import Examples, diffusion_loss
 from experiments.unlearning.method import Edit, Method, copied

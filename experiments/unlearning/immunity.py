@@ -272,9 +272,9 @@ def _safe_name(a: Any) -> str:
     """On the embedded model a concept of the same kind, the one before the last but never the erased one."""
     if a.safe or a.model is not None:
         return str(a.safe)
-    from experiments.world import embedded
+    from experiments.world import worlds
 
-    world = embedded.of(a.concept)
+    world = worlds.of(a.concept)
     alike = [name for name in world.spoken(a.concept) if name != a.concept]
     return alike[-1]
 

@@ -439,13 +439,13 @@ def main(a: Any) -> int:
     """Measures the embedded model's erased forms, prints tables, writes `CONCEPT.json` and both figures."""
     from certify import load_pipeline
     from experiments.unlearning import saving
-    from experiments.world import embedded
+    from experiments.world import worlds
 
     names, methods = a.concept or ["circle", "striped"], a.method or ["esd", "p-esd"]
     defaults = Settings()
     studies = []
     for name in names:
-        world = embedded.of(name)
+        world = worlds.of(name)
         settings = Settings(
             radii=tuple(a.radius or defaults.radii),
             prompts=a.prompts,

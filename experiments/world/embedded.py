@@ -1,7 +1,6 @@
 """Embedded worlds as experiments ask of them: which concepts there are, what is said of them, and what an image shows.
 
-`of` finds the world that has a concept. Two worlds have no concept in common, so that a name is enough: "circle" is one of
-the world of shapes, "hat" one of the second world.
+`experiments.world.worlds` lists them.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from certify.world.judge import Judge
 from certify.world.towers import ImageTower
 from experiments import files
 
-__all__ = ["EmbeddedWorld", "JudgeOf", "everything", "of"]
+__all__ = ["EmbeddedWorld", "JudgeOf"]
 
 
 class EmbeddedWorld(ABC):
@@ -218,25 +217,3 @@ class JudgeOf:
         judge = self.world.judge
         labels = judge(images.to(next(judge.parameters())).float())[self.world.heads[self.concept]].argmax(dim=1).cpu()
         return torch.isin(labels, torch.tensor(self.world.inside(self.concept)))
-
-
-@functools.cache
-def everything() -> tuple[EmbeddedWorld, ...]:
-    """All worlds, the one that ships first."""
-    from experiments.world.second.world import Second
-    from experiments.world.shapes import Shapes
-
-    return Shapes(), Second()
-
-
-def of(concept: str) -> EmbeddedWorld:
-    """The world that has a concept.
-
-    Raises:
-        ValueError: there is none.
-    """
-    for world in everything():
-        if concept in world.concepts:
-            return world
-    known = ", ".join(name for world in everything() for name in world.concepts)
-    raise ValueError(f"concept = {concept!r}: must be one of {known}, or name a --model")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from certify import world
 from certify.world.judge import LABELS, Judge
+from experiments.sentences import concept_pattern, filled, renamed
 from experiments.world import language, scenes
 from experiments.world.embedded import EmbeddedWorld
 
@@ -107,8 +108,6 @@ class Shapes(EmbeddedWorld):
         return made
 
     def naming(self, name: str, split: str, erase: Sequence[str]) -> list[list[str]]:
-        from experiments.attacks.implicit import renamed
-        from experiments.attacks.tokens import concept_pattern
 
         names, rows = concept_pattern(erase), self.prompts(split)
         groups = [[row["prompt"] for row in rows if names.search(row["prompt"])]]
@@ -127,9 +126,12 @@ class Shapes(EmbeddedWorld):
 
     def neutral(self, name: str, count: int, seed: int) -> list[str]:
         """With a word for any shape ("shape", "figure") in the noun's place, or without a style."""
-        from experiments.unlearning.concept import Concept
-
-        return [s.neutral for s in Concept.embedded(name).sentences(count, random.Random(seed))]
+        told, rng = self.described(name, 200), random.Random(seed)
+        texts = []
+        for _ in range(count):
+            template, _kept, _name = (rng.choice(told[what]) for what in ("templates", "preserve", "erase"))
+            texts.append(filled(template, told["neutral"]))
+        return texts
 
     def without(self, names: Sequence[str], count: int, seed: int) -> list[str]:
         rng, source = random.Random(seed), torch.Generator().manual_seed(seed)
@@ -170,7 +172,6 @@ class Shapes(EmbeddedWorld):
         return language.caption(row, rng, kind=kind).text
 
     def reworded(self, name: str, prompt: str, erase: Sequence[str], word: str) -> str:
-        from experiments.attacks.implicit import renamed
 
         return renamed(prompt, erase, word)
 
@@ -182,7 +183,6 @@ class Shapes(EmbeddedWorld):
     def rewritten(
         self, name: str, rng: random.Random, row: Sequence[int], choose: Mapping[str, Any]
     ) -> tuple[str, str] | None:
-        from experiments.unlearning.concept import filled
 
         shape, row = self.heads[name] == "shape", list(row)
         column, values = self.values(name)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from certify.world.judge import Judge
+from experiments.sentences import concept_pattern, filled, renamed
 from experiments.world.embedded import EmbeddedWorld, JudgeOf
 from experiments.world.second import gates, language, prompts, scenes
 
@@ -98,8 +99,6 @@ class Second(EmbeddedWorld):
 
     def naming(self, name: str, split: str, erase: Sequence[str]) -> list[list[str]]:
         """Its own captions, those that tell it by another word, and those that tell nothing of it, with the name put in."""
-        from experiments.attacks.implicit import renamed
-        from experiments.attacks.tokens import concept_pattern
 
         names, rows = concept_pattern(erase), self.prompts(split)
         own = [row["prompt"] for row in rows if names.search(row["prompt"])]
@@ -163,9 +162,6 @@ class Second(EmbeddedWorld):
 
     def reworded(self, name: str, prompt: str, erase: Sequence[str], word: str) -> str:
         """A word of context stands where such words stand, not in the name's place."""
-        from experiments.attacks.implicit import renamed
-        from experiments.attacks.tokens import concept_pattern
-        from experiments.unlearning.concept import filled
 
         if word not in _themes(name):
             return renamed(prompt, erase, word)
@@ -183,7 +179,6 @@ class Second(EmbeddedWorld):
     def rewritten(
         self, name: str, rng: random.Random, row: Sequence[int], choose: Mapping[str, Any]
     ) -> tuple[str, str] | None:
-        from experiments.unlearning.concept import filled
 
         row = list(row)
         toxic = rng.random() < choose["toxic"]

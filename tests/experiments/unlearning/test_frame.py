@@ -14,8 +14,9 @@ from torch import nn
 
 from certify import load_pipeline
 from experiments import __main__ as commands
+from experiments.sentences import filled
 from experiments.unlearning import METHODS, parameters, saving, uce
-from experiments.unlearning.concept import Concept, filled
+from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
 from experiments.unlearning.measure import prompts
 from experiments.unlearning.method import Edit

@@ -9,15 +9,15 @@ import torch
 
 from certify.adaptive import Concept as Pairs
 from experiments.attacks import targets
-from experiments.attacks.tokens import concept_pattern
 from experiments.defenses import rewriter
 from experiments.metrics import asr
+from experiments.sentences import concept_pattern, filled
 from experiments.unlearning import measure
-from experiments.unlearning.concept import Concept, filled
+from experiments.unlearning.concept import Concept
 from experiments.unlearning.training import Rng
-from experiments.world import embedded
+from experiments.world import worlds
 
-WORLDS = embedded.everything()
+WORLDS = worlds.everything()
 CONCEPTS = ["circle", "striped", "hat", "kite", "frost"]
 
 
@@ -25,10 +25,10 @@ def test_a_name_is_enough_to_find_a_world():
     names = [name for world in WORLDS for name in world.concepts]
     assert len(names) == len(set(names))
     for world in WORLDS:
-        assert all(embedded.of(name) is world for name in world.concepts)
-        assert all(embedded.of(place) is world for place in world.places.values())
+        assert all(worlds.of(name) is world for name in world.concepts)
+        assert all(worlds.of(place) is world for place in world.places.values())
     with pytest.raises(ValueError, match=r"concept = 'hexagon': must be one of circle, .*frost, or name a --model"):
-        embedded.of("hexagon")
+        worlds.of("hexagon")
 
 
 @pytest.mark.parametrize("name", CONCEPTS)
@@ -48,7 +48,7 @@ def test_sentences_name_the_concept_and_neutral_ones_do_not(name):
 @pytest.mark.parametrize("name", ["hat", "kite", "frost"])
 def test_what_only_serves_a_phrase_goes_with_it(name):
     """A caption of the same scene without the concept is what is left: every word of it, and no other."""
-    concept, world = Concept.embedded(name, sentences=1), embedded.of(name)
+    concept, world = Concept.embedded(name, sentences=1), worlds.of(name)
     rows = world.scenes(name, 60, 3, shows=False)
     for row in rows:
         template = world.template(name, row, random.Random(str(row)))
@@ -62,7 +62,7 @@ def test_what_only_serves_a_phrase_goes_with_it(name):
 
 @pytest.mark.parametrize("name", CONCEPTS)
 def test_the_judge_sees_on_renderings_what_was_asked(name):
-    world = embedded.of(name)
+    world = worlds.of(name)
     source = torch.Generator().manual_seed(5)
     shown, not_shown = (world.draw(world.scenes(name, 60, 5, there), source) for there in (True, False))
     find = asr.load(f"judge:{name}")
@@ -129,5 +129,5 @@ def test_a_rewriter_learns_to_leave_the_concept_out_and_the_rest_as_it_is(name):
 @pytest.mark.parametrize("name", CONCEPTS)
 def test_pairs_that_come_with_a_world_tell_the_concept_on_one_side(name):
     names = concept_pattern(Concept.embedded(name, sentences=1).erase)
-    with_it = [bool(names.search(positive)) for positive, _ in Pairs.load(embedded.of(name).pairs(name)).pairs]
+    with_it = [bool(names.search(positive)) for positive, _ in Pairs.load(worlds.of(name).pairs(name)).pairs]
     assert sum(with_it) >= 0.9 * len(with_it) - 1
