@@ -47,7 +47,13 @@ FOREIGN = {
     ("certify/defence/defence.py", "__call__"),
     ("certify/defence/defence.py", "explain"),
     ("certify/defence/defence.py", "problem"),
-    ("certify/defence/defence.py", "event"),
+    ("certify/defence/defence.py", "images"),
+    ("certify/defence/calls.py", "run"),
+    # Of `from_pretrained`.
+    ("certify/models/load.py", "_load_part"),
+    # The configuration of eval-unlearn, which has its own names.
+    ("certify/plugins/eval_unlearn.py", "__init__"),
+    ("certify/plugins/eval_unlearn.py", "generate"),
     ("certify/defence/smoother.py", "problem"),
 }
 # Options of one of two classes: which one, the pipeline decides. That class refuses others by their names.
@@ -55,6 +61,7 @@ EITHER = {("certify/defence/defence.py", name) for name in ("defend", "certify",
 # Names of what is put on record, and fields of a dataclass, which refuses others itself.
 OPEN = {
     ("certify/statements/decide.py", "_of_counts"),
+    ("certify/report/card.py", "_metric"),
 }
 
 

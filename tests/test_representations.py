@@ -222,15 +222,16 @@ EXAMPLES: dict[str, list[Any]] = {
 REGISTERED = {kind.__qualname__: kind for kind in summaries.summary.registry if kind is not object}
 
 NO_SUMMARY = {
-    "what is asked": "Percentile MSE Radius Curve Deployed RowOptions PromptOptions JointOptions Planned",
+    "what is asked": "Percentile MSE Radius Curve Deployed RowOptions PromptOptions JointOptions Planned Asked",
     "what is given": "Concept PromptRow PromptSet TokenizedPrompt PreparedPrompt "
     "Trajectory ExampleImages RunRecord ClassifiedRow ClassifiedRun Part "
     "Weights Directory Settings "
-    "EncodeCall Layout Frame Reading Lookup Slot Family Vocabulary LabelledSet",
+    "EncodeCall Layout Frame Reading Lookup Slot Family Vocabulary LabelledSet Tolerances",
     "what runs": "Deployment Problem JointProblem Region Processes Block Materials SigmaRule ClassifierTask LevelTable",
     "what shows itself": "Explanation",
     "parts of an answer": "OnRecord Mention Evaluation Run Setting Box ModelRecord Section Summary Table Overlay Verdicts "
-    "Statement Result Distance Squared OfCopies Choice Kind Entry Subject Limits",
+    "Statement Result Distance Squared OfCopies Choice Kind Entry Subject Limits "
+    "Measure Comparison WordCoverage Look Count Snapshot",
 }
 """Public dataclasses whose `repr` is enough."""
 

@@ -29,7 +29,7 @@ def app(
     detector: Detector = None,
     alpha: Alpha = 1e-3,
 ) -> None:
-    """Open the interactive page: type a prompt, watch the bound, keep the certificate. Needs the extra certify[app].
+    """Open the interactive page: type a prompt, watch the bound, keep the certificate. Needs the extra `app`.
 
     It is served on this machine alone, and loads nothing from elsewhere. Options say what it begins with. Ctrl-C ends it.
     """

@@ -55,7 +55,7 @@ def named(certificate: Certificate, given: Mapping[str, Any], trust: bool, whole
     needed = ("concepts",) if given.get("model") else tuple(stated)
     alone = [name for name in needed if stated[name] and not given.get(name)]
     if alone and not trust:
-        said = ", ".join(f"{name} = {stated[name]!r}" for name in alone)
+        said = ", ".join(f"{_TYPED.get(name, name)} = {stated[name]!r}" for name in alone)
         options = ", ".join("--" + _TYPED.get(name, name.replace("_", "-")) for name in alone)
         raise ValueError(
             f"the certificate names {said}, which is not loaded on its word alone: give {options}, or --trust-names if you "

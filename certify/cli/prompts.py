@@ -141,11 +141,11 @@ def prompt(
         show_work(*joint_work_ahead(problem, n, **asked), long=long)
         shared |= {"detector": None if text_only else detector, **asked}
 
-        def joint(**how: Any) -> Certificate:
+        def joint(checkpoint: Any, progress: Any) -> Certificate:
             whole = asked["statistics"] or asked["images"]
             about_it = {"source": settings.source(settings.weights if whole else None), **about}
             with quiet_libraries():
-                return safe.certify(text, provenance=about_it, **shared, **how)
+                return safe.certify(text, provenance=about_it, checkpoint=checkpoint, progress=progress, **shared)
 
         return _certified(joint, settings, text, folder, given, fresh, private, looked=text_only or bool(detector))
     if text_only:
@@ -159,10 +159,10 @@ def prompt(
     counts: dict[str, Any] = {"statistics": 0 if text_only else statistics, "images": 0 if detector is None else images}
     show_work(*work_ahead(prepared, pipe, n, sampler["steps"], **counts), long=long)
 
-    def certify(**how: Any) -> Certificate:
+    def certify(checkpoint: Any, progress: Any) -> Certificate:
         about_it = {"source": settings.source(None if pipe is None else settings.weights), **about}
         more: dict[str, Any] = {"pipe": pipe, "detector": detector, "provenance": about_it, **counts, **sampler}
-        return adaptive.certify(prepared, **shared, **more, **how)
+        return adaptive.certify(prepared, checkpoint=checkpoint, progress=progress, **shared, **more)
 
     return _certified(certify, settings, text, folder, given, fresh, private, looked=text_only or detector is not None)
 

@@ -75,7 +75,7 @@ def test_a_check_and_pages_as_json(run, tmp_path):
     checked = json.loads(out)
     assert (code, checked["refuted"]) == (0, False)
     assert {one["outcome"] for one in checked["verdicts"]} == {"not refuted"}
-    for command, file in ((("report", "a"), "a/report.html"), (("plot", "a", "noise", "--force"), "a/noise.png")):
+    for command, file in ((("report", "a"), ["a/report.html"]), (("plot", "a", "noise", "--force"), "a/noise.png")):
         assert json.loads(run(*command, "--json")[1]) == {"written": file}
 
     changed = json.loads((tmp_path / "a/certificate.json").read_text(encoding="utf-8"))

@@ -175,7 +175,7 @@ def test_records_of_a_smoother_that_are_none(refused, here, place, value):
 
 NAMED = [
     ("model", "somebody/model", "--model"),
-    ("unet", "somebody/unet", "--unet"),
+    ("unet", "somebody/unet", "--weights"),
     ("text_encoder", "text.safetensors", "--text-encoder"),
     ("variant", "fp16", "--variant"),
     ("concepts", ["mine.csv"], "--concept"),

@@ -290,7 +290,8 @@ def test_a_file_that_has_nothing_of_the_part_is_refused_with_advice(base: Any, t
         overlay_unet(base, path)
     path = file(kohya(factors(base, KEY), "lora_unet_"), tmp_path / "unet.safetensors")
     with pytest.raises(
-        ValueError, match=r"holds nothing of the text encoder, but 2 tensors of the U-Net; give it as unet="
+        ValueError,
+        match=r"holds nothing of the text encoder, but 2 tensors of the U-Net; give it as weights= \(--weights\)",
     ):
         overlay_text_encoder(text, path)
 

@@ -9,6 +9,7 @@ from certify import load_pipeline
 from certify.models import PromptEncoder
 from experiments.attacks import tokens
 from experiments.attacks.attack import readable
+from experiments.sentences import concept_pattern
 from tests.experiments.attacks.victims import erased
 
 
@@ -72,7 +73,7 @@ def test_signs_are_kept_once_in_their_order(encoder):
 
 
 def test_a_pattern_finds_whole_words_whatever_the_case():
-    pattern = tokens.concept_pattern(["circle", "van gogh"])
+    pattern = concept_pattern(["circle", "van gogh"])
     assert [m.group() for m in pattern.finditer("Circle, semicircle circles by Van Gogh's")] == ["Circle", "Van Gogh"]
 
 
