@@ -11,11 +11,10 @@ from certify._text import confidence, duration, escaped, failure, percent, shown
 from certify.certificate import Certificate, words
 from certify.certificate.tokens import Tokens
 from certify.certificate.words import PAGE
-from certify.plots.colours import opacity
 from certify.report._charts import Line, chart
 from certify.report._page import listed, note, table
+from certify.report._sections import chips
 from certify.summaries.of_certificates import sections
-from certify.summaries.of_prompts import tokens_shown
 
 if TYPE_CHECKING:
     from certify.adaptive.prompt import PreparedPrompt
@@ -101,12 +100,6 @@ def tokens(prompt: PreparedPrompt | None) -> str:
     places = [i for i, kind in enumerate(noise.kinds) if kind != "padding" or noise.sigma[i] > 0]
     concept = ", ".join(c.name for c in prompt.adaptive.concepts)
     of = Tokens(noise.tokens, noise.sigma, noise.relevance, noise.kinds, places, std, concept, True)
-    chips = []
-    for token in tokens_shown(of, PAGE):
-        below = "".join(f"<small>{said}</small>" for said in token.below)
-        tint = f"background:rgba(213,94,0,{opacity(token.share):.3f})"
-        kind = "token joined" if token.joined else "token"
-        chips.append(f'<span class="{kind}"><b style="{tint}">{token.text}</b>{below}</span>')
     legend = (
         "Below each token: its noise σ, in standard deviations of token embeddings, and its relevance to "
         f"{escaped(concept)} (−1 to 1). The stronger the colour, the more noise."
@@ -116,9 +109,7 @@ def tokens(prompt: PreparedPrompt | None) -> str:
         if prompt.mention.named
         else note("The prompt does not seem to name the concept: there is little of it to suppress.")
     )
-    return _block(
-        f'<h3>The prompt, coloured by noise</h3><p class="tokens">{"".join(chips)}</p>{note(legend)}{unnamed}'
-    )
+    return _block(f"<h3>The prompt, coloured by noise</h3>{chips(of)}{note(legend)}{unnamed}")
 
 
 def images(now: Snapshot) -> str:

@@ -7,9 +7,12 @@ from typing import Any
 
 from certify._text import escaped
 from certify.certificate import words
+from certify.certificate.tokens import Tokens
 from certify.certificate.words import PAGE
+from certify.plots.colours import opacity
 from certify.report._page import code, image, listed, note, section, status, table
 from certify.report.examples import ExampleImages
+from certify.summaries.of_prompts import tokens_shown
 
 COPY = (
     "<strong>This page is a copy for reading</strong>: it was written from the files without drawing anything, and who can "
@@ -34,6 +37,17 @@ def claim_cells(claim: Any) -> list[str]:
         escaped(words.proof(claim)),
         status(claim.status),
     ]
+
+
+def chips(tokens: Tokens) -> str:
+    """A prompt's tokens in the colour of their noise, with noise and relevance below each."""
+    said = []
+    for token in tokens_shown(tokens, PAGE):
+        below = "".join(f"<small>{line}</small>" for line in token.below)
+        tint = f"background:rgba(213,94,0,{opacity(token.share):.3f})"
+        kind = "token joined" if token.joined else "token"
+        said.append(f'<span class="{kind}"><b style="{tint}">{token.text}</b>{below}</span>')
+    return f'<p class="tokens">{"".join(said)}</p>'
 
 
 def claims_table(rows: Sequence[Sequence[str]]) -> str:

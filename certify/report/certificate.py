@@ -12,11 +12,11 @@ from certify.bounds.indistinguishability import Indistinguishability
 from certify.certificate import Certificate, ClaimedCurve, words
 from certify.certificate.tokens import Tokens, tokens_by_encoder, tokens_of
 from certify.certificate.words import PAGE
-from certify.plots.colours import opacity
 from certify.report._charts import Line, chart
 from certify.report._page import code, document, facts, header, listed, note, section, shows, table
 from certify.report._sections import (
     COPY,
+    chips,
     claim_cells,
     claims_table,
     digest_facts,
@@ -27,7 +27,6 @@ from certify.report._sections import (
 from certify.report.examples import ExampleImages
 from certify.summaries import Section
 from certify.summaries.of_certificates import sections
-from certify.summaries.of_prompts import tokens_shown
 
 __all__ = ["certificate_page"]
 
@@ -108,12 +107,6 @@ def _tokens(certificate: Certificate) -> str:
 
 
 def _chips(found: Tokens) -> str:
-    chips = []
-    for token in tokens_shown(found, PAGE):
-        below = "".join(f"<small>{said}</small>" for said in token.below)
-        tint = f"background:rgba(213,94,0,{opacity(token.share):.3f})"
-        kind = "token joined" if token.joined else "token"
-        chips.append(f'<span class="{kind}"><b style="{tint}">{token.text}</b>{below}</span>')
     unit = "in units of the standard deviation of token embeddings" if found.std else "σ"
     hidden = len(found.names) - len(found.shown)
     legend = (
@@ -121,7 +114,7 @@ def _chips(found: Tokens) -> str:
         "colour, the more noise (on a logarithmic scale), and the larger the changes of that token."
         + (f" {hidden} padding positions carry no noise." if hidden else "")
     )
-    return f'<p class="tokens">{"".join(chips)}</p>{note(legend)}'
+    return f"{chips(found)}{note(legend)}"
 
 
 def _section(found: Section) -> str:

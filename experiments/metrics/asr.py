@@ -307,7 +307,7 @@ def load(detector: str | Detector) -> Detector:
     if kind == "judge":
         from experiments.world import worlds
 
-        for world in worlds.everything()[1:]:
+        for world in worlds.everything():
             if name in world.concepts:
                 return world.detector(name)  # type: ignore[no-any-return]
     return load_detector(detector)

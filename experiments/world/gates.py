@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any, Unpack
 import torch
 
 from experiments.world import language, scenes
+from experiments.world.shapes import Shapes
 
 if TYPE_CHECKING:
     from certify.adaptive import AdaptiveOptions
 
-__all__ = ["generate", "grid", "images", "levels", "relevance", "relevance_table", "sheet", "show", "tune"]
+__all__ = ["generate", "grid", "levels", "relevance", "relevance_table", "sheet", "show", "tune"]
+
+images = Shapes().images
 
 
 def carriers(row: dict[str, str], tokenized: Any, concept: str) -> tuple[list[int], list[int]]:
@@ -85,41 +88,6 @@ def relevance_table(
 ) -> dict[str, dict[str, float]]:
     """`relevance` for every shape and every style."""
     return {name: relevance(encoder, name, rows, similarity, **options) for name in (*scenes.SHAPES, *scenes.STYLES)}
-
-
-def images(
-    pipe: Any,
-    prompts: Sequence[str] | torch.Tensor,
-    *,
-    seed: int = 0,
-    batch: int = 64,
-    steps: int | None = None,
-    guidance: float | None = None,
-) -> torch.Tensor:
-    """`certify.images.generation.images` for prompts, or encodings (b, tokens, width), with the embedded model's own settings.
-
-    Args:
-        pipe: the embedded pipeline.
-        prompts: texts, or encodings.
-        seed: of the initial noise; each image has its own, by its place in the list.
-        batch: images at a time.
-        steps, guidance: of the sampler; None: the embedded model's own.
-    """
-    from certify.images import generation as generate
-    from certify.models import PromptEncoder
-    from certify.world import DEFAULTS
-
-    encoder = PromptEncoder.from_pipeline(pipe)
-    embeds = prompts if isinstance(prompts, torch.Tensor) else encoder.plain(list(prompts))
-    return generate.images(
-        pipe,
-        embeds,
-        negative=encoder.plain([""]),
-        seed=seed,
-        batch=batch,
-        steps=DEFAULTS["num_inference_steps"] if steps is None else steps,
-        guidance=DEFAULTS["guidance_scale"] if guidance is None else guidance,
-    ).cpu()
 
 
 def generate(
