@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import html.parser
 import importlib
+import importlib.util
 import inspect
 import math
 import pkgutil
@@ -242,6 +243,8 @@ def public_dataclasses() -> dict[str, type]:
     found = {}
     for module in pkgutil.walk_packages(certify.__path__, "certify."):
         if module.name.rpartition(".")[2].startswith("_") or module.name.startswith("certify.cli"):
+            continue
+        if module.name == "certify.app.page" and importlib.util.find_spec("gradio") is None:
             continue
         loaded = importlib.import_module(module.name)
         for name in getattr(loaded, "__all__", ()):

@@ -104,5 +104,8 @@ def main() -> None:
         traceback.print_exc()
         sys.exit(FAULT)
     finally:
+        # CPython remembers an interrupt that broke off an `eval`, by which annotations are read, and at its end kills the
+        # process by SIGINT, whatever the exit code. The next `eval` that succeeds makes it forget.
+        eval("None")
         if here:
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
