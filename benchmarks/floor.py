@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks import subjects
 from benchmarks.measure import in_turns, peak_memory
 from certify import GaussianNoise, mse_bound
-from certify.montecarlo.streams import BLOCK, generator
+from certify.montecarlo.streams import BLOCK, sources
 
 __all__ = ["Row", "rows"]
 
@@ -83,11 +83,8 @@ def batches(y: Tensor, noise: GaussianNoise, n: int, size: int = 256, seed: int 
     """The noisy inputs of `certify`'s draws, 256 at a time."""
     blocks = -(-n // BLOCK)
     for first in range(0, blocks, size // BLOCK):
-        drawn = [
-            noise.draw(y, BLOCK, generator(seed, "bounding", block, y.device))[: n - block * BLOCK]
-            for block in range(first, min(first + size // BLOCK, blocks))
-        ]
-        yield torch.cat(drawn)
+        some = range(first, min(first + size // BLOCK, blocks))
+        yield noise.draw_each(y, BLOCK, sources(seed, "bounding", some, y.device))[: n - first * BLOCK]
 
 
 def sorted_bound(outputs: Tensor, rho: float) -> float:

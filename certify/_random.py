@@ -16,16 +16,19 @@ import functools
 import hashlib
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.random.bit_generator import ISeedSequence
 from torch import Tensor
 
-__all__ = ["has_float64", "keyed", "normals", "uniforms"]
+__all__ = ["Source", "has_float64", "keyed", "keyed_numpy", "normals", "uniforms"]
 
-_WORDS = 624  # of the Mersenne Twister
+Source: TypeAlias = torch.Generator | np.random.Generator
+"""What `normals` and `uniforms` draw from."""
+
+_WORDS, _FAR = 624, 397  # of the Mersenne Twister: its state, and how far apart the words are that make a new one
 
 
 def has_float64(device: torch.device | str) -> bool:
@@ -63,13 +66,21 @@ def keyed(text: str, device: torch.device | str = "cpu") -> torch.Generator:
     return source
 
 
+def keyed_numpy(texts: Sequence[str]) -> list[np.random.Generator]:
+    """What `normals` and `uniforms` draw from for `keyed(text)` on the CPU, for each text, in half the time."""
+    taken = _taken()
+    if taken is None:
+        return [_numpy(keyed(text)) for text in texts]
+    return [_of_whole(_numbers(hashlib.sha256(text.encode()).digest(), taken)) for text in texts]
+
+
 def philox_state(key: bytes) -> bytes:
     """The state of a CUDA generator: 64 bits of seed, and an offset into its stream, which must be a multiple of 4."""
     seed, offset = struct.unpack("<QQ", key[:16])
     return struct.pack("<QQ", seed, offset >> 3 << 2)
 
 
-def normals(shape: Sequence[int], *generators: torch.Generator) -> Tensor:
+def normals(shape: Sequence[int], *generators: Source) -> Tensor:
     """Independent standard normals, float64, where the generators are if they are on CUDA, else on the CPU.
 
     Of several generators each gives `shape`, one after the other along the first axis.
@@ -77,24 +88,24 @@ def normals(shape: Sequence[int], *generators: torch.Generator) -> Tensor:
     return _each(shape, generators, torch.randn, lambda source, out: source.standard_normal(out=out))
 
 
-def uniforms(shape: Sequence[int], *generators: torch.Generator) -> Tensor:
+def uniforms(shape: Sequence[int], *generators: Source) -> Tensor:
     """Independent whole multiples of 2⁻⁵³ in [0, 1), float64: where, and of how many generators, as `normals`."""
     return _each(shape, generators, torch.rand, lambda source, out: source.random(out=out))
 
 
 def _each(
     shape: Sequence[int],
-    generators: Sequence[torch.Generator],
+    generators: Sequence[Source],
     on_cuda: Callable[..., Tensor],
     fill: Callable[[np.random.Generator, Any], Any],
 ) -> Tensor:
-    device = generators[0].device
-    if device.type == "cuda":
+    first = generators[0]
+    if isinstance(first, torch.Generator) and (device := first.device).type == "cuda":
         drawn = [on_cuda(tuple(shape), generator=one, device=device, dtype=torch.float64) for one in generators]
         return torch.cat(drawn) if len(drawn) > 1 else drawn[0]
     filled = np.empty((len(generators), *shape))
     for one, out in zip(generators, filled, strict=True):
-        fill(_numpy(one), out)
+        fill(_numpy(one) if isinstance(one, torch.Generator) else one, out)
     return torch.from_numpy(filled[0] if len(filled) == 1 else filled.reshape(len(filled) * shape[0], *shape[1:]))
 
 
@@ -110,8 +121,35 @@ class _Key(ISeedSequence):
 
 def _numpy(generator: torch.Generator) -> np.random.Generator:
     """A generator of numpy's, keyed by the next 248 bits of torch's."""
-    words = torch.randint(2**31, (8,), generator=generator, device=generator.device)
-    return np.random.Generator(_sfc64(hashlib.sha256(words.cpu().numpy().tobytes()).digest()))
+    return _of_whole(torch.randint(2**31, (8,), generator=generator, device=generator.device).tolist())
+
+
+def _of_whole(numbers: Sequence[int]) -> np.random.Generator:
+    """A generator keyed by 8 whole numbers."""
+    return np.random.Generator(_sfc64(hashlib.sha256(struct.pack("=8q", *numbers)).digest()))
+
+
+def _numbers(key: bytes, which: range) -> list[int]:
+    """Some of the first 16 numbers below 2³¹ of the Mersenne Twister with the state that `keyed` gives it."""
+    words, found = _sfc64(key).random_raw(_FAR + which.stop), []
+    near, far = words[: which.stop + 1].tolist(), words[_FAR:].tolist()
+    for i in which:
+        new = far[i] & 0xFFFFFFFF ^ (near[i] & 0x80000000 | near[i + 1] & 0x7FFFFFFF) >> 1
+        if near[i + 1] & 1:
+            new ^= 0x9908B0DF
+        new ^= new >> 11
+        new ^= new << 7 & 0x9D2C5680
+        new ^= new << 15 & 0xEFC60000
+        found.append((new ^ new >> 18) & 0x7FFFFFFF)
+    return found
+
+
+@functools.cache
+def _taken() -> range | None:
+    """Of which of these numbers torch makes 8 whole ones below 2³¹, of one or two each; None: of none that is known."""
+    text = "which numbers are taken"
+    whole, key = torch.randint(2**31, (8,), generator=keyed(text)).tolist(), hashlib.sha256(text.encode()).digest()
+    return next((r for r in (range(1, 16, 2), range(0, 16, 2), range(8)) if _numbers(key, r) == whole), None)
 
 
 def _sfc64(key: bytes) -> np.random.SFC64:

@@ -134,7 +134,7 @@ class Counts(Tallied):
 
     def update(self, outputs: Tensor) -> None:
         ones = outputs.to(torch.bool)
-        if not torch.equal(outputs, ones.to(outputs.dtype)):
+        if outputs is not ones and not torch.equal(outputs, ones.to(outputs.dtype)):
             wrong = outputs[(outputs != 0) & (outputs != 1)]
             raise ValueError(f"event returned {wrong.flatten()[0].item()!r}: must be 0 or 1, or a boolean")
         self.count += outputs.shape[0]

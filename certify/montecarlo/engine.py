@@ -20,6 +20,7 @@ import contextlib
 import inspect
 import itertools
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,11 +31,11 @@ from torch import Tensor, nn
 
 from certify import _validate
 from certify._random import has_float64
-from certify.montecarlo.accumulators import Accumulator, AllDraws
+from certify.montecarlo.accumulators import Accumulator, AllDraws, Counts
 from certify.montecarlo.checkpoint import Checkpoint
 from certify.montecarlo.processes import Processes, RunState
 from certify.montecarlo.repeated import compare, few_together, halves
-from certify.montecarlo.streams import BLOCK, SHARD, generator
+from certify.montecarlo.streams import BLOCK, SHARD, generator, sources
 from certify.noise import Noise
 from certify.noise.base import ScaledNoise
 
@@ -77,7 +78,7 @@ def draw(
         n: draws.
         seed, stream: where the noise comes from (`certify.montecarlo.streams`).
         accumulators: each sees every output once, as float32 or float64, a block of 64 at a time whatever the batch is, so
-            that sums are added up in the same order.
+            that sums are added up in the same order; `Counts`, which are whole numbers, several blocks at a time.
         batch_size: inputs in one call of `f`; None: 256. Only the rounding inside `f` can depend on it. Where memory does not
             suffice it is halved. A random `f` is called with whole blocks of 64.
         output_shape: what the output's shape must be, if that is known.
@@ -118,10 +119,11 @@ def draw(
             else:
                 part = state.opened or [t.widened(t) if t.ordered else t for t in totals]
                 state.opened = part
+            counted = all(isinstance(receiver, Counts) for receiver in part)
             whole = True  # whether the accumulators hold whole batches, up to `blocks`
             try:
                 for batch in draws.batches(shard, blocks, caller):
-                    for outputs in _in_blocks(caller(batch)):
+                    for outputs in _in_blocks(caller(batch), counted):
                         whole = False
                         look.first(batch, outputs)
                         for receiver in part:
@@ -412,12 +414,12 @@ class _Draws:
 
         def draw() -> Tensor:
             # A block is always drawn whole and then cut, so that a longer run begins with the draws of a shorter one.
-            sources = [generator(self.seed, self.stream, block, self.y.device) for block in blocks]
             noise: Any = self.noise
             if isinstance(noise, ScaledNoise) and type(noise).draw is ScaledNoise.draw:
-                drawn = noise.draw_each(self.y, BLOCK, sources)
+                drawn = noise.draw_each(self.y, BLOCK, sources(self.seed, self.stream, blocks, self.y.device))
             else:
-                parts = [noise.draw(self.y, BLOCK, one) for one in sources]
+                each = (generator(self.seed, self.stream, block, self.y.device) for block in blocks)
+                parts = [noise.draw(self.y, BLOCK, one) for one in each]
                 drawn = torch.cat(parts) if len(parts) > 1 else parts[0]
             return drawn[:rows]
 
@@ -455,8 +457,8 @@ class _Look:
     def first(self, batch: _Batch, outputs: Tensor) -> None:
         """Remembers the first outputs that come."""
         if self.seen is None and self.when != "never":
-            self.seen = outputs
-            self.block = _Batch(len(outputs), lambda: batch.draw()[: len(outputs)], batch.source)
+            self.seen = first = outputs[:BLOCK]
+            self.block = _Batch(len(first), lambda: batch.draw()[: len(first)], batch.source)
 
     def part(self, rows: range, batch: _Batch, outputs: Tensor) -> None:
         """Remembers outputs of the first block as they come, part by part."""
@@ -504,14 +506,15 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in said)
 
 
-def _in_blocks(parts: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The rows of the parts, `BLOCK` at a time; the last time what is left."""
+def _in_blocks(parts: Iterable[Tensor], several: bool) -> Iterator[Tensor]:
+    """The rows of the parts, `BLOCK` at a time, or as many whole blocks as there are; the last time what is left."""
     held: list[Tensor] = []
     count = 0
     for part in parts:
         rows = part
-        while count + rows.shape[0] >= BLOCK:
-            head, rows = rows[: BLOCK - count], rows[BLOCK - count :]
+        while ready := (count + rows.shape[0]) // BLOCK:
+            taken = (ready if several else 1) * BLOCK - count
+            head, rows = rows[:taken], rows[taken:]
             yield torch.cat([*held, head]) if held else head
             held, count = [], 0
         if rows.shape[0]:
@@ -551,7 +554,7 @@ def _checked(outputs: Any, b: int, shape: tuple[int, ...] | None, called: str) -
     else:  # half precision is exact in float32, whole numbers up to 2⁵³ in float64
         outputs = outputs.detach().to(torch.float32 if outputs.is_floating_point() else torch.float64)
     # One pass: a sum is finite unless an entry is not, or it overflows, which the second look tells apart.
-    if not bool(torch.isfinite(outputs.sum(dtype=torch.float64))):
+    if not math.isfinite(float(outputs.sum(dtype=torch.float64))):
         bad = ~torch.isfinite(outputs)
         if bool(bad.any()):
             rows = int(bad.reshape(b, -1).any(dim=1).sum())

@@ -20,9 +20,13 @@ from torch import Tensor
 
 from certify import _validate
 from certify._floats import length
+from certify._random import Source
 from certify._text import shown
 
 __all__ = ["ScaledNoise", "ScaledRegion", "scale_of"]
+
+_AT_ONCE = 2**15
+"""Numbers drawn at once on the CPU, about."""
 
 
 class ScaledNoise(ABC):
@@ -58,13 +62,18 @@ class ScaledNoise(ABC):
         """
         return self.draw_each(y, count, [generator])
 
-    def draw_each(self, y: Tensor, count: int, generators: Sequence[torch.Generator]) -> Tensor:
-        """What `draw` gives with each generator, one after the other: (generators · count, *input)."""
+    def draw_each(self, y: Tensor, count: int, sources: Sequence[Source]) -> Tensor:
+        """What `draw` gives with each source, one after the other: (sources · count, *input)."""
         _validate.broadcastable(self.scale_name, self.scale, y.shape, "the input's shape")
-        z = self.standard((count, *y.shape), generators)
-        # y by way of its own dtype: its device may have no float64.
-        z.mul_(self.scale.to(z.device, torch.float64)).add_(y.to(z.device).double())
-        return z.to(y.dtype).to(y.device)
+        # Few at a time: in float64 they stay in the processor's cache.
+        step = max(1, _AT_ONCE // max(1, count * y.numel()))
+        parts: list[Tensor] = []
+        for first in range(0, len(sources), step):
+            z = self.standard((count, *y.shape), sources[first : first + step])
+            if not parts:  # y by way of its own dtype: its device may have no float64
+                scale, center = self.scale.to(z.device, torch.float64), y.to(z.device).double()
+            parts.append(z.mul_(scale).add_(center).to(y.dtype))
+        return (torch.cat(parts) if len(parts) > 1 else parts[0]).to(y.device)
 
     def norm(self, delta: Tensor) -> float:
         """The size of a perturbation of the input's shape, in float64; +∞ outside the noised coordinates."""
@@ -78,8 +87,8 @@ class ScaledNoise(ABC):
         return self.length(torch.where((d != 0) & (scaled == 0), 5e-324, scaled))
 
     @abstractmethod
-    def standard(self, shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
-        """Z, float64, where `certify._random` draws it: as many of `shape`, one after the other, as there are generators."""
+    def standard(self, shape: Sequence[int], sources: Sequence[Source]) -> Tensor:
+        """Z, float64, where `certify._random` draws it: as many of `shape`, one after the other, as there are sources."""
 
     @abstractmethod
     def length(self, scaled: Tensor) -> float:

@@ -31,7 +31,7 @@ from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from certify._floats import length, up
-from certify._random import normals
+from certify._random import Source, normals
 from certify._records import Shown
 from certify.noise.base import ScaledNoise, ScaledRegion, scale_of
 from certify.noise.protocol import Noise, Tails
@@ -91,9 +91,9 @@ class GaussianNoise(ScaledNoise):
         """σ over an input of `shape`, float64. Raises ValueError where it does not broadcast."""
         return self.scale_for(shape)
 
-    def standard(self, shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
+    def standard(self, shape: Sequence[int], sources: Sequence[Source]) -> Tensor:
         """Normals. Torch's float32 ones stop at 5.8, which one draw in two thousand would pass in 59 136 dimensions."""
-        return normals(shape, *generators)
+        return normals(shape, *sources)
 
     def length(self, scaled: Tensor) -> float:
         """‖δ‖_Σ."""

@@ -48,12 +48,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from certify._floats import up
-from certify._random import uniforms
+from certify._random import Source, uniforms
 from certify._records import Shown
 from certify.noise.base import ScaledNoise, ScaledRegion, scale_of
 from certify.noise.protocol import Tails
@@ -88,10 +87,10 @@ class UniformNoise(ScaledNoise):
     def __init__(self, half_width: float | Tensor) -> None:
         self.half_width = scale_of("half_width", half_width)
 
-    def standard(self, shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
+    def standard(self, shape: Sequence[int], sources: Sequence[Source]) -> Tensor:
         """Uniforms on (−1, 1): no value is outside the rounded [y − h, y + h]."""
         # From k/2⁵³ in [0, 1) to (2k + 1)/2⁵³ − 1, exactly: symmetric about 0, and never −1, which 2u − 1 would be.
-        return uniforms(shape, *generators).mul_(2).sub_(1).add_(2.0**-53)
+        return uniforms(shape, *sources).mul_(2).sub_(1).add_(2.0**-53)
 
     def length(self, scaled: Tensor) -> float:
         """Σ_j |δ_j|/(2h_j), halved last: twice the largest h is not finite."""

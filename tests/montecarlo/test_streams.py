@@ -11,11 +11,11 @@ import torch
 from scipy.special import ndtr
 from scipy.stats import binomtest, kstest
 
-from certify import GaussianNoise, MedianSmoother, certified_radius, mse_bound
-from certify._random import keyed, normals, philox_state, uniforms
+from certify import GaussianNoise, MedianSmoother, UniformNoise, _random, certified_radius, mse_bound
+from certify._random import keyed, keyed_numpy, normals, philox_state, uniforms
 from certify.models.sampling import image_source
 from certify.montecarlo import BLOCK, AllDraws, draw, generator
-from certify.montecarlo.streams import STREAMS, row_generator
+from certify.montecarlo.streams import STREAMS, row_generator, sources
 
 
 def test_seeds_whose_streams_used_to_overlap_share_nothing():
@@ -63,6 +63,29 @@ def test_normals_and_uniforms_go_on_where_the_last_ones_ended():
         assert first.shape == (5, 7)
         assert torch.equal(first, drawn((5, 7), again))
         assert not bool((first == second).any())
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_normals_are_drawn_from_is_made_without_a_generator_of_torch(known, monkeypatch):
+    """From the same text the same draws, bit for bit; also where it is not known how torch makes whole numbers."""
+    if known:
+        assert _random._taken() is not None
+    else:
+        monkeypatch.setattr(_random, "_taken", lambda: None)
+    texts = [f"block {i}" for i in range(500)]
+    for drawn in (normals, uniforms):
+        for text, source in zip(texts, keyed_numpy(texts), strict=True):
+            assert torch.equal(drawn((3, 2), source), drawn((3, 2), keyed(text)))
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 300)])
+@pytest.mark.parametrize("noise", [GaussianNoise(0.3), UniformNoise(0.3)])
+def test_noise_of_several_blocks_is_that_of_each(noise, shape):
+    """Few blocks or one at a time, as many as fit: the same numbers."""
+    y, blocks = torch.rand(shape), range(3, 9)
+    together = noise.draw_each(y, BLOCK, sources(5, "bounding", blocks, y.device))
+    alone = [noise.draw(y, BLOCK, generator(5, "bounding", block)) for block in blocks]
+    assert torch.equal(together, torch.cat(alone))
 
 
 def test_normals_are_right_in_the_tails():
