@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -15,10 +16,14 @@ from certify.certificate import words
 from certify.cli import checks, terminal
 from certify.cli.checks import argument, option
 from certify.cli.endings import NO_ANSWER
-from certify.cli.folders import below_runs, results_folder, slug, write_summary
+from certify.cli.folders import below_runs, data_set_run, results_folder, slug, write_summary
 from certify.cli.models import device_of
 from certify.cli.settings import Device, Draws, FreshRun, Limit, Long, OutRun
 from certify.cli.work import inputs_ahead, show_work
+
+if TYPE_CHECKING:
+    from certify.datasets import ClassifiedRun, Results
+    from certify.montecarlo import Progress
 
 _NOISES = ("gaussian", "uniform")
 
@@ -103,7 +108,7 @@ def classify(
     the inputs out through the folder of the results, on one machine or several.
     """
     from certify import GaussianNoise, UniformNoise, plots
-    from certify.datasets import ClassifierTask, LabelledSet, Results, class_summary, settings_of
+    from certify.datasets import ClassifierTask, LabelledSet, class_summary
     from certify.models.references import load_function
 
     first = out_dir or below_runs(f"classify-{slug(data.stem)}")
@@ -127,32 +132,20 @@ def classify(
     )
     asked = len(labelled) if limit is None else min(limit, len(labelled))
     decides = dict(task.settings)
-    worker = Worker.current()
     folder = results_folder(first, decides, fresh, named=out_dir is not None)
 
-    def estimate(there: int) -> None:
-        draws = (asked - there) * (n0 + n)
-        seconds = inputs_ahead(task, draws, batch_size)
-        said = f"{asked - there:,} inputs, {n:,} draws each"
-        show_work(said, seconds / worker.count, long=long, at_most=stop_at is not None)
+    def ahead(there: Collection[int]) -> None:
+        left = asked - len(there)
+        seconds = inputs_ahead(task, left * (n0 + n), batch_size) / Worker.current().count
+        show_work(f"{left:,} inputs, {n:,} draws each", seconds, long=long, at_most=stop_at is not None)
 
-    begun = settings_of(folder) is not None
-    if not begun:  # a run that is refused leaves nothing
-        estimate(0)
-    with Results(folder, decides, task, worker=worker) as results:
-        there = sum(record["row"] <= asked for record in results.done)
-        if there:
-            terminal.out.print(f"{there:,} of {asked:,} inputs are done already; going on.")
-        if begun and there < asked:
-            estimate(there)
-        try:
-            with terminal.bar("certifying") as tick:
-                run = task.certify(results, together=together, limit=limit, batch_size=batch_size, progress=tick)
-        except KeyboardInterrupt:
-            terminal.out.print(
-                f"Stopped: {len(results.done):,} of {asked:,} inputs are kept. The same command resumes from there."
-            )
-            raise typer.Exit(130) from None
+    def certify(results: Results, progress: Progress) -> ClassifiedRun:
+        return task.certify(results, together=together, limit=limit, batch_size=batch_size, progress=progress)
+
+    with data_set_run(folder, decides, task, asked=asked, rows="inputs", ahead=ahead, certify=certify) as (
+        results,
+        run,
+    ):
         total = class_summary(run)
         title = f"{labelled.name}: α = {failure(alpha)} an input, n = {n:,}"
         write_summary(

@@ -9,10 +9,10 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 from rich.text import Text
@@ -27,12 +27,15 @@ if TYPE_CHECKING:
     from certify.adaptive import PreparedPrompt
     from certify.certificate import Certificate
     from certify.datasets import Results
-    from certify.montecarlo import RunFolder
+    from certify.datasets.results import Rows
+    from certify.montecarlo import Progress, RunFolder
     from certify.montecarlo.checkpoint import Checkpoint
     from certify.plots.style import StyledFigure
 
 
 _LOG = logging.getLogger(__name__)
+
+_Run = TypeVar("_Run")
 
 FILES = ("certificate.json", "tensors.safetensors", "noise.png", "curve.png", "rate.png", "levels.png")
 DRAWINGS = (".png", ".svg", ".pdf")
@@ -192,6 +195,48 @@ def results_folder(first: Path, decides: dict[str, Any], fresh: bool, *, named: 
         return unused(first)
     wanted = json.loads(json.dumps(decides))
     return first if named else next(f for f in numbered(first) if _begins(f) or datasets.settings_of(f) == wanted)
+
+
+@contextmanager
+def data_set_run(
+    folder: Path,
+    decides: dict[str, Any],
+    data: Rows,
+    *,
+    asked: int,
+    rows: str,
+    ahead: Callable[[Collection[int]], None],
+    certify: Callable[[Results, Progress], _Run],
+) -> Iterator[tuple[Results, _Run]]:
+    """A run over a data set, begun or resumed: what is ahead is said first, and what is kept if it is stopped.
+
+    Args:
+        folder, decides, data: of `certify.datasets.Results`.
+        asked: how many rows, from the first.
+        rows: what they are called.
+        ahead: says what is left after these rows; it may refuse.
+        certify: certifies the rows that are left; returns all of them.
+    """
+    from certify import datasets
+
+    begun = datasets.settings_of(folder) is not None
+    if not begun:  # a run that is refused leaves nothing
+        ahead(())
+    with datasets.Results(folder, decides, data, worker=Worker.current()) as results:
+        there = {record["row"] for record in results.done if record["row"] <= asked}
+        if there:
+            terminal.out.print(f"{len(there):,} of {asked:,} {rows} are done already; going on.")
+        if begun and len(there) < asked:
+            ahead(there)
+        try:
+            with terminal.bar("certifying") as tick:
+                run = certify(results, tick)
+        except KeyboardInterrupt:
+            terminal.out.print(
+                f"Stopped: {len(results.done):,} of {asked:,} {rows} are kept. The same command resumes from there."
+            )
+            raise typer.Exit(130) from None
+        yield results, run
 
 
 def _begins(folder: Path) -> bool:

@@ -22,6 +22,7 @@ from certify.cli.folders import (
     agreed,
     below_runs,
     certificate_folder,
+    data_set_run,
     results_folder,
     run_folder,
     saved,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from certify.certificate import Certificate
     from certify.datasets import PromptSet
     from certify.defence import Defence
+    from certify.montecarlo import Progress
 
 
 _PRIVATE = "Leave {} out of every file. σ and relevance stay, and identify the words to anyone who has the model."
@@ -264,42 +266,29 @@ def prompts(
     else:
         adaptive, pipe = settings.whole() if statistics or images else (settings.text_only(), None)
     decides = datasets.run_settings(adaptive, data, options, pipe=pipe)
-    worker = Worker.current()
     folder = results_folder(first, decides, fresh, named=out_dir is not None)
-    begun = datasets.settings_of(folder) is not None
 
-    def estimate(done: Collection[int] = ()) -> None:
+    def ahead(done: Collection[int]) -> None:
         left = [row for row in data.rows[:asked] if row.number not in done]
         with terminal.out.status("timing a small certificate"):
             seconds = rows_ahead(adaptive, pipe, left, options, settings.batch_size)
-        show_work(f"{len(left):,} prompts, {n:,} draws each", seconds / worker.count, long=long)
+        show_work(f"{len(left):,} prompts, {n:,} draws each", seconds / Worker.current().count, long=long)
 
-    if not begun:  # a run that is refused leaves nothing
-        estimate()
-    with datasets.Results(folder, decides, data, worker=worker) as results:
-        there = {record["row"] for record in results.done if record["row"] <= asked}
-        if there:
-            terminal.out.print(f"{len(there):,} of {asked:,} prompts are done already; going on.")
-        if begun and len(there) < asked:
-            estimate(there)
-        try:
-            with terminal.bar("certifying") as tick:
-                records = datasets.certify_rows(
-                    adaptive,
-                    results,
-                    options,
-                    limit=limit,
-                    pipe=pipe,
-                    batch_size=settings.batch_size,
-                    memory=settings.bytes,
-                    progress=tick,
-                    source=settings.source(None if pipe is None else settings.weights),
-                )
-        except KeyboardInterrupt:
-            terminal.out.print(
-                f"Stopped: {len(results.done):,} of {asked:,} prompts are kept. The same command resumes from there."
-            )
-            raise typer.Exit(130) from None
+    def certify(results: datasets.Results, progress: Progress) -> list[dict[str, Any]]:
+        return datasets.certify_rows(
+            adaptive,
+            results,
+            options,
+            limit=limit,
+            pipe=pipe,
+            batch_size=settings.batch_size,
+            memory=settings.bytes,
+            progress=progress,
+            source=settings.source(None if pipe is None else settings.weights),
+        )
+
+    run = data_set_run(folder, decides, data, asked=asked, rows="prompts", ahead=ahead, certify=certify)
+    with run as (results, records):
         total = datasets.summary(records, options)
         radii = [float(record["radius"]) for record in records]
         within = words.tolerance(tolerance)

@@ -283,43 +283,34 @@ class _Repeated:
         """Draws, and decides."""
         drawing, half = self.drawing, self.alpha / 2
         seen = StoppedMean(family, w, self._allowed(family, w), tau, half, self._values)
-        drawn, run = _until_decided(drawing, seen), drawing.run()
+        drawn = _until_decided(drawing, seen)
         limits = Limits(family, w[None], (seen.limit(),), ("T14",))
         scale: dict[str, Any] = {"replicas": self.replicas, "repeats": family.repeats, "floor": 0.0, "ceiling": 1.0}
         held = MeanEvidence.of(limits, None, drawing.noise, self.rho, side="upper", **scale)
-        yes, n = seen.decided == "yes", seen.count
         sure, target = confidence(self.alpha), shown(self.target, "exact")
         reason = {
-            "yes": run.remark,
+            "yes": "",
             "no": f"with confidence {sure} no number of draws gives {target} by the W that the pilot draws chose, of "
-            f"{family.repeats} values of each of {n:,} draws",
-        }.get(
-            seen.decided, f"{n:,} draws of {family.repeats} values each neither show {target} nor exclude it by this W"
-        )
-        return Decision(
-            decided=seen.decided,
-            value=min(held.upper, self.target) if yes else held.upper,
-            limit=self.target,
+            f"{family.repeats} values of each of {seen.count:,} draws",
+            "undecided": f"{seen.count:,} draws of {family.repeats} values each neither show {target} nor exclude it by "
+            "this W",
+        }[seen.decided]
+        return _decision(
+            drawing,
+            seen,
+            drawn,
             rho=self.rho,
             alpha=self.alpha,
-            replicas=self.replicas,
-            n=n,
-            drawn=drawn,
-            maximum=drawing.n,
-            repeats=family.repeats,
-            pilot_values=self.pilot_values,
-            successes=None,
-            allowed=None,
-            lower=None,
-            upper=None,
-            quantity="mean",
-            unit="probability",
+            value=held.upper,
+            limit=self.target,
+            reason=reason,
+            evidence=lambda _: held,
             theorem="T14",
             method="repeats",
-            status="certified" if yes else "abstained",
-            reason=reason,
-            evidence=held if yes else None,
-            run=replace(run, n=drawn),
+            quantity="mean",
+            unit="probability",
+            repeats=family.repeats,
+            pilot_values=self.pilot_values,
         )
 
 
@@ -392,49 +383,81 @@ def _of_counts(
     *,
     rho: float,
     alpha: float,
-    quantity: str,
-    unit: str,
     limit: float,
     what: tuple[str, str],
     evidence: Callable[[float], Evidence],
-    **of_statistic: Any,
+    **about: Any,
 ) -> Decision:
     """Draws, and decides about a probability at the deployed smoother from how often something happened (T5).
 
     Args:
         drawing, counts: what is drawn and counted.
-        rho, alpha, quantity, unit, limit, of_statistic: fields of `Decision`.
+        rho, alpha, limit, about: fields of `Decision`.
         what: was counted, and is wanted, in words.
         evidence: bound → what a certificate keeps, for "yes".
     """
-    drawn, replicas, run = _until_decided(drawing, counts), drawing.replicas or 1, drawing.run()
-    yes, ones = counts.decided == "yes", int(counts.ones)
-    lower, upper = counts.limits()
-    value = stopped_event(ones, counts.count, drawing.noise, rho=rho, replicas=replicas, alpha=alpha / 2)
+    drawn, ones = _until_decided(drawing, counts), int(counts.ones)
+    value = stopped_event(ones, counts.count, drawing.noise, rho=rho, replicas=drawing.replicas or 1, alpha=alpha / 2)
+    return _decision(
+        drawing,
+        counts,
+        drawn,
+        rho=rho,
+        alpha=alpha,
+        value=value,
+        limit=limit,
+        reason=_reason(counts, alpha, *what),
+        evidence=evidence,
+        theorem="T5",
+        method="replicas",
+        **about,
+    )
+
+
+def _decision(
+    drawing: Drawing,
+    stopped: StoppedCount | StoppedMean | StoppedRanks,
+    drawn: int,
+    *,
+    rho: float,
+    alpha: float,
+    value: float,
+    limit: float,
+    reason: str,
+    evidence: Callable[[float], Evidence | None],
+    **about: Any,
+) -> Decision:
+    """What became of a question.
+
+    Args:
+        drawing, stopped, drawn: what was drawn, what decided, and the draws that were made.
+        rho, alpha, value, limit, about: fields of `Decision`.
+        reason: why it is not "yes".
+        evidence: bound → what a certificate keeps, for "yes".
+    """
+    yes, run = stopped.decided == "yes", drawing.run()
+    counts = stopped if isinstance(stopped, StoppedCount) else None
+    lower, upper = counts.limits() if counts else (None, None)
     value = min(value, limit) if yes else value
     return Decision(
-        decided=counts.decided,
+        decided=stopped.decided,
         value=value,
         limit=limit,
         rho=rho,
         alpha=alpha,
-        replicas=replicas,
-        n=counts.count,
+        replicas=drawing.replicas or 1,
+        n=stopped.count,
         drawn=drawn,
         maximum=drawing.n,
-        successes=ones,
-        allowed=counts.allowed,
+        successes=int(counts.ones) if counts else None,
+        allowed=counts.allowed if counts else None,
         lower=lower,
         upper=upper,
-        quantity=quantity,
-        unit=unit,
-        theorem="T5",
-        method="replicas",
         status="certified" if yes else "abstained",
-        reason=run.remark if yes else _reason(counts, alpha, *what),
+        reason=run.remark if yes else reason,
         evidence=evidence(value) if yes else None,
         run=replace(run, n=drawn),
-        **of_statistic,
+        **about,
     )
 
 
@@ -523,7 +546,7 @@ class _Distance:
         else:
             needed = draws_needed(noise.tails(0.5, self.rho), self.alpha / (4 * setting.outputs))
             reason = f"n = {n} draws give no finite bound at ρ = {rho}: {enough(needed)}"
-        return self._decision("coordinatewise", "T2", bounds, drawn, bounds.value, reason, bounds.evidence)
+        return self._decision("coordinatewise", "T2", bounds, drawn, bounds.value, reason, lambda _: bounds.evidence)
 
     def dimension_free(self, q: float) -> Decision:
         """T4 with one level q: the event that f is further than R₀ from c."""
@@ -541,7 +564,7 @@ class _Distance:
         limits = torch.tensor([q], dtype=torch.float64), torch.tensor([[reach]], dtype=torch.float64)
         evidence = LayersEvidence(center, *limits, False, center)
         value = self.tolerance if counts.decided == "yes" else math.inf
-        return self._decision("dimension-free", "T4", counts, drawn, value, reason, evidence)
+        return self._decision("dimension-free", "T4", counts, drawn, value, reason, lambda _: evidence)
 
     def best_level(self, pilot: Tensor) -> float:
         """The level whose event pilot draws let decide soonest: the largest KL(P[beyond R₀] ‖ p₀), if it is below p₀."""
@@ -564,34 +587,24 @@ class _Distance:
         drawn: int,
         value: float,
         reason: str,
-        evidence: Evidence | None,
+        evidence: Callable[[float], Evidence | None],
     ) -> Decision:
-        counts, run = stopped if isinstance(stopped, StoppedCount) else None, self.drawing.run()
-        lower, upper = counts.limits() if counts else (None, None)
-        return Decision(
-            decided=stopped.decided,
-            value=value,
-            limit=self.tolerance,
+        return _decision(
+            self.drawing,
+            stopped,
+            drawn,
             rho=self.rho,
             alpha=self.alpha,
-            replicas=1,
-            n=stopped.count,
-            drawn=drawn,
-            maximum=self.drawing.n,
-            successes=int(counts.ones) if counts else None,
-            allowed=counts.allowed if counts else None,
-            lower=lower,
-            upper=upper,
+            value=value,
+            limit=self.tolerance,
+            reason=reason,
+            evidence=evidence,
+            theorem=theorem,
+            method=method,
             quantity=MSEBound.quantity,
             unit=MSEBound.unit,
             smoother="median",
             reference="center",
-            theorem=theorem,
-            method=method,
-            status="certified" if stopped.decided == "yes" else "abstained",
-            reason=reason or run.remark,
-            evidence=evidence if stopped.decided == "yes" else None,
-            run=replace(run, n=drawn),
             center=self.center,
         )
 
