@@ -369,8 +369,11 @@ def test_attacks_succeed_where_the_concept_is_drawn(pipe: Any, encoder: PromptEn
     assert circle.successes >= 30
     assert square.successes <= 2
     assert square.value < 0.5
-    again = event_bound(attack_succeeds(deployment, pipe, "judge:circle", **SHORT), y, noise, **settings)
-    assert again.successes == circle.successes
+    few = settings | {"n": 8}
+    once, again = (
+        event_bound(attack_succeeds(deployment, pipe, "judge:circle", **SHORT), y, noise, **few) for _ in "12"
+    )
+    assert again.successes == once.successes
 
 
 def test_the_event_of_the_adaptive_smoother(pipe: Any) -> None:

@@ -184,9 +184,10 @@ def test_means_of_events_are_drawn_and_other_means_are_not():
     how = {"rho": 0.2, "replicas": 5, "repeats": 2, "n": 200, "two_sided": True}
     bound = event_bound(fires, torch.zeros(2), GaussianNoise(1.0), **how)
     above, below, told = plot_event_rates(bound, largest=0.5).axes[0].get_lines()
-    assert above.get_ydata()[100] == bound.at(0.25)
-    assert below.get_ydata()[100] == bound.interval(0.25)[0] == bound.least(0.25)
-    assert told.get_ydata()[100] == indistinguishability(rho=0.25, replicas=5).total_variation
+    drawn = [dict(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in (above, below, told)]
+    assert drawn[0][0.25] == bound.at(0.25)
+    assert drawn[1][0.25] == bound.interval(0.25)[0] == bound.least(0.25)
+    assert drawn[2][0.25] == indistinguishability(rho=0.25, replicas=5).total_variation
     assert "200\u00a0×\u00a02 values" in above.get_label()
     uniform = event_bound(fires, torch.zeros(2), UniformNoise(1.0), rho=0.2, replicas=5, repeats=2, n=200)
     assert len(plot_event_rates(uniform).axes[0].get_lines()) == 1  # T15 is about Gaussian noise

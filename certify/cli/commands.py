@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -72,6 +74,12 @@ def _app(
     pass
 
 
+@functools.cache
+def commands() -> Callable[[], None]:
+    """What `app` says, as it runs: reading it takes longer than most that is refused, and once a process is enough."""
+    return typer.main.get_command(app)
+
+
 def main() -> None:
     """Runs the command line. `certify.cli.endings` says how it may end.
 
@@ -89,7 +97,7 @@ def main() -> None:
     before = signal.signal(signal.SIGTERM, terminate) if here else None
     try:
         with together(next((word for word in sys.argv[1:] if not word.startswith("-")), "")):
-            app()
+            commands()()
     except SystemExit as end:
         sys.exit(TERMINATED if terminated else end.code)
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from certify import _validate
 from certify.cli.models import device_of
 from experiments import unlearning
 from experiments.settings import changed
@@ -53,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the method; repeat for several"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--images", type=int, default=96, help="of each kind of prompt, to measure (embedded model only)"
+    )
     parser.add_argument("--out", required=True, type=Path, help="folder for what changed; a stopped run goes on")
 
 
@@ -62,6 +66,7 @@ def main(a: Any) -> int:
 
     method, concept = unlearning.METHODS[a.method], concept_of(a)
     settings = settings_of(method, concept, a.set, embedded=a.model is None)
+    _validate.count("images", a.images)
     saving.check_free(a.out)
     model = concept.world.base if a.model is None else a.model
     edit, seconds = _saved(a.out, method, concept, settings, seed=a.seed, model=model, device=device_of(a.device))
@@ -72,8 +77,10 @@ def main(a: Any) -> int:
         from experiments.unlearning.measure import KINDS as ASKED
         from experiments.unlearning.measure import rates
 
-        before, after = rates(load_pipeline(model), concept), rates(load_pipeline(model, **given), concept)
-        print(f"share of 96 images that show what was asked for ({concept.head})")
+        before, after = (
+            rates(pipe, concept, a.images) for pipe in (load_pipeline(model), load_pipeline(model, **given))
+        )
+        print(f"share of {a.images} images that show what was asked for ({concept.head})")
         print(
             "\n".join(
                 [f"{'prompts':<10} before   after", *(f"{k:<10} {before[k]:6.3f}  {after[k]:6.3f}" for k in ASKED)]

@@ -244,7 +244,7 @@ def whole() -> tuple[Any, AdaptiveMedianSmoother]:
     return pipe, AdaptiveMedianSmoother.from_pipeline(pipe, ["circle"], n=3, **certify.world.SMOOTHING)
 
 
-SMALL = {"n": 200, "statistics": 80, "images": 64, "steps": 2, "guidance": 1.0, "q": 0.5, "rho_deployed": 0.1}
+SMALL = {"n": 200, "statistics": 64, "images": 64, "steps": 2, "guidance": 1.0, "q": 0.5, "rho_deployed": 0.1}
 
 
 def test_a_whole_certificate_speaks_of_every_stage(whole: tuple[Any, AdaptiveMedianSmoother]) -> None:
@@ -264,7 +264,7 @@ def test_a_whole_certificate_speaks_of_every_stage(whole: tuple[Any, AdaptiveMed
     assert made.provenance["undefended"]["n"] == 16
     assert made.provenance["noise_prediction_yardstick"] > 0
     assert all(claim.status == "certified" for claim in made.claims), [c.reason for c in made.claims]
-    report = made.check(certified_functions(made, adaptive.prepare(prompt), pipe), adaptive.problem(prompt).y)
+    report = made.check(certified_functions(made, adaptive.prepare(prompt), pipe), adaptive.problem(prompt).y, n=32)
     assert {v.outcome for v in report.verdicts} == {"not refuted"}
     event = next(claim for claim in made.claims if claim.quantity == "event")
     assert event.value == pytest.approx(made.event(event).at(event.rho))
@@ -291,7 +291,7 @@ def test_the_rate_of_images_is_one_of_several_a_draw(whole: tuple[Any, AdaptiveM
     assert section.drawn.at(0.1) == event.at(0.1)
     deployment = adaptive.deployment(PROMPT)
     honest = attack_succeeds(deployment, pipe, by_chance, steps=1, guidance=1.0)
-    verdict = next(v for v in made.check({claim.function: honest}, deployment.y, n=64).verdicts if v.claim == claim)
+    verdict = next(v for v in made.check({claim.function: honest}, deployment.y, n=32).verdicts if v.claim == claim)
     assert verdict.outcome == "not refuted"
 
 
@@ -311,7 +311,7 @@ def test_alpha_is_shared_by_the_claims_that_are_made(
         adaptive = AdaptiveMedianSmoother.from_pipeline(pipe, ["circle"], **options)
     else:
         adaptive = AdaptiveMedianSmoother.from_encoder(PromptEncoder.from_pipeline(pipe), ["circle"], **options)
-    small = {**SMALL, "n": 64, "statistics": 32, "images": 4, "steps": 1, "rhos": (0.05,), "points": 1, "alpha": 0.3}
+    small = {**SMALL, "n": 16, "statistics": 8, "images": 4, "steps": 1, "rhos": (0.05,), "points": 1, "alpha": 0.3}
     for more in ({}, {"pipe": pipe}, {"pipe": pipe, "statistics": 0, "detector": "judge:circle", "tolerance": 0.0}):
         made = adaptive.certify("a red circle", **{**small, **more})
         assert math.fsum(claim.alpha for claim in made.claims) == pytest.approx(0.3, rel=1e-12), more

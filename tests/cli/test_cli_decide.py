@@ -40,7 +40,7 @@ def test_decide_says_no_where_no_number_of_draws_would_do(run):
 
 
 def test_decide_about_images(run):
-    code, out, _ = run("decide", PROMPT, "--rho", "1", "--rate", "0.5", "--n", "640", "--steps", "2", "--guidance", "1")
+    code, out, _ = run("decide", PROMPT, "--rho", "1", "--rate", "0.5", "--n", "320", "--steps", "1", "--guidance", "1")
     assert code == 1
     assert "image shows circle" in " ".join(out.split())
     assert "? No." in " ".join(out.split())
@@ -49,7 +49,7 @@ def test_decide_about_images(run):
 
 def test_decide_about_images_by_several_of_each_draw(run):
     """T5 cannot: the copies would have to decide everything. The exit code is that of its answer."""
-    how = ("--rate", "0.9", "--rho", "0.3", "--n", "3000", "--steps", "1", "--guidance", "1")
+    how = ("--rate", "0.9", "--rho", "0.3", "--n", "1000", "--steps", "1", "--guidance", "1")
     code, out, _ = run("decide", PROMPT, *how)
     said = " ".join(out.split())
     assert code == {"Yes": 0, "No": 1}[re.search(r"δ‖_Σ ≤ 0.3\? (\w+)\.", said)[1]]

@@ -21,7 +21,8 @@ from tests.processes import forked
 
 PROMPT = "a photo of a red circle"
 TEXT = ("prompt", PROMPT, "--text-only", "--n", "1500", "--batch-size", "128")
-WHOLE = ("prompt", PROMPT, "--n", "300", "--statistics", "80", "--images", "128", "--steps", "2", "--replicas", "3")
+COUNTS = ("--n", "128", "--statistics", "64", "--images", "64")
+WHOLE = ("prompt", PROMPT, *COUNTS, "--steps", "1", "--guidance", "1", "--replicas", "3")
 
 
 def content(folder: Path) -> tuple[dict, bytes]:

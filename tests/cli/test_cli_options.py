@@ -376,7 +376,7 @@ def test_a_fault_of_the_program_is_no_answer():
     script = (
         "import sys; from certify.cli import commands\n"
         "def wrong(): raise ZeroDivisionError('inside')\n"
-        "commands.app = wrong; commands.main()"
+        "commands.commands = lambda: wrong; commands.main()"
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (ended.returncode, "ZeroDivisionError: inside" in ended.stderr) == (70, True)

@@ -11,6 +11,7 @@ import stat
 import pytest
 
 from certify import Certificate, datasets
+from certify.cli import folders, work
 from certify.datasets import runs
 from tests.cli.stopped import stopped
 
@@ -23,6 +24,14 @@ ROWS = (
     "a red circle",
 )
 SMALL = ("--n", "64", "--concept", "circle")
+
+
+@pytest.fixture(autouse=True)
+def _no_figure_and_no_estimate(request, monkeypatch):
+    """Either takes longer than a row. They are made where a whole run is looked at."""
+    if request.function is not test_a_run_killed_at_random_moments_equals_the_undisturbed_one:
+        monkeypatch.setattr(folders, "write_figure", lambda *_: None)
+        monkeypatch.setattr(work, "timed", lambda _: 0.0)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from tests.subjects import LINEAR, SUBJECTS, Subject, monotone
 
 pytestmark = pytest.mark.statistical
 
-ALPHA, RHO, QUICK = 0.1, 0.7, 25
+ALPHA, RHO, QUICK = 0.1, 0.7, 12
 INSIDE = 1 - 1e-12  # the open ellipsoid, where both kinds of percentile are covered
 
 

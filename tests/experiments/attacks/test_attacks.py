@@ -93,7 +93,8 @@ def answers_every_target(attack: Attack, who: Victim) -> None:
 
 
 def is_its_seeds(attack: Attack, who: Victim) -> None:
-    first, again, *others = (attack.run(who, aims(3), QUICK[attack.name], Rng(seed)) for seed in (0, 0, 1, 2, 3))
+    first, again = (attack.run(who, aims(3), QUICK[attack.name], Rng(0)) for _ in range(2))
+    others = (attack.run(who, aims(3), QUICK[attack.name], Rng(seed)) for seed in (1, 2, 3))
     assert first == again
     assert any([row.adversarial for row in first] != [row.adversarial for row in other] for other in others)
 
@@ -101,9 +102,9 @@ def is_its_seeds(attack: Attack, who: Victim) -> None:
 def goes_on_where_it_stopped(attack: Attack, who: Victim, folder: Path) -> None:
     """Stopped and continued it ends with the same file; what is there is not asked again, and answers no other question."""
     settings, whole, part = QUICK[attack.name], folder / "whole.csv", folder / "part.csv"
-    rows = run(attack, who, aims(5), settings, whole, batch=2)
-    run(attack, who, aims(5)[:2], settings, part, batch=2)
-    assert run(attack, who, aims(5), settings, part, batch=2) == rows == read_rows(whole)
+    rows = run(attack, who, aims(3), settings, whole, batch=2)
+    run(attack, who, aims(3)[:2], settings, part, batch=2)
+    assert run(attack, who, aims(3), settings, part, batch=2) == rows == read_rows(whole)
     assert part.read_bytes() == whole.read_bytes()
     record = json.loads(whole.with_suffix(".json").read_text(encoding="utf-8"))
     assert record["settings"] == json.loads(json.dumps(dataclasses.asdict(settings)))
@@ -112,9 +113,9 @@ def goes_on_where_it_stopped(attack: Attack, who: Victim, folder: Path) -> None:
         raise AssertionError("it was asked again")
 
     asleep = dataclasses.replace(attack, run=never)
-    assert run(asleep, who, aims(5), settings, whole, batch=2) == rows
+    assert run(asleep, who, aims(3), settings, whole, batch=2) == rows
     with pytest.raises(ValueError, match="holds rows of another attack, or with other settings"):
-        run(asleep, who, aims(5), settings, whole, batch=2, seed=1)
+        run(asleep, who, aims(3), settings, whole, batch=2, seed=1)
 
 
 # All attacks

@@ -94,11 +94,11 @@ class Case:
 def _pruning(objective: str, kind: type[Any]) -> Case:
     settings = kind(
         objective=objective,
-        iterations=3,
+        iterations=2,
         batch=2,
         steps=2,
         guidance=2.0,
-        images=3,
+        images=2,
         scoring=2,
         critical=0.2,
         budget=0.05,
@@ -110,7 +110,7 @@ def _pruning(objective: str, kind: type[Any]) -> Case:
 
 CASES: dict[str, Case] = {
     "esd": Case(
-        esd.Settings(iterations=3, batch=2, steps=3, learning_rate=1e-3),
+        esd.Settings(iterations=2, batch=2, steps=2, learning_rate=1e-3),
         (Variant("noxattn", {}), Variant("xattn", {}, "style"), Variant("xattn-kv", {"parameters": "xattn-kv"})),
         tuple(Erasing(concept, {"iterations": 60}, 0.5, 0.75) for concept in ("circle", "striped")),
     ),
@@ -145,7 +145,7 @@ CASES: dict[str, Case] = {
     ),
     "race": Case(
         race.Settings(
-            iterations=3, batch=2, steps=3, learning_rate=1e-3, attack_steps=2, radius=0.3,
+            iterations=2, batch=2, steps=2, learning_rate=1e-3, attack_steps=2, radius=0.3,
             start=esd.Settings(iterations=2, batch=2, steps=2, learning_rate=1e-3),
         ),
         (Variant("noxattn", {}), Variant("xattn", {}, "style")),
@@ -155,7 +155,7 @@ CASES: dict[str, Case] = {
     "advunlearn": Case(
         advunlearn.Settings(
             iterations=4, batch=2, learning_rate=1e-3, warm_up=1, every=2, attack_steps=2, attack_rate=0.05, retain=2,
-            steps=3, cache=2,
+            steps=2, cache=2,
         ),
         (Variant("encoder", {}), Variant("encoder", {"cache": 0, "sign": True})),
         (Erasing("circle", {"iterations": 80, "cache": 8}, 0.4, 0.6, 60),),
@@ -163,7 +163,7 @@ CASES: dict[str, Case] = {
     ),
     "gift": Case(
         gift.Settings(
-            rounds=2, batch=2, images=4, source="own", steps=2, guidance=1.0, safe_rate=1e-3, concept_rate=1e-3, noise=0.1,
+            rounds=2, batch=2, images=2, source="own", steps=2, guidance=1.0, safe_rate=1e-3, concept_rate=1e-3, noise=0.1,
             lookahead=1,
         ),
         (Variant("full", {"lookahead": 0}), Variant("xattn", {"parameters": "xattn"})),

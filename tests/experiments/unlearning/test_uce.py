@@ -100,9 +100,11 @@ def test_nothing_to_change_changes_nothing(diffusion):
 
 def test_command_writes_what_load_pipeline_takes(tmp_path: Path):
     folder = tmp_path / "uce"
-    call = ["experiments", "unlearn", "uce", "--concept", "dotted", "--anchor", "solid", "--out", str(folder)]
+    call = ["experiments", "unlearn", "uce", "--concept", "dotted", "--anchor", "solid", "--images", "4"]
+    call += ["--out", str(folder)]
     done = forked(*call, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert "share of 4 images that show what was asked for" in done.stdout
     weights = load_pipeline(unet=folder / "unet.safetensors").unet.state_dict()
     name = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
     assert not torch.equal(weights[name], load_pipeline().unet.state_dict()[name])
