@@ -183,14 +183,16 @@ def test_means_of_events_are_drawn_and_other_means_are_not():
 
     how = {"rho": 0.2, "replicas": 5, "repeats": 2, "n": 200, "two_sided": True}
     bound = event_bound(fires, torch.zeros(2), GaussianNoise(1.0), **how)
-    above, below, told = plot_event_rates(bound, largest=0.5).axes[0].get_lines()
-    drawn = [dict(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in (above, below, told)]
-    assert drawn[0][0.25] == bound.at(0.25)
-    assert drawn[1][0.25] == bound.interval(0.25)[0] == bound.least(0.25)
-    assert drawn[2][0.25] == indistinguishability(rho=0.25, replicas=5).total_variation
-    assert "200\u00a0×\u00a02 values" in above.get_label()
+    lines = plot_event_rates(bound, largest=0.5).axes[0].get_lines()
+    above, still, below, told = (dict(zip(one.get_xdata(), one.get_ydata(), strict=True)) for one in lines)
+    assert above[0.25] == bound.at(0.25)
+    assert above[0.25] < still[0.25] == bound.held.of_t5(bound.run.noise, 0.25)  # T5 beside it
+    assert below[0.25] == bound.interval(0.25)[0] == bound.least(0.25)
+    assert told[0.25] == indistinguishability(rho=0.25, replicas=5).total_variation
+    assert lines[0].get_label().startswith("certified (T14), 5 noisy copies (200\u00a0×\u00a02 values")
+    assert lines[1].get_label() == "by T5 alone, 5 noisy copies"
     uniform = event_bound(fires, torch.zeros(2), UniformNoise(1.0), rho=0.2, replicas=5, repeats=2, n=200)
-    assert len(plot_event_rates(uniform).axes[0].get_lines()) == 1  # T15 is about Gaussian noise
+    assert len(plot_event_rates(uniform).axes[0].get_lines()) == 2  # T15 is about Gaussian noise
     score = mean_bound(lambda z: z.mean(dim=(1, 2)).sigmoid(), torch.zeros(2), GaussianNoise(1.0), rho=0.2, n=200)
     with pytest.raises(ValueError, match="must bound a probability from above"):
         plot_event_rates(score)

@@ -661,8 +661,7 @@ class MeanEvidence(Evidence):
 
     def _ends(self, noise: Noise, rho: float, mixtures: tuple[_Array | None, _Array | None]) -> tuple[float, float]:
         """The same by given mixtures of the limits (None: the best), rounded outwards."""
-        span, low, high = self.ceiling - self.floor, self.floor, self.ceiling
-        shares = []
+        span, low, shares = self.ceiling - self.floor, self.floor, []
         for held, a in zip((self.above, self.below), mixtures, strict=True):
             share = 1.0
             if held is not None and a is None:
@@ -670,11 +669,22 @@ class MeanEvidence(Evidence):
             elif held is not None and a is not None:
                 share = max(0.0, min(held.value(a, noise, rho, self.replicas), held.of_t5(noise, rho, self.replicas)))
             shares.append(share)
-        if shares[0] < 1:
-            high = min(self.ceiling, (self.floor + span * shares[0]) + 4e-16 * (abs(self.floor) + span))
         if shares[1] < 1:
             low = max(self.floor, (self.ceiling - span * shares[1]) - 4e-16 * (abs(self.ceiling) + span))
-        return low, high
+        return low, self._high(shares[0])
+
+    def of_t5(self, noise: Noise, rho: float) -> float:
+        """The upper bound that T5's limit alone gives at a radius, in the unit of S: its part of α, the first value of each
+        draw; `ceiling` without such a limit."""
+        share = 1.0 if self.above is None else self.above.of_t5(noise, rho, self.replicas)
+        return self._high(share)
+
+    def _high(self, share: float) -> float:
+        """An upper bound in the unit of S, rounded up."""
+        if share >= 1:
+            return self.ceiling
+        span = self.ceiling - self.floor
+        return min(self.ceiling, (self.floor + span * share) + 4e-16 * (abs(self.floor) + span))
 
     def won(self, noise: Noise, rho: float) -> str:
         """Whose bound the value is: "T5", or "T14" where more than T5's limit was needed."""

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from certify import _validate
 from certify._text import failure
-from certify.bounds.bounded_mean import MeanBound
+from certify.bounds.bounded_mean import MeanBound, MeanEvidence
 from certify.bounds.copies import EventBound
 from certify.bounds.indistinguishability import Indistinguishability
 from certify.bounds.rates import RateOver
 from certify.certificate import ClaimedEvent, ClaimedMean, words
-from certify.noise import GaussianNoise
+from certify.noise import GaussianNoise, Noise
 from certify.plots import style
 from certify.plots.colours import GREY, series
 from certify.plots.style import RADIUS, TWO_COLUMNS, StyledFigure, panels, plain, styled, wrapped
@@ -46,9 +46,10 @@ def plot_event_rates(
 
     Args:
         *bounds: what `event_bound`, `event_rate_over` or `attack_rate_over` returned, or `Certificate.event`; each gives a
-            whole line, which holds at once with probability 1 − α. A two-sided one has a second line, below which it is not.
-            Below, for each number of copies, the most that any test could tell of a perturbation (T15, Gaussian noise): no
-            event's probability moves by more.
+            whole line, which holds at once with probability 1 − α. A two-sided one has a second line, below which it is not;
+            one by T14 another, for comparison: what T5's limit alone gives, from the same draws. Below, for each number of
+            copies, the most that any test could tell of a perturbation (T15, Gaussian noise): no event's probability moves
+            by more.
         largest: where the horizontal axis ends, > 0.
         labels: a name a bound; None: how many noisy copies, and of how many prompts it is the mean.
         attacks: for each of the bounds, what was measured under attack: (ρ, rate, lower, upper) with its confidence limits.
@@ -72,16 +73,21 @@ def plot_event_rates(
     if undefended is not None and not 0 <= undefended <= 1:
         raise ValueError(f"undefended = {undefended!r}: must be a probability")
     tests = sorted({bound.replicas for bound in bounds if _gaussian(bound)})
-    figure, axes = _frame(width, 0.52, 2 * len(bounds) + len(tests))
+    figure, axes = _frame(width, 0.52, 2 * len(bounds) + sum(_held(bound) is not None for bound in bounds) + len(tests))
     # Every value of a mean's bound (T14) takes an optimisation, two-sided three of them; its curve is smooth.
-    parts = 50 if any(isinstance(bound, MeanBound | ClaimedMean) for bound in bounds) else 200
+    parts = 50 if any(_held(bound) is not None for bound in bounds) else 200
     rhos = [largest * i / parts for i in range(parts + 1)]
     for i, bound in enumerate(bounds):
         colour, marker, dashes = series(i)
         named = plain(labels[i]) if labels is not None else _copies(bound)
         seen = f"{_behind(bound)}, α\u00a0=\u00a0{failure(bound.alpha)}"
         look: dict[str, Any] = {"color": colour, "linestyle": dashes}
-        axes.plot(rhos, [bound.at(r) for r in rhos], label=f"certified, {named} ({seen})", **look)
+        held = _held(bound)
+        theorem = "T5" if held is None else "T14"
+        axes.plot(rhos, [bound.at(r) for r in rhos], label=f"certified ({theorem}), {named} ({seen})", **look)
+        if held is not None and held.above is not None and "T5" in held.above.theorems:
+            still = [held.of_t5(_noise(bound), r) for r in rhos]
+            axes.plot(rhos, still, color=colour, linestyle=(0, (1, 1.5)), linewidth=0.9, label=f"by T5 alone, {named}")
         if (least := _least(bound)) is not None:
             axes.plot(rhos, [least(r) for r in rhos], linewidth=0.8, label=f"at least, {named}", **look)
         if attacks and attacks[i]:
@@ -121,9 +127,17 @@ def _copies(bound: EventRates) -> str:
     return f"mean of {prompts:,} prompts{f', {unperturbed:,} without noise' if unperturbed else ''}, {copies}"
 
 
+def _noise(bound: EventRates) -> Noise:
+    return bound.run.noise if isinstance(bound, MeanBound) else bound.noise
+
+
 def _gaussian(bound: EventRates) -> bool:
-    run = getattr(bound, "run", None)
-    return run is None or isinstance(run.noise, GaussianNoise)
+    return isinstance(_noise(bound), GaussianNoise)
+
+
+def _held(bound: EventRates) -> MeanEvidence | None:
+    """T14's limits, where it has some."""
+    return bound.evidence if isinstance(bound, ClaimedMean) else getattr(bound, "held", None)
 
 
 def _behind(bound: EventRates) -> str:
