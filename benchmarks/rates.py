@@ -32,7 +32,7 @@ from certify.images.statistics import attack_succeeds
 from certify.montecarlo.checkpoint import Checkpoint
 from experiments import unlearning
 from experiments.unlearning import saving
-from experiments.unlearning.command import ensure_result, settings_of
+from experiments.unlearning.command import ensure_result
 from experiments.unlearning.concept import Concept
 
 __all__ = ["CASES", "PROMPT", "Hits", "row", "table"]
@@ -46,7 +46,7 @@ CASES = ((13, 0.25, 2_000), (1, 1.0, 2_000), (13, 0.25, 10_000), (1, 1.0, 10_000
 def erased(folder: Path) -> Any:
     """The embedded model without the concept."""
     method, concept = unlearning.METHODS["uce"], Concept.embedded(CONCEPT)
-    ensure_result(folder, method, concept, settings_of(method, concept, [], embedded=True), seed=0)
+    ensure_result(folder, method, concept, method.settings_for(concept), seed=0)
     pipe = load_pipeline(**saving.overlays(folder))
     for part in (pipe.unet, pipe.vae):  # an eighth faster on a CPU
         part.to(memory_format=torch.channels_last)

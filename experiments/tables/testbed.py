@@ -222,7 +222,7 @@ class Embedded(Testbed):
         """Erased by its bare words, as published ("cross+star": both)."""
         how: dict[str, Any] = {"anchor": "", "preserve": ()} if self.blank else {}
         parts = [Concept.embedded(part, **how) for part in name.split("+")]
-        first = replace(parts[0], templates=("{}",))
+        first = replace(parts[0], templates=("{}",), captions=() if self.blank else parts[0].captions)
         if len(parts) == 1:
             return first
         words = tuple(part.name for part in parts)
@@ -236,7 +236,7 @@ class Embedded(Testbed):
         folder = self.out / "victims" / self.label / (concept.name + ("-blank" if self.blank else "")) / method
         how = unlearning.METHODS[method]
         with one_at_a_time(self.out, f"victim-{'-'.join(folder.relative_to(self.out).parts)}"):
-            command.ensure_result(folder, how, concept, how.embedded(concept.kind), seed=self.seed, model=self.model)
+            command.ensure_result(folder, how, concept, how.settings_for(concept), seed=self.seed, model=self.model)
         return folder
 
     def pipe(self, concept: Concept, method: str) -> Any:

@@ -65,7 +65,7 @@ def main(a: Any) -> int:
     from certify import load_pipeline
 
     method, concept = unlearning.METHODS[a.method], concept_of(a)
-    settings = settings_of(method, concept, a.set, embedded=a.model is None)
+    settings = settings_of(method, concept, a.set)
     _validate.count("images", a.images)
     saving.check_free(a.out)
     model = concept.world.base if a.model is None else a.model
@@ -106,11 +106,7 @@ def applied(
     if not method.after:
         return method.run(Diffusion(load_pipeline(model, device=device)), concept, settings, loop)
     before = unlearning.METHODS[method.after]
-    first = (
-        settings.start
-        if getattr(settings, "start", None) is not None
-        else settings_of(before, concept, [], embedded=bool(concept.head))
-    )
+    first = settings.start if getattr(settings, "start", None) is not None else before.settings_for(concept)
     start = applied(before, concept, first, loop, model=model, device=device)
     pipe = load_pipeline(model, device=device)
     original = copy.deepcopy(pipe.unet)
@@ -151,15 +147,17 @@ def ensure_result(
         "erased": list(concept.erase),
         "anchor": concept.anchor,
         "templates": len(concept.templates),
-        "base": model or saving.EMBEDDED,
+        "captions": len(concept.captions),
+        "base": saving.base_name(model),
         "settings": json.loads(json.dumps(asdict(settings))),
         "seed": seed,
     }
-    other = [name for name, value in wanted.items() if record[name] != value]
+    found = {"captions": 0, **record}  # older results kept no captions
+    other = [name for name, value in wanted.items() if found[name] != value]
     if other:
         name = other[0]
         raise ValueError(
-            f"{folder}: holds a result whose {name} is {record[name]!r}, not {wanted[name]!r}; "
+            f"{folder}: holds a result whose {name} is {found[name]!r}, not {wanted[name]!r}; "
             "move it away, or choose another --out"
         )
     return record
@@ -197,13 +195,13 @@ def concept_of(a: Any) -> Concept:
     )
 
 
-def settings_of(method: Method, concept: Concept, given: list[str], *, embedded: bool) -> Any:
+def settings_of(method: Method, concept: Concept, given: list[str]) -> Any:
     """The method's settings, with what was given as NAME=VALUE in place of the defaults.
 
     Raises:
         ValueError: no such setting, or a value of another kind.
     """
-    return changed(method.embedded(concept.kind) if embedded else method.settings(), given)
+    return changed(method.settings_for(concept), given)
 
 
 def progress() -> Callable[[str, int, int, float | None], None]:

@@ -45,6 +45,7 @@ class Concept:
         anchor: what takes its place, where a method maps it to something ("cat" for "grumpy cat"); "": nothing.
         neutral: what stands in its place where nothing is said about it ("shape" for "circle", "" for a style).
         preserve: words or phrases, used in the same places, that must stay.
+        captions: whole captions that tell nothing of it and must stay, for the methods that edit by prompts (UCE, RECE).
         templates: sentences with one "{}" each, the concept's place.
         head, implicit: of the embedded worlds only: which head of the judge sees it, and words that mean it without naming it.
         idle: patterns of what in a sentence only serves the phrase, "{}", and goes where the phrase is empty.
@@ -56,6 +57,7 @@ class Concept:
     anchor: str = ""
     neutral: str = ""
     preserve: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
     templates: tuple[str, ...] = ("{}",)
     head: str = ""
     implicit: tuple[str, ...] = ()
@@ -91,7 +93,7 @@ class Concept:
                 raise TypeError(f"{argument} = {value!r}: must be a list of texts")
         if not erase:
             raise ValueError("erase = []: must be words or phrases, none of them empty")
-        return cls(erase[0], kind, tuple(erase), anchor, neutral, tuple(preserve), tuple(templates))
+        return cls(erase[0], kind, tuple(erase), anchor, neutral, tuple(preserve), templates=tuple(templates))
 
     @classmethod
     def embedded(
@@ -130,6 +132,17 @@ class Concept:
         if not self.head:
             raise ValueError(f"concept = {self.name!r}: must be a concept of an embedded world")
         return worlds.of(self.name.partition("+")[0])
+
+    @property
+    def erased(self) -> list[tuple[str, str]]:
+        """Every (template, phrase) that names it."""
+        return [(template, phrase) for template in self.templates for phrase in self.erase]
+
+    @property
+    def preserved(self) -> list[tuple[str, str]]:
+        """Every (template, phrase) that must stay, whole captions last."""
+        kept = [(template, phrase) for phrase in self.preserve for template in self.templates]
+        return kept + [("{}", caption) for caption in self.captions]
 
     def sentence(self, rng: random.Random) -> Sentence:
         """A sentence, drawn with its words."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -65,7 +65,8 @@ class Method:
         run: (diffusion, concept, settings, loop) → edit. It may train the given pipeline's U-Net in place; who calls it
             loads one.
         settings: the class of its settings, whose defaults are the published ones.
-        embedded: settings for the embedded model: (concept's kind) → settings.
+        embedded: settings for the embedded model: (concept's kind) → settings. A world can have settings of its own
+            (`EmbeddedWorld.unlearning`).
         after: the method whose result it starts from ("" for none): the pipeline that `run` gets has been edited by it.
         published: the published budget, in words.
     """
@@ -77,3 +78,9 @@ class Method:
     embedded: Callable[[str], Any]
     after: str = ""
     published: str = ""
+
+    def settings_for(self, concept: Concept) -> Any:
+        """The settings for a concept: those of its embedded world, or for another model the published ones."""
+        if not concept.head:
+            return self.settings()
+        return replace(self.embedded(concept.kind), **concept.world.unlearning.get(self.name, {}))

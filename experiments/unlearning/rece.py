@@ -125,9 +125,7 @@ def edit(
     if detector is None and settings.validation and concept.head:
         detector = judged(concept, settings.validation)
     maps, old = uce.projections(diffusion.unet), uce.projections(diffusion.original)
-    places = [(template, phrase) for template in concept.templates for phrase in concept.erase]
-    preserved = [(template, phrase) for phrase in concept.preserve for template in concept.templates]
-    c, g, p = uce.aligned(diffusion.encoder, places, concept.anchor, preserved, settings.rows)
+    c, g, p = uce.aligned(diffusion.encoder, concept.erased, concept.anchor, concept.preserved, settings.rows)
     ridge = settings.regularisation(concept)
     best: dict[str, Tensor] = {}
     validation: list[float] = []

@@ -19,10 +19,12 @@ from certify.models.masks import packed
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.method import Edit, Method
 
-__all__ = ["EMBEDDED", "FILES", "check_free", "overlays", "record", "save"]
+__all__ = ["EMBEDDED", "FILES", "base_name", "check_free", "overlays", "record", "save"]
 
 EMBEDDED = "the embedded model"
 """What a record calls the base where it is that."""
+
+_REPOSITORY = Path(__file__).resolve().parents[2]
 
 FILES = {"unet": "unet.safetensors", "text_encoder": "text_encoder.safetensors", "masks": "mask.safetensors"}
 
@@ -67,6 +69,18 @@ def save(
             _files.write_tensors(folder / name, tensors)
     _files.write(folder / "README.md", _card(folder, edit, method, concept, base, settings, seed, seconds))
     return folder
+
+
+def base_name(base: str | None) -> str:
+    """What a record calls a base: `EMBEDDED`, a hub id or a folder; the folder of an embedded world from the repository's
+    root, wherever that is."""
+    from experiments.world.worlds import everything
+
+    if base is None:
+        return EMBEDDED
+    if base in [world.base for world in everything()]:
+        return Path(base).relative_to(_REPOSITORY).as_posix()
+    return base
 
 
 def check_free(folder: Path) -> None:
@@ -138,7 +152,8 @@ def _card(
         "neutral": concept.neutral,
         "preserved": list(concept.preserve),
         "templates": len(concept.templates),
-        "base": base or EMBEDDED,
+        "captions": len(concept.captions),
+        "base": base_name(base),
         "settings": asdict(settings),
         "seed": seed,
         "seconds": round(seconds, 1),
@@ -146,7 +161,7 @@ def _card(
         "record": dict(edit.record),
     }
     what = ", ".join(f"`{FILES[part]}` ({len(getattr(edit, part))} tensors)" for part in FILES if getattr(edit, part))
-    start = "" if base is None else f"{base!r}, "
+    start = "" if base is None else f"{record['base']!r}, "
     given = ", ".join(f'{argument}="{folder.name}/{path.name}"' for argument, path in overlays(folder).items())
     return "\n".join(
         [

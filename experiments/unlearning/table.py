@@ -70,7 +70,7 @@ def measured(concept: Concept, methods: list[str], out: Path, *, count: int, see
     ]
     for name in methods:
         folder, method = out / name, unlearning.METHODS[name]
-        settings = method.embedded(concept.kind)
+        settings = method.settings_for(concept)
         record = command.ensure_result(folder, method, concept, settings, seed=seed, model=base)
         about = {"concept": concept.name, "method": name, "seconds": record["seconds"]}
         rows.append(_row(folder, about, load_pipeline(base, **saving.overlays(folder)), concept, images, count))

@@ -83,9 +83,9 @@ def edit(diffusion: Diffusion, concept: Concept, settings: Settings, loop: Train
     weights = solved(
         diffusion.encoder,
         projections(diffusion.unet),
-        [(template, phrase) for template in concept.templates for phrase in concept.erase],
+        concept.erased,
         concept.anchor,
-        [(template, phrase) for phrase in concept.preserve for template in concept.templates],
+        concept.preserved,
         settings,
     )
     return Edit(unet=weights)

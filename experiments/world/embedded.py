@@ -11,6 +11,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ class EmbeddedWorld(ABC):
             Van Gogh ("style").
         steps, guidance: of the sampler.
         smoothing: options of the adaptive smoother.
+        unlearning: method → its settings that differ in this world.
         idle: words that can stand around a concept's for its sake alone.
     """
 
@@ -47,6 +49,7 @@ class EmbeddedWorld(ABC):
     steps: int
     guidance: float
     smoothing: Mapping[str, Any]
+    unlearning: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     idle: frozenset[str] = frozenset()
 
     @property

@@ -8,7 +8,9 @@
     denoiser     the U-Net, on what `clip` and `autoencoder` made
     ship         everything as fp16 safetensors into the model's folder
     gates        prints what the model reaches; `--only relevance`, `judge` or `pictures` for a part
-    tune         prints what settings of the smoother do on the tune split; `--concept`
+    tune         prints what settings of the smoother do on the tune split; `--concept`, `--weights`
+    claim        the certificate of the first prompt of the report split that names the concept, as deployed under policy
+                 "levels" with one noisy copy; `--concept`, `--weights`, `--images`
     grid         a picture of generated images
 
 Stages work in a folder (`--work`). One that was stopped goes on from its last state when it is called again; `--steps` counts
@@ -25,16 +27,18 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 
+from certify.adaptive import Concept
 from experiments.world import prompts as first_prompts
 from experiments.world.__main__ import PACKAGE, ship
 from experiments.world.language import build_tokenizer
 from experiments.world.second import clip, gates, language, prompts, scenes
 
 MODEL = Path(__file__).resolve().parent / "model"
-STAGES = ("prompts", "tokenizer", "clip", "autoencoder", "judge", "denoiser", "ship", "gates", "tune", "grid")
+STAGES = ("prompts", "tokenizer", "clip", "autoencoder", "judge", "denoiser", "ship", "gates", "tune", "claim", "grid")
 
 
 def main() -> None:
@@ -48,9 +52,10 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=None, help="peak learning rate (denoiser)")
     parser.add_argument("--guidance", type=float, default=gates.DEFAULTS["guidance"], help="of `gates` and `grid`")
     parser.add_argument("--only", choices=("judge", "relevance", "pictures"), default=None, help="a part of `gates`")
-    parser.add_argument("--concept", choices=scenes.CONCEPTS, default="hat", help="of `tune`")
+    parser.add_argument("--concept", choices=scenes.CONCEPTS, default="hat", help="of `tune` and `claim`")
+    parser.add_argument("--weights", type=Path, default=None, help="an erased U-Net's file, for `tune` and `claim`")
     parser.add_argument(
-        "--images", type=int, default=300, help="images for each figure of `gates`; a word has an eighth"
+        "--images", type=int, default=300, help="for each figure of `gates` (a word has an eighth), or of `claim`"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/second-world/grid.png"), help="picture of `grid`")
     a = parser.parse_args()
@@ -88,7 +93,9 @@ def main() -> None:
     elif a.stage == "gates":
         show(a.model, a.only, a.guidance, a.images)
     elif a.stage == "tune":
-        tune(a.model, a.concept)
+        tune(a.model, a.concept, a.weights)
+    elif a.stage == "claim":
+        claim(a.model, a.concept, a.weights, a.images, work / "claim")
     else:
         grid(a.model, a.out, a.guidance)
 
@@ -126,15 +133,48 @@ def show(model: Path, only: str | None, guidance: float, images: int) -> None:
     sys.exit(missed > 0)
 
 
-def tune(model: Path, concept: str) -> None:
-    """Prints what settings of the smoother do to a concept on the tune split."""
+def tune(model: Path, concept: str, weights: Path | None) -> None:
+    """Prints what settings of the smoother do to a concept on the tune split, on the model or on one that was erased."""
     from certify import load_pipeline
-    from certify.adaptive import Concept
 
     with (model / "prompts" / "tune.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     judge = gates.load_judge(model / "judge.safetensors")
-    gates.tune(load_pipeline(model / "pipeline"), judge, rows, Concept.load(model / "concepts" / f"{concept}.jsonl"))
+    pipe = load_pipeline(model / "pipeline", weights=weights)
+    gates.tune(pipe, judge, rows, Concept.load(model / "concepts" / f"{concept}.jsonl"))
+
+
+def claim(model: Path, concept: str, weights: Path | None, images: int, out: Path) -> None:
+    """Certifies the smoother as deployed, prints the certificate and saves it; stopped, it resumes."""
+    from certify import load_pipeline
+    from certify.adaptive import AdaptiveMedianSmoother
+    from certify.cli.terminal import show_certificate, show_tokens
+    from experiments.world.second.world import Second
+
+    world = Second()
+    names = [word.text for word in scenes.WORDS[concept] if word.kind == "name"]
+    prompt = next(
+        row["prompt"] for row in world.prompts("report") if row["concept"] == concept and row["word"] in names
+    )
+    pipe = load_pipeline(model / "pipeline", weights=weights)
+    smoothing: Any = {**world.smoothing, "n": 1, "policy": "levels"}
+    concepts = [Concept.load(model / "concepts" / f"{concept}.jsonl")]
+    adaptive = AdaptiveMedianSmoother.from_pipeline(pipe, concepts, **smoothing)
+    prepared = adaptive.prepare(prompt)
+    print(prompt)
+    show_tokens(prepared, private=False)
+    certificate = adaptive.certify(
+        prepared,
+        pipe=pipe,
+        detector=world.detector(concept),
+        statistics=0,
+        images=images,
+        steps=world.steps,
+        guidance=world.guidance,
+        checkpoint=out / "draws",
+    )
+    show_certificate(certificate)
+    certificate.save(out / "certificate", overwrite=True)
 
 
 def grid(model: Path, file: Path, guidance: float, columns: int = 12) -> None:

@@ -288,7 +288,8 @@ def search(
 
 
 def tune(pipe: Any, judge: Judge, rows: Sequence[Mapping[str, str]], concept: Concept) -> None:
-    """Prints what settings of the smoother do: how often each kind of prompt still shows the concept, and others are right.
+    """Prints what settings of the smoother do: how often each kind of prompt still shows the concept, untold ones do, and
+    others are right.
 
     Args:
         pipe: the pipeline.
@@ -307,13 +308,14 @@ def tune(pipe: Any, judge: Judge, rows: Sequence[Mapping[str, str]], concept: Co
         paint.seed = 100
         labels = judge.judge(paint(encode([row["prompt"] for row in (*mine, *other)]))).labels
         seen = [label != "none" for label in labels[concept.name]]
+        untold = _mean(seen[len(mine) :])
         shown = ", ".join(
             f"{k} {_mean(s for s, r in zip(seen, mine, strict=False) if r['kind'] == k):.2f}" for k in kinds
         )
         right = _mean(
             labels[what][len(mine) + i] == row[what] for i, row in enumerate(other) for what in tuple(scenes.VALUES)[:5]
         )
-        print(f"{name:<36} {concept.name}: {shown}; others right {right:.3f}", flush=True)
+        print(f"{name:<28} {concept.name}: {shown}, untold {untold:.2f}; others right {right:.3f}", flush=True)
 
     line("undefended", paint.encoder.plain)
     for similarity in ("flattened", "end-of-text"):

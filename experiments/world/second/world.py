@@ -18,14 +18,16 @@ from experiments.world.second import gates, language, prompts, scenes
 __all__ = ["Second"]
 
 _OBJECTS = tuple(scenes.VALUES)[:5]
+_KEPT = 101
+"""Seed of the captions that must stay, which nobody else draws from."""
 _ADDED = {"hat": "wearing a {}", "kite": "under a {}", "frost": "covered in {}"}
 
 
 class Second(EmbeddedWorld):
     """Two objects on a background. Each concept has a head of the judge of its own.
 
-    A concept is unlearned by its names, towards nothing, and nothing else is named that must stay: what UCE and RECE
-    published. Words of context ("circus") mean it as far as they go with it.
+    A concept is unlearned by its names, towards nothing, and no word is named that must stay; UCE and RECE keep captions that
+    tell nothing of it. Words of context ("circus") mean it as far as they go with it.
     """
 
     label = "second"
@@ -36,7 +38,8 @@ class Second(EmbeddedWorld):
     steps = int(gates.DEFAULTS["steps"])
     guidance = float(gates.DEFAULTS["guidance"])
     idle = language.SERVING
-    smoothing: Mapping[str, Any] = {"sigma0_relative": 0.1, "k": 9.0, "similarity": "flattened"}
+    smoothing: Mapping[str, Any] = {"sigma0_relative": 0.4, "k": 6.0, "similarity": "flattened"}
+    unlearning: Mapping[str, Mapping[str, Any]] = {"esd": {"iterations": 14}}
 
     def load_judge(self) -> Judge:
         return gates.load_judge(self.folder / "judge.safetensors")
@@ -61,6 +64,7 @@ class Second(EmbeddedWorld):
             "anchor": "",
             "neutral": "",
             "preserve": (),
+            "captions": tuple(self.neutral(name, 200, seed=_KEPT)),
             "templates": self._contexts(name, sentences),
             "head": self.heads[name],
             "implicit": (*_unnamed(name), *_themes(name)),

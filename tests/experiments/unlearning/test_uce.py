@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,8 +34,10 @@ def edited(diffusion, concept, **settings):
 @pytest.mark.parametrize("rows", ["tail", "last"])
 def test_the_edit_is_the_minimiser(diffusion, rows):
     """The gradient of λ‖W − W₀‖² + s_e Σ‖W c − W₀ g‖² + s_p Σ‖W p − W₀ p‖² vanishes at the edit, and only there. All rows of
-    what is preserved stay, the empty prompt's too; the newer source ("last") preserves last tokens, and s_p is 1."""
+    what is preserved stay, those of whole captions and of the empty prompt too; the newer source ("last") preserves last
+    tokens, and s_p is 1."""
     concept = Concept.of(["circle"], anchor="square", preserve=["star"], templates=["a red {}", "{} on teal"])
+    concept = replace(concept, captions=("a small green heart",))
     weights = edited(diffusion, concept, rows=rows)
     encoder = PromptEncoder.from_pipeline(diffusion.pipe)
 
@@ -49,9 +52,10 @@ def test_the_edit_is_the_minimiser(diffusion, rows):
     c = torch.cat([states("a red circle", "circle"), states("circle on teal", "circle")])
     g = torch.cat([states("a red square", "square"), states("square on teal", "square")])
     p = torch.cat([states("a red star", "star", True), states("star on teal", "star", True)])
+    p = torch.cat([p, states("a small green heart", "heart", True)])
     s_p = 1.0
     if rows == "tail":
-        p, s_p = torch.cat([p, states("", "", True)]), max(0.1, 1 / 3)
+        p, s_p = torch.cat([p, states("", "", True)]), max(0.1, 1 / 4)
     name = next(iter(weights))
     old = diffusion.unet.state_dict()[name].double().requires_grad_(False)
 

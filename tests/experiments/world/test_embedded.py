@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from experiments.attacks import targets
 from experiments.defenses import rewriter
 from experiments.metrics import asr
 from experiments.sentences import concept_pattern, filled
-from experiments.unlearning import measure
+from experiments.unlearning import METHODS, measure, saving
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.training import Rng
 from experiments.world import worlds
@@ -43,6 +44,46 @@ def test_sentences_name_the_concept_and_neutral_ones_do_not(name):
         assert " ," not in sentence.neutral
     for text in (*concept.world.neutral(name, 20, 1), *concept.world.without(concept.erase, 20, 1)):
         assert not names.search(text)
+
+
+@pytest.mark.parametrize("name", ["hat", "kite", "frost"])
+def test_captions_that_are_kept_tell_nothing_of_a_concept_and_are_not_measured(name):
+    concept = Concept.embedded(name, sentences=1)
+    world = concept.world
+    told = concept_pattern([word for words in world.spoken(name).values() for word in words])
+    assert len(set(concept.captions)) == len(concept.captions) == 200
+    assert not [caption for caption in concept.captions if told.search(caption)]
+    assert concept.preserved == [("{}", caption) for caption in concept.captions]
+    measured = {row["prompt"] for split in ("tune", "report") for row in world.prompts(split)}
+    measured |= set(world.neutral(name, 192, 0)) | {text for text, _ in world.asked(name, 100, 5)["others"]}
+    assert not measured & set(concept.captions)
+
+
+def test_records_name_a_world_wherever_the_repository_is():
+    shapes, second = WORLDS
+    assert saving.base_name(shapes.base) == "the embedded model"
+    assert saving.base_name(second.base) == "experiments/world/second/model/pipeline"
+    assert saving.base_name("someone/else") == "someone/else"
+    assert saving.base_name("/elsewhere/pipeline") == "/elsewhere/pipeline"
+
+
+def test_erased_and_preserved_are_every_phrase_in_every_template():
+    concept = Concept.of(["hat", "hats"], preserve=["coat"], templates=["{}", "a {}"])
+    assert concept.erased == [("{}", "hat"), ("{}", "hats"), ("a {}", "hat"), ("a {}", "hats")]
+    assert concept.preserved == [("{}", "coat"), ("a {}", "coat")]
+    assert Concept.embedded("circle", sentences=1).captions == ()
+
+
+def test_settings_are_those_of_the_concepts_world_or_the_published_ones():
+    for method in METHODS.values():
+        assert method.settings_for(Concept.of(["dog"])) == method.settings()
+        assert method.settings_for(Concept.embedded("circle", sentences=1)) == method.embedded("object")
+        for name in ("hat", "frost"):
+            concept = Concept.embedded(name, sentences=1)
+            own = dict(concept.world.unlearning.get(method.name, {}))
+            assert method.settings_for(concept) == replace(method.embedded(concept.kind), **own)
+    for world in WORLDS:
+        assert set(world.unlearning) <= set(METHODS)
 
 
 @pytest.mark.parametrize("name", ["hat", "kite", "frost"])
