@@ -178,6 +178,8 @@ def _of_coverage(certificate: Certificate, style: Style, brief: bool) -> Section
         return spelled(tokens[p["position"]]) if tokens else f"position {words.count(p['position'])}"
 
     suppression, said, levels = words.coverage(certificate), [], record.get("levels")
+    if levels is not None:  # the words of the concept first
+        positions = sorted(positions, key=lambda p: -p["sigma"])
     for p in (p for p in positions if p["covered"] or not brief):
         fully = 0 < p["covered"] == p["comparable"]
         if levels is not None:

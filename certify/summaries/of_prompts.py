@@ -142,7 +142,7 @@ def _of_level_set(found: Any) -> Summary:
             f"{p.comparable:,}",
             "" if p.farthest is None else shown(p.farthest, "up", 4),
         )
-        for p in found.positions
+        for p in sorted(found.positions, key=lambda p: -p.sigma)  # the words of the concept first
     ]
     table = Table(("token", "covered", "on its level", "all from ρ ="), rows)
     facts = [("radius ρ", shown(found.rho, "down"))]

@@ -308,6 +308,13 @@ class TestCertificate:
         assert "“a photo of a red square” is not covered: another level at 'square'" in " ".join(section.notes)
         assert words.NOT_COVERED["levels"] in " ".join(words.left_out(made))
 
+    def test_the_words_of_the_concept_come_first(self, made: Any) -> None:
+        """In full every word is listed: that with the most noise first."""
+        said = [s for s in sections(made)[-1].sentences if s.startswith("On the level of")]
+        assert [s.split("”")[0].removeprefix("On the level of “") for s in said] == [
+            *("circle", "photo", "red", "a", "a", "of")
+        ]
+
     def test_it_is_checked(self, made: Any, shipped: AdaptiveMedianSmoother, tmp_path: Path) -> None:
         from certify import Certificate
 
