@@ -1,6 +1,6 @@
 """Defence: what stands between a prompt and its image, at inference. Prompts in, images out.
 
-A defence changes the text (blacklist, POSI), its encoding (adaptive median smoothing) or the sampler's guidance (SLD).
+A defence changes the text (blacklist, POSI), its encoding (adaptive median smoothing, SAFREE) or the sampler's guidance (SLD).
 Image i has the initial noise of its own seed under every defence, so that two columns of a table differ by the defence alone.
 
 A text that is longer than the encoder's context is cut under every defence alike, as the plain pipeline cuts it: a defence that
@@ -104,13 +104,17 @@ class Defense(ABC):
         started, parts, given = time.perf_counter(), [], []
         for first in range(0, len(prompts), batch):
             texts = self.rewritten(prompts[first : first + batch])
-            parts.append(self.drawn(self.encoded(texts), list(seeds[first : first + batch])))
+            parts.append(self.images(texts, list(seeds[first : first + batch])))
             given += texts
         return Generated(torch.cat(parts), tuple(given), time.perf_counter() - started)
 
     def rewritten(self, prompts: Sequence[str]) -> list[str]:
         """What the text encoder is given; the prompts themselves unless a defence says otherwise."""
         return list(prompts)
+
+    def images(self, prompts: Sequence[str], seeds: list[int]) -> Tensor:
+        """Images (b, 3, height, width) of what the text encoder is given."""
+        return self.drawn(self.encoded(prompts), seeds)
 
     def encoded(self, prompts: Sequence[str]) -> Tensor:
         """(b, tokens, width); the plain encodings unless a defence says otherwise."""

@@ -34,6 +34,7 @@ _FAMILIES: tuple[tuple[tuple[str, ...], str, str, float], ...] = (
     (("none",), "#000000", "*", 10),
     (("race", "rece", "advunlearn", "gift"), PINK, "D", 6),
     (("sld",), ORANGE, "s", 6),
+    (("safree",), ORANGE, "P", 7),
     (("blacklist", "posi"), GREEN, "^", 7),
     (("ams",), BLUE, "o", 6.5),
 )

@@ -281,6 +281,7 @@ def _setups(run: Run, method: str, number: str, *, full: bool) -> list[Setup]:
     if number == "1":
         setups.append(Setup("blacklist", method, "blacklist"))
         if not run.quick:
+            setups.append(Setup("safree", method, "safree"))
             setups.append(Setup("posi", method, "posi"))
     setups.append(Setup("ams", method, "ams", run.smoothed(method)))
     if full and not run.quick:
