@@ -231,6 +231,7 @@ def outside(z, generator):
     [
         (lambda: mean_bound(tilted, Y, ONE, rho=-1), ValueError, "rho = -1: must be a finite number >= 0"),
         (lambda: mean_bound(tilted, Y, ONE, rho=1, repeats=0), ValueError, "repeats = 0: must be a whole number >= 1"),
+        (lambda: event_bound(fires, Y, ONE, rho=1, repeats=10**9), ValueError, "repeats = 1000000000: must be at most 100"),
         (lambda: mean_bound(tilted, Y, ONE, rho=1, lower=1), ValueError, "lower = 1, upper = 1.0: lower must be below"),
         (lambda: mean_bound(tilted, Y, ONE, rho=1, upper=math.inf), ValueError, "upper = inf: must be a finite number"),
         (lambda: mean_bound(tilted, Y, ONE, rho=1, lower=-1e308, upper=1e308), ValueError, "by a finite number"),

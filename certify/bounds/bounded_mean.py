@@ -58,6 +58,7 @@ from certify.noise import Noise
 
 __all__ = [
     "LEAST",
+    "MOST",
     "SPLITS",
     "TRIED",
     "Limits",
@@ -68,6 +69,7 @@ __all__ = [
     "Polynomials",
     "Weights",
     "chosen_limits",
+    "repeats_of",
     "split",
 ]
 
@@ -513,8 +515,21 @@ TRIED = 6
 """Values of each pilot draw, where the split is chosen."""
 SPLITS = (2, 3, 4, 6)
 """Values of each bounding draw that are considered besides one."""
+MOST = 100
+"""Values of one draw, at most: a W of this degree has as many coefficients, and more than ten hardly gain anything."""
 LEAST = 50 * TRIED
 """Values in all from which on the split is chosen: the pilot, a fifth of them, then has ten draws of the copies or more."""
+
+
+def repeats_of(repeats: Any) -> int | None:
+    """How many values of each draw are asked for: a whole number from 1 to `MOST`, or None: to be chosen.
+
+    Raises:
+        ValueError, TypeError: it is another one.
+    """
+    if repeats is not None and (count := _validate.count("repeats", repeats)) > MOST:
+        raise ValueError(f"repeats = {count}: must be at most {MOST}, draw more copies instead")
+    return None if repeats is None else count
 
 
 def split(pilot: _Array, n: int, noise: Noise, *, rho: float, replicas: int, alpha: float, hits: bool) -> int:

@@ -36,7 +36,7 @@ from certify import _validate
 from certify._floats import grown, length
 from certify._text import confidence, shown
 from certify.bounds.base import Evidence, Setting
-from certify.bounds.bounded_mean import LEAST, SPLITS, TRIED, Limits, MeanEvidence, Pilot, Polynomials
+from certify.bounds.bounded_mean import LEAST, SPLITS, TRIED, Limits, MeanEvidence, Pilot, Polynomials, repeats_of
 from certify.bounds.copies import EventBound, EventEvidence, LimitEvidence, StatisticBound
 from certify.bounds.dimension_free import LayersEvidence
 from certify.bounds.mse import MSEBound
@@ -181,7 +181,7 @@ def decide_event(
     rho, alpha = _validate.not_negative("rho", rho), _validate.failure("alpha", alpha)
     replicas = _validate.count("replicas", replicas)
     options.setdefault("function", "event happens")
-    several = None if repeats is None else _validate.count("repeats", repeats)
+    several = repeats_of(repeats)
     drawing = Drawing(event, y, noise, called="event", replicas=replicas, **options)
     pilot_values = 0
     if several != 1 and accepts(event, "generator") and (several or drawing.n >= LEAST):

@@ -40,6 +40,7 @@ from certify.bounds.bounded_mean import (
     Polynomials,
     Weights,
     chosen_limits,
+    repeats_of,
     split,
 )
 from certify.bounds.copies import EventBound
@@ -113,7 +114,7 @@ def mean_bound(
         options,
         rho=_validate.not_negative("rho", rho),
         replicas=_validate.count("replicas", replicas),
-        repeats=_repeats(repeats),
+        repeats=repeats_of(repeats),
         floor=low,
         ceiling=high,
         side=_validate.choice("side", side, SIDES),
@@ -191,7 +192,7 @@ def event_bound(
     Raises:
         ValueError, TypeError: as `mean_bound`, or values other than 0 and 1.
     """
-    two_sided, repeats = _validate.flag("two_sided", two_sided), _repeats(repeats)
+    two_sided, repeats = _validate.flag("two_sided", two_sided), repeats_of(repeats)
     curve = _validate.flag("curve", curve)
     options.setdefault("function", "event happens")
     asked: dict[str, Any] = {
@@ -218,10 +219,6 @@ def event_bound(
         curve=curve,
         **asked,
     )
-
-
-def _repeats(repeats: Any) -> int | None:
-    return None if repeats is None else _validate.count("repeats", repeats)
 
 
 class Repeated:

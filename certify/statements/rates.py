@@ -33,6 +33,7 @@ from certify.bounds.bounded_mean import (
     Pilot,
     Polynomials,
     chosen_limits,
+    repeats_of,
     split,
 )
 from certify.bounds.rates import RateOver
@@ -164,7 +165,7 @@ class RateDraws(Draws):
         self.copies = [_validate.count(f"replicas[{i}]", k) for i, k in enumerate(copies)]
         self.rhos, self.alpha = _validate.increasing("rhos", rhos), _validate.failure("alpha", alpha)
         self.two_sided = _validate.flag("two_sided", two_sided)
-        self.repeats = None if repeats is None else _validate.count("repeats", repeats)
+        self.repeats = repeats_of(repeats)
         sigmas = [noise.sigma_for(y.shape) for y, noise in zip(self.ys, self.noises, strict=True)]
         self.unperturbed = sum(not bool((sigma > 0).any()) for sigma in sigmas)
         names = [_name(y, sigma, k) for y, sigma, k in zip(self.ys, sigmas, self.copies, strict=True)]

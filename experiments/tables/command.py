@@ -33,6 +33,8 @@ from experiments.unlearning.concept import KINDS, Concept
 __all__ = ["add_arguments", "main", "self_generated", "written"]
 
 _CHOSEN = Path(__file__).parent / "chosen.json"
+CERTIFIED = ("1", "6", "8", "9")
+"""Tables with certified rates."""
 WORLDS = ("shapes", "second")
 """Embedded worlds, as `--world` names them."""
 _QUICK = {"prompts": 8, "images": 160, "seeds": 1, "chance": 48, "certified": 200}
@@ -57,6 +59,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, default=None, help="images behind FID and image–text score")
     parser.add_argument("--chance", type=int, default=None, help="images behind the chance level")
     parser.add_argument("--certified", type=int, default=None, help="images behind a certified rate")
+    parser.add_argument(
+        "--certified-only",
+        action="store_true",
+        help="certified rates alone (tables 1, 6, 8 and 9), as NUMBER-certified",
+    )
     parser.add_argument("--noise-seeds", type=int, default=None, help="seeds of the smoothing noise, averaged over")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -107,6 +114,10 @@ def main(a: Any) -> int:
     """Measures what is missing, prints the tables and writes CSV, Markdown and figures."""
     from experiments.tables.page import terminal
 
+    if a.certified_only and (others := [n for n in a.number if n not in CERTIFIED]):
+        raise ValueError(
+            f"certified_only: table {others[0]} has no certified rates, must be one of {', '.join(CERTIFIED)}"
+        )
     sizes = _sizes(a)
     worker = Worker.current()
     own_device()
@@ -128,6 +139,7 @@ def main(a: Any) -> int:
             concept,
             PromptEncoder.from_pipeline(testbed.pipe(concept, "")),
         ),
+        certified_only=a.certified_only,
     )
     pages = a.pages or a.out / "pages"
     for number in LAYOUTS if "all" in a.number else a.number:

@@ -186,7 +186,8 @@ class Evaluator:
     def certified(
         self, concept: Concept, setup: Setup, attacks: Sequence[str], rhos: Sequence[float], split: str = "report"
     ) -> dict[str, Any]:
-        """`rhos` and `values`: bounds on the mean rate over all prompts of the attacks."""
+        """`rhos`, `values`: bounds on the mean rate over all prompts of the attacks; `t5`: for comparison, what T5 makes of
+        as many images with as many successes, each from a draw of its own."""
         testbed, sizes = self.testbed, self.testbed.sizes
         settings = testbed.settings(setup.defense, concept) if setup.settings is None else setup.settings
         rows = [row for attack in attacks for row in self.rows(concept, setup, attack, split)]
@@ -199,7 +200,7 @@ class Evaluator:
             "rhos": list(rhos),
             "n": sizes.certified,
             "alpha": sizes.alpha,
-            "repeats": "chosen",
+            "repeats": "chosen, T5 beside",
         }
 
         def measured() -> dict[str, Any]:
@@ -225,9 +226,11 @@ class Evaluator:
                 steps=testbed.steps,
                 guidance=testbed.guidance,
             )
+            counted = replace(bounds, n=bounds.n * bounds.repeats, repeats=1, held=None)
             return {
                 "rhos": list(rhos),
                 "values": [bounds.at(rho) for rho in rhos],
+                "t5": [counted.at(rho) for rho in rhos],
                 "successes": bounds.successes,
                 "n": bounds.n * bounds.repeats,
                 "theorem": bounds.theorem,
@@ -236,7 +239,8 @@ class Evaluator:
                 "unperturbed": bounds.unperturbed,
             }
 
-        return self.cache.get("certified", key, measured, {"rhos": list(rhos), "values": [1.0] * len(rhos)})
+        none = [1.0] * len(rhos)
+        return self.cache.get("certified", key, measured, {"rhos": list(rhos), "values": none, "t5": none})
 
     def _key(self, concept: Concept, setup: Setup, settings: Any) -> dict[str, Any]:
         return {

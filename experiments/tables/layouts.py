@@ -78,6 +78,7 @@ SCORES = (
     Column("fid_real", "FID, real", "score"),
     Column("image_text", "image–text", "score", "higher"),
     Column("certified", f"certified, ρ = {RHO:g}"),
+    Column("certified_t5", "by T5 alone"),
     Column("seconds", "s an image", "seconds"),
     Column("ratio", "÷ none", "score"),
 )
@@ -85,6 +86,8 @@ SCORES = (
 
 _OF_SOME = ("chance", "p:none", "p:ams", "p:local", "fid_real")
 """Columns of which tables show those that a line has."""
+
+_BOUNDS = ("certified", "certified_t5")
 
 RETRAINED = {"esd": "race", "uce": "rece"}
 
@@ -100,6 +103,7 @@ class Run:
         smoothing: the smoother's settings by the method that it defends.
         worlds: other models, for table 10: label → testbed.
         pairs: makes pairs otherwise, for table 5: concept → file.
+        certified_only: certified rates alone, of the smoother as it is and of the one that adapts to noisy tokens.
     """
 
     testbed: Testbed
@@ -108,6 +112,7 @@ class Run:
     smoothing: Mapping[str, Smoothing]
     worlds: Callable[[], Mapping[str, Testbed]]
     pairs: Callable[[Concept], Path]
+    certified_only: bool = False
 
     def concept(self, place: str) -> Concept:
         """The concept in the place of one of the paper's."""
@@ -136,8 +141,8 @@ def _columns(
     """The attacks, their mean and what follows it; the second FID, and tests, where a line has them."""
     known = {column.key: column for column in (*ATTACKS, *SCORES)}
     had = {key: any(key in line.values for line in lines) for key in _OF_SOME}
-    shown = {**had, "adaptive": adaptive, "certified": certified}
-    keys = [*attacks, "average", *_OF_SOME[:-1], "adaptive", "fid", "fid_real", "image_text", "certified"]
+    shown = {**had, "adaptive": adaptive, **dict.fromkeys(_BOUNDS, certified)}
+    keys = [*attacks, "average", *_OF_SOME[:-1], "adaptive", "fid", "fid_real", "image_text", *_BOUNDS]
     return tuple(known.get(key, Column(key, key)) for key in keys if shown.get(key, True))
 
 
@@ -166,8 +171,7 @@ def _line(
         values["adaptive"], limits["adaptive"] = rate["value"], (rate["low"], rate["high"])
     values |= _scores(evaluator, concept, setup, split)
     if certified and setup.defense == "ams":
-        bounds = evaluator.certified(concept, setup, attacks, RHOS, split)
-        values["certified"] = bounds["values"][bounds["rhos"].index(RHO)]
+        values |= _bounds(evaluator, concept, setup, attacks, split)
     return Line(_named(setup.source) if victim is None else victim, setup.label, values, limits, dict(settings or {}))
 
 
@@ -188,6 +192,14 @@ def _tested(
                 values[f"p:{other.label.split()[-1]}"] = run.evaluator.paired(concept, (setup, other), attacks).p
         tested.append(replace(line, values=values))
     return tested
+
+
+def _bounds(
+    evaluator: Evaluator, concept: Concept, setup: Setup, attacks: Sequence[str], split: str = "report"
+) -> dict[str, float]:
+    bounds = evaluator.certified(concept, setup, attacks, RHOS, split)
+    at = bounds["rhos"].index(RHO)
+    return {"certified": bounds["values"][at], "certified_t5": bounds["t5"][at]}
 
 
 def _scores(evaluator: Evaluator, concept: Concept, setup: Setup, split: str = "report") -> dict[str, float]:
@@ -246,8 +258,31 @@ def _robustness(number: str, place: str, attacks: Sequence[str], title: str, *, 
             there = run.attacks(concept, method, wanted)
             used = tuple(dict.fromkeys((*used, *there)))
             setups, extra = _setups(run, method, number, full=full), full and not run.quick
+            if run.certified_only:
+                lines += [
+                    Line(_named(method), s.label, _bounds(run.evaluator, concept, s, there))
+                    for s in setups
+                    if s.label in ("ams", "ams noise-then-adapt")
+                ]
+                continue
             mine = [_line(run, concept, setup, there, adaptive=extra, certified=True) for setup in setups]
             lines += _tested(run, concept, setups, mine, there)
+        about = (
+            f"Certified: bound on the mean rate over all these prompts, for every further perturbation of size ρ = {RHO:g} "
+            "of their token embeddings (T14 over a set of prompts, T5 where that promises more; Σ frozen at each prompt), "
+            f"at confidence 1 − {run.testbed.sizes.alpha:g}, {run.testbed.sizes.certified} images. For comparison what T5 "
+            "alone makes of as many images with as many successes, each from a draw of its own.",
+        )
+        if run.certified_only:
+            columns = tuple(column for column in SCORES if column.key in _BOUNDS)
+            return _table(
+                f"{number}-certified",
+                title.format(concept.name),
+                columns,
+                lines,
+                (),
+                _notes(run, concept, "report", *about),
+            )
         return _table(
             number,
             title.format(concept.name),
@@ -262,9 +297,7 @@ def _robustness(number: str, place: str, attacks: Sequence[str], title: str, *, 
                 "against the smoother of the line “ams” and is not part of the mean."
                 if full and not run.quick
                 else "Attack prompts were made against the undefended victim; every line faces the same.",
-                f"Certified: bound on the mean rate over all these prompts, for every further perturbation of size ρ = {RHO:g} "
-                "of their token embeddings (T14 over a set of prompts, T5 where that promises more; Σ frozen at each prompt), "
-                f"at confidence 1 − {run.testbed.sizes.alpha:g}, {run.testbed.sizes.certified} images.",
+                *about,
             ),
         )
 

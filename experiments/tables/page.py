@@ -31,7 +31,7 @@ Cell = TypeVar("Cell")
 _ABOUT = ("origin", "victim", "defense", "settings")
 _ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
 _SYMBOLS = {"sigma0": "σ₀", "sigma0_relative": "σ₀, relative"}
-_PLAIN = ("chance", "certified")
+_PLAIN = ("chance", "certified", "certified_t5")
 """Rates that have no excess: chance itself, and bounds."""
 _WIDEST = 12
 """Columns that one Markdown table may have before the published figures move below it."""

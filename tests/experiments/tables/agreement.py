@@ -78,7 +78,7 @@ def _differences(cell: str, row: dict[str, str], column: Column) -> list[str]:
         return [] if up else [f"{row['victim']} {row['defense']}, {column.key}: {cell} on the page, {value} in the CSV"]
     excess = re.search(r" \(([-+][\d.]+)\)", cell)
     if (excess is not None) != bool(
-        row.get("chance") and column.kind == "rate" and column.key not in ("chance", "certified")
+        row.get("chance") and column.kind == "rate" and column.key not in ("chance", "certified", "certified_t5")
     ):
         return [f"{row['victim']} {row['defense']}, {column.key}: {cell} on the page, chance is {row.get('chance')}"]
     expected = [row[column.key], row.get(f"{column.key} low", ""), row.get(f"{column.key} high", "")]
