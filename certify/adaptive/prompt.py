@@ -28,6 +28,7 @@ from certify.adaptive.policies import noise_then_adapt
 from certify.adaptive.problem import QUANTITIES, Problem
 from certify.adaptive.token_noise import TokenNoise
 from certify.models.denoiser import NoisePredictor
+from certify.models.offloaded import at_hand
 from certify.models.text import TokenizedPrompt
 from certify.models.trajectory import Trajectory
 from certify.noise import GaussianNoise
@@ -170,7 +171,7 @@ class PreparedPrompt(Record):
         if quantity == "noise-prediction":
             f = self._noise_prediction(f, x_t, t)
         elif (norm := encoder.final_layer_norm) is not None:
-            support = layer_norm_support(norm)
+            support = layer_norm_support(at_hand(norm))  # type: ignore[arg-type]
         if self.adaptive.policy == "noise-then-adapt":
             noise = self._first_step
             f = noise_then_adapt(f, self._sigma_at, noise.sigma)

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from certify import _validate
 from certify.defence.calls import Calls
 from certify.defence.smoother import JointProblem
+from certify.models.evaluation import eager, evaluated
 
 __all__ = ["Predictions"]
 
@@ -144,11 +145,10 @@ class Predictions:
         given: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None,
         answered: Callable[[Tensor, Tensor, Tensor], None],
     ) -> None:
-        own, handles = threading.get_ident(), []
-        for part in self.calls.encoder.denoisers:
-            handles += _hooked(part, own, given, answered)
+        own, parts = threading.get_ident(), self.calls.encoder.denoisers
+        handles = [handle for part in parts for handle in _hooked(part, own, given, answered)]
         try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluated(*parts), eager(*parts):
                 self._made(
                     rows, count, generator=torch.Generator().manual_seed(0), output_type="latent", return_dict=False
                 )
@@ -161,7 +161,7 @@ class Predictions:
 
 def _hooked(part: nn.Module, own: int, given: Any, answered: Any) -> list[Any]:
     """Hooks that put x and t in, and take the prediction out."""
-    signature = inspect.signature(part.forward)
+    signature = inspect.signature(getattr(part, "_orig_mod", part).forward)
     names = list(signature.parameters)
     time = next((name for name in names if name in _TIMES), None)
     if time is None:

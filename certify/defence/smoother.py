@@ -32,6 +32,7 @@ from certify.adaptive.prompt import ConceptRemoval
 from certify.adaptive.token_noise import SigmaRule, TokenNoise
 from certify.defence.relevance import WordRelevance
 from certify.models.encoders import Layout, PipelineEncoder, Reading, Slot, Vocabulary
+from certify.models.offloaded import at_hand
 from certify.noise import GaussianNoise
 from certify.support import Support, layer_norm_support, rms_norm_support
 
@@ -485,6 +486,7 @@ def _drawn(
 
 def _range_of(module: nn.Module, dtype: torch.dtype) -> Support | None:
     """The support of a norm's output, as wide as its coarsest rounding asks for; None: it is none that is known."""
+    module = at_hand(module)
     weight = getattr(module, "weight", None)
     dtypes = [dtype, *([weight.dtype] if isinstance(weight, Tensor) else [])]
     slack = 64 * max(torch.finfo(d).eps for d in dtypes)

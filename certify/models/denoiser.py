@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from certify import _validate
+from certify.models.evaluation import evaluated
+from certify.models.offloaded import device_of
 from certify.models.trajectory import Trajectory
 
 __all__ = ["NoisePredictor"]
@@ -37,7 +39,6 @@ class NoisePredictor:
         kind = scheduler.config.get("prediction_type", "epsilon")
         if kind not in ("epsilon", "v_prediction", "sample"):
             raise ValueError(f"scheduler's prediction_type = {kind!r}: must be 'epsilon', 'v_prediction' or 'sample'")
-        _validate.evaluating("unet", unet)
         self.unet = unet
         self.prediction_type: str = kind
         self.alphas_cumprod: Tensor = scheduler.alphas_cumprod
@@ -131,13 +132,14 @@ class NoisePredictor:
         return torch.cat(parts).unflatten(0, (b, points))
 
     def _predict(self, x: Tensor, t: Tensor, alpha_bar: Tensor, embeds: Tensor, grad: bool) -> Tensor:
-        weight = next(self.unet.parameters())
-        x = x.to(weight.device, weight.dtype)
-        times, a = (column.to(torch.float32).to(weight.device) for column in (t, alpha_bar))
+        device, dtype = device_of(self.unet), next(self.unet.parameters()).dtype
+        x = x.to(device, dtype)
+        times, a = (column.to(torch.float32).to(device) for column in (t, alpha_bar))
         a = a[:, None, None, None]
         signal, noise = a.sqrt().to(x.dtype), (1 - a).sqrt().to(x.dtype)
-        with torch.set_grad_enabled(grad):
-            out: Tensor = self.unet(x, times, encoder_hidden_states=embeds.to(weight.device, weight.dtype)).sample
+        with torch.set_grad_enabled(grad), evaluated(self.unet):
+            out: Tensor = self.unet(x, times, encoder_hidden_states=embeds.to(device, dtype)).sample
+            x, signal, noise = (part.to(out.device) for part in (x, signal, noise))  # where an offloaded one was run
             if self.prediction_type == "v_prediction":
                 return signal * out + noise * x
             if self.prediction_type == "sample":

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from certify.models.offloaded import state_of
+
 __all__ = ["fingerprint"]
 
 
@@ -49,13 +51,13 @@ def fingerprint(model: nn.Module | Mapping[str, Tensor] | Any) -> str:
 
 def _named_tensors(model: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(model, nn.Module):
-        yield from model.state_dict().items()
+        yield from state_of(getattr(model, "_orig_mod", model)).items()  # a compiled module's weights are the module's
     elif isinstance(model, Mapping):
         yield from model.items()
     elif isinstance(getattr(model, "components", None), Mapping):
         for part, component in model.components.items():
             if isinstance(component, nn.Module):
-                for name, tensor in component.state_dict().items():
+                for name, tensor in _named_tensors(component):
                     yield f"{part}.{name}", tensor
     else:
         raise TypeError(f"model is a {type(model).__name__}: must be a module, a mapping of tensors or a pipeline")

@@ -21,6 +21,8 @@ from torch import Tensor
 
 from certify import _validate
 from certify._random import keyed
+from certify.models.evaluation import evaluated
+from certify.models.offloaded import device_of
 
 __all__ = ["Source", "decode", "image_source", "initial_noise", "one_encoding", "sample"]
 
@@ -46,16 +48,17 @@ def initial_noise(pipe: Any, count: int, source: Source) -> Tensor:
     """
     weight, side = next(pipe.unet.parameters()), pipe.unet.config.sample_size
     height, width = (side, side) if isinstance(side, int) else side
+    device = device_of(pipe.unet, pipe)
     shape = (pipe.unet.config.in_channels, height, width)
 
     def normal(rows: int, generator: torch.Generator) -> Tensor:
         return torch.randn(rows, *shape, generator=generator, dtype=weight.dtype, device=generator.device)
 
     if isinstance(source, torch.Generator):
-        return normal(count, source).to(weight.device)
+        return normal(count, source).to(device)
     if len(source) != count:
         raise ValueError(f"source has {len(source)} generators for {count} images: must be as many")
-    return torch.cat([normal(1, generator) for generator in source]).to(weight.device)
+    return torch.cat([normal(1, generator) for generator in source]).to(device)
 
 
 @torch.no_grad()
@@ -88,16 +91,15 @@ def sample(
     Raises:
         ValueError: the U-Net takes the guidance scale as an input (a guidance-distilled model).
     """
-    _validate.evaluating("pipe.unet", pipe.unet)
     unet, scheduler = pipe.unet, copy.deepcopy(pipe.scheduler)
     if getattr(unet.config, "time_cond_proj_dim", None) is not None:
         raise ValueError("pipe's U-Net takes the guidance scale as an input: must be one that does not (no LCM)")
-    weight = next(unet.parameters())
-    scheduler.set_timesteps(steps, device=weight.device)
+    device, dtype = device_of(unet, pipe), next(unet.parameters()).dtype
+    scheduler.set_timesteps(steps, device=device)
     guided = guidance > 1
-    embeds = embeds.to(weight.device, weight.dtype)
+    embeds = embeds.to(device, dtype)
     if guided:
-        without = unconditional.to(weight.device, weight.dtype)
+        without = unconditional.to(device, dtype)
         embeds = torch.cat([without.expand(len(embeds), -1, -1), embeds])
     taken = inspect.signature(scheduler.step).parameters
     extra = {"generator": source} if source is not None and "generator" in taken else {}
@@ -106,7 +108,8 @@ def sample(
         given = scheduler.scale_model_input(torch.cat([x, x]) if guided else x, t)
         if watch is not None:
             watch(i, given[-len(x) :], t, scheduler)
-        predicted = unet(given, t, encoder_hidden_states=embeds, return_dict=False)[0]
+        with evaluated(unet):
+            predicted = unet(given, t, encoder_hidden_states=embeds, return_dict=False)[0]
         if guided:
             plain, prompted = predicted.chunk(2)
             predicted = plain + guidance * (prompted - plain)
@@ -121,10 +124,10 @@ def decode(pipe: Any, latents: Tensor) -> Tensor:
     Raises:
         ValueError: an image is not finite (weights that overflow in half precision, or an encoding that was not).
     """
-    _validate.evaluating("pipe.vae", pipe.vae)
     weight = next(pipe.vae.parameters())
     scaled = latents.to(weight.dtype) / pipe.vae.config.scaling_factor
-    images: Tensor = pipe.vae.decode(scaled, return_dict=False)[0]
+    with evaluated(pipe.vae):
+        images: Tensor = pipe.vae.decode(scaled, return_dict=False)[0]
     images = (images / 2 + 0.5).clamp(0, 1).float()
     # A detector would find nothing in such an image, and an attack would be counted as failed.
     broken = ~torch.isfinite(images).flatten(1).all(dim=1)

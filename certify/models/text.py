@@ -29,7 +29,9 @@ from torch import Tensor, nn
 
 from certify import _validate
 from certify._records import Record
+from certify.models.evaluation import evaluated
 from certify.models.fingerprint import fingerprint
+from certify.models.offloaded import device_of, weight_of
 
 __all__ = ["END_OF_WORD", "Kind", "PromptEncoder", "TokenizedPrompt"]
 
@@ -182,10 +184,7 @@ class PromptEncoder:
 
     @property
     def _table(self) -> Tensor:
-        weight = self.embeddings.weight
-        if not isinstance(weight, Tensor):
-            raise TypeError(f"the embedding module's weight is a {type(weight).__name__}: must be a tensor")
-        return weight
+        return weight_of(self.embeddings)
 
     @property
     def context_length(self) -> int:
@@ -200,7 +199,7 @@ class PromptEncoder:
     @property
     def device(self) -> torch.device:
         """Where encodings are computed."""
-        return self._table.device
+        return device_of(self.embeddings)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -371,7 +370,7 @@ class PromptEncoder:
             raise ValueError("attention_mask is None: must be given, this text encoder uses one")
         mask = None if attention_mask is None else attention_mask.to(self.device)
         z = None if z is None else z.to(self.device, self.dtype)
-        with torch.set_grad_enabled(grad), _evaluation(self.text_encoder), self._frame(z) as frame:
+        with torch.set_grad_enabled(grad), evaluated(self.text_encoder), self._frame(z) as frame:
             encoded: Tensor = self.text_encoder(ids.to(self.device), attention_mask=mask)[0]
         if z is not None and not frame.used:
             raise RuntimeError(
@@ -408,7 +407,7 @@ class PromptEncoder:
             if output.shape != z.shape:
                 raise ValueError(f"z has shape {tuple(z.shape)}: must be {tuple(output.shape)}, the embeddings' shape")
             frame.used = True
-            return z
+            return z.to(output.device)  # offloaded modules are elsewhere while they are called
 
         handle = None if z is None else self.embeddings.register_forward_hook(replace)
         self._frames.append(frame)
@@ -418,19 +417,6 @@ class PromptEncoder:
             self._frames.remove(frame)
             if handle is not None:
                 handle.remove()
-
-
-@contextmanager
-def _evaluation(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the duration, part by part as it was afterwards: dropout has no place in a certificate."""
-    training = [part for part in module.modules() if part.training]
-    for part in training:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from certify.certificate import Certificate
 from certify.defence import Predictions, covered_prompts, covered_words
 from certify.support import rms_norm_support
 from tests.defence.pipelines import CALLS, built
-from tests.defence.test_families import CIRCLE, PROMPT, _defended
+from tests.defence.test_families import CIRCLE, JOINT, PROMPT, _defended
 
 FLUX = "FluxPipeline"
 
@@ -30,25 +30,23 @@ def _certificate() -> Certificate:
 # Predictions
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("StableDiffusion3Pipeline", "velocity"),
-        (FLUX, "velocity"),
-        ("QwenImagePipeline", "velocity"),
-        ("ZImagePipeline", "velocity"),
-        ("PixArtSigmaPipeline", "noise"),
-        ("StableDiffusionXLPipeline", "noise"),
-        ("Lumina2Pipeline", "velocity"),
-        ("ChromaPipeline", "velocity"),
-    ],
+NOISE = (
+    "StableDiffusionXLPipeline",
+    "PixArtAlphaPipeline",
+    "PixArtSigmaPipeline",
+    "HunyuanDiTPipeline",
+    "Kandinsky3Pipeline",
 )
-def test_predictions_follow_the_encoding_at_fixed_points(name: str, kind: str) -> None:
+"""Those that predict noise; the others predict the velocity of a flow."""
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_predictions_follow_the_encoding_at_fixed_points(name: str) -> None:
     """That a run's own predictions come out again, `Predictions` itself refuses to do without."""
     safe = _defended(name)
     problem = safe.problem(PROMPT)
     predictions = Predictions(safe.calls, problem, {}, points=2)
-    assert predictions.kind == f"{kind} prediction"
+    assert predictions.kind == f"{'noise' if name in NOISE else 'velocity'} prediction"
     moved = problem.y + problem.noise.sigma_for(tuple(problem.y.shape)).to(problem.y)
     out = predictions.f(torch.stack([problem.y, moved, problem.y]))
     assert out.shape[:2] == (3, len(predictions.x)) == (3, 2)

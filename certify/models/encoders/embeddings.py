@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from certify._records import Record
+from certify.models.evaluation import evaluated
+from certify.models.offloaded import weight_of
 
 __all__ = ["Lookup", "embedding_std", "listening", "tables", "text_encoders"]
 
@@ -56,6 +58,7 @@ def text_encoders(pipe: Any) -> dict[str, nn.Module]:
         if isinstance(component, nn.Module) and tables(component):
             for module in component.modules():
                 compiled = getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
+                compiled |= hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")
                 if compiled and any(m is table for m in module.modules() for table in tables(component)):
                     raise ValueError(
                         f"pipe.{name} is compiled: must not be, embeddings cannot be replaced in compiled code. Compile the "
@@ -74,7 +77,13 @@ def tables(encoder: nn.Module) -> list[nn.Embedding]:
         return []
     if not isinstance(table, nn.Embedding):
         return []
-    return [m for m in encoder.modules() if isinstance(m, nn.Embedding) and m.weight is table.weight]
+    return [m for m in encoder.modules() if isinstance(m, nn.Embedding) and _one_table(m, table)]
+
+
+def _one_table(one: nn.Embedding, other: nn.Embedding) -> bool:
+    if one.weight is other.weight or one.weight.device.type != "meta":
+        return one.weight is other.weight
+    return weight_of(one).data_ptr() == weight_of(other).data_ptr()  # offloading parts what was tied
 
 
 def embedding_std(module: nn.Module) -> float:
@@ -120,18 +129,14 @@ def listening(encoders: dict[str, nn.Module], replacements: Sequence[Tensor] | N
             raise ValueError(f"embeddings have shape {tuple(given.shape)}: must be {tuple(output.shape)}")
         return given.to(output.device, output.dtype)
 
-    training = [m for encoder in encoders.values() for m in encoder.modules() if m.training]
     handles = [
         table.register_forward_hook(hook, with_kwargs=True)
         for encoder in encoders.values()
         for table in tables(encoder)
     ]
-    for module in training:
-        module.training = False
     try:
-        yield heard
+        with evaluated(*encoders.values()):
+            yield heard
     finally:
         for handle in handles:
             handle.remove()
-        for module in training:
-            module.training = True

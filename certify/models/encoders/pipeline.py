@@ -31,7 +31,10 @@ from certify.models.encoders.embeddings import Lookup, embedding_std, listening,
 from certify.models.encoders.families import Family, family_of
 from certify.models.encoders.outputs import Slot, leaves
 from certify.models.encoders.words import Vocabulary
+from certify.models.evaluation import eager
 from certify.models.fingerprint import fingerprint
+from certify.models.offloaded import device_of, state_of
+from certify.models.quiet import quiet_libraries
 from certify.support import is_rms_norm
 
 __all__ = ["EncodeCall", "Frame", "Layout", "PipelineEncoder", "Reading"]
@@ -244,12 +247,12 @@ class PipelineEncoder:
 
     @property
     def device(self) -> torch.device:
-        """Where it is; where it is offloaded to, "meta" or the CPU."""
-        return next(next(iter(self.encoders.values())).parameters()).device
+        """Where the first text encoder is; offloaded, the CPU."""
+        return device_of(next(iter(self.encoders.values())))
 
     def fingerprint(self) -> str:
         """SHA-256 over the named tensors of all text encoders."""
-        tensors = {f"{name}.{k}": v for name, encoder in self.encoders.items() for k, v in encoder.state_dict().items()}
+        tensors = {f"{name}.{k}": v for name, encoder in self.encoders.items() for k, v in state_of(encoder).items()}
         return fingerprint(tensors)
 
     def vocabulary(self, encoder: str) -> Vocabulary:
@@ -352,7 +355,7 @@ class PipelineEncoder:
 
         handles = [part.register_forward_pre_hook(stop) for part in others]
         try:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), eager(*others):
                 run(prompt=list(prompts) if len(prompts) > 1 else prompts[0], **arguments)
         except _Stop:
             pass
@@ -431,7 +434,8 @@ class PipelineEncoder:
             ValueError: nothing depends on the embeddings, two calls differ, or rows of a batch cannot be told apart.
         """
         if call.key not in self._frames:
-            self._frames[call.key] = self._probed(call)
+            with quiet_libraries():  # a probe is longer than some contexts, which is nothing to tell the user
+                self._frames[call.key] = self._probed(call)
         return self._frames[call.key]
 
     def _probed(self, call: EncodeCall) -> Frame:
