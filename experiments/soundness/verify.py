@@ -9,7 +9,8 @@ bounded, from fresh draws at y + δ, exceeds the bound. Many attempts are made, 
 | squared distance of medians (T2, T4, T12) | Σ of squared distances between c and the outputs' joint intervals for the median |
 | squared distance of means (T11) | ⟨w, E f − c⟩², the direction w from a part of the draws, E f from the rest: below |
 | distance of K draws' median (T5, T6) | order statistic of n/K distances |
-| a statistic (T5), an event (T5) | order statistic; Clopper–Pearson limit |
+| a statistic (T5), an event (T5, T14) | order statistic; Clopper–Pearson limit |
+| a bounded mean (T14) | the largest m that betting against "the mean is at most m" rejects |
 
 *Means.* x = ⟨w, f − c⟩ is at least some a (the output's support). For a fixed λ > 0 and any m < a + 1/λ with E x ≤ m the
 factors 1 + λ(x_i − m) are positive and have mean at most 1, so by Markov's inequality P[Π_i (1 + λ(x_i − m)) ≥ 1/α'] ≤ α'.
@@ -32,10 +33,12 @@ import torch
 from torch import Tensor
 
 from certify import _validate
-from certify.bounds.copies import EventBound, StatisticBound
+from certify.bounds.bounded_mean import MeanBound
+from certify.bounds.copies import EventBound, OfCopies, StatisticBound
 from certify.bounds.mse import MSEBound
 from certify.bounds.percentile import PercentileBounds
 from certify.confidence import clopper_pearson, extreme_rank
+from certify.confidence.betting import evidence_against
 from certify.montecarlo import AllDraws, draw
 from certify.montecarlo.engine import accepts_generator
 from certify.noise import Noise
@@ -152,8 +155,8 @@ def violates(
     """Draws afresh at y + δ and holds the bound against it.
 
     Args:
-        bound: a `PercentileBounds`, `MSEBound`, `DeployedBound`, `StatisticBound` or `EventBound`.
-        f: the function that it is about (for the last two the statistic).
+        bound: a `PercentileBounds`, `MSEBound`, `DeployedBound`, `StatisticBound`, `EventBound` or `MeanBound`.
+        f: the function that it is about (for the last three the statistic).
         delta: δ, (*input), float64, with ‖δ‖_Σ ≤ ρ.
         n: draws.
         alpha: probability that any of `family` true bounds is declared violated.
@@ -166,7 +169,7 @@ def violates(
         ValueError: δ is outside the ellipsoid; or the bound is of a mean whose f has no a-priori support.
         TypeError: `bound` is none of these.
     """
-    copies = bound.replicas if isinstance(bound, (StatisticBound, EventBound)) else None
+    copies = bound.replicas if isinstance(bound, OfCopies) else None
     fresh = Fresh(f, bound.run.y, bound.run.noise, n=n, seed=seed, copies=copies, batch_size=batch_size)
     inside(bound, delta)
     base = (lambda: fresh.base) if _needs_base(bound) else None
@@ -207,13 +210,16 @@ def examine(
         else:
             estimate, limit = _mean(outputs, reference, rows, bound.run.support, level)
         origin, stated = 0.0, bound.value
-    elif isinstance(bound, EventBound):
+    elif isinstance(bound, (StatisticBound, MeanBound)) and bound.side != "upper":
+        raise ValueError(f"bound has side = {bound.side!r}: must be 'upper' to be attacked from below")
+    elif isinstance(bound, EventBound) or (isinstance(bound, MeanBound) and bound.unit == "probability"):
         estimate = float(outputs.double().mean())
         limit = clopper_pearson(int(outputs.sum()), len(outputs), level, "lower")
         origin, stated = 0.0, bound.value
+    elif isinstance(bound, MeanBound):
+        estimate, limit = _bounded_mean(bound, outputs.double().numpy(), level)
+        origin, stated = bound.floor, bound.value
     elif isinstance(bound, StatisticBound):
-        if bound.side != "upper":
-            raise ValueError(f"bound has side = {bound.side!r}: must be 'upper' to be attacked from below")
         estimate, limit = _upper_percentile(outputs.double(), bound.q, level)
         origin, stated = 0.0, bound.value
     elif getattr(bound, "quantity", None) == "deployed":
@@ -365,6 +371,16 @@ def _mean(
     bet = math.sqrt(2 * math.log(1 / level) / (len(rest) * variance)) if variance > 0 else math.inf
     limit = mean_lower_limit(rest, least, min(bet, 0.8 / (guess - least)), level)
     return estimate, max(limit, 0.0) ** 2
+
+
+def _bounded_mean(bound: MeanBound, x: np.ndarray, level: float) -> tuple[float, float]:
+    """The mean of values in [floor, ceiling], and the largest m ≤ it of which it is rejected that it is at most m."""
+    low, high = bound.floor, float(x.mean())
+    for _ in range(50):
+        middle = (low + high) / 2
+        against = evidence_against(x, low=bound.floor, high=bound.ceiling, mean=middle)
+        low, high = (middle, high) if against <= level else (low, middle)
+    return float(x.mean()), low
 
 
 def _reach(w: Tensor, support: Support) -> tuple[float, float]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy.special import ndtr, ndtri
 
-from certify import GaussianNoise, event_bound, mse_bound, percentile_bounds, statistic_bound
+from certify import GaussianNoise, event_bound, mean_bound, mse_bound, percentile_bounds, statistic_bound
 from certify.bounds import METHODS, ROUTES
 from certify.bounds.copies import event_interval
 from certify.statements.ask import Deployed, ask
@@ -130,6 +130,37 @@ def test_events_and_statistics():
         assert not violates(inflated, statistic, -0.9 * sigma * a, n=4000, seed=1).violated
     truth = float(ndtr(ndtri(1 - ndtr(0.35 / (sigma / 2))) + 2 * 0.3))
     assert violates(bounds[event], event, 0.3 * sigma * a, n=4000, seed=1).estimate == pytest.approx(truth, abs=0.03)
+
+
+def test_what_chance_decides_is_attacked_too():
+    """T14: an event at rates of .03 and .19, and such a rate as a score, at the shift that is worst for them."""
+    noise, y, delta = (
+        GaussianNoise(1.0),
+        torch.zeros(2, dtype=torch.float64),
+        torch.tensor([0.4, 0.0], dtype=torch.float64),
+    )
+    score = lambda z: torch.where(z[..., 0].mean(dim=1) > 0, 0.19, 0.03).double()  # noqa: E731
+
+    def event(z, generator):
+        return torch.rand(len(z), generator=generator, dtype=torch.float64) < score(z)
+
+    asked = {"rho": 0.4, "replicas": 9, "n": 4000}
+    worst = 0.03 + 0.16 * float(ndtr(3 * 0.4))
+    for f, bound in (
+        (event, event_bound(event, y, noise, repeats=4, **asked)),
+        (score, mean_bound(score, y, noise, upper=0.5, **asked)),
+    ):
+        assert bound.theorem == "T14"
+        honest = violates(bound, f, delta, n=4000, seed=1)
+        assert not honest.violated
+        assert honest.estimate == pytest.approx(worst, abs=0.02)
+        assert honest.limit < worst < bound.value
+        # Control: what holds without a perturbation, stated at ρ.
+        assert violates(replace(bound, value=bound.at(0.0)), f, delta, n=4000, seed=1).violated
+        assert not violates(replace(bound, value=worst), f, delta, n=4000, seed=1).violated
+    lower = mean_bound(score, y, noise, side="lower", **asked)
+    with pytest.raises(ValueError, match="bound has side = 'lower': must be 'upper' to be attacked from below"):
+        violates(lower, score, delta, n=100)
 
 
 def test_forgetting_the_root_of_k_is_caught():
