@@ -144,6 +144,7 @@ def gpu_table(quick: bool) -> str:
 
 TABLES: dict[str, Callable[[bool], str]] = {
     "side": side.table,
+    "decisions": side.decisions_table,
     "floor": floor_table,
     "memory": memory_table,
     "processes": processes_table,

@@ -57,8 +57,8 @@ def test_the_evidence_is_the_integral_of_likelihood_ratios(s, n, p0):
     def below(r):  # u = r², so that the weight ½ u^(−1/2) du is dr
         return r ** (2 * s) * math.exp(f * (math.log1p(-r * r * p0) - math.log1p(-p0)))
 
-    def above(r):  # v = r⁻², so that ½ v^(−3/2) dv is dr
-        return 0.0 if r * r <= p0 else r ** (-2.0 * s) * math.exp(f * (math.log1p(-p0 / r**2) - math.log1p(-p0)))
+    def above(r):  # odds v = r⁻² times those of p₀, so that ½ v^(−3/2) dv is dr
+        return math.exp(-2 * s * math.log(r) - n * math.log(p0 / r**2 + 1 - p0)) if r else 0.0
 
     integral = quad(below, 0, 1, epsabs=0, epsrel=1e-10, limit=500)[0]
     found = float(log_evidence_below(s, n, p0))
@@ -67,9 +67,9 @@ def test_the_evidence_is_the_integral_of_likelihood_ratios(s, n, p0):
     else:
         assert found == pytest.approx(math.log(integral), abs=1e-7)
     if s:
-        start = math.sqrt(p0)
-        peak = min(1.0, max(start, math.sqrt(p0 * n / s)))
-        integral = quad(above, start, 1, epsabs=0, epsrel=1e-10, limit=500, points=[peak])[0]
+        peak = 1.0 if s <= p0 * n else math.sqrt(p0 / (1 - p0) * (f + 0.5) / s)
+        around = [min(1.0, peak * 4.0**k) for k in range(-3, 4)]
+        integral = quad(above, 0, 1, epsabs=0, epsrel=1e-10, limit=500, points=around)[0]
         assert float(log_evidence_above(s, n, p0)) == pytest.approx(math.log(integral), abs=1e-7)
     else:
         assert float(log_evidence_above(s, n, p0)) == -math.inf

@@ -6,8 +6,8 @@ failures so far, p₀ ∈ (0, 1) and θ = u p₀,
     M = ∫₀¹ u^s ((1 − u p₀)/(1 − p₀))^f  ½ u^{−1/2} du
 
 is a mixture of likelihood ratios against p₀. If P[event] ≥ p₀ it is a nonnegative supermartingale that starts at 1, so by
-Ville's inequality it *ever* reaches 1/α with probability at most α. Its counterpart, θ = v p₀ with weight ½ v^{−3/2} on v > 1,
-is evidence against P[event] ≤ p₀. In full: docs/theory/t03-sequential.md.
+Ville's inequality it *ever* reaches 1/α with probability at most α. Its counterpart has θ with v times the odds of p₀, v > 1,
+of weight ½ v^{−3/2}, and is evidence against P[event] ≤ p₀. In full: docs/theory/t03-sequential.md.
 
 Reference: THEORY T3; Ville (1939); Robbins (1970); Howard, Ramdas, McAuliffe and Sekhon (2021).
 """
@@ -46,8 +46,8 @@ def log_evidence_above(successes: Any, n: Any, p0: float) -> Any:
     s, f = np.asarray(successes, dtype=float), np.subtract(n, successes, dtype=float)
     a = np.maximum(s, 1) - 0.5
     with np.errstate(divide="ignore"):
-        kernel = betaln(a, f + 1) + np.log(betaincc(a, f + 1, p0))
-    log_m = math.log(0.5) + kernel - (s - 0.5) * math.log(p0) - f * math.log1p(-p0)
+        kernel = betaln(a, f + 0.5) + np.log(betaincc(a, f + 0.5, p0))
+    log_m = math.log(0.5) + kernel - (s - 0.5) * math.log(p0) - (f + 0.5) * math.log1p(-p0)
     return np.where(s > 0, log_m, -np.inf)
 
 

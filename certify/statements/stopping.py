@@ -64,7 +64,7 @@ class StoppedCount(Counts):
         super().update(outputs)  # checks that they are 0 or 1
         successes = before + outputs.to("cpu", torch.int64).cumsum(dim=0).numpy()
         yes, no = np.zeros(len(n), dtype=bool), np.zeros(len(n), dtype=bool)
-        least = max(self.allowed * UP, 1e-300)
+        least = self._exceeded
         # A rate on one side of p₀ is no evidence for the other: M ≤ 1.
         low, high = successes < self.allowed * n, successes > least * n
         if low.any():  # and p₀ > 0
@@ -80,18 +80,31 @@ class StoppedCount(Counts):
     def next_draws(self) -> int:
         """How many draws to make next: as many as it takes at least to decide as things stand, so that few are made in vain.
 
-        At first 16 at most, then up to as many again as there are; 0 once it is decided.
+        At first 16 at most, later at most as many again as there are; 0 once it is decided.
         """
         if self.decided != "undecided":
             return 0
         n, ones = self.count, int(self.ones)
-        more = np.arange(1, max(n, FIRST) + 1)
-        if ones <= self.allowed * (n + 1):  # by which side it is going to be, if it goes on like this
-            enough = log_evidence_below(ones, n + more, self.allowed) if self.allowed > 0 else np.zeros(len(more))
-        else:
-            enough = log_evidence_above(ones + more, n + more, max(self.allowed * UP, 1e-300))
-        reached = np.flatnonzero(enough >= enough_evidence(n + more, self.alpha))
-        return max(int(more[reached[0]]) if len(reached) else len(more), n // 20)
+        if n == 0:
+            return min(self._least(ones, FIRST, up=up) for up in (False, True))
+        # By which side it is going to be, if it goes on like this.
+        return max(self._least(ones, n, up=ones > self.allowed * (n + 1)), n // 20)
+
+    @property
+    def _exceeded(self) -> float:
+        """p₀ rounded up, for "no"."""
+        return max(self.allowed * UP, 1e-300)
+
+    def _least(self, ones: int, most: int, *, up: bool) -> int:
+        """The fewest draws, 1 … `most`, after which it can be decided: "no" if all are events (`up`), "yes" if none is."""
+        more = np.arange(1, most + 1)
+        n = self.count + more
+        p0 = self._exceeded if up else self.allowed
+        if not 0 < p0 < 1:  # this side cannot be decided
+            return most
+        enough = log_evidence_above(ones + more, n, p0) if up else log_evidence_below(ones, n, p0)
+        reached = np.flatnonzero(enough >= enough_evidence(n, self.alpha))
+        return int(more[reached[0]]) if len(reached) else most
 
     def limits(self) -> tuple[float, float]:
         """Limits of the probability, each valid with probability 1 − α wherever drawing ended, together with its decision."""

@@ -69,7 +69,7 @@ def test_peak_memory_sees_what_is_taken_and_given_back():
 def test_an_unknown_part_is_refused():
     done = subprocess.run([sys.executable, "-m", "benchmarks", "speed"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "PART = 'speed': must be one of side, floor, memory, processes" in done.stderr
+    assert "PART = 'speed': must be one of side, decisions, floor, memory, processes" in done.stderr
 
 
 def test_the_published_classifier_is_ours_but_for_its_noise():
