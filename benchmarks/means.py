@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from certify import GaussianNoise
-from certify.bounds.bounded_mean import Limits, Pilot, Polynomials, chosen_limits
+from certify.bounds.mean_limits import Limits, Pilot, chosen_limits
+from certify.bounds.weights import Polynomials
 from certify.confidence import clopper_pearson
 
 __all__ = ["table"]

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from certify import AdaptiveMedianSmoother, GaussianNoise, _files, event_bound, load_pipeline, world
-from certify.bounds.bounded_mean import Pilot, Polynomials, chosen_limits
+from certify.bounds.mean_limits import Pilot, chosen_limits
+from certify.bounds.weights import Polynomials
 from certify.confidence import clopper_pearson
 from certify.images.statistics import attack_succeeds
 from certify.montecarlo.checkpoint import Checkpoint

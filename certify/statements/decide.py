@@ -36,12 +36,14 @@ from certify import _validate
 from certify._floats import grown, length
 from certify._text import confidence, shown
 from certify.bounds.base import Evidence, Setting
-from certify.bounds.bounded_mean import LEAST, SPLITS, TRIED, Limits, MeanEvidence, Pilot, Polynomials, repeats_of
+from certify.bounds.bounded_mean import MeanEvidence
 from certify.bounds.copies import EventBound, EventEvidence, LimitEvidence, StatisticBound
 from certify.bounds.dimension_free import LayersEvidence
+from certify.bounds.mean_limits import LEAST, SPLITS, TRIED, Limits, Pilot, repeats_of
 from certify.bounds.mse import MSEBound
 from certify.bounds.percentile import draws_needed, enough
 from certify.bounds.statement import Result, constant
+from certify.bounds.weights import Polynomials
 from certify.confidence import stopped_event
 from certify.confidence.betting import best_stake, speed
 from certify.montecarlo import Function, median, row_distances

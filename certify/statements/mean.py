@@ -29,21 +29,10 @@ from torch import Tensor
 from certify import _validate
 from certify._random import keyed
 from certify._text import shown
-from certify.bounds.bounded_mean import (
-    LEAST,
-    TRIED,
-    Limits,
-    MeanBound,
-    MeanEvidence,
-    Piecewise,
-    Pilot,
-    Polynomials,
-    Weights,
-    chosen_limits,
-    repeats_of,
-    split,
-)
+from certify.bounds.bounded_mean import MeanBound, MeanEvidence
 from certify.bounds.copies import EventBound
+from certify.bounds.mean_limits import LEAST, TRIED, Limits, Pilot, chosen_limits, repeats_of, split
+from certify.bounds.weights import Piecewise, Polynomials, Weights
 from certify.montecarlo import AllDraws, Function
 from certify.montecarlo.engine import accepts
 from certify.noise import Noise

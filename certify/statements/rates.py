@@ -26,17 +26,10 @@ from torch import Tensor
 
 from certify import _validate
 from certify._records import Record
-from certify.bounds.bounded_mean import (
-    LEAST,
-    TRIED,
-    MeanEvidence,
-    Pilot,
-    Polynomials,
-    chosen_limits,
-    repeats_of,
-    split,
-)
+from certify.bounds.bounded_mean import MeanEvidence
+from certify.bounds.mean_limits import LEAST, TRIED, Pilot, chosen_limits, repeats_of, split
 from certify.bounds.rates import RateOver
+from certify.bounds.weights import Polynomials
 from certify.montecarlo import BLOCK, AllDraws, Counts, Function, count_events, generator
 from certify.montecarlo.engine import accepts_generator
 from certify.montecarlo.repeated import few_together

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from certify.bounds.base import Evidence, Setting
-from certify.bounds.bounded_mean import Weights
 from certify.bounds.mse import CoordinatewiseMSE
 from certify.bounds.percentile import draws_needed
+from certify.bounds.weights import Weights
 from certify.confidence import (
     UP,
     anytime_limit,

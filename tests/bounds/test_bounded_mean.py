@@ -12,7 +12,8 @@ from scipy.special import ndtr
 from scipy.stats import beta, binom, norm
 
 from certify import GaussianNoise, UniformNoise
-from certify.bounds.bounded_mean import Limits, Piecewise, Pilot, Polynomials, fitted
+from certify.bounds.mean_limits import Limits, Pilot, fitted
+from certify.bounds.weights import Piecewise, Polynomials
 from certify.noise.uniform import variation
 
 ONE = GaussianNoise(1.0)
@@ -203,7 +204,7 @@ def test_rounding_of_what_was_chosen_costs_nothing(law, rho, monkeypatch):
     g = np.random.default_rng(0).beta(*law, (2000, 1))
     pilot = Pilot(Piecewise.at(g), g)
     w, promised = pilot.choose(ONE, rho, 13, 10**5, 1e-3)
-    monkeypatch.setattr("certify.bounds.bounded_mean._rounded", lambda x, *_: x)
+    monkeypatch.setattr("certify.bounds.mean_limits._rounded", lambda x, *_: x)
     exact, least = pilot.choose(ONE, rho, 13, 10**5, 1e-3)
     assert (w != exact).any()
     assert promised <= (1 + 1e-5) * least
@@ -217,7 +218,7 @@ def within_population(images: int, repeats: int, runs: int, seed: int = 7) -> np
         g = rng.choice([0.03, 0.19], size=count)
         return (rng.random((count, repeats)) < g[:, None]).astype(float)
 
-    from certify.bounds.bounded_mean import chosen_limits
+    from certify.bounds.mean_limits import chosen_limits
 
     exact = population(0.11, 0.08, math.sqrt(13) * 0.25)
     found = []

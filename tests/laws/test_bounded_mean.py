@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
 from certify import GaussianNoise, UniformNoise
-from certify.bounds.bounded_mean import Limits, Piecewise, Polynomials
+from certify.bounds.mean_limits import Limits
+from certify.bounds.weights import Piecewise, Polynomials
 from certify.noise.uniform import variation
 
 NOISES = (GaussianNoise(1.0), UniformNoise(1.0))

@@ -17,8 +17,9 @@ import torch
 from scipy.stats import binom, norm
 
 from certify import event_bound, mean_bound
-from certify.bounds import bounded_mean
-from certify.bounds.bounded_mean import Limits, Piecewise, Pilot, Polynomials, chosen_limits
+from certify.bounds.mean_limits import Limits, Pilot, chosen_limits
+from certify.bounds.weights import Piecewise, Polynomials
+from certify.confidence.betting import upper_limit
 from certify.statements.stopping import StoppedMean
 from tests.statistical.trials import Trials
 from tests.test_mean import ONE, Y, fires, tilted, worst
@@ -124,7 +125,7 @@ def test_control_the_plain_square_is_caught(trials: Trials):
     for _ in range(200):
         x = drawn(rng, law, 2000, 2).mean(axis=1)
         # W(v) = −v², estimated by −(C/j)²
-        limit = bounded_mean.upper_limit(-(x**2), low=-1.0, high=0.0, alpha=ALPHA, stake=0.2)
+        limit = upper_limit(-(x**2), low=-1.0, high=0.0, alpha=ALPHA, stake=0.2)
         wrong += limit < -(0.11**2)
     trials.caught("T14 limits", "(C/j)² for g²", wrong, 200, ALPHA)
 
