@@ -48,7 +48,14 @@ def table(quick: bool = False) -> str:
 
 
 def measure(
-    n: int, outputs: int, rho: float, memory: int, *, reference: str = "center", folder: str | Path | None = None
+    n: int,
+    outputs: int,
+    rho: float,
+    memory: int,
+    *,
+    reference: str = "center",
+    batch: int | None = None,
+    folder: str | Path | None = None,
 ) -> dict[str, Any]:
     """A percentile box and an MSE bound of a cheap bounded function, from one pass.
 
@@ -56,6 +63,7 @@ def measure(
         n, outputs, rho: draws, outputs of the function, radius.
         memory: bytes that kept draws may take.
         reference: what the MSE is measured to, "center" or "population".
+        batch: inputs in one call of the function; None: the default of a bound.
         folder: where there is room on disk, at most 4 n · outputs bytes; None: the system's temporary folder.
 
     Returns:
@@ -68,7 +76,7 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="certify-memory-", dir=folder) as room:
         command = [sys.executable, "-m", "benchmarks.memory", str(n), str(outputs), str(rho), str(memory)]
         process = subprocess.Popen(
-            [*command, "--reference", reference],
+            [*command, "--reference", reference, *([] if batch is None else ["--batch", str(batch)])],
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "TMPDIR": room},
@@ -94,7 +102,7 @@ def _used(folder: Path) -> int:
     return total
 
 
-def _measured(n: int, outputs: int, rho: float, memory: int, reference: str) -> dict[str, Any]:
+def _measured(n: int, outputs: int, rho: float, memory: int, reference: str, batch: int | None) -> dict[str, Any]:
     import torch
 
     from certify import GaussianNoise
@@ -123,6 +131,7 @@ def _measured(n: int, outputs: int, rho: float, memory: int, reference: str) -> 
         reference=reference,
         memory=memory,
         progress=progress,
+        **({} if batch is None else {"batch_size": batch}),
     )
     ended = time.monotonic()
     return {
@@ -153,8 +162,9 @@ def main() -> None:
     parser.add_argument("rho", type=float)
     parser.add_argument("memory", type=int, help="bytes for kept draws")
     parser.add_argument("--reference", choices=("center", "population"), default="center")
+    parser.add_argument("--batch", type=int)
     a = parser.parse_args()
-    print(json.dumps(_measured(a.n, a.outputs, a.rho, a.memory, a.reference)))
+    print(json.dumps(_measured(a.n, a.outputs, a.rho, a.memory, a.reference, a.batch)))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ _SAVED = (
     "replicas",
     "similarity",
 )
-_OF_CLIP = ("sigma0", "sigma_min", "gamma", "regions", "similarity")
+_OF_CLIP = ("sigma0", "sigma_min", "regions", "similarity")
 
 
 def _there(name: str, path: Path) -> None:
@@ -298,7 +298,7 @@ class PipelineSettings(Settings):
 
         defaults = {f.name: f.default for f in fields(self)}
         for name in (*_OF_CLIP, "policy", "use_global", "sharing", "truncate"):
-            if getattr(self, name) != defaults[name]:
+            if getattr(self, name) != defaults[name] and (name, self.policy) != ("policy", "levels"):
                 raise ValueError(
                     f"--{name.replace('_', '-')} = {getattr(self, name)!r}: must be left out, it is for Stable Diffusion "
                     "1.x/2.x alone"
@@ -310,9 +310,9 @@ class PipelineSettings(Settings):
                 safe = load_defence(self.defence, pipe)
                 safe.calls.options.update(self.arguments)
             else:
-                names = ("sigma0_relative", "k", "batch_size")
+                names = ("sigma0_relative", "k", "batch_size", "gamma")
                 chosen = {name: value for name in names if (value := getattr(self, name)) is not None}
-                fixed = {"smoother": self.smoother, "n": self.replicas, "call": self.arguments}
+                fixed = {"smoother": self.smoother, "n": self.replicas, "policy": self.policy, "call": self.arguments}
                 safe = defend(pipe, self.concepts, **chosen, **fixed)
         terminal.show_overlays(pipe)
         return safe

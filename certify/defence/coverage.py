@@ -10,7 +10,8 @@ words: text encoders look where they stand. What a prompt's encoding depends on 
 a prompt that is said to be covered has been encoded both ways, by itself and as y's tokens with its embeddings, and came out
 alike.
 
-Every claim here is of the policy "frozen": about the smoother with the noise of y.
+Under the policy "frozen" a claim is about the smoother with the noise of y. Under "levels" (T17) it is about the smoother as
+deployed, and covers a prompt only where that gets the very Σ of y, in every encoder: relevance is computed for it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from certify.models.encoders import Vocabulary
 __all__ = ["WordCoverage", "covered_prompts", "covered_words"]
 
 _SAFE = 1 + 1e-12  # a distance must be below ρ by more than its own rounding
+_LEVELS = 64  # of the nearest words the level is computed, under "levels"
 _ALIKE = 1e-4  # of the largest entry: two ways to compute an encoding
 
 
@@ -48,6 +50,8 @@ class WordCoverage(Record):
         covered: those of them within ρ.
         farthest: ρ at which all of them are covered; None: at no ρ, or there are none.
         nearest: the nearest of them, whether covered or not, with the ρ that covers it.
+        levels: under "levels", of how many words, the nearest first, the level was computed: `comparable` are those of them
+            that are on the word's own level; others are not said to be covered. None: of none, the policy is "frozen".
     """
 
     word: str
@@ -56,6 +60,7 @@ class WordCoverage(Record):
     covered: int
     farthest: float | None
     nearest: tuple[Neighbour, ...]
+    levels: int | None = None
 
     @property
     def fully_covered(self) -> bool:
@@ -65,7 +70,8 @@ class WordCoverage(Record):
     def to_dict(self, private: bool = False) -> dict[str, Any]:
         """Plain JSON values; of a private prompt without words."""
         found = {**asdict(self), "nearest": [asdict(one) for one in self.nearest], "fully_covered": self.fully_covered}
-        return {k: v for k, v in found.items() if not private or k not in ("word", "nearest")}
+        left_out = ("word", "nearest") if private else () if self.levels is not None else ("levels",)
+        return {k: v for k, v in found.items() if k not in left_out}
 
 
 def covered_words(problem: JointProblem, rho: float, *, nearest: int = DEFAULT_NEAREST) -> list[WordCoverage]:
@@ -110,11 +116,16 @@ def covered_words(problem: JointProblem, rho: float, *, nearest: int = DEFAULT_N
         squares = torch.zeros(len(kept), dtype=torch.float64)
         for part, (i, row) in enumerate(zip(at, ids, strict=True)):
             squares += problem.squared(part, i, [int(row[k]) for k in kept])  # type: ignore[arg-type]
-        order = squares.argsort(stable=True)
-        inside = int((squares.sqrt() * _SAFE <= rho).sum())
-        far = float(squares.max().sqrt()) if len(kept) else math.inf
-        near = tuple(Neighbour(words[kept[int(k)]], _finite(float(squares[k].sqrt()))) for k in order[:nearest])
-        found.append(WordCoverage(text, rho, len(kept), inside, _finite(far), near))
+        order, levels = squares.argsort(stable=True).tolist(), None
+        if problem.smoother.policy == "levels":
+            own, levels = [noise.sigma for noise in problem.token_noise], min(_LEVELS, len(order))
+            put = [[(i, int(row[kept[k]])) for i, row in zip(at, ids, strict=True)] for k in order[:levels]]
+            order = [k for k, there in zip(order, put, strict=False) if problem.sigma_with(there) == own]
+        distances = squares[order].sqrt()
+        inside = int((distances * _SAFE <= rho).sum())
+        far = float(distances.max()) if len(order) else math.inf
+        near = tuple(Neighbour(words[kept[k]], _finite(float(squares[k].sqrt()))) for k in order[:nearest])
+        found.append(WordCoverage(text, rho, len(order), inside, _finite(far), near, levels))
     return found
 
 
@@ -164,6 +175,17 @@ def _compared(problem: JointProblem, prompt: str, rho: float) -> PromptCoverage:
             at = (still or special)[0]
             why = "without noise" if still else "to or from a special token"
             return not_covered(f"changes a position {why} in {mine.encoder}, to {other.tokens[at]!r}")
+    if problem.smoother.policy == "levels":
+        noises = [noise for rows in problem.smoother.noise(others) for noise in rows[0]]
+        pairs = list(zip(problem.token_noise, noises, strict=True))
+        differ = [i for i, (a, b) in enumerate(pairs) if a.sigma != b.sigma]
+        if differ:
+            part = differ[0]
+            where = next(i for i, (a, b) in enumerate(zip(*(n.sigma for n in pairs[part]), strict=True)) if a != b)
+            mine, token = problem.layouts[part], there[part].tokens[where]
+            return not_covered(
+                f"another level in {mine.encoder}, at {token!r}: gets another Σ as deployed", None, changed[0]
+            )
     z = torch.cat([x.embeddings[0].flatten().to(problem.y) for reading in others for x in reading.lookups])
     distance = problem.noise.norm(z.double() - problem.y.double())
     if not distance * _SAFE <= rho:

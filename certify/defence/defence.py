@@ -35,8 +35,9 @@ from certify.certificate.check import CheckReport
 from certify.defence import checking
 from certify.defence.calls import Calls
 from certify.defence.certification import JointOptions, certify_joint, joint_functions
+from certify.defence.deployed import deployed_rows
 from certify.defence.explanation import Explanation
-from certify.defence.smoother import JointProblem, PipelineOptions, PipelineSmoother, deployed_rows
+from certify.defence.smoother import JointProblem, PipelineOptions, PipelineSmoother
 from certify.models.blocks import replacing
 from certify.models.encoders import EncodeCall, PipelineEncoder, Reading
 from certify.models.fingerprint import fingerprint
@@ -351,7 +352,8 @@ class Defence:
     # On disk
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Writes `defence.json` and `defence.safetensors`: settings, concepts and their directions, and no model.
+        """Writes `defence.json` and `defence.safetensors`: settings, concepts and their directions, and no model. Under
+        "levels" the relevance of all words that were met is kept, too: whoever loads it has them on the same levels.
 
         Raises:
             FileExistsError: the folder holds a defence already and `overwrite` is not set.
@@ -362,6 +364,9 @@ class Defence:
         if isinstance(self.adaptive, PipelineSmoother):
             directions = tuple(self.adaptive.relevance.directions)
             tensors = {f"direction{i}": d for i, d in enumerate(directions)}
+        words: list[list[Any]] = []
+        if isinstance(self.adaptive, PipelineSmoother) and self.adaptive.gamma is not None:
+            words, tensors["scores"] = self.adaptive.relevance.known()
         content = {
             "format": _FORMAT,
             "schema_version": _SCHEMA,
@@ -370,6 +375,7 @@ class Defence:
             "concepts": [{"name": c.name, "pairs": [list(pair) for pair in c.pairs]} for c in self.concepts],
             "options": self._options,
             "directions": len(directions),
+            **({"words": words} if words else {}),
         }
         _PAIR.write(path, content, tensors, overwrite=overwrite)
         return path
@@ -429,7 +435,13 @@ def load_defence(folder: str | Path, pipe: Any) -> Defence:
             f"folder = {str(folder)!r}: made with a {own[0]} whose text encoders have SHA-256 {own[1][:12]}…: must be the "
             "pipeline given, adapters included"
         )
-    return _built(pipe, concepts, options, directions or None)
+    safe = _built(pipe, concepts, options, directions or None)
+    if isinstance(safe.adaptive, PipelineSmoother) and content.get("words"):
+        try:
+            safe.adaptive.relevance.take(content["words"], tensors["scores"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"folder = {str(folder)!r}: is no defence, or damaged ({error})") from error
+    return safe
 
 
 def rebuilt(certificate: Certificate, pipe: Any, concepts: Sequence[str | Path | Concept] | None = None) -> Defence:
@@ -451,6 +463,7 @@ def rebuilt(certificate: Certificate, pipe: Any, concepts: Sequence[str | Path |
         digests = [str(concept["sha256"]) for concept in stated["concepts"]]
         options = {name: stated[name] for name in ("sigma0_relative", "k", "n", "sigma_max_relative")}
         options |= {"smoother": stated["aggregate"], "call": dict(about["call"])}
+        options |= {"policy": str(stated["policy"]), "gamma": stated.get("gamma")}
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"certificate: what it has on record cannot be read ({error!r})") from error
     if not concepts and not all(map(ships, names)):

@@ -12,7 +12,9 @@ are compared without being lined up.
 Encoders may disagree on a word, and the attacker needs only one that lets it through. So over encoders the largest counts: a
 token's relevance is the larger of its own and the largest that the same word, by its letters, has in any other encoder.
 
-Scores depend on the word alone, not on the prompt; they are remembered, and rounded as in `certify.adaptive.relevance`.
+Scores depend on the word alone, not on the prompt; they are remembered, and rounded as in `certify.adaptive.relevance`. With
+`alone` they are computed in a batch of the word's own, always the same one, so that not even the last digit depends on what
+else was asked: the edge of a level may lie there (T17).
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from certify.models.encoders import Layout, PipelineEncoder, Reading
 
 __all__ = ["WordRelevance", "spelling"]
 
+_ALONE = 16  # texts of one word together, whatever the batch size
+
 
 class WordRelevance:
     """Relevance of words to concepts in every encoder of a pipeline.
@@ -41,6 +45,7 @@ class WordRelevance:
         options: arguments of the pipeline's `__call__` that words are encoded with; prompts may be encoded with others.
         batch_size: texts in one call of the encoders.
         directions: Δ of every lookup, (concepts, features), where they are known already.
+        alone: compute each word's scores by themselves.
 
     Raises:
         ValueError: directions of another pipeline.
@@ -54,8 +59,9 @@ class WordRelevance:
         options: Mapping[str, Any] | None = None,
         batch_size: int = 16,
         directions: Sequence[Tensor] | None = None,
+        alone: bool = False,
     ) -> None:
-        self.encoder, self.concepts = encoder, tuple(concepts)
+        self.encoder, self.concepts, self.alone = encoder, tuple(concepts), alone
         self.batch_size = _validate.count("batch_size", batch_size)
         self.calls = encoder.calls(["a photo"], options)
         names = [lookup.encoder for call in self.calls for lookup in encoder.run(call)[1]]
@@ -71,13 +77,14 @@ class WordRelevance:
         tiny = torch.finfo(torch.float64).tiny
         self._unit = [d / d.norm(dim=1, keepdim=True).clamp_min(tiny) for d in self.directions]
 
-    def features(self, texts: Sequence[str]) -> list[Tensor]:
+    def features(self, texts: Sequence[str], batch_size: int | None = None) -> list[Tensor]:
         """What is compared of every text, for each lookup: (texts, features), float64 on the CPU."""
+        together = self.batch_size if batch_size is None else batch_size
         found: list[list[Tensor]] = [[] for _ in self.units]
         part = 0
         for call in self.calls:
             frame = self.encoder.frame(call)
-            size = 1 if frame.ragged else self.batch_size
+            size = 1 if frame.ragged else together
             for start in range(0, len(texts), size):
                 chunk = list(texts[start : start + size])
                 tree, lookups = self.encoder.run(call, chunk)
@@ -105,14 +112,35 @@ class WordRelevance:
         """The scores of a word's tokens in one lookup: (tokens, concepts)."""
         return self._scores[part, word]
 
+    def known(self) -> tuple[list[list[Any]], Tensor]:
+        """Words whose scores are known, [lookup, tokens] each, and these scores, (all of their tokens, concepts)."""
+        words = [[part, list(word)] for part, word in self._scores]
+        return words, torch.cat([torch.zeros((0, len(self.concepts)), dtype=torch.float64), *self._scores.values()])
+
+    def take(self, words: Sequence[Sequence[Any]], scores: Tensor) -> None:
+        """Scores that `known` gave, so that nobody computes them anew.
+
+        Raises:
+            ValueError: there are not as many as the words have tokens.
+        """
+        sizes = [len(word) for _, word in words]
+        if tuple(scores.shape) != (sum(sizes), len(self.concepts)):
+            raise ValueError(f"scores have shape {tuple(scores.shape)}: must be {(sum(sizes), len(self.concepts))}")
+        for (part, word), rows in zip(words, scores.double().split(sizes) if sizes else [], strict=True):
+            self._scores[int(part), tuple(map(str, word))] = rows
+
     def look_up(self, words: Sequence[tuple[int, tuple[str, ...]]]) -> None:
         """Computes what is not known yet of (lookup, word), all together."""
         missing = [key for key in dict.fromkeys(words) if key not in self._scores]
         if not missing:
             return
-        texts = {key: self._texts(*key) for key in missing}
+        for words in [[key] for key in missing] if self.alone else [missing]:
+            self._compute(words)
+
+    def _compute(self, words: Sequence[tuple[int, tuple[str, ...]]]) -> None:
+        texts = {key: self._texts(*key) for key in words}
         index = {text: i for i, text in enumerate(dict.fromkeys(t for row in texts.values() for t in row))}
-        encoded = self.features(list(index))
+        encoded = self.features(list(index), _ALONE if self.alone else None)
         for key, (whole, *rest) in texts.items():
             rows = encoded[key[0]]
             difference = rows[index[whole]] - rows[[index[text] for text in rest]]

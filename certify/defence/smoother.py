@@ -5,8 +5,9 @@ begin and padding carry no noise:
 
     σ_j^e = s_e min( σ₀ exp(k · sim_j), σ_max ),        h = median( T(y + G_1), …, T(y + G_n) )
 
-with s_e the standard deviation of encoder e's token embeddings where they enter it. The policy is "frozen" (T7): what is
-claimed is about the smoother with Σ fixed at the prompt.
+with s_e the standard deviation of encoder e's token embeddings where they enter it. Policy "frozen" (T7): what is claimed is
+about the smoother with Σ fixed at the prompt. Policy "levels" (T17): σ is rounded up to levels in every encoder, and what is
+claimed is about the smoother as deployed, at every prompt with as many tokens in every tokenizer that gets the same Σ.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ import functools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from certify import _validate
-from certify._random import normals
 from certify._records import Record
 from certify._text import shown
 from certify.adaptive.concepts import Concept
+from certify.adaptive.levels import DEFAULT_GAMMA, LEVELS_WITHIN
 from certify.adaptive.mention import Mention
 from certify.adaptive.policies import SMOOTHERS, smoothed
 from certify.adaptive.prompt import ConceptRemoval
@@ -36,7 +37,7 @@ from certify.models.offloaded import at_hand
 from certify.noise import GaussianNoise
 from certify.support import Support, layer_norm_support, rms_norm_support
 
-__all__ = ["JointProblem", "PipelineOptions", "PipelineSmoother", "deployed_rows"]
+__all__ = ["JointProblem", "PipelineOptions", "PipelineSmoother", "Rows"]
 
 Rows = list[list[Tensor]]
 """For every slot of what `encode_prompt` returns a tensor a prompt."""
@@ -50,6 +51,8 @@ class PipelineOptions(TypedDict, total=False):
     n: int
     smoother: str
     sigma_max_relative: float | None
+    policy: str
+    gamma: float | None
     batch_size: int
     call: Mapping[str, Any] | None
 
@@ -106,6 +109,28 @@ class JointProblem(Record):
         away = (torch.cat(entries) - lookup.embeddings[0, position].double().cpu()).square().sum(dim=1)
         sigma = self.token_noise[part].sigma[position]
         return away / sigma**2 if sigma > 0 else torch.where(away > 0, torch.inf, 0.0)
+
+    def sigma_with(self, substitutes: Sequence[tuple[int, int]]) -> list[tuple[float, ...]]:
+        """σ of every position, for each lookup, were these ids at these positions.
+
+        Args:
+            substitutes: (position, id) for each lookup.
+        """
+        row: list[Layout] = []
+        for layout, book, (at, i) in zip(self.layouts, self.vocabularies, substitutes, strict=True):
+            token = book.tokens([i])[0]
+            changed: dict[str, tuple[Any, ...]] = {}
+            for name, value in (("ids", i), ("tokens", token), ("texts", book.text([token]))):
+                entries = getattr(layout, name)
+                changed[name] = (*entries[:at], value, *entries[at + 1 :])
+            row.append(replace(layout, **changed))  # type: ignore[arg-type]
+        found: list[tuple[float, ...]] = []
+        scores, first = self.smoother.relevance.scores([row])[0], 0
+        for reading in self.readings:
+            here = slice(first, first + len(reading.lookups))
+            found += [n.sigma for n in self.smoother.token_noise(reading, row[here], scores[here])]
+            first = here.stop
+        return found
 
     @functools.cached_property
     def mention(self) -> Mention:
@@ -243,7 +268,7 @@ class PipelineSmoother:
     """The adaptive smoother for a pipeline with any text encoders.
 
     `AdaptiveMedianSmoother` is that of one CLIP text encoder, whose token ids it assembles itself: removing a token from a
-    prompt, global relevance, levels over the vocabulary and noise that adapts all need that. This one has texts alone to go by.
+    prompt, global relevance and noise that adapts all need that. This one has texts alone to go by.
 
     Args:
         encoder: the pipeline's text encoders.
@@ -253,6 +278,9 @@ class PipelineSmoother:
         n: noisy encodings a prompt.
         smoother: "median" or "mean" of them.
         sigma_max_relative: cap on σ in that unit; None: 2·√(2·width) of each encoder, at which replacing a token costs about ½.
+        policy: "frozen", or "levels": σ rounded up to σ₀ γ^(j/8), and to σ₀ γ^j where a substitution can be covered
+            (`certify.adaptive.levels`).
+        gamma: γ, for "levels", > 1; None: 2.
         batch_size: rows in one call of the text encoders.
         call: arguments of the pipeline's `__call__` that all prompts are encoded with, unless a call says otherwise.
         directions: of the concepts, where they are known already.
@@ -260,8 +288,6 @@ class PipelineSmoother:
     Raises:
         ValueError, TypeError: an option out of range.
     """
-
-    policy = "frozen"
 
     def __init__(
         self,
@@ -273,6 +299,8 @@ class PipelineSmoother:
         n: int = 13,
         smoother: str = "median",
         sigma_max_relative: float | None = None,
+        policy: str = "frozen",
+        gamma: float | None = None,
         batch_size: int = 16,
         call: Mapping[str, Any] | None = None,
         directions: Sequence[Tensor] | None = None,
@@ -286,9 +314,18 @@ class PipelineSmoother:
         self.sigma_max = None if cap is None else _validate.positive("sigma_max_relative", cap)
         if self.sigma_max is not None and self.sigma_max < self.sigma0:
             raise ValueError(f"sigma_max_relative = {cap!r}: must be at least sigma0_relative = {self.sigma0!r}")
+        self.policy = _validate.choice("policy", policy, ("frozen", "levels"))
+        levels = self.policy == "levels"
+        if gamma is not None and not levels:
+            raise ValueError(f"gamma = {gamma!r}: must be left out but with policy = 'levels'")
+        self.gamma = (DEFAULT_GAMMA if gamma is None else _validate.positive("gamma", gamma)) if levels else None
+        if self.gamma is not None and not 1 < self.gamma < math.inf:
+            raise ValueError(f"gamma = {gamma!r}: must be a finite number > 1, the ratio of neighbouring levels")
+        if levels and self.sigma0 == 0:
+            raise ValueError(f"sigma0_relative = {sigma0_relative!r}: must be > 0 with policy = 'levels'")
         self.call = dict(call or {})
         self.relevance = WordRelevance(
-            encoder, self.concepts, options=self.call, batch_size=batch_size, directions=directions
+            encoder, self.concepts, options=self.call, batch_size=batch_size, directions=directions, alone=levels
         )
 
     def __repr__(self) -> str:
@@ -308,6 +345,7 @@ class PipelineSmoother:
             "aggregate": self.smoother,
             "sigma_max_relative": self.sigma_max,
             "policy": self.policy,
+            **({} if self.gamma is None else {"gamma": self.gamma}),
         }
 
     def noise(self, readings: Sequence[Reading]) -> list[list[tuple[TokenNoise, ...]]]:
@@ -328,19 +366,22 @@ class PipelineSmoother:
         for reading in readings:
             here = slice(first, first + len(reading.lookups))
             found.append(
-                [self._token_noise(reading, row[here], score[here]) for row, score in zip(rows, scores, strict=True)]
+                [self.token_noise(reading, row[here], score[here]) for row, score in zip(rows, scores, strict=True)]
             )
             first = here.stop
         return found
 
-    def _token_noise(
+    def token_noise(
         self, reading: Reading, layouts: Sequence[Layout], scores: Sequence[Tensor]
     ) -> tuple[TokenNoise, ...]:
+        """The noise of one prompt with these scores, for each lookup of a reading."""
         names = [concept.name for concept in self.concepts]
         found: list[TokenNoise] = []
         for layout, score, lookup, unit in zip(layouts, scores, reading.lookups, reading.frame.units, strict=True):
-            cap = 2 * math.sqrt(2 * lookup.embeddings.shape[-1]) if self.sigma_max is None else self.sigma_max
-            rule = SigmaRule(self.sigma0, self.k, max(cap, self.sigma0), "none")
+            reach = math.sqrt(2 * lookup.embeddings.shape[-1])
+            cap = 2 * reach if self.sigma_max is None else self.sigma_max
+            levels = {} if self.gamma is None else {"gamma": self.gamma, "coarse_from": reach / LEVELS_WITHIN}
+            rule = SigmaRule(self.sigma0, self.k, max(cap, self.sigma0), "none", **levels)
             best, which = score.max(dim=1)
             relevance = [float(s) if kind == "word" else None for s, kind in zip(best, layout.kinds, strict=True)]
             sigma = tuple(0.0 if r is None else unit * rule.word(r) for r in relevance)
@@ -402,86 +443,6 @@ class PipelineSmoother:
         if not bool(together.any()):
             raise ValueError(f"prompt = {prompt!r}: carries no noise: must hold words, and sigma0_relative must be > 0")
         return JointProblem(self, readings, tuple(noises), whole, GaussianNoise(together), torch.cat(owner))
-
-
-def deployed_rows(
-    encoder: PipelineEncoder,
-    reading: Reading,
-    noises: Sequence[Sequence[TokenNoise]],
-    generator: torch.Generator,
-    *,
-    n: int,
-    smoother: str,
-    batch_size: int,
-) -> Rows:
-    """The deployed encodings of the prompts of one call of `encode_prompt`, from fresh draws of a generator.
-
-    Prompts stand together as they stand in the pipeline's own call, n times. A prompt without any noise has the encoding that
-    the pipeline itself computes.
-
-    `JointProblem.deployed` takes the same median of copies of *one* prompt that a statement has drawn. Here prompts of a call
-    are encoded together, since some pipelines pad to the longest and do not mask, and noise is drawn where there is some.
-
-    Args:
-        encoder: the pipeline's text encoders.
-        reading: the prompts.
-        noises: for each prompt, for each lookup.
-        generator: draws the noise.
-        n, smoother: how many noisy encodings, and their "median" or "mean".
-        batch_size: rows in one call of the encoders.
-
-    Returns:
-        For every slot a tensor a prompt.
-
-    Raises:
-        ValueError: an encoding is not finite.
-    """
-    prompts, slots = len(reading.call.prompts), reading.frame.slots
-    plain = [slot.rows(reading.tree, prompts) for slot in slots]
-    noisy = [any(any(noise.sigma) for noise in row) for row in noises]
-    if not any(noisy):
-        return plain
-    together = max(1, batch_size // prompts)
-    draws: list[list[list[Tensor]]] = [[[] for _ in range(prompts)] for _ in slots]
-    for done in range(0, n, together):
-        copies = min(together, n - done)
-        z = [_drawn(reading, noises, part, copies, generator) for part in range(len(reading.lookups))]
-        tree, _ = encoder.run(reading.call, copies=copies, replacements=z)
-        for kept, slot in zip(draws, slots, strict=True):
-            for i, row in enumerate(slot.rows(tree, copies * prompts)):
-                kept[i % prompts].append(row)
-    result: Rows = []
-    for own, kept in zip(plain, draws, strict=True):
-        rows = [
-            smoothed(torch.stack(k)[None], smoother)[0] if some else row
-            for k, some, row in zip(kept, noisy, own, strict=True)
-        ]
-        if not all(bool(torch.isfinite(row).all()) for row in rows):
-            raise ValueError(
-                f"encoding holds NaN or infinity: must be finite; in {rows[0].dtype} the largest σ may be too large, or the "
-                "text encoder's weights are broken"
-            )
-        result.append(rows)
-    return result
-
-
-def _drawn(
-    reading: Reading,
-    noises: Sequence[Sequence[TokenNoise]],
-    part: int,
-    copies: int,
-    generator: torch.Generator,
-) -> Tensor:
-    """Noisy copies of the embeddings of one lookup: (copies × prompts, tokens, width)."""
-    y = reading.lookups[part].embeddings
-    z = y.repeat(copies, 1, 1)
-    for row, noise in enumerate(noises):
-        sigma = torch.tensor(noise[part].sigma, dtype=torch.float64)
-        where = sigma.nonzero()[:, 0]
-        if len(where):
-            eta = normals((copies, len(where), y.shape[-1]), generator).cpu() * sigma[where, None]
-            z[row :: len(noises), where.to(z.device)] = (y[row].cpu()[where].double() + eta).to(z)
-    return z
 
 
 def _range_of(module: nn.Module, dtype: torch.dtype) -> Support | None:

@@ -110,7 +110,7 @@ def test_a_saved_defence_gives_its_settings(run: Any) -> None:
     ("given", "message"),
     [
         (("--sigma0", "0.1"), "it is for Stable Diffusion 1.x/2.x alone"),
-        (("--policy", "levels"), "it is for Stable Diffusion 1.x/2.x alone"),
+        (("--policy", "noise-then-adapt"), "it is for Stable Diffusion 1.x/2.x alone"),
         (("--call", "height"), "must be NAME=VALUE"),
     ],
 )
