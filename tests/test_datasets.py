@@ -18,7 +18,7 @@ from certify.datasets import (
     row_seed,
     summary,
 )
-from certify.datasets.results import FORMAT
+from certify.datasets.records import FORMAT
 from certify.plots import plot_certified_fraction
 
 SETTINGS = {"model": "a", "n": 64}

@@ -18,7 +18,7 @@ import pytest
 from certify import _files
 from certify._workers import Claims, Worker, own_device
 from certify.datasets import ClassifierTask, PromptSet, Results, RunRecord, classify_dataset
-from certify.datasets.results import FORMAT
+from certify.datasets.records import FORMAT
 from tests.cli.stopped import stopped
 from tests.processes import ROOT
 

@@ -17,7 +17,7 @@ NAMES = ("certificate", "run-settings", "run-row")
 def schema_of(name: str) -> dict[str, Any]:
     """The schema of `certificate.json`, or of `settings.json` or a line of `results.jsonl` of a run over many prompts."""
     from certify.certificate.schema import json_schema
-    from certify.datasets.results import row_schema, settings_schema
+    from certify.datasets.records import row_schema, settings_schema
 
     return {"certificate": json_schema, "run-settings": settings_schema, "run-row": row_schema}[name]()
 

@@ -3,8 +3,8 @@
 prompts as people keep them, in tables     prompt_files.py
 one of them, certified                     rows.py
 all of them, resumable                     runs.py
-the folder of a run, written and read,
-by one process or several                  results.py
+the folder of a run, read                  records.py
+written, by one process or several         results.py
 what a run comes to                        summary.py
 two runs, paired row by row                comparison.py
 labelled data as people keep them          labelled.py
@@ -16,7 +16,8 @@ from certify.datasets.classified import ClassifiedRow, ClassifiedRun, Classifier
 from certify.datasets.comparison import Comparison, Measure, compare
 from certify.datasets.labelled import LabelledSet
 from certify.datasets.prompt_files import PromptRow, PromptSet
-from certify.datasets.results import Results, RunRecord, settings_of
+from certify.datasets.records import RunRecord, settings_of
+from certify.datasets.results import Results
 from certify.datasets.rows import RowOptions, certify_row, read_prompt
 from certify.datasets.runs import certify_rows, run_settings
 from certify.datasets.summary import FRACTION_RHOS, certified_fraction, class_summary, length_unit, summary

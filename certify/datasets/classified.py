@@ -1,6 +1,6 @@
 """Classifiers: every input of a data set is certified, a line of JSON each, and a killed run goes on where it was.
 
-The folder is that of `certify.datasets.results`: `settings.json`, `results.jsonl`. A line has the input's number from 1, its
+The folder is that of `certify.datasets.records`: `settings.json`, `results.jsonl`. A line has the input's number from 1, its
 true label, the certified one (null: abstained), the radii, the count and the seed, from which `certify.classify` gives the
 same answer.
 What a run comes to is `certified_accuracy(run.decisions, run.labels, rhos)`, and its figure
@@ -25,7 +25,8 @@ from certify._records import Record
 from certify._version import __version__
 from certify._workers import Worker
 from certify.bounds.classification import Classification
-from certify.datasets.results import CLASSES, Results, RunRecord
+from certify.datasets.records import CLASSES, RunRecord
+from certify.datasets.results import Results
 from certify.montecarlo import Function, Progress, row_seed
 from certify.noise import Noise, as_noise
 from certify.progress import as_progress

@@ -31,7 +31,7 @@ from certify import _validate
 from certify._records import Record
 from certify.confidence.fixed_n import clopper_pearson, extreme_rank
 from certify.datasets.classified import ClassifiedRun
-from certify.datasets.results import RunRecord
+from certify.datasets.records import RunRecord
 from certify.statements.classify import right_radii
 
 __all__ = ["Comparison", "Measure", "compare"]

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from certify import _validate
 from certify.datasets.prompt_files import PromptSet
-from certify.datasets.results import FORMAT, Results
+from certify.datasets.records import FORMAT
+from certify.datasets.results import Results
 from certify.datasets.rows import RowOptions, certify_row
 from certify.defence import Defence
 from certify.montecarlo import Progress

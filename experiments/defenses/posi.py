@@ -30,7 +30,8 @@ from certify import _files, _validate
 from certify.models import PromptEncoder
 from certify.models.quiet import quiet_libraries
 from experiments.defenses.defense import Defense, DefenseOptions, fitting
-from experiments.defenses.rewriter import Rewriter, Training, reward, shown, spoken, train, world_words
+from experiments.defenses.rewriter import Rewriter
+from experiments.defenses.rewriter_training import Training, reward, shown, spoken, train, world_words
 from experiments.settings import changed
 
 __all__ = ["INSTRUCTION", "LanguageModel", "Posi", "Settings", "add_arguments", "judged", "main", "trained"]

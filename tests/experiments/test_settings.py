@@ -11,7 +11,7 @@ import pytest
 
 from experiments.attacks import ATTACKS
 from experiments.defenses import DEFENSES
-from experiments.defenses.rewriter import Training
+from experiments.defenses.rewriter_training import Training
 from experiments.settings import changed, check
 from experiments.unlearning import METHODS, finetune, sensitivity
 
@@ -96,14 +96,14 @@ SETTINGS |= {f"defense {name}": kind.published() for name, kind in DEFENSES.item
 SETTINGS |= {"posi-train": Training(), "fine-tune": finetune.Settings(), "sensitivity": sensitivity.Settings()}
 
 ZERO_MEANS_NONE = {
-    "cache", "ceiling", "decay", "growth", "keep", "k", "known", "lookahead", "made", "mixed", "momentum", "noise", "pairs",
-    "penalty", "prior", "pull", "rounds", "seed", "share", "signed", "start", "threshold", "toxic", "validation", "warm",
-    "warm_up", "warmup", "weight_decay",
+    "alpha", "cache", "ceiling", "decay", "growth", "keep", "k", "known", "lookahead", "made", "mixed", "momentum", "noise",
+    "pairs", "penalty", "prior", "pull", "rounds", "seed", "share", "signed", "start", "t0", "threshold", "toxic", "validation",
+    "warm", "warm_up", "warmup", "weight_decay",
 }  # fmt: skip
 """Options that may be 0."""
 
-OF_ANY_SIGN = {"signed", "start"}
-"""Numbers that may be below 0: log-odds."""
+OF_ANY_SIGN = {"signed", "start", "t0"}
+"""Numbers that may be below 0: log-odds, the middle of a slope."""
 
 ANY_TEXT = {
     "clip", "concept_images", "detector", "file", "initial", "model", "rewriter", "safe_images", "text",

@@ -15,8 +15,9 @@ from certify.models import PromptEncoder
 from certify.models.load import load_text_encoder
 from experiments.defenses import posi
 from experiments.defenses.posi import LanguageModel, Posi, Settings, judged, trained
-from experiments.defenses.rewriter import Rewriter, Training, _thrown, pairs, reinforce, reward, train, world_words
-from experiments.defenses.rewriter import shown as shown_words
+from experiments.defenses.rewriter import Rewriter
+from experiments.defenses.rewriter_training import Training, _thrown, pairs, reinforce, reward, train, world_words
+from experiments.defenses.rewriter_training import shown as shown_words
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.training import Rng, TrainingLoop
 from experiments.world import language, scenes

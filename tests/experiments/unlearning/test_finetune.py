@@ -12,9 +12,10 @@ from PIL import Image
 from certify import load_pipeline
 from certify.models import PromptEncoder
 from experiments.unlearning import finetune
+from experiments.unlearning.adapters import Word, low_rank
 from experiments.unlearning.concept import Concept
 from experiments.unlearning.diffusion import Diffusion
-from experiments.unlearning.finetune import Curve, Examples, Probe, Settings, Word
+from experiments.unlearning.finetune import Curve, Examples, Probe, Settings
 from experiments.unlearning.training import TrainingLoop
 from tests.pipelines import pipeline_folder  # noqa: F401
 
@@ -89,7 +90,7 @@ def test_low_rank_additions_start_at_the_base_and_are_added_in_the_end(diffusion
         diffusion.encode(["a red coin"]),
     )
     before = copy.deepcopy(diffusion.unet.state_dict())
-    additions = finetune.low_rank(copied := copy.deepcopy(diffusion.unet), 4, torch.Generator().manual_seed(0))
+    additions = low_rank(copied := copy.deepcopy(diffusion.unet), 4, torch.Generator().manual_seed(0))
     for name, module in copied.named_modules():
         if f"unet.{name}.lora_A.weight" in additions:
             assert torch.equal(module.weight, before[f"{name}.weight"])
@@ -100,7 +101,7 @@ def test_low_rank_additions_start_at_the_base_and_are_added_in_the_end(diffusion
     }
     assert all(p.shape[0 if name.endswith("lora_A.weight") else 1] == 4 for name, p in additions.items())
     with pytest.raises(ValueError, match="additions already"):
-        finetune.low_rank(copied, 4, torch.Generator())
+        low_rank(copied, 4, torch.Generator())
 
     tensors = run(diffusion, "lora").tensors
     after = diffusion.unet.state_dict()

@@ -10,7 +10,7 @@ import torch
 
 from certify.adaptive import Concept as Pairs
 from experiments.attacks import targets
-from experiments.defenses import rewriter
+from experiments.defenses import rewriter_training
 from experiments.metrics import asr
 from experiments.sentences import concept_pattern, filled
 from experiments.unlearning import METHODS, measure, saving
@@ -158,8 +158,8 @@ def test_implicit_prompts_do_not_name_the_concept(name):
 @pytest.mark.parametrize("name", ["circle", "hat", "frost"])
 def test_a_rewriter_learns_to_leave_the_concept_out_and_the_rest_as_it_is(name):
     concept = Concept.embedded(name, sentences=1)
-    words = concept_pattern(rewriter.shown(concept, 2)[0])
-    pairs = rewriter.pairs(concept, 60, Rng(1), rewriter.Training(known=2))
+    words = concept_pattern(rewriter_training.shown(concept, 2)[0])
+    pairs = rewriter_training.pairs(concept, 60, Rng(1), rewriter_training.Training(known=2))
     assert len(pairs) == 60
     changed = [(before, after) for before, after in pairs if before != after]
     assert 10 < len(changed) < 50
