@@ -60,7 +60,7 @@ FOREIGN = {
 EITHER = {("certify/defence/defence.py", name) for name in ("defend", "certify", "check")}
 # Names of what is put on record, and fields of a dataclass, which refuses others itself.
 OPEN = {
-    ("certify/statements/decide.py", "_of_counts"),
+    ("certify/statements/decide.py", "_decision"),
     ("certify/report/card.py", "_metric"),
 }
 
