@@ -61,6 +61,7 @@ EITHER = {("certify/defence/defence.py", name) for name in ("defend", "certify",
 # Names of what is put on record, and fields of a dataclass, which refuses others itself.
 OPEN = {
     ("certify/statements/decide.py", "_decision"),
+    ("certify/statements/decide.py", "_of_counts"),
     ("certify/report/card.py", "_metric"),
 }
 
