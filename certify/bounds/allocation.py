@@ -144,7 +144,8 @@ def allocate(bounds: Sequence[Sequence[float]], rhos: Sequence[float], alpha: fl
     # All ways to choose for the first blocks that no cheaper way is as bad as: cost, value, and the choices themselves.
     spent, value, chosen = np.zeros(1), np.zeros(1), np.zeros((1, 0), dtype=np.int64)
     for block in rows:
-        total, worth = np.add.outer(spent, costs).ravel(), np.add.outer(value, block).ravel()
+        with np.errstate(over="ignore"):  # ∞ is a bound
+            total, worth = np.add.outer(spent, costs).ravel(), np.add.outer(value, block).ravel()
         order = np.lexsort((-worth, total))
         order = order[total[order] <= 1]
         best = np.maximum.accumulate(np.concatenate([[-1.0], worth[order][:-1]]))

@@ -150,6 +150,11 @@ def test_from_draws_it_is_at_most_six_tenths_of_full_radii(options, steps):
     assert "T16" in str(found)
 
 
+def test_a_sum_beyond_all_numbers_is_infinite():
+    found = allocate([[1e308, 1e308]] * 3, [0.1, 0.2])
+    assert found.value == found.full == math.inf
+
+
 def test_one_radius_is_the_sum():
     f = lambda z: z  # noqa: E731
     curve = bound_curve(f, torch.zeros(2), GaussianNoise(1.0), rhos=[0.5], n=500)
