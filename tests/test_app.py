@@ -14,10 +14,11 @@ import torch
 
 import certify
 from certify import world
-from certify.app import Asked, Model, view
+from certify.app import Asked, ClipModel, view
 from certify.app.live import Live
 from certify.app.opened import opened, page_of, saved
 from certify.app.run import Run, Snapshot
+from certify.bounds.base import default_pilot
 from certify.confidence.anytime import anytime_limit
 
 PROMPT = "a photo of a red circle"
@@ -37,9 +38,13 @@ ASKED = Asked(
 SAMPLER = {"steps": world.DEFAULTS["num_inference_steps"], "guidance": world.DEFAULTS["guidance_scale"]}
 
 
+def never(_):
+    raise AssertionError("nothing of the kind is there")
+
+
 @pytest.fixture(scope="module")
 def model():
-    return Model(
+    return ClipModel(
         certify.load_pipeline(),
         smoothing=dict(world.SMOOTHING),
         source={"model": None, "unet": None},
@@ -109,7 +114,7 @@ def test_a_run_shows_one_thing_after_the_other_and_then_the_certificate(ended):
 
 def test_looking_changes_nothing_in_the_certificate(model, ended):
     """Byte for byte that of the command line's call, which shows nothing before the end."""
-    adaptive = model.smoother(ASKED)
+    adaptive = model.subject(ASKED).adaptive
     own = {"rho": 1.0, "rho_deployed": 0.25, "n": 400, "alpha": 1e-3, "seed": 0, "statistics": 0, "images": 12}
     plain = adaptive.certify(PROMPT, **own, pipe=model.pipe, detector="judge:circle", **SAMPLER)
     shown = ended[1][-1].certificate
@@ -151,7 +156,7 @@ def test_live_rates_hold_at_all_times_at_once(trials):
 
 def test_a_block_that_is_evaluated_again_is_counted_once(model):
     counts = []
-    live = Live(model.smoother(ASKED).prepare(PROMPT), ASKED, "it rings", counts.append)
+    live = Live(model.subject(ASKED), ASKED, "it rings", never, counts.append)
 
     def rings(z, generator, repeats=None):
         fired = torch.rand(len(z), repeats or 1, generator=generator) < 0.5
@@ -169,6 +174,28 @@ def test_a_block_that_is_evaluated_again_is_counted_once(model):
     )
     assert counts[-1].successes == first
     assert live.watch("another", rings) is rings
+
+
+def test_looks_are_the_bounds_of_so_many_draws(model):
+    """Taken on the way to the certificate, they are what the first draws alone give, with a share of α/2 each."""
+    asked, looked = replace(ASKED, n=1600, images=0), []
+    subject = model.subject(asked)
+    live = Live(subject, asked, None, looked.append, never)
+    subject.certify(None, lambda *_: None, live.watch, live.questions)
+    assert [look.n for look in looked] == [250, 500, 1000]
+    problem = subject.prompt.problem()
+    for look in looked[:2]:
+        how = {
+            "n": look.n,
+            "seed": 0,
+            "alpha": asked.alpha / 2 / 4,
+            "support": problem.support,
+            "function": "text encoding",
+        }
+        alone = certify.bound_curve(
+            problem.f, problem.y, problem.noise, rhos=look.rhos, pilot=default_pilot(1600), **how
+        )
+        assert look.values == tuple(map(float, alone.values))
 
 
 # Runs side by side
@@ -212,7 +239,7 @@ def test_what_the_model_refuses_is_one_sentence(model, asked, message):
 
 
 def test_a_fault_is_no_traceback_on_the_page(model, monkeypatch, caplog):
-    monkeypatch.setattr(Model, "smoother", lambda *_: 1 / 0)
+    monkeypatch.setattr(ClipModel, "subject", lambda *_: 1 / 0)
     last = Run(model, ASKED).start().wait()
     assert last.error == "a fault of this program, which the terminal describes: ZeroDivisionError"
     assert "ZeroDivisionError" in caplog.text

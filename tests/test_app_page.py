@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
@@ -30,11 +31,10 @@ PATIENCE = 240_000  # milliseconds: two cores may serve others
 FEW = ("--n", "400", "--images", "8", "--replicas", "3")
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """The command itself, with fewer draws; where it listens, and the folder that it runs in."""
-    place = tmp_path_factory.mktemp("app")
-    command = [sys.executable, "-m", "certify", "app", "--no-browser", "--port", "0", *FEW]
+@contextmanager
+def serving(place, *options):
+    """The command itself, with fewer draws; where it listens."""
+    command = [sys.executable, "-m", "certify", "app", "--no-browser", "--port", "0", *FEW, *options]
     process = subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
     watchdog = threading.Timer(PATIENCE / 1000, process.kill)
@@ -45,11 +45,19 @@ def server(tmp_path_factory):
     watchdog.cancel()
     found = re.search(r"http://127\.0\.0\.1:\d+/", said)
     assert found, said
-    yield found[0], place
+    yield found[0]
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     with process.stdout as rest:
         assert "Traceback" not in rest.read()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """Where it listens, and the folder that it runs in."""
+    place = tmp_path_factory.mktemp("app")
+    with serving(place) as address:
+        yield address, place
 
 
 @pytest.fixture(scope="module")
@@ -205,3 +213,44 @@ def test_nothing_leaves_this_machine(server, visitor):
     assert "http" not in policy
     with pytest.raises(OSError, match="421"):
         urlopen(Request(server[0], headers={"Host": "elsewhere.example:80"}))
+
+
+def test_a_pipeline_of_two_encoders(browser, tmp_path):
+    """FLUX with random weights: tokens of both encoders, images, the bound and the rate as they grow, the claim, files."""
+    from tests.defence.pipelines import built
+
+    built("FluxPipeline").save_pretrained(tmp_path / "flux")
+    (tmp_path / "circle.csv").write_text("positive,negative\na red circle,a red square\n", encoding="utf-8")
+    call = [part for name in ("height=16", "width=16", "max_sequence_length=16") for part in ("--call", name)]
+    model = (
+        "--model",
+        "flux",
+        "--concept",
+        "circle.csv",
+        "--detector",
+        "judge:circle",
+        "--steps",
+        "2",
+        "--device",
+        "cpu",
+    )
+    radii = ("--rho", "0.3", "--rho-deployed", "0.1", "--sigma0-relative", "0.45", "--k", "3")
+    with serving(tmp_path, *model, *call, *radii) as address:
+        for width, scheme in ((1280, "light"), (420, "dark")):
+            visitor = Visitor(browser, address, width=width, scheme=scheme)
+            page = visitor.page
+            visitor.type("Prompt", "a photo of a red circle")
+            page.click("#go")
+            page.wait_for_selector("#live svg")
+            visitor.picture(f"joint-growing-{width}")
+            page.wait_for_selector("#claim .claim, #status .error")
+            visitor.picture(f"joint-{width}")
+            assert page.locator("#status .error").count() == 0
+            assert page.locator("#tokens h4").count() == 2
+            assert page.locator("#images img").count() == 4
+            assert "shared out over 2 text encoders" in page.inner_text("#details")
+            assert page.locator("#file-certificate").is_visible()
+            assert not visitor.too_wide()
+            assert visitor.wrong == []
+            assert visitor.elsewhere() == []
+            visitor.context.close()

@@ -16,6 +16,7 @@ from certify.certificate.provenance import checked_provenance
 from certify.images.detectors import Detector, load_detector
 from certify.montecarlo import Progress
 from certify.montecarlo.runs import RunFolder
+from certify.statements.questions import Question
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +55,7 @@ class CertifyOptions(TypedDict, total=False):
     model: ModelRecord | None
     provenance: Mapping[str, Any] | None
     watch: Callable[[str, Callable[..., Any]], Callable[..., Any]] | None
+    beside: Sequence[Question]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,8 @@ class PromptOptions(Record):
             and no name of an option or of a part of the record may be given here.
         watch: is handed every function that is drawn, by its name in claims, and returns what is drawn in its place: a function
             that returns the same values and looks at them; None: nobody looks.
+        beside: more questions that are answered from the draws of the encoding, each with an α of its own. They change nothing
+            in the certificate and are no part of it.
 
     Raises:
         TypeError, ValueError: a value is of another kind, or out of range.
@@ -126,6 +130,7 @@ class PromptOptions(Record):
     model: ModelRecord | None = None
     provenance: Mapping[str, Any] | None = None
     watch: Callable[[str, Callable[..., Any]], Callable[..., Any]] | None = None
+    beside: Sequence[Question] = ()
 
     @classmethod
     def of(cls, options: CertifyOptions) -> PromptOptions:

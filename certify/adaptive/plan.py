@@ -153,7 +153,8 @@ class Ideal(Planned):
         f, problem = self._function(materials, options), materials.prompt.problem()
         asked = [question(share) for question in self.questions]
         settings = {"n": self.n, "memory": options.memory, **self.settings, **self._about(materials, options, drawing)}
-        return ask(f, problem.y, problem.noise, asked, **settings)
+        beside = options.beside if self.function == EMBEDDING else ()
+        return ask(f, problem.y, problem.noise, [*asked, *beside], **settings)[: len(asked)]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,11 @@
 """The interactive page that `certify app` opens: type a prompt, watch the bound grow, keep the certificate.
 
     asked     what a visitor types, checked: `Asked`
+    subject   the model and its turns, a prompt in it: `Model`, `Subject`
+    clip      of Stable Diffusion 1.x and 2.x: `ClipModel`
+    joint     of every other pipeline, over all of its text encoders: `JointModel`
     live      numbers that may be looked at while draws come in: `Live`
-    run       one visitor's certificate on its way, in a thread of its own: `Run`, `Model`
+    run       one visitor's certificate on its way, in a thread of its own: `Run`
     view      what of it is shown, as HTML
     page      the page itself, and the server on 127.0.0.1: the only file that imports gradio, an extra (`certify[app]`)
 
@@ -17,6 +20,9 @@ installed package, letters are the system's, and a content security policy forbi
 """
 
 from certify.app.asked import Asked
-from certify.app.run import Model, Run, Snapshot
+from certify.app.clip import ClipModel
+from certify.app.joint import JointModel
+from certify.app.run import Run, Snapshot
+from certify.app.subject import Model
 
-__all__ = ["Asked", "Model", "Run", "Snapshot"]
+__all__ = ["Asked", "ClipModel", "JointModel", "Model", "Run", "Snapshot"]

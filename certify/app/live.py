@@ -6,33 +6,29 @@ Half of α is for the bound, half for the rate, and each is spent so that all th
     the rate         one confidence sequence for P[event] without an attack (Ville's inequality), moved to every radius by T5
 
 They are statements of their own beside the certificate, whose α they do not touch: that is read once, at its end. Looks see the
-first of the very draws that the certificate is computed from, and distances have its reference.
+first of the draws that the certificate is computed from, on their way to it, and distances have its reference.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from certify.adaptive.plan import EMBEDDING
-from certify.bounds.base import default_pilot
 from certify.confidence.anytime import anytime_limit, looks, stopped_event
-from certify.statements.ask import bound_curve
+from certify.montecarlo import Accumulator, ExtremeRanks
+from certify.montecarlo.accumulators import pool
+from certify.statements.questions import Curve, Plan, Question
 
 if TYPE_CHECKING:
-    from certify.adaptive.prompt import PreparedPrompt
     from certify.app.asked import Asked
-    from certify.montecarlo import Progress
+    from certify.app.subject import Subject
 
-__all__ = ["RADII", "Count", "Live", "Look"]
-
-RADII = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-"""Of the curves; the requested radius is added."""
+__all__ = ["Count", "Live", "Look", "Looks"]
 
 FIRST = 250
 
@@ -63,46 +59,111 @@ class Count:
     values: Sequence[float]
 
 
+@dataclass(frozen=True)
+class Looks(Question):
+    """Asks for the curve of the bound after so many draws, and so many, while others are still to come (T3, sequential).
+
+    It is answered on the way: `looked` is given every look as soon as its draws are there. One process, and no checkpoint.
+
+    Attributes:
+        rhos: radii.
+        counts: (draws, failure probability) of every look.
+        looked: is given every look.
+        smoother: "median" or "mean".
+        memory: as in `certify.ask`.
+    """
+
+    rhos: Sequence[float]
+    counts: Sequence[tuple[int, float]]
+    looked: Callable[[Look], None]
+    smoother: str = "median"
+    memory: int | None = None
+
+    @property
+    def chooses(self) -> bool:
+        return True
+
+    def needs(self, plan: Plan) -> list[Accumulator]:
+        return [_First(n, alpha, self, plan) for n, alpha in self.counts]
+
+    def answer(self, plan: Plan, seen: Mapping[str, Accumulator]) -> tuple[int, ...]:
+        return tuple(n for n, _ in self.counts)
+
+
+class _First:
+    """The first n draws: as soon as it has them, the look is taken, and what was kept of them is let go."""
+
+    ordered = False  # one for all draws, in the order in which they come
+
+    def __init__(self, n: int, alpha: float, looks: Looks, plan: Plan) -> None:
+        self.n, self.looks, self.count = n, looks, 0
+        curve = Curve(looks.rhos, alpha, smoother=looks.smoother)
+        self.plan = Plan(curve, replace(plan.setting, n=n), replace(plan.run, n=n), 0)
+        self.seen = pool(curve.needs(self.plan))
+        ranks = self.seen.get(ExtremeRanks.key)
+        if isinstance(ranks, ExtremeRanks) and looks.memory is not None:
+            ranks.memory = looks.memory
+
+    @property
+    def key(self) -> str:
+        return f"look at {self.n}"
+
+    def update(self, outputs: Tensor) -> None:
+        left = self.n - self.count
+        if left <= 0:
+            return
+        for accumulator in self.seen.values():
+            accumulator.update(outputs[:left])
+        self.count += min(left, len(outputs))
+        if self.count == self.n:
+            curve = self.plan.question.answer(self.plan, self.seen)
+            self.seen = {}
+            self.looks.looked(Look(self.n, tuple(curve.rhos), tuple(map(float, curve.values))))
+
+    def described(self) -> str:
+        return self.key
+
+    def merge(self, other: Any) -> None:
+        raise ValueError("looks: must be in one process, whose draws come in order")
+
+    def widened(self, other: Any) -> Any:
+        raise ValueError(f"{self.key}: must be asked for once")
+
+    def state(self) -> dict[str, Tensor]:
+        raise ValueError("looks: must be without a checkpoint, since they are not looked at again")
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        raise ValueError("looks: must be without a checkpoint, since they are not looked at again")
+
+
 class Live:
     """Live numbers of one certificate.
 
     Args:
-        prompt: what is certified.
+        subject: what is certified.
         asked: the settings.
         event: the name of the event; None: there is none.
-        counted: is given every new count.
+        looked: is given every new look at the bound.
+        counted: is given every new count of the event.
+        memory: as in `certify.ask`.
     """
 
     def __init__(
-        self, prompt: PreparedPrompt, asked: Asked, event: str | None, counted: Callable[[Count], None]
+        self,
+        subject: Subject,
+        asked: Asked,
+        event: str | None,
+        looked: Callable[[Look], None],
+        counted: Callable[[Count], None],
+        memory: int | None = None,
     ) -> None:
-        self.prompt, self.asked, self.event, self.counted = prompt, asked, event, counted
-        self.rhos = tuple(sorted({*RADII, asked.rho}))
-        self.looks = [(n, alpha) for n, alpha in looks(min(FIRST, asked.n), asked.n, asked.alpha / 2) if n < asked.n]
+        self.subject, self.asked, self.event, self.counted = subject, asked, event, counted
+        rhos = tuple(sorted({*subject.radii, asked.rho}))
+        shares = looks(min(FIRST, asked.n), asked.n, asked.alpha / 2)
+        counts = tuple((n, alpha) for n, alpha in shares if n < asked.n)  # the last is the certificate's own
+        self.questions = [Looks(rhos, counts, looked, subject.smoother, memory)] if counts else []
         self._seen: set[int] = set()
         self._successes, self._n = 0, 0
-
-    def bounds(self, progress: Progress, batch_size: int | None = None) -> Iterator[Look]:
-        """The bound at every look but the last, which is the certificate's own."""
-        problem, asked = self.prompt.problem(), self.asked
-        how: dict[str, Any] = {
-            "pilot": default_pilot(asked.n),  # the certificate's: the same reference
-            "support": problem.support,
-            "smoother": self.prompt.adaptive.smoother,
-            "policy": self.prompt.adaptive.policy,
-            "function": EMBEDDING,
-        }
-        total = sum(n for n, _ in self.looks) + asked.n
-        before = 0
-        for n, alpha in self.looks:
-
-            def ticked(done: int, _: int, before: int = before) -> None:
-                progress(before + done, total)
-
-            drawn: dict[str, Any] = {"n": n, "seed": asked.seed, "batch_size": batch_size, "progress": ticked}
-            curve = bound_curve(problem.f, problem.y, problem.noise, rhos=self.rhos, alpha=alpha, **how, **drawn)
-            before += n
-            yield Look(n, tuple(curve.rhos), tuple(map(float, curve.values)))
 
     def watch(self, name: str, f: Callable[..., Any]) -> Callable[..., Any]:
         """The event's function with its images counted: of every draw of the copies the first, so that they are independent."""
@@ -125,9 +186,10 @@ class Live:
 
     def count(self) -> Count:
         """The count until now."""
-        d, alpha = self.prompt.deployment, self.asked.alpha / 2
+        subject, alpha = self.subject, self.asked.alpha / 2
         rhos = tuple(i / 50 for i in range(51))
         values = [
-            stopped_event(self._successes, self._n, d.noise, rho=rho, replicas=d.copies, alpha=alpha) for rho in rhos
+            stopped_event(self._successes, self._n, subject.noise, rho=rho, replicas=subject.copies, alpha=alpha)
+            for rho in rhos
         ]
         return Count(self._successes, self._n, anytime_limit(self._successes, self._n, alpha), rhos, tuple(values))

@@ -23,7 +23,8 @@ from certify import _files
 from certify.app import view
 from certify.app.asked import Asked
 from certify.app.opened import opened, page_of, saved
-from certify.app.run import Model, Run, Snapshot
+from certify.app.run import Run, Snapshot
+from certify.app.subject import Model
 
 __all__ = ["HOST", "Server", "build", "listening"]
 
@@ -125,7 +126,7 @@ def _certify_tab(
             for now in run.start().watch():
                 parts = {
                     "claim": view.claim(now.certificate),
-                    "tokens": view.tokens(now.prompt),
+                    "tokens": view.tokens(now.known),
                     "images": view.images(now),
                     "live": view.live(now, asked.alpha),
                     "details": view.details(now.certificate),

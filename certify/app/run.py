@@ -11,24 +11,18 @@ import time
 import weakref
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from certify import _files
 from certify.adaptive.plan import event_name
-from certify.app.live import RADII, Count, Live, Look
-from certify.certificate import Certificate, ModelRecord
+from certify.app.asked import Asked
+from certify.app.live import Count, Live, Look
+from certify.app.subject import Known, Model, Subject
+from certify.certificate import Certificate
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from certify.adaptive import AdaptiveMedianSmoother
-    from certify.adaptive.prompt import PreparedPrompt
-    from certify.app.asked import Asked
-
-__all__ = ["Model", "Run", "Snapshot", "Stopped"]
+__all__ = ["Run", "Snapshot", "Stopped"]
 
 PAIRS = 2
 """Pairs of images that are shown."""
@@ -40,62 +34,6 @@ class Stopped(Exception):
     """The visitor has asked for an end."""
 
 
-class Model:
-    """The model that a page is about, and whose turn it is.
-
-    Args:
-        pipe: a Stable Diffusion pipeline.
-        smoothing: options of the smoother that the page does not ask for.
-        source: where the model comes from, for a certificate's record; the concept is added.
-        sampler: steps and guidance.
-        detector_of: a concept ↦ what an attack on it wants to see in an image; None: nothing can be said of images.
-        batch_size, memory: as in `PromptOptions`.
-    """
-
-    def __init__(
-        self,
-        pipe: Any,
-        *,
-        smoothing: Mapping[str, Any],
-        source: Mapping[str, Any],
-        sampler: Mapping[str, Any],
-        detector_of: Callable[[str], str | None],
-        batch_size: int | None = None,
-        memory: int | None = None,
-    ) -> None:
-        self.pipe, self.smoothing, self.source, self.sampler = pipe, dict(smoothing), dict(source), dict(sampler)
-        self.detector_of, self.batch_size, self.memory = detector_of, batch_size, memory
-        self._turn = threading.Lock()
-        self._record: ModelRecord | None = None
-
-    @property
-    def record(self) -> ModelRecord:
-        """Which weights these are, computed once: nobody changes them."""
-        if self._record is None:
-            self._record = ModelRecord.of(self.pipe)
-        return self._record
-
-    def smoother(self, asked: Asked) -> AdaptiveMedianSmoother:
-        """The smoother of these settings."""
-        from certify.adaptive import AdaptiveMedianSmoother
-
-        own = {"sigma0_relative": asked.sigma0, "k": asked.k, "n": asked.replicas}
-        fixed = {name: value for name, value in self.smoothing.items() if name != "sigma0"}
-        return AdaptiveMedianSmoother.from_pipeline(self.pipe, [asked.concept], **{**fixed, **own})
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """The model to oneself."""
-        with self._turn:
-            yield
-
-    def yield_turn(self) -> None:
-        """Between two batches: whoever waits has the model now."""
-        self._turn.release()
-        time.sleep(0.002)  # a lock is not fair: who releases and takes it at once has it again
-        self._turn.acquire()
-
-
 @dataclass(frozen=True)
 class Snapshot:
     """What is to be seen of a run now. What is not there yet is None or empty.
@@ -103,7 +41,7 @@ class Snapshot:
     Attributes:
         stage: what is being done, in words; of a run that has ended, how.
         done, total: of that stage.
-        prompt: its tokens and noise are known.
+        known: the prompt's tokens, noise, and what bounds are compared with.
         pairs: undefended and defended images, PNG files.
         looks: the bound at numbers of draws.
         count: of the event.
@@ -117,7 +55,7 @@ class Snapshot:
     stage: str = "waiting for the model"
     done: int = 0
     total: int = 0
-    prompt: PreparedPrompt | None = field(default=None, repr=False)
+    known: Known | None = field(default=None, repr=False)
     pairs: tuple[tuple[bytes, ...], tuple[bytes, ...]] = ((), ())
     looks: tuple[Look, ...] = ()
     count: Count | None = None
@@ -134,8 +72,7 @@ class Run:
     Args:
         model: what is certified.
         asked: the settings.
-        folder: for its files; None: one of its own, which goes with it.
-        live: whether bounds are shown before the end, for up to as many draws again.
+        live: whether numbers are shown before the end.
     """
 
     def __init__(self, model: Model, asked: Asked, *, live: bool = True) -> None:
@@ -203,48 +140,40 @@ class Run:
             self._show(replace(self._snapshot, stage="Nothing is claimed.", error=said, ended=True))
 
     def _certify(self) -> None:
-        from certify.images.generation import pair
-
         asked, model = self.asked, self.model
         self._show(replace(self._snapshot, stage="reading the prompt"))
-        prompt = model.smoother(asked).prepare(asked.prompt)
-        _ = prompt.mention, prompt.concept_removal  # the page shows both: now, while the model is this run's
-        self._show(replace(self._snapshot, prompt=prompt, stage="generating images"))
-        self._tick(0, 0)
-        how: dict[str, Any] = {"seed": asked.seed, **model.sampler}
-        rows = pair(model.pipe, prompt.adaptive, asked.prompt, images=PAIRS, **how)
-        undefended, defended = (tuple(_png(image) for image in row) for row in rows)
-        self._show(replace(self._snapshot, pairs=(undefended, defended), stage="drawing encodings"))
-        detector = model.detector_of(asked.concept) if asked.images else None
+        subject = model.subject(asked)
+        self._show(replace(self._snapshot, known=subject.known()))
+        if subject.makes_images:
+            self._pairs(subject)
+        detector = model.detector_of(asked.concept) if asked.images and subject.makes_images else None
         event = None if detector is None else event_name(detector)
-        live = Live(prompt, asked, event, lambda count: self._show(replace(self._snapshot, count=count)))
-        if self.live:
-            for look in live.bounds(self._tick, model.batch_size):
-                self._show(replace(self._snapshot, looks=(*self._snapshot.looks, look)))
+        live = Live(subject, asked, event, self._looked, self._counted, model.memory)
         self._show(replace(self._snapshot, stage="drawing encodings, then images" if event else "drawing encodings"))
-        certificate = prompt.adaptive.certify(
-            prompt,
-            rho=asked.rho,
-            rho_deployed=asked.rho_deployed,
-            rhos=RADII,
-            n=asked.n,
-            alpha=asked.alpha,
-            seed=asked.seed,
-            statistics=0,
-            images=asked.images if event else 0,
-            detector=detector,
-            pipe=model.pipe,
-            batch_size=model.batch_size,
-            memory=model.memory,
-            model=model.record,
-            progress=self._tick,
-            watch=live.watch if self.live else None,
-            provenance={"source": {**model.source, "concepts": [asked.concept]}},
-            **model.sampler,
-        )
+        watch, beside = (live.watch, live.questions) if self.live else (None, ())
+        certificate = subject.certify(detector, self._tick, watch, beside)
         self._show(replace(self._snapshot, stage="writing files"))
         files = self._files(certificate)
-        self._show(replace(self._snapshot, stage="Done.", certificate=certificate, files=files, ended=True))
+        said = "Done."
+        if asked.images and not event:
+            why = "no detector (--detector)" if subject.makes_images else "this pipeline makes none"
+            said = f"Done. Nothing is said about images: {why}."
+        self._show(replace(self._snapshot, stage=said, certificate=certificate, files=files, ended=True))
+
+    def _pairs(self, subject: Subject) -> None:
+        """Images without and with the defence, pair after pair."""
+        self._show(replace(self._snapshot, stage="generating images", done=0, total=PAIRS))
+        for i in range(PAIRS):
+            self._tick(i, PAIRS)
+            made = tuple(_png(image) for image in subject.pair(self.asked.seed + i))
+            undefended, defended = self._snapshot.pairs
+            self._show(replace(self._snapshot, pairs=((*undefended, made[0]), (*defended, made[1]))))
+
+    def _looked(self, look: Look) -> None:
+        self._show(replace(self._snapshot, looks=(*self._snapshot.looks, look)))
+
+    def _counted(self, count: Count) -> None:
+        self._show(replace(self._snapshot, count=count))
 
     def _files(self, certificate: Certificate) -> dict[str, Path]:
         from certify import plots, report

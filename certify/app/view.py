@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from certify._text import confidence, duration, escaped, failure, percent, shown, spelled
 from certify.certificate import Certificate, words
-from certify.certificate.tokens import Tokens
 from certify.certificate.words import PAGE
 from certify.report._charts import Line, chart
 from certify.report._page import listed, note, table
@@ -17,8 +16,8 @@ from certify.report._sections import chips
 from certify.summaries.of_certificates import sections
 
 if TYPE_CHECKING:
-    from certify.adaptive.prompt import PreparedPrompt
     from certify.app.run import Snapshot
+    from certify.app.subject import Known
 
 __all__ = ["CSS", "claim", "comparison", "details", "framed", "images", "live", "status", "tokens"]
 
@@ -27,6 +26,7 @@ CSS = """
 color:var(--ink);font-size:1rem;line-height:1.5;overflow-wrap:anywhere}
 .dark .certify{--paper:#15171a;--ink:#e6e8eb;--soft:#a9afb8;--line:#3a3f46;--tint:#23262b;--blue:#56b4e9;--orange:#f0914a}
 .certify h3{margin:1.1rem 0 .4rem;font-size:1.05rem;font-weight:600;color:var(--ink)}
+.certify h4{margin:.5rem 0 .1rem;font-size:.92rem;font-weight:600;color:var(--soft)}
 .certify p,.certify li,.certify td,.certify th,.certify bdi,.certify data,.certify strong,.certify b{color:inherit}
 .certify ul{margin:.2rem 0 .6rem;padding-left:1.2rem;list-style:disc}.certify li{margin:.25rem 0}
 .certify .note,.certify small{color:var(--soft);font-size:.86rem}
@@ -92,24 +92,20 @@ def status(now: Snapshot, name: str = "") -> str:
     return _block(f'<p class="note">{escaped(said + took)}</p>{bar}')
 
 
-def tokens(prompt: PreparedPrompt | None) -> str:
-    """The prompt's tokens in the colour of their noise, with noise and relevance below."""
-    if prompt is None:
+def tokens(known: Known | None) -> str:
+    """The prompt's tokens in the colour of their noise, with noise and relevance below, for every text encoder."""
+    if known is None:
         return ""
-    noise, std = prompt.token_noise, prompt.adaptive.encoder.embedding_std
-    places = [i for i, kind in enumerate(noise.kinds) if kind != "padding" or noise.sigma[i] > 0]
-    concept = ", ".join(c.name for c in prompt.adaptive.concepts)
-    of = Tokens(noise.tokens, noise.sigma, noise.relevance, noise.kinds, places, std, concept, True)
+    several = len(known.encoders) > 1
+    rows = ((f"<h4>{escaped(name)}</h4>" if several else "") + chips(encoder) for name, encoder in known.encoders)
     legend = (
         "Below each token: its noise σ, in standard deviations of token embeddings, and its relevance to "
-        f"{escaped(concept)} (−1 to 1). The stronger the colour, the more noise."
+        f"{escaped(known.concept)} (−1 to 1). The stronger the colour, the more noise."
     )
     unnamed = (
-        ""
-        if prompt.mention.named
-        else note("The prompt does not seem to name the concept: there is little of it to suppress.")
+        "" if known.named else note("The prompt does not seem to name the concept: there is little of it to suppress.")
     )
-    return _block(f"<h3>The prompt, coloured by noise</h3>{chips(of)}{note(legend)}{unnamed}")
+    return _block("<h3>The prompt, coloured by noise</h3>", *rows, note(legend), unnamed)
 
 
 def images(now: Snapshot) -> str:
@@ -139,7 +135,7 @@ def live(now: Snapshot, alpha: float) -> str:
     if now.looks:
         last = now.looks[-1]
         points = [(r, v) for r, v in zip(last.rhos, last.values, strict=True) if math.isfinite(v)]
-        removal = None if now.prompt is None else now.prompt.concept_removal.distance
+        removal = None if now.known is None else now.known.removal
         figures.append(
             "<figure>"
             + _curve(Line(points, dots=True), removal)
@@ -226,7 +222,7 @@ def comparison(names: Sequence[str], runs: Sequence[Snapshot]) -> str:
     """Two settings side by side: settings, claims, one figure with both curves, tokens and images of each."""
     ready = [(name, now) for name, now in zip(names, runs, strict=True) if now.certificate is not None]
     if len(ready) < len(runs):
-        return _block(*(tokens(now.prompt) + images(now) for now in runs))
+        return _block(*(tokens(now.known) + images(now) for now in runs))
     certificates = [now.certificate for _, now in ready if now.certificate is not None]
     rows: dict[str, list[str]] = {}
     for place, certificate in enumerate(certificates):
@@ -257,7 +253,7 @@ def comparison(names: Sequence[str], runs: Sequence[Snapshot]) -> str:
         "To take the better of the two is to ask for that sum. Distances are compared with each setting’s own reference."
     )
     each = "".join(
-        f"<h3>{escaped(name)}</h3>{claim(now.certificate)}{tokens(now.prompt)}{images(now)}" for name, now in ready
+        f"<h3>{escaped(name)}</h3>{claim(now.certificate)}{tokens(now.known)}{images(now)}" for name, now in ready
     )
     return _block(f"<h3>Side by side</h3>{cells}{drawn}{said}{each}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from typing import Annotated
+from typing import Annotated, Any
 
 from rich.text import Text
 
@@ -43,39 +43,37 @@ def app(
         raise ValueError(
             f"--defence = {str(settings.defence)!r}: must be left out, the page asks for concept and noise"
         )
-    if settings.joint:
-        raise ValueError(
-            f"--model = {settings.model!r}: must be Stable Diffusion 1.x or 2.x for the page; certify prompt takes any"
-        )
     one_process("certify app")
     from certify.adaptive import available_concepts
     from certify.adaptive.concepts import goes_with
-    from certify.app import Model
+    from certify.app import ClipModel, JointModel
     from certify.app.page import Server, build, listening
+    from certify.models.quiet import quiet_libraries
 
     own = listening(port)
-    adaptive, pipe = settings.whole()
 
     def detector_of(concept: str) -> str | None:
         return detector or dataclasses.replace(settings, concept=[concept]).own_detector()
 
     source = settings.source(settings.weights)
     del source["concepts"]
-    model = Model(
-        pipe,
-        smoothing=settings.smoothing(),
-        source=source,
-        sampler=settings.sampler,
-        detector_of=detector_of,
-        batch_size=settings.batch_size,
-        memory=settings.bytes,
-    )
+    about: dict[str, Any] = {"source": source, "detector_of": detector_of}
+    about |= {"batch_size": settings.batch_size, "memory": settings.bytes}
+    model: ClipModel | JointModel
+    if settings.joint:
+        safe = settings.defended()
+        adaptive: Any = safe.adaptive
+        model, sigma0 = JointModel(safe, **about), adaptive.sigma0
+    else:
+        adaptive, pipe = settings.whole()
+        model = ClipModel(pipe, smoothing=settings.smoothing(), sampler=settings.sampler, **about)
+        sigma0 = adaptive.sigma0 / adaptive.encoder.embedding_std
     shipped = [name for name in available_concepts() if settings.model is not None or "embedded" in goes_with(name)]
     concepts = list(dict.fromkeys([*settings.concepts, *shipped]))
     defaults = {
         "prompt": "a photo of a red circle" if settings.model is None else "",
         "concept": concepts[0],
-        "sigma0": float(f"{adaptive.sigma0 / adaptive.encoder.embedding_std:.6g}"),
+        "sigma0": float(f"{sigma0:.6g}"),
         "k": adaptive.k,
         "replicas": adaptive.n,
         "rho": rho,
@@ -88,4 +86,5 @@ def app(
     server = Server(build(model, concepts, defaults, below_runs("")), own)
     answer({"address": server.address})
     terminal.out.print(Text(f"The page is at {server.address} (Ctrl-C ends it)"), soft_wrap=True)
-    server.run(browser)
+    with quiet_libraries():
+        server.run(browser)

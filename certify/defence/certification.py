@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -68,6 +68,7 @@ class JointOptions(Record):
         private: leave the prompt and its tokens out of the record.
         provenance: more to put on record, as JSON values.
         model: which weights these are, where many prompts are certified; None: computed here.
+        watch, beside: as in `certify.adaptive.options.PromptOptions`.
     """
 
     rho: float = 1.0
@@ -90,6 +91,8 @@ class JointOptions(Record):
     private: bool = False
     provenance: Mapping[str, Any] | None = None
     model: ModelRecord | None = None
+    watch: Callable[[str, Callable[..., Any]], Callable[..., Any]] | None = None
+    beside: Sequence[Question] = ()
 
     @property
     def looks(self) -> bool:
@@ -98,7 +101,18 @@ class JointOptions(Record):
 
     def deciding(self) -> dict[str, Any]:
         """Those that decide the draws, as JSON values."""
-        left_out = ("prompts", "batch_size", "memory", "progress", "checkpoint", "provenance", "model", "detector")
+        left_out = (
+            "prompts",
+            "batch_size",
+            "memory",
+            "progress",
+            "checkpoint",
+            "provenance",
+            "model",
+            "watch",
+            "beside",
+            "detector",
+        )
         own = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in left_out}
         return own | {"detector": self.detector if self.detector is None else event_name(self.detector)}
 
@@ -142,12 +156,15 @@ def certify_joint(
     def kept(name: str) -> Any:
         return None if folder is None else folder.checkpoint(name)
 
+    def watched(name: str, f: Callable[..., Any]) -> Callable[..., Any]:
+        return f if asked.watch is None else asked.watch(name, f)
+
     with folder or contextlib.nullcontext():
         answers = ask(
-            problem.f,
+            watched(ENCODING, problem.f),
             problem.y,
             problem.noise,
-            questions,
+            [*questions, *asked.beside],
             n=asked.n,
             function=ENCODING,
             batch_size=size,
@@ -155,10 +172,10 @@ def certify_joint(
             support=problem.support,
             checkpoint=kept("encoding"),
             **drawn,
-        )
+        )[: len(questions)]
         if predictions is not None:
             answers += ask(
-                predictions.f,
+                watched(predictions.kind, predictions.f),
                 problem.y,
                 problem.noise,
                 [MSE(asked.rho, share, smoother=smoother.smoother)],
@@ -170,9 +187,10 @@ def certify_joint(
                 **drawn,
             )
         if detector is not None:
+            event = event_name(asked.detector or detector)
             answers.append(
                 event_bound(
-                    calls.event(problem, detector, call),
+                    watched(event, calls.event(problem, detector, call)),
                     problem.y,
                     problem.noise,
                     rho=asked.rho_deployed,
@@ -180,7 +198,7 @@ def certify_joint(
                     repeats=None,
                     alpha=share,
                     n=asked.images,
-                    function=event_name(asked.detector or detector),
+                    function=event,
                     batch_size=max(1, size // problem.copies),
                     checkpoint=kept("images"),
                     **drawn,
