@@ -94,9 +94,15 @@ def duration(seconds: float) -> str:
     return f"{math.ceil(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+_SPECIAL = {"<|startoftext|>": "begin", "<|endoftext|>": "end", "<s>": "begin", "</s>": "end", "</w>": ""}
+
+
 def spelled(token: Any) -> str:
     """A token for readers: without the vocabulary's marks."""
-    return {"<|startoftext|>": "begin", "<|endoftext|>": "end"}.get(str(token), str(token).removesuffix("</w>"))
+    text = str(token)
+    if text in _SPECIAL:
+        return _SPECIAL[text]
+    return text.removesuffix("</w>").removeprefix("##").lstrip("▁Ġ") or text
 
 
 def cleaned(value: Any) -> str:

@@ -99,7 +99,9 @@ def test_what_is_shown_names_every_encoder(flux: tuple[JointModel, list[Snapshot
     last = flux[1][-1]
     tokens = view.tokens(last.known)
     assert tokens.count("<h4>") == 2
-    assert tokens.count('class="token') > 10
+    assert tokens.count('class="token"') > 10
+    assert "joined" not in tokens  # every word is one token
+    assert "▁" not in tokens
     assert "shared out over 2 text encoders" in view.details(last.certificate)
     assert view.images(last).count("<img") == 4
     assert view.comparison(["A", "B"], [last, last]).count('class="claim"') == 2

@@ -221,7 +221,7 @@ def test_a_pipeline_of_two_encoders(browser, tmp_path):
 
     built("FluxPipeline").save_pretrained(tmp_path / "flux")
     (tmp_path / "circle.csv").write_text("positive,negative\na red circle,a red square\n", encoding="utf-8")
-    call = [part for name in ("height=16", "width=16", "max_sequence_length=16") for part in ("--call", name)]
+    call = [part for name in ("height=32", "width=32", "max_sequence_length=16") for part in ("--call", name)]
     model = (
         "--model",
         "flux",

@@ -62,6 +62,7 @@ EITHER = {("certify/defence/defence.py", name) for name in ("defend", "certify",
 OPEN = {
     ("certify/statements/decide.py", "_decision"),
     ("certify/statements/decide.py", "_of_counts"),
+    ("certify/statements/decide.py", "_decision"),
     ("certify/report/card.py", "_metric"),
 }
 

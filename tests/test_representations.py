@@ -223,7 +223,7 @@ EXAMPLES: dict[str, list[Any]] = {
 REGISTERED = {kind.__qualname__: kind for kind in summaries.summary.registry if kind is not object}
 
 NO_SUMMARY = {
-    "what is asked": "Percentile MSE Radius Curve Deployed RowOptions PromptOptions JointOptions Planned Asked",
+    "what is asked": "Percentile MSE Radius Curve Deployed RowOptions PromptOptions JointOptions Planned Asked Looks",
     "what is given": "Concept PromptRow PromptSet TokenizedPrompt PreparedPrompt "
     "Trajectory ExampleImages RunRecord ClassifiedRow ClassifiedRun Part "
     "Weights Directory Settings "
@@ -232,7 +232,7 @@ NO_SUMMARY = {
     "what shows itself": "Explanation",
     "parts of an answer": "OnRecord Mention Evaluation Run Setting Box ModelRecord Section Summary Table Overlay Verdicts "
     "Statement Result Distance Squared OfCopies Choice Kind Entry Subject Limits "
-    "Measure Comparison WordCoverage Look Count Snapshot",
+    "Measure Comparison WordCoverage Look Count Snapshot Known",
 }
 """Public dataclasses whose `repr` is enough."""
 

@@ -26,9 +26,11 @@ from certify import Certificate, Ellipsoid, _text, plan, plots
 from certify.adaptive.coverage import Neighbour, PositionCoverage
 from certify.bounds.rates import RateOver
 from certify.certificate import CheckReport, Claim, Verdict, words
+from certify.certificate.tokens import Tokens
 from certify.cli import terminal
 from certify.images.statistics import MeasuredRate
 from certify.report import certificate_page
+from certify.summaries.of_prompts import tokens_shown
 
 NUMBER = r"([−+]?[\d,]*\.?\d+(?:·10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)?|∞)"
 SUPERSCRIPT = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
@@ -486,3 +488,12 @@ def test_a_name_with_an_article_gets_no_other(name):
     assert words.with_article("vote fails") == words.with_article("The vote fails") == "the vote fails"
     assert words.without_article("a") == "a"
     assert words.without_article("theatre") == "theatre"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["star", "fish</w>", "red</w>"], ["▁star", "fish", "▁red"], ["Ġstar", "fish", "Ġred"], ["star", "##fish", "red"]],
+)
+def test_tokens_of_every_vocabulary_are_shown_without_its_marks(names):
+    found = tokens_shown(Tokens(names, [1.0] * 3, [0.1] * 3, ["word"] * 3, range(3), 1.0, "circle", True))
+    assert [(token.text, token.joined) for token in found] == [("star", True), ("fish", False), ("red", False)]

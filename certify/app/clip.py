@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from certify.adaptive import AdaptiveMedianSmoother
 from certify.adaptive.options import DEFAULT_RHOS
-from certify.app.subject import Known, Model, Subject, Watch, tokens
+from certify.app.subject import Known, Model, ModelOptions, Subject, Watch, tokens
 from certify.certificate import Certificate, ModelRecord
 from certify.images.generation import pair
 
@@ -32,7 +32,9 @@ class ClipModel(Model):
         model: as in `Model`.
     """
 
-    def __init__(self, pipe: Any, *, smoothing: Mapping[str, Any], sampler: Mapping[str, Any], **model: Any) -> None:
+    def __init__(
+        self, pipe: Any, *, smoothing: Mapping[str, Any], sampler: Mapping[str, Any], **model: Unpack[ModelOptions]
+    ) -> None:
         super().__init__(**model)
         self.pipe, self.smoothing, self.sampler = pipe, dict(smoothing), dict(sampler)
 

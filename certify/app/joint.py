@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-from certify.app.subject import Known, Model, Subject, Watch, tokens
+from certify.app.subject import Known, Model, ModelOptions, Subject, Watch, tokens
 from certify.bounds.allocation import grid
 from certify.certificate import Certificate, ModelRecord
 from certify.defence import Defence, JointOptions, defend
@@ -29,7 +29,7 @@ class JointModel(Model):
         model: as in `Model`.
     """
 
-    def __init__(self, safe: Defence, **model: Any) -> None:
+    def __init__(self, safe: Defence, **model: Unpack[ModelOptions]) -> None:
         super().__init__(**model)
         self.safe = safe
         self._records: dict[bool, ModelRecord] = {}
@@ -63,7 +63,8 @@ class _JointSubject(Subject):
         self.makes_images = not hasattr(model.safe.pipe, "video_processor")
 
     def known(self) -> Known:
-        problem, concept = self.problem, self.asked.concept
+        problem = self.problem
+        concept = ", ".join(c.name for c in problem.smoother.concepts)
         units = [unit for reading in problem.readings for unit in reading.frame.units]
         of = zip(problem.layouts, problem.token_noise, units, strict=True)
         encoders = tuple((layout.encoder, tokens(noise, unit, concept)) for layout, noise, unit in of)

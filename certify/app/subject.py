@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from certify.certificate.tokens import Tokens
 from certify.statements.questions import Question
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from certify.montecarlo import Progress
     from certify.noise import Noise
 
-__all__ = ["Known", "Model", "Subject", "Watch"]
+__all__ = ["Known", "Model", "ModelOptions", "Subject", "Watch", "tokens"]
 
 Watch = Callable[[str, Callable[..., Any]], Callable[..., Any]]
 """A function's name in claims, and the function ↦ the same, looked at."""
@@ -80,6 +80,15 @@ class Subject(ABC):
             progress: called after every batch.
             watch, beside: as in `PromptOptions`.
         """
+
+
+class ModelOptions(TypedDict):
+    """What every model of the page is given; `Model` explains it."""
+
+    source: Mapping[str, Any]
+    detector_of: Callable[[str], str | None]
+    batch_size: NotRequired[int | None]
+    memory: NotRequired[int | None]
 
 
 class Model(ABC):

@@ -48,6 +48,7 @@ def app(
     from certify.adaptive.concepts import goes_with
     from certify.app import ClipModel, JointModel
     from certify.app.page import Server, build, listening
+    from certify.app.subject import ModelOptions
     from certify.models.quiet import quiet_libraries
 
     own = listening(port)
@@ -57,8 +58,12 @@ def app(
 
     source = settings.source(settings.weights)
     del source["concepts"]
-    about: dict[str, Any] = {"source": source, "detector_of": detector_of}
-    about |= {"batch_size": settings.batch_size, "memory": settings.bytes}
+    about: ModelOptions = {
+        "source": source,
+        "detector_of": detector_of,
+        "batch_size": settings.batch_size,
+        "memory": settings.bytes,
+    }
     model: ClipModel | JointModel
     if settings.joint:
         safe = settings.defended()

@@ -98,9 +98,20 @@ def tokens_shown(tokens: Tokens, style: Style = PLAIN) -> list[Token]:
         elif tokens.std:
             noise = f"{style.number(sigma / tokens.std, 'near', 2)} ×"
         below = (noise,) if score is None else (noise, style.number(score, "near", 2))
-        joined = tokens.named and tokens.kinds[i] == "word" and not name.endswith("</w>")
+        joined = tokens.named and tokens.kinds[i] == "word" and _goes_on(tokens, i)
         found.append(Token(style.name(spelled(name) or " "), below, tints[i], joined))
     return found
+
+
+def _goes_on(tokens: Tokens, i: int) -> bool:
+    """Whether a word goes on after one of its tokens, by the marks of its vocabulary: CLIP's at the end of a word,
+    SentencePiece's or a byte-level one's before it, or BERT's before what continues it."""
+    if any(name.endswith("</w>") for name in tokens.names):
+        return not tokens.names[i].endswith("</w>")
+    if i + 1 == len(tokens.names) or tokens.kinds[i + 1] != "word":
+        return False
+    following, spaced = tokens.names[i + 1], any(name.startswith(("▁", "Ġ")) for name in tokens.names)
+    return not following.startswith(("▁", "Ġ")) if spaced else following.startswith("##")
 
 
 @summary.register(PositionCoverage)
