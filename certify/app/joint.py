@@ -25,7 +25,7 @@ class JointModel(Model):
     """A pipeline that `certify.defend` serves.
 
     Args:
-        safe: the defended pipeline, for what the page does not ask for: smoother, cap on the noise, arguments of a call.
+        safe: the defended pipeline, for what the page does not ask for: smoother, policy, cap on the noise, arguments.
         model: as in `Model`.
     """
 
@@ -47,11 +47,8 @@ class JointModel(Model):
 class _JointSubject(Subject):
     def __init__(self, model: JointModel, asked: Asked) -> None:
         adaptive: Any = model.safe.adaptive
-        fixed = {
-            "smoother": adaptive.smoother,
-            "sigma_max_relative": adaptive.sigma_max,
-            "call": model.safe.calls.options,
-        }
+        fixed: dict[str, Any] = {"smoother": adaptive.smoother, "sigma_max_relative": adaptive.sigma_max}
+        fixed |= {"policy": adaptive.policy, "gamma": adaptive.gamma, "call": model.safe.calls.options}
         if model.batch_size is not None:
             fixed["batch_size"] = model.batch_size
         own = {"sigma0_relative": asked.sigma0, "k": asked.k, "n": asked.replicas}
