@@ -15,7 +15,7 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from certify.bounds.mse import BoundCurve
 from certify.certificate import Certificate, ModelRecord
 from certify.defence.calls import Calls
 from certify.defence.coverage import covered_prompts, covered_words
+from certify.defence.measured import undefended_rate
 from certify.defence.predictions import Predictions
 from certify.defence.smoother import JointProblem
 from certify.images.detectors import Detector, load_detector
@@ -61,7 +62,8 @@ class JointOptions(Record):
         statistics: draws of the denoiser's predictions; 0: nothing is said about them.
         points: at how many (x_t, t).
         detector: what is looked for in images (`certify.images.load_detector`); None: nothing about images.
-        images: images for the attack success rate.
+        images: images for the attack success rate; a quarter as many show the rate without the defence, which is measured and
+            on record beside it.
         prompts: attack prompts: is any of them covered (T9)?
         batch_size: draws in one call; None: the smoother's.
         memory, progress, checkpoint: as in `certify.ask`; a `RunFolder`, or the path of one.
@@ -147,7 +149,7 @@ def certify_joint(
     questions += [Radius(within, share, smoother=smoother.smoother)] if within is not None else []
     size = smoother.batch_size if asked.batch_size is None else _validate.count("batch_size", asked.batch_size)
     drawn: dict[str, Any] = {"seed": asked.seed, "policy": smoother.policy, "progress": asked.progress}
-    folder = None
+    folder, undefended = None, None
     if asked.checkpoint is not None:
         prompt = problem.readings[0].call.prompts[0]
         settings = _run_settings(problem, model, asked, {**calls.options, **call})
@@ -204,11 +206,24 @@ def certify_joint(
                     **drawn,
                 )
             )
+            undefended = undefended_rate(
+                calls,
+                problem,
+                detector,
+                call,
+                max(1, asked.images // 4),
+                seed=asked.seed,
+                batch_size=size,
+                checkpoint=kept("undefended"),
+                progress=asked.progress,
+            )
     shared = allocation_over(answers[1], problem.owner)
     record = on_record(problem, asked.rho, calls.options | dict(call), asked.prompts, asked.private)
     record["pipeline"]["allocation"] = _allocated(shared)
     if isinstance(asked.detector, str) and detector is not None:
         record["pipeline"]["detector"] = asked.detector
+    if undefended is not None:
+        record["undefended"] = asdict(undefended)
     points = {} if predictions is None else {_LATENT: predictions.x, _TIME: predictions.t}
     certificate = Certificate.of(
         *answers,

@@ -73,6 +73,10 @@ def _compared(certificate: Certificate, problem: JointProblem, call: Mapping[str
             OnRecord("number of covered attack prompts", "not checked", "their texts are left out of the record")
         )
     found.append(_allocation(certificate, problem, stated.get("allocation")))
+    if record.get("undefended"):
+        found.append(
+            OnRecord("rate without the defence", "not checked", "a measurement: its images are not made again")
+        )
     found.append(OnRecord("how it was made", "not checked", "date, seed, versions, device: they are the maker's word"))
     return found
 

@@ -16,6 +16,7 @@ from certify.defence.certification import allocation_over
 from certify.defence.relevance import spelling
 from certify.models.encoders import PipelineEncoder, family_of
 from certify.models.encoders.words import Vocabulary
+from certify.models.sampling import image_source
 from tests.defence import tokenizers
 from tests.defence.pipelines import CALLS, built
 from tests.defence.test_families import CIRCLE, PROMPT, _called, _defended, _generator, _images
@@ -258,12 +259,26 @@ def test_stable_diffusions_own_smoother_is_saved_and_loaded(tmp_path: Any) -> No
     assert again.adaptive.settings() == safe.adaptive.settings()
 
 
+def _one_of_its_images(number: int) -> np.ndarray:
+    """Image i of the pipeline itself, from the initial noise that the undefended rate has for it."""
+    made = built(FLUX)(prompt=PROMPT, generator=image_source(0, number), return_dict=False, **CALLS[FLUX])[0]
+    return np.asarray(made)[0]
+
+
 def test_an_event_on_images_goes_through_the_pipelines_own_call_and_passes_its_check() -> None:
     safe = _defended(FLUX)
     dark = lambda images: images.mean(dim=(1, 2, 3)) < 0.5  # noqa: E731
     certificate = safe.certify(PROMPT, rho=0.3, rho_deployed=0.1, n=200, images=30, radii=2, detector=dark)
     event = certificate.claims[-1]
     assert event.quantity == "event"
+    rate = certificate.provenance["undefended"]
+    assert rate["n"] == 7
+    found = [
+        bool(dark(torch.from_numpy(image).permute(2, 0, 1)[None]))
+        for image in map(_one_of_its_images, range(rate["n"]))
+    ]
+    assert rate["successes"] == sum(found)
+    assert rate["lower"] <= rate["rate"] <= rate["upper"]
     report = safe.check(certificate, detector=dark, n=40)
     assert not report.refuted
     assert report.verdicts[-1].outcome in ("not refuted", "nothing claimed")
