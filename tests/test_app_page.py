@@ -47,7 +47,7 @@ def serving(place, *options):
     assert found, said
     yield found[0]
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+    assert process.wait() == 130  # however slow the machine is
     with process.stdout as rest:
         assert "Traceback" not in rest.read()
 

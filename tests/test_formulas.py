@@ -157,7 +157,6 @@ def test_no_theory_page_overflows_on_a_phone(built, tmp_path):
             asked.append(arguments)
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(built)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_address[1]}/frames.html"
     options = [
         "--headless",
@@ -168,8 +167,14 @@ def test_no_theory_page_overflows_on_a_phone(built, tmp_path):
     ]
     # Every name but this server's leads nowhere.
     options.append("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
-    done = subprocess.run([CHROMIUM, *options, "--dump-dom", address], capture_output=True, text=True, timeout=1800)
-    server.shutdown()
+    with server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            done = subprocess.run(
+                [CHROMIUM, *options, "--dump-dom", address], capture_output=True, text=True, timeout=1800
+            )
+        finally:
+            server.shutdown()
     widths = re.search(r"<title>([\d,-]+)</title>", done.stdout)[1].split(",")
     assert len(widths) == len(THEORY)
     assert len(asked) > len(THEORY)
