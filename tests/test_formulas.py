@@ -179,3 +179,42 @@ def test_no_theory_page_overflows_on_a_phone(built, tmp_path):
     assert len(widths) == len(THEORY)
     assert len(asked) > len(THEORY)
     assert [page.stem for page, over in zip(THEORY, widths, strict=True) if over != "0"] == []
+
+
+def measured(folder, pages):
+    """Pages of a site in a browser that knows this machine alone, 420 pixels wide: by how much each is too wide, how many of
+    its formulas are no MathML, and what it asked other hosts for. Only pages with something to report."""
+    from playwright.sync_api import sync_playwright
+
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_address[1]}/"
+    options = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+    found, asked = {}, []
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=options)
+        page = browser.new_page(viewport={"width": 420, "height": 900})
+        page.on("request", lambda request: asked.append(request.url))
+        for name in pages:
+            asked.clear()
+            page.goto(address + name, wait_until="domcontentloaded", timeout=240_000)
+            over = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            left = page.locator(".katex, mjx-container, merror").count()
+            elsewhere = [url for url in asked if not url.startswith((address, "data:", "blob:"))]
+            if over > 0 or left or elsewhere:
+                found[name] = over, left, elsewhere
+        browser.close()
+    server.shutdown()
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium (chromium, chromium-browser, google-chrome)")
+@pytest.mark.skipif(
+    importlib.util.find_spec("playwright") is None, reason="playwright, of the extra browser, is not installed"
+)
+def test_no_page_overflows_on_a_phone_or_asks_another_host(built):
+    pages = sorted(str(page.relative_to(built)) for page in built.rglob("*.html") if page.name != "frames.html")
+    assert len(pages) > len(THEORY) + 30
+    assert measured(built, pages) == {}
