@@ -196,7 +196,7 @@ class ExtremeRanks:
         """Rows of the buffer: what memory allows, and some more than the two ends in any case."""
         ends = self.low + self.high
         allowed = self.memory // (like.shape[1] * like.element_size())
-        return allowed if self._spills(like) else max(ends + max(1024, ends // 4), allowed)
+        return allowed if self._spills(like) else max(ends + max(64, ends // 4), allowed)
 
     def _spills(self, like: Tensor) -> bool:
         return (self.low + self.high) * like.shape[1] * like.element_size() > self.memory

@@ -29,6 +29,7 @@ from certify._random import keyed
 __all__ = ["compare", "few_together", "halves"]
 
 _COARSE = 1e-5
+_TOGETHER = 2**22  # values compared at a time, in float64
 """Unit roundoffs above this are of half precision, bfloat16 and TF32."""
 _TF32 = 2.0**-10
 _FEW = (2, 1, 3, 2, 8, 2, 1, 4, 2, 3, 2, 2)
@@ -90,9 +91,14 @@ def compare(
 
 def _differing(first: Tensor, again: Tensor, unit: float) -> Tensor:
     """Which values differ by more than rounding, (rows, outputs)."""
-    a, b = (outputs.detach().cpu().double().reshape(len(outputs), -1) for outputs in (first, again))
-    size = (a.abs() / a.numel()).sum()
-    return (a - b).abs() > (16 if unit > _COARSE else 1000) * unit * (size + a.abs())
+    pair = [outputs.detach().cpu().reshape(len(outputs), -1) for outputs in (first, again)]
+    rows = max(1, _TOGETHER // max(1, pair[0].shape[1]))
+    size = torch.stack([(a.double().abs() / pair[0].numel()).sum() for a in pair[0].split(rows)]).sum()
+    parts = []
+    for a, b in zip(*(one.split(rows) for one in pair), strict=True):
+        a, b = a.double(), b.double()
+        parts.append((a - b).abs() > (16 if unit > _COARSE else 1000) * unit * (size + a.abs()))
+    return torch.cat(parts)
 
 
 def _unlike(first: Tensor, again: Tensor, unit: float) -> bool:
