@@ -45,11 +45,15 @@ def serving(place, *options):
     watchdog.cancel()
     found = re.search(r"http://127\.0\.0\.1:\d+/", said)
     assert found, said
-    yield found[0]
-    process.send_signal(signal.SIGINT)
-    assert process.wait() == 130  # however slow the machine is
-    with process.stdout as rest:
-        assert "Traceback" not in rest.read()
+    try:
+        yield found[0]
+    finally:
+        process.send_signal(signal.SIGINT)
+        code = process.wait()  # however slow the machine is
+        with process.stdout as rest:
+            said = rest.read()
+    assert code == 130
+    assert "Traceback" not in said
 
 
 @pytest.fixture(scope="module")
