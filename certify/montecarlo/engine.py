@@ -34,7 +34,7 @@ from certify._random import has_float64
 from certify.montecarlo.accumulators import Accumulator, AllDraws, Counts
 from certify.montecarlo.checkpoint import Checkpoint
 from certify.montecarlo.processes import Processes, RunState
-from certify.montecarlo.repeated import compare, few_together, halves
+from certify.montecarlo.repeated import FEW, LOOKED, compare, few_together, halves, kept_differences
 from certify.montecarlo.streams import BLOCK, SHARD, generator, sources
 from certify.noise import Noise
 from certify.noise.base import ScaledNoise
@@ -483,10 +483,12 @@ class _Look:
         seen, block = self.seen, self.block
         if seen is None:
             return
-        rows = torch.arange(len(seen)) if self.caller.random else halves(len(seen))[half]
-        if half and len(self.before) and not self.caller.random and len(seen) > 1:
+        few = not self.caller.random and len(seen) < FEW
+        rows = torch.arange(len(seen)) if few or self.caller.random else halves(len(seen))[half]
+        if half and len(self.before) and not few and not self.caller.random:
             every = torch.cat(halves(len(seen)))
             rows = every[~torch.isin(every, self.before)][: BLOCK // 2]
+        repeats = -(-LOOKED // len(rows)) if few and not len(self.before) else 1
         self.before = rows
         together = few_together(rows) if half and not self.caller.random else [rows]
 
@@ -497,7 +499,10 @@ class _Look:
 
         unit = max(torch.finfo(self.draws.y.dtype).eps, self.caller.unit)
         first = seen[rows.to(seen.device)]
-        compare(first, evaluate(), unit, evaluate, same=self.caller.random, called=self.caller.called)
+        again = evaluate()
+        for _ in range(repeats - 1):  # of few rows each has to differ by chance once only
+            again = kept_differences(first, again, evaluate())
+        compare(first, again, unit, evaluate, same=self.caller.random, called=self.caller.called)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -3,8 +3,9 @@
 A certificate is about a function of one input (or, with a `generator`, a random one whose randomness is the generator's). What
 depends on earlier calls, on the global random state or on the other rows of its batch (BatchNorm in training mode) is
 none, and no theorem speaks of it. Half of a block's rows are evaluated again after the first batch of a run, together, and the
-other half at its end, in batches of 1 to 8, where many rows are the first or the last: one block more in all. A random f gets
-the whole block again both times, with the same state of its generator.
+other half at its end, in batches of 1 to 8, where many rows are the first or the last: one block more in all. Where few rows
+are drawn, all of them are, at first several times. A random f gets the whole block again both times, with the same state of its
+generator.
 
 *What may differ.* Rounding: the same row gives values some ulp apart in batches of different sizes. A value differs where it
 is off by more than 1 000 ulp (16 in half precision) of its own size and the mean size of all; the ulp are the coarsest
@@ -26,7 +27,7 @@ from torch.utils._pytree import tree_leaves
 
 from certify._random import keyed
 
-__all__ = ["compare", "few_together", "halves"]
+__all__ = ["FEW", "LOOKED", "compare", "few_together", "halves", "kept_differences"]
 
 _COARSE = 1e-5
 _TOGETHER = 2**22  # values compared at a time, in float64
@@ -36,11 +37,25 @@ _FEW = (2, 1, 3, 2, 8, 2, 1, 4, 2, 3, 2, 2)
 """Sizes of small batches, 32 rows in all: ten of them are the last of several, more than may differ in half precision."""
 
 
+LOOKED = 40
+"""Evaluations of the first look where it has few rows, the same ones several times: a random answer that is mostly "no" would
+pass in a few rows."""
+
+FEW = 16
+"""Rows below which there are few: all of them are evaluated again, at either look."""
+
+
 def halves(rows: int) -> tuple[Tensor, Tensor]:
     """Which rows of a block are evaluated again first, and which at last, each in an order of its own."""
     order = torch.randperm(rows, generator=keyed("rows that are evaluated again"))
     half = (rows + 1) // 2
     return order[:half], order[half:] if rows > 1 else order
+
+
+def kept_differences(first: Tensor, again: Tensor, once_more: Tensor) -> Tensor:
+    """Of two further evaluations of rows the one that differs from the first, row by row."""
+    same = (first.to(again.device) == again).reshape(len(again), -1).all(dim=1)
+    return torch.where(same.reshape(-1, *[1] * (again.ndim - 1)), once_more, again)
 
 
 def few_together(rows: Tensor) -> list[Tensor]:

@@ -211,8 +211,36 @@ def test_events_and_statistics_are_looked_at_too() -> None:
         lambda: event_rate_over([lost] * 2, [Y, Y + 1], NOISE, rhos=[0.1], n=1000, replicas=2),
         lambda: event_rate_over([Turning()], [Y], NOISE, rhos=[0.1], n=1000, replicas=2),
     ):
+        torch.manual_seed(0)
         with pytest.raises(ValueError, match="is no function of its input"):
             ask()
+
+
+def test_a_random_answer_that_is_mostly_no_is_noticed_in_a_few_draws() -> None:
+    """A decision may take five draws: the same rows are looked at several times."""
+    passed = 0
+    for seed in range(50):
+        torch.manual_seed(seed)
+        try:
+            decide_event(lambda z: torch.rand(len(z)) < 0.3, Y, NOISE, target=0.9, rho=0.1, replicas=2)
+        except ValueError:
+            continue
+        passed += 1
+    assert passed <= 1
+
+
+def test_a_verdict_that_rounding_leaves_undecided_is_no_randomness_in_a_few_draws() -> None:
+    """One row flips at every second call: it is one row however often it is looked at."""
+    calls = 0
+
+    def flipping(z: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        shown = torch.zeros(len(z), dtype=torch.bool)
+        shown[0] = calls % 2 == 0
+        return shown
+
+    assert decide_event(flipping, Y, NOISE, target=0.99, rho=0.1, replicas=2).drawn < 16
 
 
 def test_a_random_function_must_draw_all_it_needs_from_its_generator() -> None:
