@@ -133,6 +133,7 @@ class CrossPolytope(ScaledRegion, Shown):
         half_width: h of every input coordinate, shape (*input), ≥ 0.
         rho: radius ≥ 0; +∞ is the whole space of noised coordinates.
 
+    >>> import torch
     >>> c = CrossPolytope(torch.tensor([1.5, 2.0]), rho=0.5)
     >>> c.l1_ball, round(c.l2_ball, 9), round(c.linf_ball, 9), round(math.exp(c.log_volume), 9)
     (1.5, 1.2, 0.857142857, 6.0)
