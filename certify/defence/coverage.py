@@ -46,7 +46,7 @@ class WordCoverage(Record):
     Attributes:
         word: what stands there.
         rho: the radius.
-        comparable: other words that are one token in every tokenizer, as this one is.
+        comparable: other words that every tokenizer makes one token of, as of this one.
         covered: those of them within ρ.
         farthest: ρ at which all of them are covered; None: at no ρ, or there are none.
         nearest: the nearest of them, whether covered or not, with the ρ that covers it.
@@ -221,7 +221,13 @@ def _entries(book: Vocabulary, like: str) -> dict[str, int]:
         text = book.text([token])
         if text and "�" not in text:
             found.setdefault(text, int(i))
-    return found
+    # An entry that the tokenizer makes of no text stands in no prompt: its word, typed, is several tokens.
+    made: set[tuple[str, int]] = set()
+    for before in ("", " ") if mark else ("",):
+        typed = [before + text.strip() for text in found]
+        ids = book.tokenizer(typed, add_special_tokens=False)["input_ids"] if typed else []
+        made |= {(text, row[0]) for text, row in zip(found, ids, strict=True) if len(row) == 1}
+    return {text: i for text, i in found.items() if (text, i) in made}
 
 
 def _finite(value: float | Tensor) -> float | None:

@@ -82,6 +82,20 @@ def test_words_of_the_level_are_those_whose_prompts_are_covered() -> None:
     assert "levels" not in covered_words(_levels(policy="frozen", gamma=None).problem(PROMPT), 1.0)[-1].to_dict()
 
 
+def test_words_that_the_tokenizer_makes_several_tokens_of_are_not_comparable() -> None:
+    problem = _levels(sigma0_relative=SHARED).problem("a photo of a red")
+    vocabulary = problem.vocabularies[0].tokenizer
+    # CLIP's has an entry that no merge leads to: typed, the word is four tokens.
+    assert "green</w>" in vocabulary.get_vocab()
+    assert len(vocabulary("green", add_special_tokens=False)["input_ids"]) > 1
+    last = covered_words(problem, 1e6, nearest=999)[-1]
+    named = [neighbour.token.strip() for neighbour in last.nearest]
+    assert "blue" in named
+    assert "green" not in named
+    for word in named:
+        assert covered_prompts(problem, [f"a photo of a {word}"], 1e6)[0].covered
+
+
 def test_a_certificate_about_the_smoother_as_deployed_passes_its_check(tmp_path: Path) -> None:
     safe = _levels()
     certificate = safe.certify(PROMPT, rho=0.3, rho_deployed=0.1, n=64, radii=2, prompts=["a photo of a red square"])
