@@ -34,7 +34,7 @@ def compared(certificate: Certificate, problem: JointProblem, call: Mapping[str,
         call: the arguments of `__call__` that it is encoded with.
 
     Raises:
-        ValueError: the record is damaged.
+        ValueError: the record is damaged, or claims are of another policy than it says.
     """
     try:
         return _compared(certificate, problem, call)
@@ -44,6 +44,14 @@ def compared(certificate: Certificate, problem: JointProblem, call: Mapping[str,
 
 def _compared(certificate: Certificate, problem: JointProblem, call: Mapping[str, Any]) -> list[OnRecord]:
     record: Any = certificate.provenance
+    policies, policy = (
+        sorted({claim.policy for claim in certificate.claims}),
+        record["smoother"].get("policy", "frozen"),
+    )
+    if policies != [policy]:
+        raise ValueError(
+            f"certificate has claims of policy {', '.join(policies)}, its smoother has {policy!r} on record"
+        )
     private, near = record.get("prompt") is None, Tolerances.of(str(record.get("dtype")))
     attacks = [p["prompt"] for p in record.get("covered_prompts") or []]
     rho = next((c.rho for c in certificate.claims if c.quantity == "mse" and c.scope == "single"), 1.0)

@@ -41,7 +41,7 @@ LOOKED = 40
 """Evaluations of the first look where it has few rows, the same ones several times: a random answer that is mostly "no" would
 pass in a few rows."""
 
-FEW = 16
+FEW = 32
 """Rows below which there are few: all of them are evaluated again, at either look."""
 
 

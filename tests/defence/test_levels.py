@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,9 @@ def test_a_certificate_about_the_smoother_as_deployed_passes_its_check(tmp_path:
     assert again.adaptive.settings() == safe.adaptive.settings()
     assert not again.check(read, n=16).refuted
     assert {one.outcome for one in again.compared(read)} <= {"same", "not checked"}
+    edited = replace(read, claims=tuple(replace(claim, policy="frozen") for claim in read.claims))
+    with pytest.raises(ValueError, match=r"claims of policy frozen, its smoother has 'levels' on record"):
+        again.compared(edited)
 
 
 def test_saved_levels_are_those_of_whoever_loads_them(tmp_path: Path) -> None:
