@@ -1,8 +1,8 @@
-"""Attacks: ways to bring an erased concept back by a prompt, one file an attack, named once in `ATTACKS`."""
+"""Attacks: ways to bring an erased concept back by a prompt or a learned token, one file an attack, named once in `ATTACKS`."""
 
 from __future__ import annotations
 
-from experiments.attacks import adaptive, implicit, mma, p4d, qf, ring_a_bell, unlearn_diff
+from experiments.attacks import adaptive, cce, implicit, mma, p4d, qf, ring_a_bell, unlearn_diff
 from experiments.attacks.attack import Attack
 
 __all__ = ["ATTACKS"]
@@ -15,6 +15,7 @@ _ALL: tuple[Attack, ...] = (
     p4d.ATTACK,
     unlearn_diff.ATTACK,
     adaptive.ATTACK,
+    cce.ATTACK,
 )
 
 ATTACKS: dict[str, Attack] = {attack.name: attack for attack in _ALL}

@@ -12,6 +12,7 @@ from certify import _validate, load_pipeline
 from certify.adaptive import concepts
 from certify.cli.models import device_of
 from experiments import attacks, files
+from experiments.attacks import learned
 from experiments.attacks import targets as attack_targets
 from experiments.attacks.attack import Attack, Row, Target, Victim, run
 from experiments.defenses import DEFENSES
@@ -241,7 +242,8 @@ def _images(folder: Path, diffusion: Diffusion, count: int) -> Any:
 
 
 def _rate(victim: Victim, rows: Sequence[Row], detector: Any, steps: int, guidance: float, batch: int) -> asr.Rate:
-    none = DEFENSES["none"](victim.diffusion.pipe, steps=steps, guidance=guidance)
+    pipe = learned.taught(victim.diffusion.pipe, learned.words_of(rows))
+    none = DEFENSES["none"](pipe, steps=steps, guidance=guidance)
     seeds = [row.seed for row in rows]
     generated = none.make([row.adversarial for row in rows], seeds, batch=batch)
     return asr.rate(generated.images.cpu(), detector, seeds=seeds)

@@ -27,6 +27,7 @@ from certify import GaussianNoise
 from certify.images.statistics import attack_rate_over
 from certify.models import PromptEncoder
 from experiments import files
+from experiments.attacks import learned
 from experiments.attacks.attack import Row
 from experiments.defenses.ams import Settings as Smoothing
 from experiments.metrics import asr
@@ -105,12 +106,15 @@ class Evaluator:
             "detector": asdict(asr.record_of(find)),
             "noise seeds": seeds,
         }
+        words = learned.words_of(rows)
+        if words:
+            key["words"] = digest([(token, vector.tolist()) for token, vector in sorted(words.items())])
 
         def measured() -> dict[str, Any]:
             made = []
             for s in range(seeds):
                 given = replace(settings, seed=s) if isinstance(settings, Smoothing) else settings
-                defense = testbed.defense(setup.defense, whole, setup.method, given)
+                defense = testbed.defense(setup.defense, whole, setup.method, given, words)
                 made.append(defense.make([row.adversarial for row in rows], [row.seed for row in rows]).images)
             result = asr.rate(torch.stack(made, dim=1), find, [[row.seed] * seeds for row in rows])
             hits = torch.stack([find(images).float() for images in made]).mean(dim=0)
@@ -204,7 +208,7 @@ class Evaluator:
         }
 
         def measured() -> dict[str, Any]:
-            defense: Any = testbed.defense(setup.defense, concept, setup.method, settings)
+            defense: Any = testbed.defense(setup.defense, concept, setup.method, settings, learned.words_of(rows))
             texts = dict.fromkeys(row.adversarial for row in rows)
             where = {text: i for i, text in enumerate(texts)}
             deployments = [

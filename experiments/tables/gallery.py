@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from certify.models import PromptEncoder
+from experiments.attacks import learned
 from experiments.attacks.attack import Row
 from experiments.defenses.ams import Settings as Smoothing
 from experiments.defenses.defense import fitting
 from experiments.tables import figures as drawing
 from experiments.tables.certified import Effort, curves
 from experiments.tables.evaluator import Setup
-from experiments.tables.layouts import RETRAINED, RHOS, Run
+from experiments.tables.layouts import BESIDE, RETRAINED, RHOS, Run
 from experiments.tables.table import Table
 from experiments.tables.testbed import Embedded
 from experiments.unlearning.concept import Concept
@@ -63,7 +64,7 @@ def figures(table: Table, run: Run, folder: Path) -> dict[str, str]:
     if number == "1" and not run.quick:
         first = run.concept("first")
         method = run.methods("esd", "uce")[0]
-        attacks = run.attacks(first, method, [c.key for c in table.columns if c.key != "adaptive"])
+        attacks = run.attacks(first, method, [c.key for c in table.columns if c.key not in BESIDE])
         drawn |= _certified(run, first, attacks, folder / "1-certified.png")
     return drawn
 
@@ -83,7 +84,7 @@ def _hits(run: Run, concept: Concept, setup: Setup, attacks: Sequence[str]) -> l
 
 def _drawn(run: Run, concept: Concept, setup: Setup, rows: Sequence[Row]) -> tuple[Tensor, list[bool]]:
     settings = run.testbed.settings(setup.defense, concept) if setup.settings is None else setup.settings
-    defense = run.testbed.defense(setup.defense, concept, setup.method, settings)
+    defense = run.testbed.defense(setup.defense, concept, setup.method, settings, learned.words_of(rows))
     images = defense.make([row.adversarial for row in rows], [row.seed for row in rows]).images
     hits = [bool(hit) for hit in run.testbed.detector(concept)(images)]
     if images.shape[-1] > _LARGEST:

@@ -35,7 +35,7 @@ from experiments.unlearning.concept import Concept
 
 __all__ = [
     "ATTACKS",
-    "GRID",
+    "BESIDE",
     "LAYOUTS",
     "RETRAINED",
     "RHO",
@@ -52,9 +52,6 @@ RHO = 0.25
 
 RHOS = (0.0, 0.1, 0.25, 0.5, 1.0)
 
-GRID = {"sigma0": (0.05, 0.1, 0.2), "k": (4.0, 6.0, 8.0)}
-"""σ₀, in standard deviations of the token embeddings, and k, of which the tune split chooses."""
-
 _SIX = ("implicit", "p4d", "uda", "ring-a-bell", "mma", "qf-pgd")
 _SLD = ("sld-weak", "sld-medium", "sld-strong", "sld-max")
 ATTACKS = (
@@ -65,8 +62,12 @@ ATTACKS = (
     Column("mma", "MMA"),
     Column("qf-pgd", "QF-PGD"),
     Column("adaptive", "adaptive"),
+    Column("cce", "CCE"),
 )
 """Columns of attacks."""
+
+BESIDE = ("adaptive", "cce")
+"""Attacks that the paper lacks, beside the mean: one that knows the smoother, and one that is no text."""
 
 SCORES = (
     Column("average", "mean ASR"),
@@ -135,14 +136,12 @@ class Run:
         return replace(variant(settings, name) if name else settings, **changes)
 
 
-def _columns(
-    attacks: Sequence[str], lines: Sequence[Line], *, adaptive: bool = False, certified: bool = False
-) -> tuple[Column, ...]:
+def _columns(attacks: Sequence[str], lines: Sequence[Line], *, certified: bool = False) -> tuple[Column, ...]:
     """The attacks, their mean and what follows it; the second FID, and tests, where a line has them."""
     known = {column.key: column for column in (*ATTACKS, *SCORES)}
-    had = {key: any(key in line.values for line in lines) for key in _OF_SOME}
-    shown = {**had, "adaptive": adaptive, **dict.fromkeys(_BOUNDS, certified)}
-    keys = [*attacks, "average", *_OF_SOME[:-1], "adaptive", "fid", "fid_real", "image_text", *_BOUNDS]
+    had = {key: any(key in line.values for line in lines) for key in (*_OF_SOME, *BESIDE)}
+    shown = {**had, **dict.fromkeys(_BOUNDS, certified)}
+    keys = [*attacks, "average", *_OF_SOME[:-1], *BESIDE, "fid", "fid_real", "image_text", *_BOUNDS]
     return tuple(known.get(key, Column(key, key)) for key in keys if shown.get(key, True))
 
 
@@ -153,7 +152,7 @@ def _line(
     attacks: Sequence[str],
     *,
     split: str = "report",
-    adaptive: bool = False,
+    beside: Sequence[str] = (),
     certified: bool = False,
     settings: Mapping[str, float | str] | None = None,
     victim: str | None = None,
@@ -166,9 +165,10 @@ def _line(
     values["average"], limits["average"] = evaluator.average(list(rates.values()))
     chance = evaluator.chance(concept, setup)
     values["chance"], limits["chance"] = chance["value"], (chance["low"], chance["high"])
-    if adaptive and "adaptive" in run.testbed.attacks(concept, setup.source, split):
-        rate = evaluator.rate(concept, setup, "adaptive", split)
-        values["adaptive"], limits["adaptive"] = rate["value"], (rate["low"], rate["high"])
+    there = run.testbed.attacks(concept, setup.source, split)
+    for attack in (name for name in beside if name in there):
+        rate = evaluator.rate(concept, setup, attack, split)
+        values[attack], limits[attack] = rate["value"], (rate["low"], rate["high"])
     values |= _scores(evaluator, concept, setup, split)
     if certified and setup.defense == "ams":
         values |= _bounds(evaluator, concept, setup, attacks, split)
@@ -265,7 +265,9 @@ def _robustness(number: str, place: str, attacks: Sequence[str], title: str, *, 
                     if s.label in ("ams", "ams noise-then-adapt")
                 ]
                 continue
-            mine = [_line(run, concept, setup, there, adaptive=extra, certified=True) for setup in setups]
+            mine = [
+                _line(run, concept, setup, there, beside=BESIDE if extra else (), certified=True) for setup in setups
+            ]
             lines += _tested(run, concept, setups, mine, there)
         about = (
             f"Certified: bound on the mean rate over all these prompts, for every further perturbation of size ρ = {RHO:g} "
@@ -286,15 +288,15 @@ def _robustness(number: str, place: str, attacks: Sequence[str], title: str, *, 
         return _table(
             number,
             title.format(concept.name),
-            _columns(used, lines, adaptive=full and not run.quick, certified=True),
+            _columns(used, lines, certified=True),
             lines,
             PUBLISHED[number],
             _notes(
                 run,
                 concept,
                 "report",
-                "Attack prompts were made against the undefended victim; every line faces the same. “adaptive” was made "
-                "against the smoother of the line “ams” and is not part of the mean."
+                "Attack prompts were made against the undefended victim; every line faces the same. Not part of the mean: "
+                "“adaptive”, made against the smoother of the line “ams”, and “CCE”, a token whose embedding was learned."
                 if full and not run.quick
                 else "Attack prompts were made against the undefended victim; every line faces the same.",
                 *about,
@@ -361,9 +363,8 @@ def grid(run: Run, method: str) -> list[Line]:
     concept, lines = run.concept("first"), []
     attacks = run.attacks(concept, method, _SIX, "tune")
     base = run.testbed.settings("ams", concept)
-    relative = base.sigma0_relative is not None
-    for sigma0 in GRID["sigma0"] if relative else (0.003, 0.006, 0.009, 0.012):
-        for k in GRID["k"] if relative else (5.0, 9.0, 13.0):
+    for sigma0 in run.testbed.grid["sigma0"]:
+        for k in run.testbed.grid["k"]:
             settings = _at(base, sigma0, k)
             setup = Setup("ams", method, "ams", settings)
             lines.append(_line(run, concept, setup, attacks, split="tune", settings={"sigma0": sigma0, "k": k}))

@@ -24,6 +24,7 @@ from certify.models import load_text_encoder
 from experiments import attacks as registry
 from experiments import files, unlearning
 from experiments.attacks import attack as attacking
+from experiments.attacks import learned
 from experiments.attacks import targets as attack_targets
 from experiments.attacks.attack import Row, Target
 from experiments.defenses import DEFENSES
@@ -99,6 +100,7 @@ class Testbed(ABC):
     Attributes:
         name: of the model.
         steps, guidance: of the sampler.
+        grid: σ₀, in the unit of the smoother's settings, and k, of which table 3 chooses.
         places: the names of the concepts in the places of the paper's, as in `EmbeddedWorld`.
         columns_read: which column of which file was read.
     """
@@ -107,6 +109,9 @@ class Testbed(ABC):
     steps: int
     guidance: float
     places: Mapping[str, str] = MappingProxyType({"first": "", "second": "", "object": "", "style": ""})
+    grid: Mapping[str, Sequence[float]] = MappingProxyType(
+        {"sigma0": (0.003, 0.006, 0.009, 0.012), "k": (5.0, 9.0, 13.0)}
+    )
 
     def __init__(self, sizes: Sizes, seed: int = 0) -> None:
         self.sizes, self.seed = sizes, seed
@@ -154,15 +159,17 @@ class Testbed(ABC):
     def settings(self, defense: str, concept: Concept) -> Any:
         """The defence's settings on this model."""
 
-    def defense(self, name: str, concept: Concept, method: str, settings: Any = None) -> Defense:
-        """A defence of a victim."""
+    def defense(
+        self, name: str, concept: Concept, method: str, settings: Any = None, words: learned.Words | None = None
+    ) -> Defense:
+        """A defence of a victim, which has been taught the words that an attacker learned, if any."""
         chosen = self.settings(name, concept) if settings is None else settings
         if isinstance(chosen, Smoothing) and chosen.seed is None:
             raise ValueError(
                 "settings has seed = None: must be a number, so that what is measured can be measured again"
             )
         return DEFENSES[name](
-            self.pipe(concept, method),
+            learned.taught(self.pipe(concept, method), words or {}),
             steps=self.steps,
             guidance=self.guidance,
             concept=concept,
@@ -215,6 +222,7 @@ class Embedded(Testbed):
         self.committed, self.blank = committed, blank
         self.name = "the embedded model" + (f", {self.label}" if self.label else "")
         self.steps, self.guidance, self.places = self.world.steps, self.world.guidance, self.world.places
+        self.grid = self.world.grid
         self._pipe = functools.lru_cache(maxsize=2)(self._loaded)
         self._utility = functools.lru_cache(maxsize=2)(self._measured_with)
 

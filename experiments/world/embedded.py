@@ -37,6 +37,7 @@ class EmbeddedWorld(ABC):
             Van Gogh ("style").
         steps, guidance: of the sampler.
         smoothing: options of the adaptive smoother.
+        grid: σ₀, in standard deviations of the token embeddings, and k, of which table 3 chooses on the tune split.
         unlearning: method → its settings that differ in this world.
         idle: words that can stand around a concept's for its sake alone.
     """
@@ -49,6 +50,7 @@ class EmbeddedWorld(ABC):
     steps: int
     guidance: float
     smoothing: Mapping[str, Any]
+    grid: Mapping[str, Sequence[float]]
     unlearning: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     idle: frozenset[str] = frozenset()
 

@@ -37,6 +37,7 @@ class Shapes(EmbeddedWorld):
     steps = int(world.DEFAULTS["num_inference_steps"])
     guidance = float(world.DEFAULTS["guidance_scale"])
     smoothing = world.SMOOTHING
+    grid: Mapping[str, Sequence[float]] = {"sigma0": (0.05, 0.1, 0.2), "k": (4.0, 6.0, 8.0)}
 
     def load_judge(self) -> Judge:
         return world.load_judge()

@@ -39,6 +39,7 @@ class Second(EmbeddedWorld):
     guidance = float(gates.DEFAULTS["guidance"])
     idle = language.SERVING
     smoothing: Mapping[str, Any] = {"sigma0_relative": 0.4, "k": 6.0, "similarity": "flattened"}
+    grid: Mapping[str, Sequence[float]] = {"sigma0": (0.2, 0.4, 0.6), "k": (4.0, 6.0, 8.0)}
     unlearning: Mapping[str, Mapping[str, Any]] = {"esd": {"iterations": 14}}
 
     def load_judge(self) -> Judge:
