@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from certify.noise import Ellipsoid, GaussianNoise, UniformNoise
     from certify.statements.ask import ask, bound_curve, certified_radius, deployed_bound, mse_bound, percentile_bounds
     from certify.statements.classify import certified_accuracy, classify, classify_many
-    from certify.statements.decide import Decision, decide_event, decide_mse, decide_statistic
+    from certify.statements.decide import decide_event, decide_statistic
+    from certify.statements.decide_mse import decide_mse
+    from certify.statements.decision import Decision
     from certify.statements.mean import event_bound, mean_bound
     from certify.statements.plan import plan
     from certify.statements.rates import event_rate_over
@@ -50,9 +52,9 @@ _LAZY = {
     "classify": "certify.statements.classify",
     "classify_many": "certify.statements.classify",
     "decide_event": "certify.statements.decide",
-    "decide_mse": "certify.statements.decide",
+    "decide_mse": "certify.statements.decide_mse",
     "decide_statistic": "certify.statements.decide",
-    "Decision": "certify.statements.decide",
+    "Decision": "certify.statements.decision",
     "defend": "certify.defence",
     "deployed_bound": "certify.statements.ask",
     "deployed_distance": "certify.statements.replicas",

@@ -12,7 +12,7 @@ from scipy.special import ndtr
 from torch import Tensor
 
 from certify import AdaptiveMedianSmoother, GaussianNoise, load_pipeline, world
-from certify.images.statistics import attack_rate_over
+from certify.images.rates import attack_rate_over
 from certify.models import PromptEncoder
 from certify.montecarlo import generator
 

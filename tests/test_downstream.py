@@ -28,6 +28,7 @@ from certify import (
 from certify.adaptive import Concept, concept_direction
 from certify.images.detectors import load_detector
 from certify.images.generation import images
+from certify.images.rates import undefended_rate
 from certify.images.statistics import (
     attack_succeeds,
     concept_score,
@@ -35,7 +36,6 @@ from certify.images.statistics import (
     noise_prediction,
     noise_prediction_distance,
     sampled_noise_prediction,
-    undefended_rate,
 )
 from certify.models import NoisePredictor, PromptEncoder, Trajectory
 from certify.models.sampling import initial_noise, sample

@@ -57,12 +57,14 @@ FOREIGN = {
     ("certify/defence/smoother.py", "problem"),
 }
 # Options of one of two classes: which one, the pipeline decides. That class refuses others by their names.
-EITHER = {("certify/defence/defence.py", name) for name in ("defend", "certify", "check")}
+EITHER = {("certify/defence/building.py", "defend")} | {
+    ("certify/defence/defence.py", name) for name in ("certify", "check")
+}
 # Names of what is put on record, and fields of a dataclass, which refuses others itself.
 OPEN = {
-    ("certify/statements/decide.py", "_decision"),
+    ("certify/statements/decision.py", "answer"),
     ("certify/statements/decide.py", "_of_counts"),
-    ("certify/statements/decide.py", "_decision"),
+    ("certify/statements/decide_mse.py", "_answer"),
     ("certify/report/card.py", "_metric"),
 }
 

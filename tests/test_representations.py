@@ -28,7 +28,7 @@ from certify.adaptive.token_noise import TokenNoise
 from certify.bounds import Evidence
 from certify.bounds.rates import RateOver
 from certify.certificate import CheckReport, Verdict
-from certify.images.statistics import MeasuredRate
+from certify.images.rates import MeasuredRate
 from certify.noise.uniform import CrossPolytope
 from certify.summaries import html as summaries_html
 from certify.support import Support

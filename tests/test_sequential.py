@@ -22,7 +22,8 @@ from certify.bounds.mse import BoxEvidence
 from certify.cli import terminal
 from certify.confidence import anytime_limit, clopper_pearson, log_evidence_above, log_evidence_below, looks
 from certify.montecarlo.processes import Processes
-from certify.statements.decide import decide_event, decide_mse, decide_statistic
+from certify.statements.decide import decide_event, decide_statistic
+from certify.statements.decide_mse import decide_mse
 from certify.statements.stopping import StoppedCount
 
 Y = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)

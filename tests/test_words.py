@@ -28,7 +28,7 @@ from certify.bounds.rates import RateOver
 from certify.certificate import CheckReport, Claim, Verdict, words
 from certify.certificate.tokens import Tokens
 from certify.cli import terminal
-from certify.images.statistics import MeasuredRate
+from certify.images.rates import MeasuredRate
 from certify.report import certificate_page
 from certify.summaries.of_prompts import tokens_shown
 

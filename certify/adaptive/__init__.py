@@ -30,11 +30,12 @@ from certify.adaptive.frozen import FrozenSmoother
 from certify.adaptive.levels import LevelTable
 from certify.adaptive.memory import CovarianceMemory, Issued, Region
 from certify.adaptive.mention import Mention
+from certify.adaptive.options import AdaptiveOptions
 from certify.adaptive.policies import POLICIES, noise_then_adapt
 from certify.adaptive.problem import Problem
 from certify.adaptive.prompt import ConceptRemoval, PreparedPrompt
 from certify.adaptive.relevance import RelevanceScorer
-from certify.adaptive.smoother import AdaptiveMedianSmoother, AdaptiveOptions
+from certify.adaptive.smoother import AdaptiveMedianSmoother
 from certify.adaptive.token_noise import TokenNoise
 
 __all__ = [

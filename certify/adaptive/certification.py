@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from certify.adaptive.plan import Materials, planned
 from certify.adaptive.record import ENTRIES, ON_RECORD, Subject
 from certify.certificate import Certificate, ModelRecord
-from certify.images.statistics import undefended_rate
+from certify.images.rates import undefended_rate
 from certify.models.trajectory import Trajectory
 from certify.montecarlo import Progress
 from certify.montecarlo.runs import RunFolder, as_run_folder

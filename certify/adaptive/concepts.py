@@ -31,7 +31,16 @@ from certify._names import CONCEPT_SUFFIXES, SIMILARITIES, concept_file, shipped
 from certify._records import Record
 from certify.models.text import PromptEncoder, TokenizedPrompt
 
-__all__ = ["SIMILARITIES", "Concept", "available_concepts", "concept_direction", "features", "goes_with", "ships"]
+__all__ = [
+    "SIMILARITIES",
+    "Concept",
+    "available_concepts",
+    "concept_direction",
+    "features",
+    "goes_with",
+    "loaded_concepts",
+    "ships",
+]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _CLIP, _EMBEDDED = _PACKAGE / "adaptive" / "data", _PACKAGE / "world" / "concepts"
@@ -217,3 +226,20 @@ def _checked(what: str, rows: Sequence[tuple[str, Any]]) -> tuple[tuple[str, str
     if not pairs:
         raise ValueError(f"{what}: has no pairs, must have at least one")
     return tuple(pairs)
+
+
+def loaded_concepts(concepts: str | Path | Concept | Sequence[str | Path | Concept]) -> tuple[Concept, ...]:
+    """Concepts, each by itself, by its name or by its file.
+
+    Raises:
+        FileNotFoundError, ValueError: as `Concept.load`; or there is none, or one twice.
+    """
+    given = [concepts] if isinstance(concepts, (str, Path, Concept)) else list(concepts)
+    if not given:
+        raise ValueError("concepts is empty: must name at least one concept")
+    loaded = tuple(c if isinstance(c, Concept) else Concept.load(c) for c in given)
+    names = [c.name for c in loaded]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"concepts = {names}: must be different, {twice[0]!r} is there twice")
+    return loaded

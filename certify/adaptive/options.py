@@ -10,6 +10,7 @@ from torch import Tensor
 
 from certify import _validate
 from certify._records import Record
+from certify.adaptive.memory import CovarianceMemory
 from certify.adaptive.record import ON_RECORD
 from certify.certificate import ModelRecord
 from certify.certificate.provenance import checked_provenance
@@ -21,7 +22,7 @@ from certify.statements.questions import Question
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["DEFAULT_RHOS", "CertifyOptions", "PromptOptions", "refuse_private_memory"]
+__all__ = ["DEFAULT_RHOS", "AdaptiveOptions", "CertifyOptions", "PromptOptions", "refuse_private_memory"]
 
 DEFAULT_RHOS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Radii of the curve of a prompt's certificate."""
@@ -242,3 +243,27 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "prompts": _texts,
     "provenance": lambda _, value: checked_provenance(value, _reserved()),
 }
+
+
+class AdaptiveOptions(TypedDict, total=False):
+    """The options of `AdaptiveMedianSmoother`, which explains them."""
+
+    sigma0: float | None
+    sigma0_relative: float | None
+    k: float
+    n: int
+    smoother: str
+    use_global: bool
+    policy: str
+    sigma_min: float | None
+    sigma_min_relative: float | None
+    sharing: str
+    memory: str | Path | CovarianceMemory | None
+    gamma: float | None
+    similarity: str
+    special_tokens: str
+    sigma_max: float | None
+    sigma_max_relative: float | None
+    smooth_unconditional: bool
+    batch_size: int
+    truncate: bool

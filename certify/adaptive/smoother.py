@@ -21,7 +21,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -29,14 +29,14 @@ from torch import Tensor
 from certify import _validate
 from certify._text import shown
 from certify.adaptive.certification import certify_prompt
-from certify.adaptive.concepts import SIMILARITIES, Concept, concept_direction
+from certify.adaptive.concepts import SIMILARITIES, Concept, concept_direction, loaded_concepts
 from certify.adaptive.coverage import level_radius
 from certify.adaptive.deployment import Deployment, deployed, side_information, stream_name
 from certify.adaptive.frozen import DEFAULT_DRAWS, FrozenSmoother
 from certify.adaptive.levels import DEFAULT_GAMMA, LEVELS_WITHIN, LevelTable
 from certify.adaptive.memory import CovarianceMemory, Issued
 from certify.adaptive.mention import thresholds
-from certify.adaptive.options import CertifyOptions, PromptOptions
+from certify.adaptive.options import AdaptiveOptions, CertifyOptions, PromptOptions
 from certify.adaptive.policies import POLICIES, SHARING, SMOOTHERS
 from certify.adaptive.problem import QUANTITIES, Problem
 from certify.adaptive.prompt import PreparedPrompt
@@ -47,44 +47,13 @@ from certify.models.denoiser import NoisePredictor
 from certify.models.text import PromptEncoder, TokenizedPrompt
 from certify.noise import GaussianNoise
 
-__all__ = [
-    "POLICIES",
-    "SPECIAL_TOKENS",
-    "AdaptiveMedianSmoother",
-    "AdaptiveOptions",
-    "FrozenSmoother",
-    "TokenNoise",
-]
+__all__ = ["POLICIES", "SPECIAL_TOKENS", "AdaptiveMedianSmoother", "FrozenSmoother", "TokenNoise"]
 
 DEFAULT_SIGMA0_RELATIVE = 0.45
 """σ₀ in standard deviations of the token embeddings: the paper's 0.006 for Stable Diffusion v1.4, where one is about 0.0133."""
 
 DEFAULT_K = 9.0
 """The paper's scaling factor."""
-
-
-class AdaptiveOptions(TypedDict, total=False):
-    """The options of `AdaptiveMedianSmoother`, which explains them."""
-
-    sigma0: float | None
-    sigma0_relative: float | None
-    k: float
-    n: int
-    smoother: str
-    use_global: bool
-    policy: str
-    sigma_min: float | None
-    sigma_min_relative: float | None
-    sharing: str
-    memory: str | Path | CovarianceMemory | None
-    gamma: float | None
-    similarity: str
-    special_tokens: str
-    sigma_max: float | None
-    sigma_max_relative: float | None
-    smooth_unconditional: bool
-    batch_size: int
-    truncate: bool
 
 
 class AdaptiveMedianSmoother:
@@ -199,7 +168,7 @@ class AdaptiveMedianSmoother:
         levels = (self.gamma, reach / LEVELS_WITHIN)
         self.rule = SigmaRule(self.sigma0, self.k, self.sigma_max, self.special_tokens, self.sigma_min, *levels)
         self.memory = self._shared_memory(memory)
-        self.concepts = _loaded(concepts)
+        self.concepts = loaded_concepts(concepts)
         directions = [
             concept_direction(encoder, c, similarity=similarity, batch_size=batch_size) for c in self.concepts
         ]
@@ -515,18 +484,6 @@ class AdaptiveMedianSmoother:
         if memory is not None and not isinstance(memory, (str, Path, CovarianceMemory)):
             raise TypeError(f"memory is a {type(memory).__name__}: must be a folder or a CovarianceMemory")
         return CovarianceMemory(memory) if isinstance(memory, (str, Path)) else memory
-
-
-def _loaded(concepts: str | Path | Concept | Sequence[str | Path | Concept]) -> tuple[Concept, ...]:
-    given = [concepts] if isinstance(concepts, (str, Path, Concept)) else list(concepts)
-    if not given:
-        raise ValueError("concepts is empty: must name at least one concept")
-    loaded = tuple(c if isinstance(c, Concept) else Concept.load(c) for c in given)
-    names = [c.name for c in loaded]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"concepts = {names}: must be different, {twice[0]!r} is there twice")
-    return loaded
 
 
 def _absolute(

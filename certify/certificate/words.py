@@ -26,7 +26,7 @@ from certify._text import EVENT_RHOS, shown, spelled
 if TYPE_CHECKING:
     from certify.bounds.classification import Classification
     from certify.certificate import Certificate, CheckReport, Claim, Verdict
-    from certify.statements.decide import Decision
+    from certify.statements.decision import Decision
 
 __all__ = ["NOT_COVERED", "PAGE", "PLAIN", "SUPPRESSED", "Style", "sentence"]
 

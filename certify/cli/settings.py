@@ -276,7 +276,8 @@ class PipelineSettings(Settings):
     @functools.cached_property
     def joint(self) -> bool:
         """Whether the model is no pipeline with one CLIP text encoder, so that its certificates are joint (T16)."""
-        from certify.models.load import CLIP_PIPELINES, pipeline_class
+        from certify.models.index import CLIP_PIPELINES
+        from certify.models.load import pipeline_class
 
         return self.model is not None and pipeline_class(self.model) not in CLIP_PIPELINES
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from certify.adaptive.checking import OnRecord
     from certify.certificate import Certificate, CheckReport
     from certify.defence import Explanation
-    from certify.statements.decide import Decision
+    from certify.statements.decision import Decision
     from certify.summaries import Table as Words
 
 __all__ = [

@@ -1,8 +1,9 @@
 """A pipeline with the smoother inside: `certify.defend(pipe, concepts=[…])`."""
 
+from certify.defence.building import defend, load_defence, rebuilt
 from certify.defence.certification import JointOptions
 from certify.defence.coverage import WordCoverage, covered_prompts, covered_words
-from certify.defence.defence import Defence, defend, load_defence, rebuilt
+from certify.defence.defence import Defence
 from certify.defence.explanation import Explanation
 from certify.defence.predictions import Predictions
 from certify.defence.smoother import JointProblem, PipelineOptions, PipelineSmoother

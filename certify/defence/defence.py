@@ -23,12 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from certify import _files, _validate
+from certify import _validate
 from certify._pairs import Pair
 from certify.adaptive import AdaptiveMedianSmoother
 from certify.adaptive.checking import OnRecord
-from certify.adaptive.concepts import Concept, ships
-from certify.adaptive.smoother import AdaptiveOptions
+from certify.adaptive.concepts import Concept
 from certify.adaptive.token_noise import TokenNoise
 from certify.certificate import Certificate, ModelRecord
 from certify.certificate.check import CheckReport
@@ -37,18 +36,17 @@ from certify.defence.calls import Calls
 from certify.defence.certification import JointOptions, certify_joint, joint_functions
 from certify.defence.deployed import deployed_rows
 from certify.defence.explanation import Explanation
-from certify.defence.smoother import JointProblem, PipelineOptions, PipelineSmoother
+from certify.defence.smoother import JointProblem, PipelineSmoother
 from certify.models.blocks import replacing
 from certify.models.encoders import EncodeCall, PipelineEncoder, Reading
 from certify.models.fingerprint import fingerprint
 from certify.models.overlay import overlay_on
-from certify.models.text import PromptEncoder
 from certify.montecarlo.streams import row_generator
 
-__all__ = ["Defence", "defend", "load_defence", "rebuilt"]
+__all__ = ["Defence"]
 
-_FORMAT, _SCHEMA = "certify defence", 1
-_PAIR = Pair("defence.json", "defence.safetensors")
+FORMAT, SCHEMA = "certify defence", 1
+PAIR = Pair("defence.json", "defence.safetensors")
 
 
 class Defence:
@@ -368,8 +366,8 @@ class Defence:
         if isinstance(self.adaptive, PipelineSmoother) and self.adaptive.gamma is not None:
             words, tensors["scores"] = self.adaptive.relevance.known()
         content = {
-            "format": _FORMAT,
-            "schema_version": _SCHEMA,
+            "format": FORMAT,
+            "schema_version": SCHEMA,
             "pipeline": type(self.pipe).__name__,
             "text_encoders_sha256": self.encoder.fingerprint(),
             "concepts": [{"name": c.name, "pairs": [list(pair) for pair in c.pairs]} for c in self.concepts],
@@ -377,129 +375,8 @@ class Defence:
             "directions": len(directions),
             **({"words": words} if words else {}),
         }
-        _PAIR.write(path, content, tensors, overwrite=overwrite)
+        PAIR.write(path, content, tensors, overwrite=overwrite)
         return path
-
-
-def defend(pipe: Any, concepts: str | Path | Concept | Sequence[str | Path | Concept], **options: Any) -> Defence:
-    """A pipeline with the smoother inside.
-
-    Equation
-        σ_j = min( σ₀ exp(k · sim_j), σ_max ),  h = median_i T(y + G_i),  over the token embeddings of all text encoders.
-
-    Reference
-        Han et al. (2025), section 3.4; THEORY T7, T16.
-
-    Args:
-        pipe: any diffusers pipeline with text encoders of transformers and `encode_prompt`. It is not changed.
-        concepts: what to suppress, as for `AdaptiveMedianSmoother`.
-        options: those of `PipelineSmoother`; for Stable Diffusion 1.x and 2.x those of `AdaptiveMedianSmoother`. `call`, for
-            both, holds arguments of the pipeline's `__call__` that every prompt has unless a call says otherwise.
-
-    Returns:
-        A `Defence`.
-
-    Raises:
-        TypeError, ValueError: the pipeline cannot be defended, with the reason, or an option is out of range.
-    """
-    return _built(pipe, concepts, options)
-
-
-def load_defence(folder: str | Path, pipe: Any) -> Defence:
-    """Reads what `Defence.save` wrote, for the pipeline that it was made with.
-
-    Args:
-        folder: where it is.
-        pipe: the pipeline; its class and the weights of its text encoders are compared.
-
-    Raises:
-        FileNotFoundError: there is nothing of the kind.
-        ValueError: it is damaged, of another version, or of another pipeline.
-    """
-    path = Path(folder)
-    if not (path / "defence.json").is_file():
-        raise FileNotFoundError(f"folder = {str(folder)!r}: holds no defence.json")
-    try:
-        content, tensors = _PAIR.read(path, _files.read_json)
-        if content.get("format") != _FORMAT or content.get("schema_version") != _SCHEMA:
-            raise ValueError(f"format {content.get('format')!r}, version {content.get('schema_version')!r}")
-        concepts = [Concept(str(c["name"]), c["pairs"]) for c in content["concepts"]]
-        options = dict(content["options"])
-        directions = [tensors[f"direction{i}"] for i in range(int(content["directions"]))]
-        own = str(content["pipeline"]), str(content["text_encoders_sha256"])
-    except (KeyError, TypeError, ValueError, OSError, AttributeError) as error:
-        raise ValueError(f"folder = {str(folder)!r}: is no defence, or damaged ({error})") from error
-    encoder = PipelineEncoder(pipe)
-    if own != (type(pipe).__name__, encoder.fingerprint()):
-        raise ValueError(
-            f"folder = {str(folder)!r}: made with a {own[0]} whose text encoders have SHA-256 {own[1][:12]}…: must be the "
-            "pipeline given, adapters included"
-        )
-    safe = _built(pipe, concepts, options, directions or None)
-    if isinstance(safe.adaptive, PipelineSmoother) and content.get("words"):
-        try:
-            safe.adaptive.relevance.take(content["words"], tensors["scores"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"folder = {str(folder)!r}: is no defence, or damaged ({error})") from error
-    return safe
-
-
-def rebuilt(certificate: Certificate, pipe: Any, concepts: Sequence[str | Path | Concept] | None = None) -> Defence:
-    """The defence that a joint certificate is about, from the settings on record.
-
-    Args:
-        certificate: what `Defence.certify` returned.
-        pipe: the pipeline.
-        concepts: where they do not ship with the package; None: by the names on record, which are read as names of those that
-            do, and never as paths. Their SHA-256 is compared.
-
-    Raises:
-        ValueError: a concept has other pairs than on record or is not known by its name, or the record is damaged.
-    """
-    record: Any = certificate.provenance
-    try:
-        stated, about = record["smoother"], record["pipeline"]
-        names = [str(concept["name"]) for concept in stated["concepts"]]
-        digests = [str(concept["sha256"]) for concept in stated["concepts"]]
-        options = {name: stated[name] for name in ("sigma0_relative", "k", "n", "sigma_max_relative")}
-        options |= {"smoother": stated["aggregate"], "call": dict(about["call"])}
-        options |= {"policy": str(stated["policy"]), "gamma": stated.get("gamma")}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"certificate: what it has on record cannot be read ({error!r})") from error
-    if not concepts and not all(map(ships, names)):
-        raise ValueError(f"concepts = None: must be given, since {names!r} on record do not ship with the package")
-    given = _concepts(list(concepts or names))
-    if [concept.sha256 for concept in given] != digests:
-        raise ValueError(
-            f"concepts = {[c.name for c in given]}: their pairs are not those on record; must be those of {names}"
-        )
-    # A concept is its pairs, whatever its file is called.
-    return _built(pipe, [Concept(name, c.pairs) for name, c in zip(names, given, strict=True)], options)
-
-
-def _built(
-    pipe: Any,
-    concepts: Any,
-    options: Mapping[str, Any],
-    directions: Sequence[Tensor] | None = None,
-) -> Defence:
-    encoder, joint = PipelineEncoder(pipe), [*PipelineOptions.__annotations__]
-    clip, given = _is_clip(pipe), {name: value for name, value in options.items() if name != "call"}
-    if clip and given.get("sigma0_relative") != 0:
-        _validate.options("defend", given, [*AdaptiveOptions.__annotations__, "call"])
-        settings: Any = {"truncate": True, **given}
-        adaptive = AdaptiveMedianSmoother.from_pipeline(pipe, concepts, **settings)
-        return Defence(pipe, encoder, adaptive, options)
-    for name in sorted(given.keys() & (AdaptiveOptions.__annotations__.keys() - set(joint))):
-        why = (
-            "needs noise"
-            if clip
-            else f"is for Stable Diffusion 1.x and 2.x: a {type(pipe).__name__} takes {', '.join(joint)}"
-        )
-        raise TypeError(f"defend got {name!r}, which {why}")
-    _validate.options("defend", given, joint)
-    smoother = PipelineSmoother(encoder, _concepts(concepts), call=options.get("call"), directions=directions, **given)
-    return Defence(pipe, encoder, smoother, options)
 
 
 def _token_noise(adaptive: AdaptiveMedianSmoother, prompt: str, positions: int) -> TokenNoise:
@@ -512,22 +389,6 @@ def _token_noise(adaptive: AdaptiveMedianSmoother, prompt: str, positions: int) 
     if len(noise.sigma) != positions:
         raise ValueError(f"prompt = {prompt!r}: is encoded at {positions} positions: must be {len(noise.sigma)}")
     return noise
-
-
-def _is_clip(pipe: Any) -> bool:
-    """Whether a pipeline has one text encoder, CLIP's, and nothing else."""
-    try:
-        PromptEncoder.from_pipeline(pipe)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def _concepts(concepts: Any) -> tuple[Concept, ...]:
-    given = [concepts] if isinstance(concepts, (str, Path, Concept)) else list(concepts)
-    if not given:
-        raise ValueError("concepts is empty: must name at least one concept")
-    return tuple(c if isinstance(c, Concept) else Concept.load(c) for c in given)
 
 
 def _are(value: Any, rows: Sequence[Tensor]) -> bool:

@@ -13,7 +13,7 @@ from certify.confidence import clopper_pearson
 from certify.defence.calls import Calls
 from certify.defence.smoother import JointProblem
 from certify.images.detectors import Detector, detected, load_detector
-from certify.images.statistics import MeasuredRate
+from certify.images.rates import MeasuredRate
 from certify.models.sampling import image_source
 from certify.montecarlo import Counts, count_events
 

@@ -6,16 +6,14 @@ statistics and events of encodings, predictions and images     statistics.py
 """
 
 from certify.images.detectors import Detector, detected, load_detector
+from certify.images.rates import MeasuredRate, attack_rate_over, undefended_rate
 from certify.images.statistics import (
-    MeasuredRate,
-    attack_rate_over,
     attack_succeeds,
     concept_score,
     embedding_distance,
     noise_prediction,
     noise_prediction_distance,
     sampled_noise_prediction,
-    undefended_rate,
 )
 
 __all__ = [

@@ -12,9 +12,8 @@ cannot talk to each other. Of other families the libraries choose parts that sta
 
 from __future__ import annotations
 
-import pkgutil
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,53 +22,32 @@ from torch import Tensor
 
 from certify import _files, _validate
 from certify.models import weight_files
+from certify.models.hub import download_pipeline, download_text, unreachable
+from certify.models.index import (
+    INDEX,
+    PARTS,
+    PICKLED,
+    STEMS,
+    TEXT_PARTS,
+    check_folder,
+    check_index,
+    check_weights,
+    class_named,
+    named,
+    read_index,
+    refusal,
+)
 from certify.models.quiet import quiet_libraries
 from certify.models.text import PromptEncoder
 from certify.models.text_encoder import overlay_text_encoder
 from certify.models.unet import overlay_denoiser
 
-__all__ = ["CLIP_PIPELINES", "load_pipeline", "load_text_encoder", "pipeline_class"]
+__all__ = ["load_pipeline", "load_text_encoder", "pipeline_class"]
 
-_INDEX = "model_index.json"
 _EMBEDDED = Path(__file__).resolve().parents[1] / "world" / "pipeline"
 """The embedded pipeline: `certify.world.path()`, which stands above the models."""
 
-_PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-
-# Every part's class and, for those with weights, that they must be there as safetensors.
-_PARTS: dict[str, tuple[tuple[str, ...], bool]] = {
-    "tokenizer": (("CLIPTokenizer", "CLIPTokenizerFast"), False),
-    "text_encoder": (("CLIPTextModel",), True),
-    "unet": (("UNet2DConditionModel",), True),
-    "vae": (("AutoencoderKL",), True),
-    "scheduler": ((), False),
-}
-_STEMS = {"text_encoder": "model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
-_TEXT_PARTS = ("tokenizer", "text_encoder")
-_LIBRARIES = ("transformers", "diffusers", "stable_diffusion", None)
-
-CLIP_PIPELINES = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline")
-"""Classes of pipelines with one CLIP text encoder: those that `certify.adaptive` knows."""
-
-# Why a pipeline is not loaded: the first word that occurs in its class name decides.
-_REFUSED = {
-    "Inpaint": "its denoiser takes a mask and an image beside the text",
-    "Img2Img": "it takes an image beside the text",
-    "ImageToImage": "it takes an image beside the text",
-    "ImageToVideo": "it takes an image beside the text",
-    "Pix2Pix": "it takes an image beside the text",
-    "Depth": "its denoiser takes a depth map beside the text",
-    "Upscale": "its denoiser takes an image beside the text",
-    "Control": "its denoiser takes an image beside the text",
-    "Onnx": "its parts are ONNX sessions, not PyTorch modules",
-    "Flax": "its parts are Flax modules, not PyTorch modules",
-    "Kandinsky3": "",
-    "Kandinsky5": "",
-    "Kandinsky": "it is conditioned on image embeddings from a prior, not on the text encoding alone",
-    "Wuerstchen": "it has two text encoders and two denoising stages",
-    "StableCascade": "it has pooled embeddings and two denoising stages",
-}
 
 
 @_validate.suggests()
@@ -119,13 +97,13 @@ def load_pipeline(
     target, place = _dtype(dtype), _validate.device("device", device or "cpu")
     folder = _resolve(source, revision, cache_dir, local_files_only)
     if folder is None:
-        folder = _download_pipeline(str(source), revision, variant, cache_dir, local_files_only)
-    index = _check_index(folder / _INDEX, source, tuple(_PARTS))
+        folder = download_pipeline(str(source), revision, variant, cache_dir, local_files_only)
+    index = check_index(folder / INDEX, source, tuple(PARTS))
     if index["_class_name"] != "StableDiffusionPipeline":
         pipe = _load_any(folder, source, index, variant, target)
         _overlaid(pipe, put, text_encoder, variant)
         return pipe.to(place)
-    _check_folder(folder, source, tuple(_PARTS))
+    check_folder(folder, source, tuple(PARTS))
     with quiet_libraries():
         from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
         from transformers import CLIPTextModel
@@ -163,23 +141,23 @@ def _load_any(
     with quiet_libraries():
         import diffusers
 
-        cls = _pipeline_class(index["_class_name"], source)
+        cls = class_named(index["_class_name"], source)
         parts: dict[str, Any] = {}
         for name, (library, kind) in _components(index).items():
             part = _part_class(library, kind)
             if part is None or not hasattr(part, "from_pretrained"):
                 raise ValueError(
-                    f"source = {_name(source)}: {name} is a {library}.{kind}, which is not there; is it newer?"
+                    f"source = {named(source)}: {name} is a {library}.{kind}, which is not there; is it newer?"
                 )
             if kind == "AutoModel" or (library == "transformers" and kind.startswith("Auto")):
                 raise ValueError(
-                    f"source = {_name(source)}: {name} is an {kind}, which may bring code of its own; must be a class by name"
+                    f"source = {named(source)}: {name} is an {kind}, which may bring code of its own; must be a class by name"
                 )
             inside = folder / name
             if not inside.is_dir():
-                raise FileNotFoundError(f"source = {_name(source)}: {name} is missing; looked for {inside.absolute()}")
+                raise FileNotFoundError(f"source = {named(source)}: {name} is missing; looked for {inside.absolute()}")
             if isinstance(part, type) and issubclass(part, torch.nn.Module):
-                _check_weights(inside, name, source)
+                check_weights(inside, name, source)
                 of_diffusers = issubclass(part, diffusers.ModelMixin)
                 stem = "diffusion_pytorch_model" if of_diffusers else "model"
                 how = {} if of_diffusers else {"dtype": dtype}
@@ -214,28 +192,6 @@ def _part_class(library: str, name: str) -> Any:
     return getattr(own.get(library) or getattr(diffusers.pipelines, library, None), name, None)
 
 
-def _pipeline_class(name: str, source: str | Path | None) -> Any:
-    """The class of a pipeline that encodes prompts and makes images of them alone.
-
-    Raises:
-        ValueError: diffusers has none of the name, or it is of another kind.
-    """
-    import diffusers
-
-    why = next((reason for word, reason in _REFUSED.items() if word in name), "")
-    cls = getattr(diffusers, name, None)
-    if not why and not (isinstance(cls, type) and issubclass(cls, diffusers.DiffusionPipeline)):
-        why = f"diffusers {diffusers.__version__} has no such pipeline"
-    elif not why and not hasattr(cls, "encode_prompt"):
-        why = "it has no encode_prompt, which is where noise enters"
-    if why:
-        raise ValueError(
-            f"source = {_name(source)}: is a {name}, which is not supported: {why}; must be a text-to-image pipeline with "
-            "encode_prompt"
-        )
-    return cls
-
-
 def pipeline_class(
     source: str | Path | None,
     *,
@@ -250,13 +206,13 @@ def pipeline_class(
     """
     folder = _resolve(source, revision, cache_dir, local_files_only)
     if folder is not None:
-        return str(_index(folder / _INDEX, source)["_class_name"])
+        return str(read_index(folder / INDEX, source)["_class_name"])
     from huggingface_hub import hf_hub_download
 
     path = hf_hub_download(
-        str(source), _INDEX, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
+        str(source), INDEX, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
     )
-    return str(_index(Path(path), source)["_class_name"])
+    return str(read_index(Path(path), source)["_class_name"])
 
 
 def load_text_encoder(
@@ -280,8 +236,8 @@ def load_text_encoder(
     target, place = _dtype(dtype), _validate.device("device", device or "cpu")
     folder = _resolve(source, revision, cache_dir, local_files_only)
     if folder is None:
-        folder = _download_text(str(source), revision, variant, cache_dir, local_files_only)
-    _check_folder(folder, source, _TEXT_PARTS)
+        folder = download_text(str(source), revision, variant, cache_dir, local_files_only)
+    check_folder(folder, source, TEXT_PARTS)
     with quiet_libraries(diffusers=False):
         from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -306,7 +262,7 @@ def _load_part(
     **how: Any,
 ) -> Any:
     """One part, whole. The libraries fill up what a file lacks with random numbers and merely log it."""
-    variant = _variant(folder / part, part, source, variant, stem or _STEMS[part])
+    variant = _variant(folder / part, part, source, variant, stem or STEMS[part])
     try:
         with torch.random.fork_rng(devices=[]):  # models are initialised before they are loaded
             model, report = cls.from_pretrained(
@@ -323,12 +279,12 @@ def _load_part(
         if "low_cpu_mem_usage" not in str(error):
             raise
         raise ValueError(
-            f"source = {_name(source)}: {part} is a {cls.__name__}, which diffusers loads with accelerate alone: install it"
+            f"source = {named(source)}: {part} is a {cls.__name__}, which diffusers loads with accelerate alone: install it"
         ) from error
     for problem in ("missing_keys", "mismatched_keys"):
         if report[problem]:
             raise ValueError(
-                f"source = {_name(source)}: the weights of {part} do not fit its configuration, {len(report[problem])} "
+                f"source = {named(source)}: the weights of {part} do not fit its configuration, {len(report[problem])} "
                 f"{problem.replace('_', ' ')}, first {min(map(str, report[problem]))!r}; must be complete"
             )
     return model.eval()
@@ -342,12 +298,12 @@ def _variant(folder: Path, part: str, source: str | Path | None, asked: str | No
     if asked is None and len(there) == 1:
         return next(iter(there))
     others = [p for p in folder.parent.iterdir() if p.is_dir() and p.name != part]
-    if "" in there and any(asked in weight_files.variants(p, s) for p in others for s in set(_STEMS.values())):
+    if "" in there and any(asked in weight_files.variants(p, s) for p in others for s in set(STEMS.values())):
         return None  # a variant of other parts; this one is there as it is alone
     names = ", ".join(repr(name) for name in sorted(there) if name)
     plain = "the plain files (no variant)" if "" in there else ""
     raise ValueError(
-        f"source = {_name(source)}: variant = {asked!r}, of which {part} has no weights; must be one of "
+        f"source = {named(source)}: variant = {asked!r}, of which {part} has no weights; must be one of "
         f"{' or '.join(filter(None, (names, plain)))} (variant=, --variant)"
     )
 
@@ -374,201 +330,30 @@ def _resolve(
     if folder.is_dir():
         return folder
     if folder.is_file():
-        if folder.suffix in _PICKLED:
-            raise ValueError(f"source = {str(source)!r}: {_refusal('the pipeline')}")
+        if folder.suffix in PICKLED:
+            raise ValueError(f"source = {str(source)!r}: {refusal('the pipeline')}")
         raise ValueError(
-            f"source = {str(source)!r}: is a file; must be a folder with {_INDEX} or a hub id "
+            f"source = {str(source)!r}: is a file; must be a folder with {INDEX} or a hub id "
             "(a U-Net alone goes into unet=)"
         )
     if not isinstance(source, str) or not _HUB_ID.fullmatch(source):
-        raise FileNotFoundError(f"source = {str(source)!r}: no such folder; looked for {(folder / _INDEX).absolute()}")
+        raise FileNotFoundError(f"source = {str(source)!r}: no such folder; looked for {(folder / INDEX).absolute()}")
     with quiet_libraries(diffusers=False):
         from huggingface_hub import hf_hub_download
 
         try:
             index = hf_hub_download(
-                source, _INDEX, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
+                source, INDEX, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
             )
         except Exception as error:  # the hub's client lets its transport's own exceptions through
-            raise _unreachable(source, error) from error
-    _check_index(Path(index), source, tuple(_PARTS))
+            raise unreachable(source, error) from error
+    check_index(Path(index), source, tuple(PARTS))
     return None
-
-
-def _download_pipeline(
-    source: str, revision: str | None, variant: str | None, cache_dir: str | Path | None, local_files_only: bool
-) -> Path:
-    with quiet_libraries():
-        from diffusers import DiffusionPipeline
-    how: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only}
-    without = dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder"))
-    try:  # outside the quiet block: a download of gigabytes shows its progress
-        return Path(DiffusionPipeline.download(source, variant=variant, use_safetensors=True, **how, **without))
-    except Exception as error:  # as above
-        only = (
-            _only_variant(source, revision) if _lacks_safetensors(error) and not (variant or local_files_only) else None
-        )
-        if only is None:
-            raise _unreachable(source, error) from error
-    return _download_pipeline(source, revision, only, cache_dir, local_files_only)
-
-
-def _download_text(
-    source: str, revision: str | None, variant: str | None, cache_dir: str | Path | None, local_files_only: bool
-) -> Path:
-    from huggingface_hub import snapshot_download
-
-    suffix = f".{variant}" if variant else ""
-    try:
-        folder = Path(
-            snapshot_download(
-                source,
-                revision=revision,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-                allow_patterns=[
-                    _INDEX,
-                    "tokenizer/*",
-                    "text_encoder/*.json",
-                    f"text_encoder/model{suffix}.safetensors",
-                    f"text_encoder/model{suffix}-*-of-*.safetensors",
-                ],
-            )
-        )
-    except Exception as error:  # as above
-        raise _unreachable(source, error) from error
-    if variant or local_files_only or list(folder.glob("text_encoder/*.safetensors")):
-        return folder
-    only = _only_variant(source, revision)
-    return folder if only is None else _download_text(source, revision, only, cache_dir, local_files_only)
-
-
-def _only_variant(source: str, revision: str | None) -> str | None:
-    """The variant under which alone a hub id has the weights of its text encoder; None: it has others, or does not say."""
-    from huggingface_hub import list_repo_files
-
-    try:
-        names = [Path(name) for name in list_repo_files(source, revision=revision)]
-    except Exception:  # as above; what is said then is what failed before
-        return None
-    found = weight_files.variants_of(names, _STEMS["text_encoder"], Path("text_encoder"))
-    return next(iter(found)) if len(found) == 1 and "" not in found else None
-
-
-def _check_folder(folder: Path, source: str | Path | None, parts: Sequence[str]) -> None:
-    index = folder / _INDEX
-    if not index.is_file():
-        raise FileNotFoundError(f"source = {_name(source)}: is not a pipeline folder; looked for {index.absolute()}")
-    _check_index(index, source, parts)
-    for part in parts:
-        inside = folder / part
-        if not inside.is_dir():
-            raise FileNotFoundError(f"source = {_name(source)}: {part} is missing; looked for {inside.absolute()}")
-        if _PARTS[part][1]:
-            _check_weights(inside, part, source)
-
-
-def _check_weights(inside: Path, part: str, source: str | Path | None) -> None:
-    files = [f.name for f in inside.iterdir()]
-    if any(name.endswith(".safetensors") for name in files):
-        return
-    if any(name.endswith(_PICKLED) for name in files):
-        raise ValueError(f"source = {_name(source)}: {_refusal(part)}")
-    raise FileNotFoundError(
-        f"source = {_name(source)}: no weights for {part}; looked for {(inside / '*.safetensors').absolute()} (a hub id "
-        "may have them as a variant alone: variant=, --variant fp16)"
-    )
-
-
-def _index(path: Path, source: str | Path | None) -> dict[str, Any]:
-    """What an index holds, which names a class.
-
-    Raises:
-        FileNotFoundError, ValueError: there is none, or it is damaged, or brings code of its own.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"source = {_name(source)}: is not a pipeline folder; looked for {path.absolute()}")
-    try:
-        index = _files.read_json(path)
-    except ValueError as error:
-        raise ValueError(f"source = {_name(source)}: {path} is not JSON ({error})") from error
-    family = index.get("_class_name")
-    if not isinstance(family, str):
-        raise ValueError(
-            f"source = {_name(source)}: {_INDEX} names the pipeline {family!r}; must be a class of diffusers, such as "
-            "'StableDiffusionPipeline' (a pipeline that brings its own code is refused)"
-        )
-    return index
-
-
-def _check_index(path: Path, source: str | Path | None, parts: Sequence[str]) -> dict[str, Any]:
-    """Refuses an index of which something cannot be loaded; `parts`: of a pipeline with one CLIP text encoder."""
-    index = _index(path, source)
-    family: str = index["_class_name"]
-    libraries: tuple[str | None, ...] = _LIBRARIES
-    if family != "StableDiffusionPipeline":
-        with quiet_libraries():
-            _pipeline_class(family, source)
-            libraries = (*_LIBRARIES, *_own_packages())
-        if family not in CLIP_PIPELINES and tuple(parts) == _TEXT_PARTS:
-            raise ValueError(
-                f"source = {_name(source)}: is a {family}, of which the text encoder cannot be had alone; must be a Stable "
-                "Diffusion 1.x or 2.x pipeline. load_pipeline loads it whole, and certify.defend defends it"
-            )
-        parts = parts if tuple(parts) == _TEXT_PARTS else ()
-    for part, entry in index.items():
-        if part.startswith("_") or not isinstance(entry, list) or len(entry) != 2:
-            continue
-        library, name = entry
-        if not isinstance(library, str | None) or library not in libraries:
-            raise ValueError(
-                f"source = {_name(source)}: {part} comes from {library!r}, code outside transformers and diffusers, "
-                "which is never run; must come from one of these two"
-            )
-        classes = _PARTS[part][0] if part in parts else ()
-        if classes and name not in classes:
-            raise ValueError(f"source = {_name(source)}: {part} is a {name}, must be a {' or '.join(classes)}")
-    return index
-
-
-def _own_packages() -> tuple[str, ...]:
-    """Packages of diffusers' pipelines, some of which have parts of their own."""
-    import diffusers
-
-    return tuple(module.name for module in pkgutil.iter_modules(diffusers.pipelines.__path__))
-
-
-def _name(source: str | Path | None) -> str:
-    return "None (the embedded model)" if source is None else repr(str(source))
-
-
-def _refusal(part: str) -> str:
-    return (
-        f"the weights of {part} are pickled, which is refused because loading a pickle can run code; must be safetensors. "
-        "To convert a model that you trust, once: diffusers.StableDiffusionPipeline.from_pretrained(FOLDER, "
-        "use_safetensors=False).save_pretrained(NEW_FOLDER, safe_serialization=True). If it has its safetensors as a variant: "
-        "variant=, --variant"
-    )
-
-
-def _lacks_safetensors(error: Exception) -> bool:
-    return "safetensors" in str(error) and "could not find" in str(error).lower()
-
-
-def _unreachable(source: str, error: Exception) -> FileNotFoundError | ValueError:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if _lacks_safetensors(error):
-        return ValueError(f"source = {source!r}: {_refusal('some part')}")
-    return FileNotFoundError(
-        f"source = {source!r}: there is no such folder ({Path(source).absolute()}), and as a hub id it could not be "
-        f"fetched ({type(error).__name__}: {first}); must be a pipeline folder, or a hub id that this machine can reach, "
-        "may read, or has in its cache (where it has its weights as a variant alone: variant=, --variant fp16)"
-    )
 
 
 def _unreadable(source: str | Path | None, folder: Path, variant: str | None, error: OSError) -> FileNotFoundError:
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
     return FileNotFoundError(
-        f"source = {_name(source)}: could not be loaded from {folder.absolute()} with variant={variant!r} ({first}); "
+        f"source = {named(source)}: could not be loaded from {folder.absolute()} with variant={variant!r} ({first}); "
         "the weight files must carry the variant's name, if any"
     )

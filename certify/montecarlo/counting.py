@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from certify.montecarlo.accumulators import AllDraws, Counts
+from certify.montecarlo.batches import out_of_memory
 from certify.montecarlo.checkpoint import Checkpoint
-from certify.montecarlo.engine import Progress, out_of_memory
+from certify.montecarlo.engine import Progress
 from certify.montecarlo.processes import Processes, RunState
 from certify.montecarlo.repeated import compare
 

@@ -17,29 +17,24 @@ one. A run that is stopped by an exception, Ctrl-C among them, keeps the batches
 from __future__ import annotations
 
 import contextlib
-import inspect
 import itertools
-import logging
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from certify import _validate
-from certify._random import has_float64
 from certify.montecarlo.accumulators import Accumulator, AllDraws, Counts
+from certify.montecarlo.batches import Batch, BlockDraws, Caller, in_blocks
 from certify.montecarlo.checkpoint import Checkpoint
 from certify.montecarlo.processes import Processes, RunState
 from certify.montecarlo.repeated import FEW, LOOKED, compare, few_together, halves, kept_differences
-from certify.montecarlo.streams import BLOCK, SHARD, generator, sources
+from certify.montecarlo.streams import BLOCK, SHARD
 from certify.noise import Noise
-from certify.noise.base import ScaledNoise
 
-__all__ = ["Function", "Progress", "accepts", "accepts_generator", "draw", "draw_all", "draw_packed", "out_of_memory"]
+__all__ = ["Function", "Progress", "draw", "draw_all", "draw_packed"]
 
 Function = Callable[..., Any]
 """A batch of inputs (b, *input) → a batch of outputs (b, *output); may take a keyword `generator`."""
@@ -47,7 +42,6 @@ Function = Callable[..., Any]
 Progress = Callable[[int, int], None]
 """Called with (draws done, draws in all)."""
 
-_LOG = logging.getLogger(__name__)
 
 DEFAULT_BATCH = 256
 
@@ -100,8 +94,8 @@ def draw(
     totals, processes = list(accumulators), Processes.current()
     _validate.evaluating(called, f)
     y = y.detach().clone()  # f may work on what y shares its memory with
-    draws = _Draws(y, noise, n, seed, stream)
-    caller = _Caller(f, output_shape, size, called)
+    draws = BlockDraws(y, noise, n, seed, stream)
+    caller = Caller(f, output_shape, size, called)
     look = _Look(caller, draws, again)
     shards = -(-n // (SHARD * BLOCK))
     first, blocks, state = 0, 0, RunState(totals, processes)
@@ -123,7 +117,7 @@ def draw(
             whole = True  # whether the accumulators hold whole batches, up to `blocks`
             try:
                 for batch in draws.batches(shard, blocks, caller):
-                    for outputs in _in_blocks(caller(batch), counted):
+                    for outputs in in_blocks(caller(batch), counted):
                         whole = False
                         look.first(batch, outputs)
                         for receiver in part:
@@ -230,9 +224,9 @@ def draw_packed(
     """
     size = DEFAULT_BATCH if batch_size is None else _validate.count("batch_size", batch_size)
     _validate.evaluating(called, f)
-    caller = _Caller(f, output_shape, size, called)
+    caller = Caller(f, output_shape, size, called)
     draws = [
-        _Draws(y.detach().clone(), noise, n, seed, stream) for y, noise, seed in zip(ys, noises, seeds, strict=True)
+        BlockDraws(y.detach().clone(), noise, n, seed, stream) for y, noise, seed in zip(ys, noises, seeds, strict=True)
     ]
     receivers = [list(some) for some in accumulators]
     look, recent = _Look(caller, draws[0], again), _Recent(draws)
@@ -252,7 +246,7 @@ def draw_packed(
                 parts = [draws[i].of(range(done[i] // BLOCK, done[i] // BLOCK + 1), True)]
             else:
                 chosen = _in_turn(left, done, caller.size)
-                parts = [_Batch(len(rows), partial(recent.rows, i, rows)) for i, rows in chosen]
+                parts = [Batch(len(rows), partial(recent.rows, i, rows)) for i, rows in chosen]
             for (i, rows), part, outputs in zip(chosen, parts, _outputs(caller, parts), strict=True):
                 if i == 0:
                     look.part(rows, part, outputs)
@@ -294,11 +288,11 @@ def _in_turn(left: Mapping[int, int], done: Sequence[int], room: int) -> list[tu
     return chosen
 
 
-def _outputs(caller: _Caller, parts: Sequence[_Batch]) -> list[Tensor]:
+def _outputs(caller: Caller, parts: Sequence[Batch]) -> list[Tensor]:
     """The outputs of each part, which are evaluated together where `f` is not random."""
     if caller.random:
         return [torch.cat(list(caller(part))) for part in parts]
-    together = _Batch(sum(part.rows for part in parts), lambda: torch.cat([part.draw() for part in parts]))
+    together = Batch(sum(part.rows for part in parts), lambda: torch.cat([part.draw() for part in parts]))
     return list(torch.cat(list(caller(together))).split([part.rows for part in parts]))
 
 
@@ -307,7 +301,7 @@ class _Recent:
 
     MOST = 16
 
-    def __init__(self, draws: Sequence[_Draws]) -> None:
+    def __init__(self, draws: Sequence[BlockDraws]) -> None:
         self.draws, self.blocks = draws, dict[tuple[int, int], Tensor]()
 
     def rows(self, i: int, rows: range) -> Tensor:
@@ -323,150 +317,30 @@ class _Recent:
         return kept[rows.start - block * BLOCK : rows.stop - block * BLOCK].clone()
 
 
-def accepts_generator(f: Function) -> bool:
-    """Whether `f` (or a module's forward) has a parameter named `generator`."""
-    return accepts(f, "generator")
-
-
-def accepts(f: Function, name: str) -> bool:
-    """Whether `f` (or a module's forward) has a parameter of this name."""
-    target = f.forward if isinstance(f, nn.Module) else f
-    try:
-        return name in inspect.signature(target).parameters
-    except (TypeError, ValueError):
-        return False
-
-
-class _Caller:
-    """Calls f on batches: checks what comes back, and halves the batch where memory does not suffice."""
-
-    def __init__(self, f: Function, shape: tuple[int, ...] | None, size: int, called: str) -> None:
-        self.f, self.shape, self.size, self.called = f, shape, size, called
-        self.random = accepts_generator(f)
-        self.unit = 0.0  # roundoff of f's outputs as they come
-
-    @property
-    def known_shape(self) -> tuple[int, ...]:
-        """The output's shape."""
-        if self.shape is None:
-            raise ValueError("n: no draw was made, so the output's shape is not known")
-        return self.shape
-
-    def __call__(self, batch: _Batch) -> Iterator[Tensor]:
-        if batch.source is not None:
-            yield self._checked(self.f(batch.draw(), generator=batch.source()), batch.rows)
-            return
-        z, done = batch.draw(), 0
-        while done < batch.rows:
-            chunk = z[done : done + self.size]
-            count, outputs = len(chunk), None
-            try:
-                outputs = self._checked(self.f(chunk), count)
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
-                    raise
-                if count == 1:
-                    if str(error):
-                        raise
-                    raise MemoryError(f"{self.called} ran out of memory on a batch of one input") from error
-            if outputs is None:
-                # Drawn anew: f may have worked in place before its memory ran out.
-                on_cuda, self.size = z.is_cuda, count // 2
-                _LOG.warning("memory does not suffice for %d rows at once: going on with %d", count, self.size)
-                del chunk, z
-                if on_cuda:
-                    torch.cuda.empty_cache()
-                z = batch.draw()
-                continue
-            done += count
-            yield outputs
-
-    def _checked(self, outputs: Any, b: int) -> Tensor:
-        if isinstance(outputs, Tensor) and outputs.is_floating_point():
-            self.unit = torch.finfo(outputs.dtype).eps
-        outputs = _checked(outputs, b, self.shape, self.called)
-        self.shape = tuple(outputs.shape[1:])
-        return outputs
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Inputs to be drawn, as often as they are needed, each time in memory of their own."""
-
-    rows: int
-    draw: Callable[[], Tensor]
-    source: Callable[[], torch.Generator] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class _Draws:
-    """All draws of a run, by block."""
-
-    y: Tensor
-    noise: Noise
-    n: int
-    seed: int
-    stream: str
-
-    def of(self, blocks: range, random: bool) -> _Batch:
-        """Some blocks together."""
-        rows = min(self.n, blocks.stop * BLOCK) - blocks.start * BLOCK
-
-        def draw() -> Tensor:
-            # A block is always drawn whole and then cut, so that a longer run begins with the draws of a shorter one.
-            noise: Any = self.noise
-            if isinstance(noise, ScaledNoise) and type(noise).draw is ScaledNoise.draw:
-                drawn = noise.draw_each(self.y, BLOCK, sources(self.seed, self.stream, blocks, self.y.device))
-            else:
-                each = (generator(self.seed, self.stream, block, self.y.device) for block in blocks)
-                parts = [noise.draw(self.y, BLOCK, one) for one in each]
-                drawn = torch.cat(parts) if len(parts) > 1 else parts[0]
-            return drawn[:rows]
-
-        def source() -> torch.Generator:
-            return generator(self.seed, self.stream, blocks.start, self.y.device, internal=True)
-
-        return _Batch(rows, draw, source if random else None)
-
-    def batches(self, shard: int, done: int, caller: _Caller) -> Iterator[_Batch]:
-        """Those of a shard after the first `done` blocks."""
-        stop = self._stop(shard)
-        together = 1 if caller.random else max(1, caller.size // BLOCK)
-        for first in range(shard * SHARD + done, stop, together):
-            yield self.of(range(first, min(first + together, stop)), caller.random)
-
-    def ended(self, shard: int, done: int) -> bool:
-        """Whether `done` blocks are all that a shard has."""
-        return shard * SHARD + done == self._stop(shard)
-
-    def _stop(self, shard: int) -> int:
-        return min((self.n + BLOCK - 1) // BLOCK, (shard + 1) * SHARD)
-
-
 class _Look:
     """Evaluates the inputs of one block again: see `certify.montecarlo.repeated`."""
 
-    def __init__(self, caller: _Caller, draws: _Draws, when: str) -> None:
+    def __init__(self, caller: Caller, draws: BlockDraws, when: str) -> None:
         self.caller, self.draws = caller, draws
         self.when = _validate.choice("again", when, ("early", "late", "both", "never"))
         self.seen: Tensor | None = None
-        self.block = _Batch(0, lambda: draws.y)
+        self.block = Batch(0, lambda: draws.y)
         self.looked = False
         self.before = torch.empty(0, dtype=torch.int64)  # rows that were evaluated again early
 
-    def first(self, batch: _Batch, outputs: Tensor) -> None:
+    def first(self, batch: Batch, outputs: Tensor) -> None:
         """Remembers the first outputs that come."""
         if self.seen is None and self.when != "never":
             self.seen = first = outputs[:BLOCK]
-            self.block = _Batch(len(first), lambda: batch.draw()[: len(first)], batch.source)
+            self.block = Batch(len(first), lambda: batch.draw()[: len(first)], batch.source)
 
-    def part(self, rows: range, batch: _Batch, outputs: Tensor) -> None:
+    def part(self, rows: range, batch: Batch, outputs: Tensor) -> None:
         """Remembers outputs of the first block as they come, part by part."""
         if self.seen is None or self.when == "never":
             self.first(batch, outputs)
         elif rows.start < BLOCK:
             self.seen = torch.cat([self.seen, outputs])
-            self.block = _Batch(rows.stop, lambda: self.draws.of(range(1), False).draw()[: rows.stop])
+            self.block = Batch(rows.stop, lambda: self.draws.of(range(1), False).draw()[: rows.stop])
 
     def early(self) -> None:
         """After the first batch."""
@@ -494,7 +368,7 @@ class _Look:
 
         def evaluate() -> Tensor:
             z = block.draw()
-            parts = (_Batch(len(part), partial(z.__getitem__, part), block.source) for part in together)
+            parts = (Batch(len(part), partial(z.__getitem__, part), block.source) for part in together)
             return torch.cat([outputs for part in parts for outputs in self.caller(part)])
 
         unit = max(torch.finfo(self.draws.y.dtype).eps, self.caller.unit)
@@ -503,68 +377,3 @@ class _Look:
         for _ in range(repeats - 1):  # of few rows each has to differ by chance once only
             again = kept_differences(first, again, evaluate())
         compare(first, again, unit, evaluate, same=self.caller.random, called=self.caller.called)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether memory did not suffice. Only CUDA's own has a type of its own, which is a RuntimeError, too."""
-    said = ("DefaultCPUAllocator", "out of memory", "_STATUS_ALLOC_FAILED", "std::bad_alloc", "RESOURCE_EXHAUSTED")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in said)
-
-
-def _in_blocks(parts: Iterable[Tensor], several: bool) -> Iterator[Tensor]:
-    """The rows of the parts, `BLOCK` at a time, or as many whole blocks as there are; the last time what is left."""
-    held: list[Tensor] = []
-    count = 0
-    for part in parts:
-        rows = part
-        while ready := (count + rows.shape[0]) // BLOCK:
-            taken = (ready if several else 1) * BLOCK - count
-            head, rows = rows[:taken], rows[taken:]
-            yield torch.cat([*held, head]) if held else head
-            held, count = [], 0
-        if rows.shape[0]:
-            held, count = [*held, rows], count + rows.shape[0]
-    if held:
-        yield torch.cat(held)
-
-
-def _checked(outputs: Any, b: int, shape: tuple[int, ...] | None, called: str) -> Tensor:
-    one = called != "f" and shape in (None, ())  # one number for each input
-    what = "(b,)" if one else "(b, *output)"
-    if not isinstance(outputs, Tensor):
-        raise TypeError(f"{called} returned a {type(outputs).__name__}: must return a torch tensor of shape {what}")
-    if one and tuple(outputs.shape) != (b,):
-        raise ValueError(
-            f"{called} returned shape {tuple(outputs.shape)} for a batch of {b}: must be ({b},), one number for each "
-            "(replicas, *input)"
-        )
-    if outputs.ndim == 0 or outputs.shape[0] != b:
-        raise ValueError(
-            f"f returned shape {tuple(outputs.shape)} for a batch of {b}: the first axis must be the batch, ({b}, …)"
-        )
-    if shape is not None and tuple(outputs.shape[1:]) != tuple(shape):
-        raise ValueError(
-            f"f returned outputs of shape {tuple(outputs.shape[1:])}: must be {tuple(shape)}, the shape of the center "
-            "and of all other draws"
-        )
-    if outputs.numel() == 0:
-        raise ValueError(f"f returned shape {tuple(outputs.shape)}: must have at least one output")
-    if outputs.is_complex():
-        raise TypeError(f"{called} returned dtype {outputs.dtype}: must be real")
-    if not has_float64(outputs.device):
-        outputs = outputs.detach().cpu()
-    if outputs.dtype in (torch.float32, torch.float64):
-        # Copied: f may hand out the same buffer every time, and the accumulators keep what they are given.
-        outputs = outputs.detach().clone()
-    else:  # half precision is exact in float32, whole numbers up to 2⁵³ in float64
-        outputs = outputs.detach().to(torch.float32 if outputs.is_floating_point() else torch.float64)
-    # One pass: a sum is finite unless an entry is not, or it overflows, which the second look tells apart.
-    if not math.isfinite(float(outputs.sum(dtype=torch.float64))):
-        bad = ~torch.isfinite(outputs)
-        if bool(bad.any()):
-            rows = int(bad.reshape(b, -1).any(dim=1).sum())
-            raise ValueError(
-                f"{called} returned NaN or infinity in {rows} of {b} draws: a certificate is about a finite function; "
-                "none is issued, and drawing again with another seed until it passes would void it"
-            )
-    return outputs

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from certify.montecarlo.engine import Function, accepts_generator
+from certify.montecarlo.batches import accepts_generator
+from certify.montecarlo.engine import Function
 from certify.montecarlo.streams import generator
 
 __all__ = ["counted_work"]

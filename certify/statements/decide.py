@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, Unpack, cast
 
 import numpy as np
@@ -33,108 +33,26 @@ import torch
 from torch import Tensor
 
 from certify import _validate
-from certify._floats import grown, length
 from certify._text import confidence, shown
-from certify.bounds.base import Evidence, Setting
+from certify.bounds.base import Evidence
 from certify.bounds.bounded_mean import MeanEvidence
 from certify.bounds.copies import EventBound, EventEvidence, LimitEvidence, StatisticBound
-from certify.bounds.dimension_free import LayersEvidence
 from certify.bounds.mean_limits import LEAST, SPLITS, TRIED, Limits, Pilot, repeats_of
-from certify.bounds.mse import MSEBound
-from certify.bounds.percentile import draws_needed, enough
-from certify.bounds.statement import Result, constant
 from certify.bounds.weights import Polynomials
 from certify.confidence import stopped_event
 from certify.confidence.betting import best_stake, speed
-from certify.montecarlo import Function, median, row_distances
-from certify.montecarlo.engine import accepts
-from certify.montecarlo.processes import Processes
+from certify.montecarlo import Function
+from certify.montecarlo.batches import accepts
 from certify.noise import Noise
-from certify.statements.drawing import DecideMSEOptions, DecideOptions, Drawing
+from certify.statements.decision import Decision, answer, reason_why, single_process, until_decided
+from certify.statements.drawing import DecideOptions, Drawing
 from certify.statements.mean import Repeated, within
-from certify.statements.stopping import FIRST, StoppedCount, StoppedMean, StoppedRanks
+from certify.statements.stopping import FIRST, StoppedCount, StoppedMean
 
-__all__ = ["Decision", "decide_event", "decide_mse", "decide_statistic"]
+__all__ = ["decide_event", "decide_statistic"]
 
 PILOT = 64
 """Pilot draws that choose W."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decision(Result):
-    """What the `decide_…` functions return.
-
-    Attributes:
-        decided: "yes": the target is certified; "no": it cannot be, by this route, with any number of draws (not: it is
-            false, or there is an attack); "undecided" at the maximum.
-        value: the bound when drawing ended, and valid then: of P[event]; of P[S beyond the threshold]; of the squared
-            distance (+∞ if no bound holds, and for "dimension-free" unless decided "yes").
-        limit: what it was to keep: `value` ≤ `limit` is "yes".
-        rho, alpha, replicas: as asked; replicas is 1 for a squared distance. With probability 1 − α all that is said here
-            holds at once: the decision, `value`, `lower` and `upper`, wherever drawing ended.
-        status: "certified" for "yes", else "abstained".
-        n: draws after which it was decided (all, if undecided). Does not depend on the batch size.
-        drawn: draws that were made: n, and the rest of its batch.
-        maximum: the most that would have been made.
-        repeats: j, values of each of these draws; more than 1: T14.
-        pilot_values: values that pilot draws took besides; the choice between T5 and T14 is made on them.
-        successes: how often the event was seen in n draws; None for "coordinatewise" and several values of each draw.
-        allowed: p₀, the largest probability at y with which "yes" is possible; None for these.
-        lower, upper: limits of the event's probability at y; None for these.
-        reason: why it is not "yes", in words.
-        evidence: for "yes", what a certificate keeps.
-        quantity: "event", "statistic", "mse", or for several values of each draw "mean", as in a certificate's claims.
-        center: c of a squared distance.
-        q, side: of a statistic, as asked.
-    """
-
-    decided: str
-    value: float
-    limit: float
-    replicas: int
-    drawn: int
-    maximum: int
-    successes: int | None
-    allowed: float | None
-    lower: float | None
-    upper: float | None
-    method: str
-    smoother: str = constant("none")
-    reference: str = constant("none")
-    repeats: int = 1
-    pilot_values: int = 0
-    center: Tensor | None = field(default=None, repr=False)
-    q: float | None = None
-    side: str = "upper"
-    scope: str = constant("stopped early")
-
-    @property
-    def claimed(self) -> float:
-        """What a certificate states: the bound of a probability or of a squared distance; of a statistic its threshold."""
-        if isinstance(self.evidence, LimitEvidence):
-            return self.evidence.lower if self.side == "lower" else self.evidence.upper
-        if self.status == "certified":
-            return self.value
-        return {"event": 1.0, "mean": 1.0, "mse": math.inf}.get(
-            self.quantity, -math.inf if self.side == "lower" else math.inf
-        )
-
-    @property
-    def saved(self) -> int:
-        """Draws that were not needed."""
-        return self.maximum - self.drawn
-
-    @property
-    def measured_to(self) -> Tensor | None:
-        return self.center
-
-    def stated(self) -> dict[str, Any]:
-        own = self.named("method", "smoother", "reference", "q", "side", "scope")
-        if self.center is None:
-            about: dict[str, Any] = {"replicas": self.replicas}
-        else:
-            about = {"p": 0.5, "outputs": self.center.numel()}
-        return {**super().stated(), **own, **about, "value": self.claimed}
 
 
 @_validate.suggests(DecideOptions)
@@ -223,7 +141,7 @@ class _Repeated:
         drawing, noise, tried = self.drawing, self.drawing.noise, repeats or TRIED
         values, best = drawing.n, None
         drawing.f, drawing.shape = Repeated(self.event, tried, "event"), (tried,)
-        _single_process()
+        single_process()
         if repeats is None:
             pilot, most = self._pilot(min(FIRST, values // (5 * TRIED))), min(PILOT, values // (5 * TRIED))
             fastest = self._by_count(pilot)
@@ -285,7 +203,7 @@ class _Repeated:
         """Draws, and decides."""
         drawing, half = self.drawing, self.alpha / 2
         seen = StoppedMean(family, w, self._allowed(family, w), tau, half, self._values)
-        drawn = _until_decided(drawing, seen)
+        drawn = until_decided(drawing, seen)
         limits = Limits(family, w[None], (seen.limit(),), ("T14",))
         scale: dict[str, Any] = {"replicas": self.replicas, "repeats": family.repeats, "floor": 0.0, "ceiling": 1.0}
         held = MeanEvidence.of(limits, None, drawing.noise, self.rho, side="upper", **scale)
@@ -297,7 +215,7 @@ class _Repeated:
             "undecided": f"{seen.count:,} draws of {family.repeats} values each neither show {target} nor exclude it by "
             "this W",
         }[seen.decided]
-        return _decision(
+        return answer(
             drawing,
             seen,
             drawn,
@@ -398,9 +316,9 @@ def _of_counts(
         what: was counted, and is wanted, in words.
         evidence: bound → what a certificate keeps, for "yes".
     """
-    drawn, ones = _until_decided(drawing, counts), int(counts.ones)
+    drawn, ones = until_decided(drawing, counts), int(counts.ones)
     value = stopped_event(ones, counts.count, drawing.noise, rho=rho, replicas=drawing.replicas or 1, alpha=alpha / 2)
-    return _decision(
+    return answer(
         drawing,
         counts,
         drawn,
@@ -408,233 +326,9 @@ def _of_counts(
         alpha=alpha,
         value=value,
         limit=limit,
-        reason=_reason(counts, alpha, *what),
+        reason=reason_why(counts, alpha, *what),
         evidence=evidence,
         theorem="T5",
         method="replicas",
         **about,
-    )
-
-
-def _decision(
-    drawing: Drawing,
-    stopped: StoppedCount | StoppedMean | StoppedRanks,
-    drawn: int,
-    *,
-    rho: float,
-    alpha: float,
-    value: float,
-    limit: float,
-    reason: str,
-    evidence: Callable[[float], Evidence | None],
-    **about: Any,
-) -> Decision:
-    """What became of a question.
-
-    Args:
-        drawing, stopped, drawn: what was drawn, what decided, and the draws that were made.
-        rho, alpha, value, limit, about: fields of `Decision`.
-        reason: why it is not "yes".
-        evidence: bound → what a certificate keeps, for "yes".
-    """
-    yes, run = stopped.decided == "yes", drawing.run()
-    counts = stopped if isinstance(stopped, StoppedCount) else None
-    lower, upper = counts.limits() if counts else (None, None)
-    value = min(value, limit) if yes else value
-    return Decision(
-        decided=stopped.decided,
-        value=value,
-        limit=limit,
-        rho=rho,
-        alpha=alpha,
-        replicas=drawing.replicas or 1,
-        n=stopped.count,
-        drawn=drawn,
-        maximum=drawing.n,
-        successes=int(counts.ones) if counts else None,
-        allowed=counts.allowed if counts else None,
-        lower=lower,
-        upper=upper,
-        status="certified" if yes else "abstained",
-        reason=run.remark if yes else reason,
-        evidence=evidence(value) if yes else None,
-        run=replace(run, n=drawn),
-        **about,
-    )
-
-
-@_validate.suggests(DecideMSEOptions)
-def decide_mse(
-    f: Function,
-    y: Tensor,
-    noise: Noise | float,
-    *,
-    tolerance: float,
-    rho: float,
-    method: str = "coordinatewise",
-    level: float | None = None,
-    alpha: float = 1e-3,
-    **options: Unpack[DecideMSEOptions],
-) -> Decision:
-    """Can it be certified that the median-smoothed output stays within a squared distance? (T2, T4, T3)
-
-    Equation
-        for all ‖δ‖_Σ ≤ ρ:  ‖E_½(y + δ) − c‖² ≤ tolerance.
-        "coordinatewise": the bound of `mse_bound` at doubling numbers of draws, half of α shared by the looks.
-        "dimension-free": follows from P[‖f − c‖ > R₀ at y] ≤ 1 − Φ(Φ⁻¹(q) + ρ), R₀² = tolerance (q − ½)/q, one event.
-
-    Reference
-        THEORY T2, T4, T3 (docs/theory/t03-sequential.md).
-
-    Args:
-        f, y, noise: as in `mse_bound`.
-        tolerance: squared ℓ2 distance > 0, a sum over outputs, fixed before the draws.
-        rho: radius > 0 in units of ‖·‖_Σ.
-        method: "coordinatewise" (T2) or "dimension-free" (T4 with one level q).
-        level: q in (½, 1) for "dimension-free"; None: the one that pilot draws let decide soonest.
-        alpha: probability that anything in the answer is wrong.
-        **options: of drawing, as in `decide_event`, and center, support and pilot; the support serves "coordinatewise" only.
-
-    Returns:
-        `Decision`.
-
-    Raises:
-        ValueError, TypeError: as `mse_bound`.
-        RuntimeError: several processes draw; stopping early needs one.
-    """
-    tolerance, rho = _validate.positive("tolerance", tolerance), _validate.positive("rho", rho)
-    method = _validate.choice("method", method, ("coordinatewise", "dimension-free"))
-    if level is not None and _validate.probability("level", level) <= 0.5:
-        raise ValueError(f"level = {level!r}: must be in (½, 1)")
-    if level is not None and method == "coordinatewise":
-        raise ValueError(f"level = {level!r}: only 'dimension-free' has one")
-    alpha = _validate.failure("alpha", alpha)
-    drawing = Drawing(f, y, noise, **options)
-    _single_process()
-    trial = drawing.pilot_draws(method == "dimension-free" and level is None)
-    center = median(cast(Tensor, trial)) if drawing.center is None else drawing.center
-    question = _Distance(drawing, tolerance, rho, alpha, center)
-    if method == "coordinatewise":
-        return question.coordinatewise()
-    return question.dimension_free(question.best_level(cast(Tensor, trial)) if level is None else level)
-
-
-@dataclass(frozen=True, eq=False)
-class _Distance:
-    """The question of `decide_mse`, its pilot drawn."""
-
-    drawing: Drawing
-    tolerance: float
-    rho: float
-    alpha: float
-    center: Tensor
-
-    def coordinatewise(self) -> Decision:
-        """T2 at doubling numbers of draws."""
-        n, noise = self.drawing.n, self.drawing.noise
-        setting = Setting(noise, n, tuple(self.center.shape), self.center, "center", self.drawing.support)
-        bounds = StoppedRanks(setting, self.tolerance, self.rho, self.alpha / 2)
-        drawn = _until_decided(self.drawing, bounds)
-        rho, tolerance = shown(self.rho, "exact"), shown(self.tolerance, "exact")
-        if bounds.decided == "yes":
-            reason = ""
-        elif bounds.decided == "no":
-            reason = (
-                f"with confidence {confidence(self.alpha)} the coordinate-wise bound exceeds "
-                f"{tolerance} at ρ = {rho}, whatever the number of draws"
-            )
-        elif math.isfinite(bounds.value):
-            reason = f"from n = {n} draws the bound is {shown(bounds.value, 'up')} > tolerance {tolerance}"
-        else:
-            needed = draws_needed(noise.tails(0.5, self.rho), self.alpha / (4 * setting.outputs))
-            reason = f"n = {n} draws give no finite bound at ρ = {rho}: {enough(needed)}"
-        return self._decision("coordinatewise", "T2", bounds, drawn, bounds.value, reason, lambda _: bounds.evidence)
-
-    def dimension_free(self, q: float) -> Decision:
-        """T4 with one level q: the event that f is further than R₀ from c."""
-        center = self.center
-        # A sum of m squares is good to m/2 ulp, far below this.
-        reach = math.sqrt(self.tolerance) * math.sqrt((q - 0.5) / q) * (1 - 1e-10)
-
-        def leaves(outputs: Tensor) -> Tensor:
-            return grown(length(row_distances(outputs, center), dim=1), 1e-10) > reach
-
-        counts = StoppedCount(self.drawing.noise.tails(q, self.rho).upper, self.alpha / 2, leaves)
-        drawn = _until_decided(self.drawing, counts)
-        wanted = f"squared distance {shown(self.tolerance, 'exact')} (T4, level {shown(q, 'down', 4)})"
-        reason = _reason(counts, self.alpha, f"a distance beyond {shown(reach, 'down')}", wanted)
-        limits = torch.tensor([q], dtype=torch.float64), torch.tensor([[reach]], dtype=torch.float64)
-        evidence = LayersEvidence(center, *limits, False, center)
-        value = self.tolerance if counts.decided == "yes" else math.inf
-        return self._decision("dimension-free", "T4", counts, drawn, value, reason, lambda _: evidence)
-
-    def best_level(self, pilot: Tensor) -> float:
-        """The level whose event pilot draws let decide soonest: the largest KL(P[beyond R₀] ‖ p₀), if it is below p₀."""
-        away = length(row_distances(pilot, self.center), dim=1)
-        best, chosen = -math.inf, 0.75
-        for q in torch.linspace(0.51, 0.99, 97, dtype=torch.float64).tolist():
-            often = float((away > math.sqrt(self.tolerance) * math.sqrt((q - 0.5) / q)).sum() + 0.5) / (len(away) + 1)
-            p0 = max(self.drawing.noise.tails(q, self.rho).upper, 1e-300)
-            speed = often * math.log(often / p0) + (1 - often) * (math.log1p(-often) - math.log1p(-p0))
-            speed = speed if often < p0 else -speed
-            if speed > best:
-                best, chosen = speed, q
-        return chosen
-
-    def _decision(
-        self,
-        method: str,
-        theorem: str,
-        stopped: StoppedCount | StoppedRanks,
-        drawn: int,
-        value: float,
-        reason: str,
-        evidence: Callable[[float], Evidence | None],
-    ) -> Decision:
-        return _decision(
-            self.drawing,
-            stopped,
-            drawn,
-            rho=self.rho,
-            alpha=self.alpha,
-            value=value,
-            limit=self.tolerance,
-            reason=reason,
-            evidence=evidence,
-            theorem=theorem,
-            method=method,
-            quantity=MSEBound.quantity,
-            unit=MSEBound.unit,
-            smoother="median",
-            reference="center",
-            center=self.center,
-        )
-
-
-def _until_decided(drawing: Drawing, stopped: StoppedCount | StoppedMean | StoppedRanks) -> int:
-    """Draws until `stopped` has decided; how many draws were made."""
-    _single_process()
-    return drawing.draw_until(stopped, stopped.next_draws)
-
-
-def _single_process() -> None:
-    """Several processes would each come to a decision of their own from draws of their own."""
-    count = Processes.current().count
-    if count > 1:
-        raise RuntimeError(f"{count} processes draw: stopping early needs a single one")
-
-
-def _reason(counts: StoppedCount, alpha: float, what: str, wanted: str) -> str:
-    if counts.decided == "yes":
-        return ""
-    ones = int(counts.ones)
-    if counts.decided == "no":
-        return (
-            f"{what}, seen in {ones} of the first {counts.count} draws, has with confidence {confidence(alpha)} a probability "
-            f"above {shown(counts.allowed, 'down', 4)} at the input itself, the most with which {wanted} can be certified by "
-            "any number of draws"
-        )
-    return (
-        f"{what}, seen in {ones} of {counts.count} draws: that its probability is at most {shown(counts.allowed, 'up', 4)} is "
-        "neither shown nor excluded"
     )

@@ -34,7 +34,7 @@ from certify.bounds.copies import EventBound
 from certify.bounds.mean_limits import LEAST, TRIED, Limits, Pilot, chosen_limits, repeats_of, split
 from certify.bounds.weights import Piecewise, Polynomials, Weights
 from certify.montecarlo import AllDraws, Function
-from certify.montecarlo.engine import accepts
+from certify.montecarlo.batches import accepts
 from certify.noise import Noise
 from certify.statements.drawing import Drawing, MeanOptions
 from certify.statements.replicas import SIDES, counted_event

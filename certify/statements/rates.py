@@ -31,7 +31,7 @@ from certify.bounds.mean_limits import LEAST, TRIED, Pilot, chosen_limits, repea
 from certify.bounds.rates import RateOver
 from certify.bounds.weights import Polynomials
 from certify.montecarlo import BLOCK, AllDraws, Counts, Function, count_events, generator
-from certify.montecarlo.engine import accepts_generator
+from certify.montecarlo.batches import accepts_generator
 from certify.montecarlo.repeated import few_together
 from certify.noise import GaussianNoise, Noise
 from certify.statements.drawing import Draws, RateOptions

@@ -20,9 +20,9 @@ from certify.bounds.percentile import PercentileBounds
 from certify.bounds.radius import CertifiedRadius
 from certify.bounds.rates import RateOver
 from certify.certificate import Claim, ClaimedCurve, ClaimedEvent, ClaimedMean, words
-from certify.images.statistics import MeasuredRate
+from certify.images.rates import MeasuredRate
 from certify.noise import GaussianNoise
-from certify.statements.decide import Decision
+from certify.statements.decision import Decision
 from certify.statements.plan import Plan
 from certify.summaries.of_prompts import sizes
 from certify.summaries.summary import Summary, Table, summary

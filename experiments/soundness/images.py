@@ -27,7 +27,8 @@ from torch import Tensor
 
 from certify import AdaptiveMedianSmoother, event_bound, load_pipeline, world
 from certify.bounds.copies import EventBound
-from certify.images.statistics import attack_succeeds, undefended_rate
+from certify.images.rates import undefended_rate
+from certify.images.statistics import attack_succeeds
 from certify.models import PromptEncoder
 from certify.models.text import TokenizedPrompt
 from certify.montecarlo import generator

@@ -40,7 +40,7 @@ from certify.bounds.percentile import PercentileBounds
 from certify.confidence import clopper_pearson, extreme_rank
 from certify.confidence.betting import evidence_against
 from certify.montecarlo import AllDraws, draw
-from certify.montecarlo.engine import accepts_generator
+from certify.montecarlo.batches import accepts_generator
 from certify.noise import Noise
 from certify.support import Support
 

@@ -29,7 +29,8 @@ from certify import _validate, load_pipeline
 from certify.adaptive.deployment import Deployment
 from certify.bounds.rates import RateOver
 from certify.confidence import clopper_pearson
-from certify.images.statistics import attack_rate_over, attack_succeeds
+from certify.images.rates import attack_rate_over
+from certify.images.statistics import attack_succeeds
 from certify.models.text import TokenizedPrompt
 from certify.montecarlo import generator
 from experiments import files

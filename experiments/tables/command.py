@@ -24,10 +24,13 @@ from experiments.defenses.ams import Settings as Smoothing
 from experiments.defenses.defense import fitting
 from experiments.settings import changed
 from experiments.tables.evaluator import Evaluator
-from experiments.tables.layouts import LAYOUTS, Run, chosen, grid, read_smoothing, write_smoothing
+from experiments.tables.given import Given
+from experiments.tables.layouts import LAYOUTS
+from experiments.tables.lines import Run
 from experiments.tables.result_cache import ResultCache
 from experiments.tables.table import Table
-from experiments.tables.testbed import Embedded, Given, Sizes, Testbed
+from experiments.tables.testbed import Embedded, Sizes, Testbed
+from experiments.tables.tuning import chosen, grid, read_smoothing, write_smoothing
 from experiments.unlearning.concept import KINDS, Concept
 
 __all__ = ["add_arguments", "main", "self_generated", "written"]

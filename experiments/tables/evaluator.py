@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from certify import GaussianNoise
-from certify.images.statistics import attack_rate_over
+from certify.images.rates import attack_rate_over
 from certify.models import PromptEncoder
 from experiments import files
 from experiments.attacks import learned

@@ -24,7 +24,8 @@ from experiments.defenses.defense import fitting
 from experiments.tables import figures as drawing
 from experiments.tables.certified import Effort, curves
 from experiments.tables.evaluator import Setup
-from experiments.tables.layouts import BESIDE, RETRAINED, RHOS, Run
+from experiments.tables.layouts import RETRAINED
+from experiments.tables.lines import BESIDE, RHOS, Run
 from experiments.tables.table import Table
 from experiments.tables.testbed import Embedded
 from experiments.unlearning.concept import Concept

@@ -11,7 +11,7 @@ import pytest
 
 import certify
 from certify.defence import Defence, covered_prompts, covered_words
-from certify.defence.defence import rebuilt
+from certify.defence.building import rebuilt
 from tests.defence.pipelines import CALLS, built
 from tests.defence.test_families import CIRCLE, PROMPT
 

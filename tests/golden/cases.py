@@ -22,7 +22,7 @@ from certify.adaptive.memory import CovarianceMemory
 from certify.bounds import METHODS, ROUTES
 from certify.datasets import PromptSet, Results, RowOptions, certify_rows, run_settings
 from certify.images.detectors import load_detector
-from certify.images.statistics import attack_rate_over
+from certify.images.rates import attack_rate_over
 from certify.montecarlo import RunFolder
 from certify.montecarlo.checkpoint import Checkpoint
 from certify.statements.ask import MSE, Curve, Deployed, Percentile, Radius, ask

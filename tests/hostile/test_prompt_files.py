@@ -18,8 +18,8 @@ from certify.datasets import PromptSet
 from experiments.attacks.targets import read as read_targets
 from experiments.defenses.ams import Settings as Smoothing
 from experiments.defenses.blacklist import read_words
-from experiments.tables.layouts import read_smoothing, write_smoothing
 from experiments.tables.page import read_csv
+from experiments.tables.tuning import read_smoothing, write_smoothing
 from experiments.unlearning import saving
 from tests.hostile.corpus import FOREIGN, GARBAGE, Raw, Watched, dumped, mangled_bytes, mangled_json, payloads
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import certify.models.load as load
 from certify.models import fingerprint, load_pipeline, load_text_encoder, overlay_of
+from certify.models.hub import unreachable
 from tests.pipelines import save_index, save_pickled, save_pipeline, save_tokenizer
 
 
@@ -354,7 +354,7 @@ class TestHub:
             load_text_encoder("someone/sdxl")
 
     def test_a_repository_without_safetensors(self) -> None:
-        error = load._unreachable("a/b", OSError("Could not find the necessary `safetensors` weights in {...}"))
+        error = unreachable("a/b", OSError("Could not find the necessary `safetensors` weights in {...}"))
         assert isinstance(error, ValueError)
         assert "pickled, which is refused" in str(error)
 

@@ -9,7 +9,7 @@ import torch
 
 from certify import GaussianNoise
 from certify.montecarlo import AllDraws, draw, median
-from certify.montecarlo.engine import accepts_generator
+from certify.montecarlo.batches import accepts_generator
 
 
 def run(f, n: int = 100, y: torch.Tensor | None = None, **options) -> torch.Tensor:

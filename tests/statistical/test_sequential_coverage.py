@@ -14,7 +14,8 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import binom
 
 from certify import GaussianNoise
-from certify.statements.decide import decide_event, decide_mse, decide_statistic
+from certify.statements.decide import decide_event, decide_statistic
+from certify.statements.decide_mse import decide_mse
 from certify.statements.stopping import StoppedCount
 from tests.statistical.trials import Trials, too_many
 

@@ -2,7 +2,8 @@
 
 from certify.models.encoders.families import FAMILIES, Family, family_of
 from certify.models.encoders.outputs import Slot
-from certify.models.encoders.pipeline import EncodeCall, Frame, Layout, PipelineEncoder, Reading
+from certify.models.encoders.pipeline import PipelineEncoder
+from certify.models.encoders.readings import EncodeCall, Frame, Layout, Reading
 from certify.models.encoders.words import Vocabulary
 
 __all__ = [

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from certify._records import Record
 
-__all__ = ["Slot", "leaves", "replaced"]
+__all__ = ["Slot", "alike", "leaves", "replaced", "rounding"]
 
 Path = tuple[Any, ...]
 
@@ -80,3 +80,17 @@ def replaced(tree: Any, path: Path, value: Any) -> Any:
     if hasattr(tree, "_fields"):
         return type(tree)(*entries)
     return tuple(entries) if isinstance(tree, tuple) else entries
+
+
+_ROUNDING = 1e-5  # of the largest entry: what another batch size may change
+
+
+def rounding(row: Tensor) -> float:
+    """What another place in a batch may change."""
+    scale = float(row.abs().max()) if row.numel() else 0.0
+    return max(_ROUNDING, 8 * torch.finfo(row.dtype).eps) * scale
+
+
+def alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two outputs are the same, but for what another place in a batch may change."""
+    return one.shape == other.shape and bool(((one.float() - other.float()).abs() <= rounding(one)).all())

@@ -15,21 +15,29 @@ The pipeline itself is not changed: it is a copy of it, sharing its models, that
 from __future__ import annotations
 
 import copy
-import functools
 import inspect
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from certify._records import Record
 from certify.models.encoders.embeddings import Lookup, embedding_std, listening, text_encoders
 from certify.models.encoders.families import Family, family_of
-from certify.models.encoders.outputs import Slot, leaves
+from certify.models.encoders.outputs import Slot, alike, leaves, rounding
+from certify.models.encoders.readings import (
+    PROMPT_ARGUMENT,
+    EncodeCall,
+    Frame,
+    Reading,
+    is_own,
+    layout_of,
+    own_prompt,
+    plain_prompt,
+    without_padding,
+)
 from certify.models.encoders.words import Vocabulary
 from certify.models.evaluation import eager
 from certify.models.fingerprint import fingerprint
@@ -37,155 +45,20 @@ from certify.models.offloaded import device_of, state_of
 from certify.models.quiet import quiet_libraries
 from certify.support import is_rms_norm
 
-__all__ = ["EncodeCall", "Frame", "Layout", "PipelineEncoder", "Reading"]
+__all__ = ["PipelineEncoder"]
 
-_PROMPT = re.compile(r"prompt(_\d+)?")
 _COPIES = re.compile(r"num_\w+_per_prompt")
 _AROUND = ("vae", "movq", "image_encoder", "safety_checker", "feature_extractor", "vqvae")
 _PROBE = "a photo of a cat"
 _LONG = " ".join([_PROBE] * 9)
-_ROUNDING = 1e-5  # of the largest entry: what another batch size may change
 _MOST_LOOKUPS = 8
 
 
 Answer = Callable[[int, "EncodeCall", Callable[[], Any]], Any]
 
 
-class _Prompt(str):
-    """The user's own prompt, recognised wherever the pipeline hands it on."""
-
-    __slots__ = ()
-
-
 class _Stop(Exception):
     """The denoiser is reached: all prompts are encoded."""
-
-
-@dataclass(frozen=True, eq=False)
-class EncodeCall(Record):
-    """One call of `encode_prompt` that a pipeline makes for its prompt.
-
-    Attributes:
-        arguments: as the pipeline passes them, by name.
-    """
-
-    arguments: Mapping[str, Any]
-
-    @property
-    def prompts(self) -> list[str]:
-        """The prompts, a row each."""
-        value = self.arguments["prompt"]
-        return [str(value)] if isinstance(value, str) else [str(text) for text in value]
-
-    def of(self, texts: Sequence[str]) -> EncodeCall:
-        """The same call for other prompts, for every encoder."""
-        given = {n: list(texts) for n, v in self.arguments.items() if _PROMPT.fullmatch(n) and v is not None}
-        without = {n: None for n in self.arguments if n.startswith("negative_")}
-        return EncodeCall({**self.arguments, **without, **given})
-
-    def same(self, other: EncodeCall) -> bool:
-        """Whether it has the arguments of another one; tensors and other objects must be the same ones."""
-        a, b = self.arguments, other.arguments
-        return a.keys() == b.keys() and all(
-            a[name] is b[name] or (_is_plain(a[name]) and _is_plain(b[name]) and a[name] == b[name]) for name in a
-        )
-
-    @property
-    def key(self) -> tuple[tuple[str, str], ...]:
-        """What of it is the same for other prompts."""
-        return tuple(
-            (name, repr(value))
-            for name, value in sorted(self.arguments.items())
-            if not _PROMPT.fullmatch(name) and not name.startswith("negative_")
-        )
-
-
-@dataclass(frozen=True)
-class Layout(Record):
-    """What stands at each position of one prompt in one encoder.
-
-    Attributes:
-        encoder: the text encoder's name among the pipeline's components.
-        ids, tokens: one an entry a position.
-        kinds: "template", "word" or "padding".
-        words: (start, stop) of every word.
-        texts: what every token of a word says; "" elsewhere.
-    """
-
-    encoder: str
-    ids: tuple[int, ...]
-    tokens: tuple[str, ...]
-    kinds: tuple[str, ...]
-    words: tuple[tuple[int, int], ...]
-    texts: tuple[str, ...]
-
-    def word(self, span: tuple[int, int]) -> tuple[str, ...]:
-        """The tokens of a word."""
-        return self.tokens[slice(*span)]
-
-
-@dataclass(frozen=True, eq=False)
-class Frame(Record):
-    """What is the same for all prompts of calls with the same other arguments.
-
-    Attributes:
-        slots: the places in what `encode_prompt` returns that follow the embeddings.
-        empty: for each lookup the ids of the empty prompt, without padding.
-        units: for each lookup the standard deviation of the module's embeddings.
-        ragged: whether a prompt's encoding depends on what else is in its batch: padded to the longest.
-    """
-
-    slots: tuple[Slot, ...]
-    empty: tuple[tuple[int, ...], ...]
-    units: tuple[float, ...]
-    ragged: bool
-
-    @functools.cached_property
-    def blocks(self) -> tuple[tuple[int, ...], ...]:
-        """Lookups in groups whose outputs no other group can move (T16): one each, unless their boxes overlap."""
-        groups: list[set[int]] = [{part} for part in range(len(self.units))]
-        for slot in self.slots:
-            known = [(part, box) for part, box in enumerate(slot.boxes) if box is not None]
-            for i, (part, box) in enumerate(known):
-                for other, further in known[i + 1 :]:
-                    if all(a < d and c < b for (a, b), (c, d) in zip(box, further, strict=True)):
-                        joined = next(g for g in groups if part in g) | next(g for g in groups if other in g)
-                        groups = [g for g in groups if not g & joined] + [joined]
-        return tuple(tuple(sorted(group)) for group in sorted(groups, key=min))
-
-
-@dataclass(frozen=True, eq=False)
-class Reading(Record):
-    """Prompts as one call of `encode_prompt` reads them.
-
-    Attributes:
-        call, frame: the call, and what is known of its kind.
-        tree: what it returns without noise, for the prompt's branch alone.
-        lookups: embeddings of every lookup: (prompts, tokens, width).
-        layouts: for each prompt, for each lookup.
-    """
-
-    call: EncodeCall
-    frame: Frame
-    tree: Any
-    lookups: tuple[Lookup, ...]
-    layouts: tuple[tuple[Layout, ...], ...]
-
-    def masks(self, slot: Slot) -> Tensor | None:
-        """(prompts, tokens), False at positions that the pipeline itself masks in this slot; None: it masks none of them."""
-        if slot.axis != 0:
-            return None
-        value = self.tree
-        for key in slot.path:
-            value = value[key]
-        if value.ndim != 3:
-            return None
-        for _, leaf in leaves(self.tree):
-            if isinstance(leaf, Tensor) and tuple(leaf.shape) == tuple(value.shape[:2]):
-                wanted = leaf != 0
-                if bool((leaf == wanted.to(leaf.dtype)).all()):
-                    return wanted.cpu()
-        return None
 
 
 class PipelineEncoder:
@@ -299,9 +172,9 @@ class PipelineEncoder:
 
         def encode_prompt(*args: Any, **kwargs: Any) -> Any:
             bound = self.signature.bind(twin, *args, **kwargs)
-            given = {name: _plain(value) for name, value in list(bound.arguments.items())[1:]}
+            given = {name: plain_prompt(value) for name, value in list(bound.arguments.items())[1:]}
             given |= given.pop("kwargs", {})
-            if not _is_own(bound.arguments.get("prompt")):
+            if not is_own(bound.arguments.get("prompt")):
                 if not _is_negative(bound.arguments.get("prompt"), rejected):
                     raise ValueError(
                         f"{type(twin).__name__} encodes another text than the prompt: something rewrites it first (prompt "
@@ -319,7 +192,11 @@ class PipelineEncoder:
             usual = inspect.signature(type(twin).__call__).parameters.values()
             negative = {p.name: p.default for p in usual if p.default is not p.empty} | arguments
             rejected.extend(value for name, value in negative.items() if name.startswith("negative_prompt"))
-            prompts = {name: _own(v) for name, v in arguments.items() if _PROMPT.fullmatch(name) and v is not None}
+            prompts = {
+                name: own_prompt(v)
+                for name, v in arguments.items()
+                if PROMPT_ARGUMENT.fullmatch(name) and v is not None
+            }
             result = type(twin).__call__(twin, **{**arguments, **prompts})
             if not calls:
                 raise ValueError(
@@ -391,7 +268,7 @@ class PipelineEncoder:
         """
         arguments: dict[str, Any] = dict(call.arguments)
         for name, value in call.arguments.items():
-            if _PROMPT.fullmatch(name) and value is not None:
+            if PROMPT_ARGUMENT.fullmatch(name) and value is not None:
                 own = [value] * len(call.prompts) if isinstance(value, str) else list(value)
                 arguments[name] = own * copies if texts is None else list(texts)
             elif name.startswith("negative_"):
@@ -472,11 +349,11 @@ class PipelineEncoder:
                 f"{', '.join(self.encoders)}: noise there would defend nothing"
             )
         vocabularies = [self.vocabulary(lookup.encoder) for lookup in heard]
-        ragged = any(not _alike(s.rows(plain, 1)[0], s.rows(beside, 2)[0]) for s in slots)
+        ragged = any(not alike(s.rows(plain, 1)[0], s.rows(beside, 2)[0]) for s in slots)
         return Frame(
             tuple(slots),
             tuple(
-                tuple(_bare(lookup.ids[0].tolist(), v.padding)[0])
+                tuple(without_padding(lookup.ids[0].tolist(), v.padding)[0])
                 for lookup, v in zip(empty, vocabularies, strict=True)
             ),
             tuple(embedding_std(lookup.module) for lookup in heard),
@@ -502,7 +379,7 @@ class PipelineEncoder:
             axis, rows = grown[0], list(leaf.movedim(grown[0], 0))
         boxes: list[tuple[tuple[int, int], ...] | None] = []
         for row in rows[1:]:
-            where = ((row.float() - rows[0].float()).abs() > _rounding(rows[0])).nonzero()
+            where = ((row.float() - rows[0].float()).abs() > rounding(rows[0])).nonzero()
             if not len(where):
                 boxes.append(None)
                 continue
@@ -577,7 +454,7 @@ class PipelineEncoder:
         vocabularies = [self.vocabulary(lookup.encoder) for lookup in heard]
         layouts = tuple(
             tuple(
-                _layout(lookup.encoder, lookup.ids[row].tolist(), empty, vocabulary)
+                layout_of(lookup.encoder, lookup.ids[row].tolist(), empty, vocabulary)
                 for lookup, empty, vocabulary in zip(heard, frame.empty, vocabularies, strict=True)
             )
             for row in range(len(call.prompts))
@@ -604,14 +481,6 @@ def _named(pipeline: type) -> inspect.Signature:
     raise TypeError(f"{pipeline.__name__}.encode_prompt names none of its arguments: must take `prompt` by name")
 
 
-def _own(value: Any) -> Any:
-    return _Prompt(value) if isinstance(value, str) else [_Prompt(text) for text in value]
-
-
-def _is_own(value: Any) -> bool:
-    return isinstance(value, _Prompt) or (isinstance(value, list) and bool(value) and all(map(_is_own, value)))
-
-
 def _is_negative(value: Any, rejected: Sequence[Any]) -> bool:
     texts = [value] if isinstance(value, str) else list(value or [""])
     lists = [[entry] if isinstance(entry, str) else entry for entry in rejected]
@@ -619,66 +488,9 @@ def _is_negative(value: Any, rejected: Sequence[Any]) -> bool:
     return all(text in ("", *named) for text in texts)
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    return isinstance(value, (str, int, float, bool, torch.device, torch.dtype, type(None)))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, str):
-        return str(value)
-    return [_plain(entry) for entry in value] if isinstance(value, list) else value
-
-
 def _copied(value: Any) -> Any:
     return list(value) if isinstance(value, list) else value  # some write into the list that they are given
 
 
-def _rounding(row: Tensor) -> float:
-    """What another place in a batch may change."""
-    scale = float(row.abs().max()) if row.numel() else 0.0
-    return max(_ROUNDING, 8 * torch.finfo(row.dtype).eps) * scale
-
-
-def _alike(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and bool(((one.float() - other.float()).abs() <= _rounding(one)).all())
-
-
 def _listed(leaf: Any) -> list[Tensor]:
     return leaf if isinstance(leaf, list) else [leaf]
-
-
-def _bare(ids: Sequence[int], padding: int | None) -> tuple[list[int], int]:
-    """Ids without padding at either end, and where they begin."""
-    first, last = 0, len(ids)
-    while padding is not None and last > first and ids[last - 1] == padding:
-        last -= 1
-    while padding is not None and first < last and ids[first] == padding:
-        first += 1
-    return list(ids[first:last]), first
-
-
-def _layout(encoder: str, ids: list[int], empty: Sequence[int], vocabulary: Vocabulary) -> Layout:
-    """What stands where: the prompt is what the empty prompt does not have."""
-    bare, start = _bare(ids, vocabulary.padding)
-    before = _common(bare, empty)
-    after = _common(bare[before:][::-1], empty[before:][::-1])
-    begin, end = start + before, start + len(bare) - after
-    kinds = ["padding"] * start + ["template"] * before + ["word"] * (end - begin)
-    kinds += ["template"] * after + ["padding"] * (len(ids) - len(kinds) - after)
-    content = ids[begin:end]
-    words = tuple((begin + a, begin + b) for a, b in vocabulary.words(content))
-    tokens = vocabulary.tokens(ids)
-    texts = [vocabulary.text([token]) if kind == "word" else "" for token, kind in zip(tokens, kinds, strict=True)]
-    return Layout(encoder, tuple(ids), tokens, tuple(kinds), words, tuple(texts))
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many entries two lists begin alike with."""
-    length = 0
-    for a, b in zip(one, other, strict=False):
-        if a != b:
-            break
-        length += 1
-    return length

@@ -10,7 +10,8 @@ import pytest
 from certify.models import load_text_encoder
 from experiments.attacks.attack import read_rows
 from experiments.tables.evaluator import Evaluator, Setup
-from experiments.tables.layouts import ATTACKS, LAYOUTS, SCORES
+from experiments.tables.layouts import LAYOUTS
+from experiments.tables.lines import ATTACKS, SCORES
 from experiments.tables.page import read_csv
 from experiments.tables.result_cache import ResultCache
 from experiments.tables.table import Column

@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from certify import load_pipeline
 from experiments.metrics.q16 import save_head
 from experiments.tables import command
+from experiments.tables.given import Given
 from experiments.tables.page import read_csv
-from experiments.tables.testbed import Given, Sizes
+from experiments.tables.testbed import Sizes
 from experiments.unlearning.concept import Concept
 
 

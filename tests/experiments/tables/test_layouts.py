@@ -14,10 +14,10 @@ from experiments.defenses.ams import Settings
 from experiments.metrics.asr import interval
 from experiments.tables.command import self_generated
 from experiments.tables.evaluator import Evaluator
-from experiments.tables.layouts import chosen, read_smoothing, rule, write_smoothing
 from experiments.tables.result_cache import ResultCache
 from experiments.tables.table import Line
 from experiments.tables.testbed import Embedded, Sizes
+from experiments.tables.tuning import chosen, read_smoothing, rule, write_smoothing
 from experiments.unlearning.concept import Concept
 
 
