@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from certify._random import has_float64
+from certify._records import Record
 from certify.montecarlo.streams import BLOCK, SHARD, generator, sources
 from certify.noise import Noise
 from certify.noise.base import ScaledNoise
@@ -93,7 +94,7 @@ class Caller:
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(Record):
     """Inputs to be drawn, as often as they are needed, each time in memory of their own."""
 
     rows: int
@@ -102,7 +103,7 @@ class Batch:
 
 
 @dataclass(frozen=True, eq=False)
-class BlockDraws:
+class BlockDraws(Record):
     """All draws of a run, by block."""
 
     y: Tensor

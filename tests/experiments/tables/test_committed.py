@@ -9,6 +9,7 @@ import pytest
 
 from certify.models import load_text_encoder
 from experiments.attacks.attack import read_rows
+from experiments.attacks.learned import words_of
 from experiments.tables.evaluator import Evaluator, Setup
 from experiments.tables.layouts import LAYOUTS
 from experiments.tables.lines import ATTACKS, SCORES
@@ -16,6 +17,7 @@ from experiments.tables.page import read_csv
 from experiments.tables.result_cache import ResultCache
 from experiments.tables.table import Column
 from experiments.tables.testbed import Embedded, Sizes
+from experiments.world.worlds import everything
 from tests.experiments.tables.agreement import disagreements, tables_of
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -66,10 +68,12 @@ def test_at_least_a_hundred_prompts_are_behind_table_1():
 
 
 def test_every_committed_attack_prompt_fits_and_is_of_its_file():
-    encoder = load_text_encoder()
+    worlds = {world.label: load_text_encoder(world.base) for world in everything()}
     for path in PROMPTS.rglob("*.csv"):
-        rows = read_rows(path)
+        label = path.relative_to(PROMPTS).parts[0]
+        rows, encoder = read_rows(path), worlds.get(label, worlds[""])
         assert rows, path
+        assert set(words_of(rows)) <= {word for row in rows for word in row.adversarial.split(" ")}
         assert {(row.attack, row.victim) for row in rows} == {(path.stem, path.parts[-3])}
         assert len({row.number for row in rows}) == len(rows)
         for row in rows:
