@@ -228,7 +228,8 @@ NO_SUMMARY = {
     "Trajectory ExampleImages RunRecord ClassifiedRow ClassifiedRun Part "
     "Weights Directory Settings "
     "EncodeCall Layout Frame Reading Lookup Slot Family Vocabulary LabelledSet Tolerances",
-    "what runs": "Deployment Problem JointProblem Region Processes Block Materials SigmaRule ClassifierTask LevelTable Batch BlockDraws",
+    "what runs": "Deployment Problem JointProblem Region Processes Block Materials SigmaRule ClassifierTask LevelTable "
+    "Batch BlockDraws",
     "what shows itself": "Explanation",
     "parts of an answer": "OnRecord Mention Evaluation Run Setting Box ModelRecord Section Summary Table Overlay Verdicts "
     "Statement Result Distance Squared OfCopies Choice Kind Entry Subject Limits "
