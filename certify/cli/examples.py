@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +39,10 @@ def examples_of_run(
             + ("over inputs of a classifier" if run.of_classes else "that kept no certificates (--save-certificates)")
         )
     made: dict[int, ExampleImages] = {}
+    load = functools.lru_cache(maxsize=1)(_pipeline)  # once for all the certificates of a run, and no longer
     for number, where in run.certificates.items():
         certificate = Certificate.load(folder / where)
-        found = examples_for(certificate, folder / where, 1 if images is None else images, given, trust, device)
+        found = examples_for(certificate, folder / where, 1 if images is None else images, given, trust, device, load)
         made |= {} if found is None else {number: found}
     return made
 
@@ -62,6 +63,7 @@ def examples_for(
     given: Mapping[str, Any],
     trust: bool,
     device: str | None,
+    load: Callable[..., Any] | None = None,
 ) -> ExampleImages | None:
     """Images for the page of a certificate: an image of `certify generate` that lies in its folder, or freshly made ones.
 
@@ -95,14 +97,18 @@ def examples_for(
             f"{given_}no images can be made, since the certificate {why}; must be 0, or left out with --model"
         )
     try:
-        return _generate(certificate, 4 if images is None else images, named(certificate, given, trust), device)
+        return _generate(
+            certificate, 4 if images is None else images, named(certificate, given, trust), device, load or _pipeline
+        )
     except ValueError as error:
         if asked:
             raise
         return ExampleImages(note=f"No images: {error}.")
 
 
-def _generate(certificate: Certificate, images: int, wanted: Mapping[str, Any], device: str | None) -> ExampleImages:
+def _generate(
+    certificate: Certificate, images: int, wanted: Mapping[str, Any], device: str | None, load: Callable[..., Any]
+) -> ExampleImages:
     """Images of a certificate's prompt, with and without its smoother, from the model that it is about.
 
     Raises:
@@ -117,7 +123,7 @@ def _generate(certificate: Certificate, images: int, wanted: Mapping[str, Any], 
     where = wanted["model"]
     with terminal.out.status("loading the model"):
         put = (("weights", wanted["unet"]), *((name, wanted[name]) for name in ("text_encoder", "variant")))
-        pipe = _pipeline(where, device_of(device), record.get("dtype"), put)
+        pipe = load(where, device_of(device), record.get("dtype"), put)
         if "pipeline" in record:
             pipe.set_progress_bar_config(disable=True)
             return _of_defence(rebuilt_defence(certificate, pipe, wanted["concepts"]), certificate, images)
@@ -138,9 +144,7 @@ def _generate(certificate: Certificate, images: int, wanted: Mapping[str, Any], 
     return ExampleImages(undefended, defended, note=note)
 
 
-@functools.lru_cache(maxsize=1)
 def _pipeline(where: str | None, device: str, dtype: str | None, put: tuple[tuple[str, Any], ...]) -> Any:
-    """A pipeline, loaded once for all the certificates of a run."""
     from certify.models import load_pipeline
 
     return load_pipeline(where, device=device, dtype=dtype, **dict(put))
