@@ -3,6 +3,7 @@
 images from encodings, with and without the defence     generation.py
 does an image show what it must not?                    detectors.py
 statistics and events of encodings, predictions and images     statistics.py
+rates over a set of prompts, and measured ones          rates.py
 """
 
 from certify.images.detectors import Detector, detected, load_detector

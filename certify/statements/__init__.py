@@ -4,7 +4,7 @@
     how draws are made: the options of all of them         drawing.py
     what is deployed, with K noisy copies (T5)             replicas.py
     a rate over a set of prompts                           rates.py
-    stopping early                                         decide.py, stopping.py
+    stopping early                                         decide.py, decide_mse.py, decision.py, stopping.py
     how many draws it takes                                plan.py
     the estimators themselves                              smoothers.py
 
