@@ -17,6 +17,8 @@ from certify.defence.smoother import JointProblem
 __all__ = ["compared"]
 
 _NAMES = {
+    "class": "pipeline class",
+    "family": "pipeline family",
     "encoders": "text encoders",
     "blocks": "blocks of encoders",
     "slots": "outputs",
@@ -62,6 +64,7 @@ def _compared(certificate: Certificate, problem: JointProblem, call: Mapping[str
         # Cosines of another device differ in their last digits, and σ grows with them exponentially.
         within = max(near.distance, problem.smoother.k * near.cosine)
         found.append(_entry(said, stated.get(name), own[name], within, near.cosine))
+    found.append(_copies(certificate, record["smoother"]["n"]))
     sigma = [s for noise in problem.token_noise for s in noise.sigma]
     claimed = [s for entry in stated["token_noise"] for s in entry["sigma"]]
     whole = certificate.noise.sigma_for(tuple(problem.y.shape)).cpu()
@@ -82,11 +85,29 @@ def _compared(certificate: Certificate, problem: JointProblem, call: Mapping[str
         )
     found.append(_allocation(certificate, problem, stated.get("allocation")))
     if record.get("undefended"):
-        found.append(
-            OnRecord("rate without the defence", "not checked", "a measurement: its images are not made again")
-        )
-    found.append(OnRecord("how it was made", "not checked", "date, seed, versions, device: they are the maker's word"))
+        found.append(_measured(record["undefended"]))
+    unchecked = "date, seed, pilot draws, versions, device, dtype: they are the maker's word"
+    found.append(OnRecord("how it was made", "not checked", unchecked))
     return found
+
+
+def _copies(certificate: Certificate, stated: Any) -> OnRecord:
+    """What is deployed has as many noisy copies as the claims about it."""
+    claimed = sorted({claim.replicas for claim in certificate.claims if claim.replicas is not None})
+    alike = all(count == stated for count in claimed)
+    detail = (
+        "those of the claims" if alike else f"the smoother has {stated!r}, claims have {', '.join(map(str, claimed))}"
+    )
+    return OnRecord("noisy copies", "same" if alike else "differs", detail)
+
+
+def _measured(stated: Any) -> OnRecord:
+    """A measurement is not made again, but must be the share that its own counts give."""
+    name = "rate without the defence"
+    rate, successes, n = (stated[key] for key in ("rate", "successes", "n"))
+    if not 0 <= successes <= n or abs(rate * n - successes) > 1e-9 * n:
+        return OnRecord(name, "differs", f"the record says {rate!r}, its counts say {successes!r} of {n!r}")
+    return OnRecord(name, "not checked", "a measurement: its images are not made again")
 
 
 def _allocation(certificate: Certificate, problem: JointProblem, stated: Any) -> OnRecord:

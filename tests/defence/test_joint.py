@@ -12,7 +12,7 @@ from torch import nn
 
 import certify
 from certify.certificate import Certificate
-from certify.defence import Predictions, covered_prompts, covered_words
+from certify.defence import Predictions, covered_prompts, covered_words, rebuilt
 from certify.support import rms_norm_support
 from tests.defence.pipelines import CALLS, built
 from tests.defence.test_families import CIRCLE, JOINT, PROMPT, _defended
@@ -94,6 +94,8 @@ def test_what_is_on_record_is_computed_again() -> None:
         ("token_noise", lambda v: [{**v[0], "sigma": [2 * s for s in v[0]["sigma"]]}, *v[1:]], "noise of the tokens"),
         ("covered_words", lambda v: [{**v[0], "covered": v[0]["comparable"]}, *v[1:]], "covered words"),
         ("blocks", lambda v: [[0, 1]], "blocks of encoders"),
+        ("class", lambda v: "StableDiffusion3Pipeline", "pipeline class"),
+        ("family", lambda v: "another", "pipeline family"),
     ],
 )
 def test_a_tampered_record_differs(entry: str, change: Any, name: str) -> None:
@@ -102,6 +104,28 @@ def test_a_tampered_record_differs(entry: str, change: Any, name: str) -> None:
     forged = {**certificate.provenance, "pipeline": {**about, entry: change(about[entry])}}
     found = _defended(FLUX).compared(replace(certificate, provenance=forged))
     assert [one.name for one in found if one.outcome == "differs"] == [name]
+
+
+def test_a_record_of_another_number_of_copies_than_its_claims_differs() -> None:
+    certificate = _certificate()
+    settings = certificate.provenance["smoother"]
+    forged = replace(
+        certificate, provenance={**certificate.provenance, "smoother": {**settings, "n": settings["n"] + 6}}
+    )
+    found = rebuilt(forged, built(FLUX), [CIRCLE]).compared(forged)
+    assert [one.name for one in found if one.outcome == "differs"] == ["noisy copies"]
+
+
+@pytest.mark.parametrize("change", [{"rate": 0.5}, {"successes": 0}, {"n": 3}, {"successes": 9, "rate": 2.25}])
+def test_a_measured_rate_that_its_own_counts_contradict_differs(change: dict[str, Any]) -> None:
+    certificate = _certificate()
+    whole = {"rate": 0.25, "successes": 1, "n": 4}
+    for rate, outcome in ((whole, "not checked"), ({**whole, **change}, "differs")):
+        found = _defended(FLUX).compared(
+            replace(certificate, provenance={**certificate.provenance, "undefended": rate})
+        )
+        (entry,) = (one for one in found if one.name == "rate without the defence")
+        assert entry.outcome == outcome
 
 
 def test_a_damaged_record_is_refused() -> None:
