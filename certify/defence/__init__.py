@@ -6,7 +6,8 @@ from certify.defence.coverage import WordCoverage, covered_prompts, covered_word
 from certify.defence.defence import Defence
 from certify.defence.explanation import Explanation
 from certify.defence.predictions import Predictions
-from certify.defence.smoother import JointProblem, PipelineOptions, PipelineSmoother
+from certify.defence.problem import JointProblem
+from certify.defence.smoother import PipelineOptions, PipelineSmoother
 
 __all__ = [
     "Defence",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from certify import _validate
-from certify.defence.smoother import JointProblem, Rows
+from certify.defence.problem import JointProblem, Rows
 from certify.images.detectors import Detector, detected, load_detector
 from certify.models.encoders import EncodeCall, PipelineEncoder, Reading
 

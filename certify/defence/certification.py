@@ -31,7 +31,7 @@ from certify.defence.calls import Calls
 from certify.defence.coverage import covered_prompts, covered_words
 from certify.defence.measured import undefended_rate
 from certify.defence.predictions import Predictions
-from certify.defence.smoother import JointProblem
+from certify.defence.problem import JointProblem
 from certify.images.detectors import Detector, load_detector
 from certify.montecarlo.runs import as_run_folder
 from certify.statements.ask import MSE, Curve, Deployed, Question, Radius, ask

@@ -12,7 +12,7 @@ from typing import Any
 from certify.adaptive.checking import OnRecord, Tolerances, difference
 from certify.certificate import Certificate
 from certify.defence.certification import on_record, shared_out
-from certify.defence.smoother import JointProblem
+from certify.defence.problem import JointProblem
 
 __all__ = ["compared"]
 

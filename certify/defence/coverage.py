@@ -29,7 +29,7 @@ from certify import _validate
 from certify._records import Record
 from certify._text import shown
 from certify.adaptive.coverage import DEFAULT_NEAREST, Neighbour, PromptCoverage
-from certify.defence.smoother import JointProblem
+from certify.defence.problem import JointProblem
 from certify.models.encoders import Vocabulary
 
 __all__ = ["WordCoverage", "covered_prompts", "covered_words"]

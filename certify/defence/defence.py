@@ -36,7 +36,8 @@ from certify.defence.calls import Calls
 from certify.defence.certification import JointOptions, certify_joint, joint_functions
 from certify.defence.deployed import deployed_rows
 from certify.defence.explanation import Explanation
-from certify.defence.smoother import JointProblem, PipelineSmoother
+from certify.defence.problem import JointProblem
+from certify.defence.smoother import PipelineSmoother
 from certify.models.blocks import replacing
 from certify.models.encoders import EncodeCall, PipelineEncoder, Reading
 from certify.models.fingerprint import fingerprint

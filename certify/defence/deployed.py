@@ -10,7 +10,7 @@ from torch import Tensor
 from certify._random import normals
 from certify.adaptive.policies import smoothed
 from certify.adaptive.token_noise import TokenNoise
-from certify.defence.smoother import Rows
+from certify.defence.problem import Rows
 from certify.models.encoders import PipelineEncoder, Reading
 
 __all__ = ["deployed_rows"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from certify import _validate
 from certify.confidence import clopper_pearson
 from certify.defence.calls import Calls
-from certify.defence.smoother import JointProblem
+from certify.defence.problem import JointProblem
 from certify.images.detectors import Detector, detected, load_detector
 from certify.images.rates import MeasuredRate
 from certify.models.sampling import image_source

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from certify import _validate
 from certify.defence.calls import Calls
-from certify.defence.smoother import JointProblem
+from certify.defence.problem import JointProblem
 from certify.models.evaluation import eager, evaluated
 
 __all__ = ["Predictions"]
