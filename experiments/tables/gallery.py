@@ -25,9 +25,9 @@ from experiments.tables import figures as drawing
 from experiments.tables.certified import Effort, curves
 from experiments.tables.evaluator import Setup
 from experiments.tables.layouts import RETRAINED
-from experiments.tables.lines import BESIDE, RHOS, Run
+from experiments.tables.lines import RHOS, Run
 from experiments.tables.table import Table
-from experiments.tables.testbed import Embedded
+from experiments.tables.testbed import BESIDE, Embedded
 from experiments.unlearning.concept import Concept
 
 __all__ = ["figures"]

@@ -22,7 +22,6 @@ from dataclasses import replace
 
 from experiments.tables.evaluator import Evaluator, Setup
 from experiments.tables.lines import (
-    BESIDE,
     BOUNDS,
     RHO,
     SCORES,
@@ -39,6 +38,7 @@ from experiments.tables.lines import (
 )
 from experiments.tables.published import HEADLINE, PUBLISHED
 from experiments.tables.table import Column, Line, Table
+from experiments.tables.testbed import BESIDE
 from experiments.tables.tuning import grid, rule
 
 __all__ = ["LAYOUTS", "RETRAINED"]
@@ -99,7 +99,8 @@ def _robustness(number: str, place: str, attacks: Sequence[str], title: str, *, 
                 concept,
                 "report",
                 "Attack prompts were made against the undefended victim; every line faces the same. Not part of the mean: "
-                "“adaptive”, made against the smoother of the line “ams”, and “CCE”, a token whose embedding was learned."
+                "“adaptive”, made against the smoother of the line “ams”, and “CCE”, a token whose embedding was learned, "
+                f"{min(run.testbed.sizes.beside, run.testbed.sizes.prompts)} prompts each."
                 if full and not run.quick
                 else "Attack prompts were made against the undefended victim; every line faces the same.",
                 *about,

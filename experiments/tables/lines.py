@@ -12,12 +12,11 @@ from experiments.defenses.ams import variant
 from experiments.metrics import asr
 from experiments.tables.evaluator import Evaluator, Setup
 from experiments.tables.table import Column, Line, Table
-from experiments.tables.testbed import Testbed
+from experiments.tables.testbed import BESIDE, Testbed
 from experiments.unlearning.concept import Concept
 
 __all__ = [
     "ATTACKS",
-    "BESIDE",
     "BOUNDS",
     "RHO",
     "RHOS",
@@ -50,9 +49,6 @@ ATTACKS = (
     Column("cce", "CCE"),
 )
 """Columns of attacks."""
-
-BESIDE = ("adaptive", "cce")
-"""Attacks that the paper lacks, beside the mean: one that knows the smoother, and one that is no text."""
 
 SCORES = (
     Column("average", "mean ASR"),

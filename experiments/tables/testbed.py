@@ -35,10 +35,13 @@ from experiments.unlearning.concept import Concept
 from experiments.world.embedded import EmbeddedWorld
 from experiments.world.worlds import everything
 
-__all__ = ["OF_TEXT", "Embedded", "Sizes", "Testbed"]
+__all__ = ["BESIDE", "OF_TEXT", "Embedded", "Sizes", "Testbed"]
 
 OF_TEXT = ("implicit", "ring-a-bell", "mma", "qf-pgd")
 """Attacks that ask the text encoder alone: one file serves every victim whose encoder was left as it is."""
+
+BESIDE = ("adaptive", "cce")
+"""Attacks that the paper lacks, beside the mean: one that knows the smoother, and one that is no text."""
 
 _COMMITTED = Path(__file__).parent / "prompts"
 
@@ -49,6 +52,7 @@ class Sizes:
 
     Attributes:
         prompts: of every attack.
+        beside: of those beside the mean (`BESIDE`), which take longer; at most `prompts`.
         images: behind FID and the image–text score.
         seeds: of the smoothing noise, averaged over.
         chance: images behind the chance level.
@@ -57,6 +61,7 @@ class Sizes:
     """
 
     prompts: int = 48
+    beside: int = 48
     images: int = 512
     seeds: int = 3
     chance: int = 192
@@ -270,7 +275,8 @@ class Embedded(Testbed):
             _files.make_folder(path.parent)
             for file in (path.with_suffix(".json"), path):  # rows without what says how they were made are refused
                 _files.write(file, (self.committed / place).with_suffix(file.suffix).read_bytes())
-        wanted = reseeded(attack_targets.targets(concept, split, count=self.sizes.prompts, seed=self.seed), attack)
+        count = min(self.sizes.prompts, self.sizes.beside) if attack in BESIDE else self.sizes.prompts
+        wanted = reseeded(attack_targets.targets(concept, split, count=count, seed=self.seed), attack)
         there = {row.number for row in attacking.read_rows(path)} if path.exists() else set()
         # An attack on the smoother is one on these settings of it: what is there is checked against them.
         if "smoother" in how.needs or not {target.number for target in wanted} <= there:
