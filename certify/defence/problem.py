@@ -22,7 +22,7 @@ from certify.adaptive.mention import Mention
 from certify.adaptive.policies import smoothed
 from certify.adaptive.prompt import ConceptRemoval
 from certify.adaptive.token_noise import TokenNoise
-from certify.models.encoders import Layout, Reading, Slot, Vocabulary
+from certify.models.encoders import Layout, Reading, Slot, Vocabulary, final_norms
 from certify.models.offloaded import at_hand
 from certify.noise import GaussianNoise
 from certify.support import Support, layer_norm_support, rms_norm_support
@@ -235,7 +235,7 @@ class JointProblem(Record):
         """
         parts: list[Tensor] = []
         for reading in self.readings:
-            norms = self.smoother.encoder.final_norms(reading)
+            norms = final_norms(self.smoother.encoder, reading)
             for slot, found in zip(reading.frame.slots, norms, strict=True):
                 row = slot.rows(reading.tree, 1)[0]
                 reach = torch.full((2, *row.shape), math.inf, dtype=torch.float64)

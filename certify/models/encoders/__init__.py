@@ -3,6 +3,7 @@
 from certify.models.encoders.families import FAMILIES, Family, family_of
 from certify.models.encoders.outputs import Slot
 from certify.models.encoders.pipeline import PipelineEncoder
+from certify.models.encoders.probing import final_norms
 from certify.models.encoders.readings import EncodeCall, Frame, Layout, Reading
 from certify.models.encoders.words import Vocabulary
 
@@ -17,4 +18,5 @@ __all__ = [
     "Slot",
     "Vocabulary",
     "family_of",
+    "final_norms",
 ]

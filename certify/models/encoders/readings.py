@@ -16,7 +16,18 @@ from certify.models.encoders.embeddings import Lookup
 from certify.models.encoders.outputs import Slot, leaves
 from certify.models.encoders.words import Vocabulary
 
-__all__ = ["PROMPT_ARGUMENT", "EncodeCall", "Frame", "Layout", "Reading", "is_plain", "layout_of", "without_padding"]
+__all__ = [
+    "PROMPT_ARGUMENT",
+    "EncodeCall",
+    "Frame",
+    "Layout",
+    "Reading",
+    "is_own",
+    "layout_of",
+    "own_prompt",
+    "plain_prompt",
+    "without_padding",
+]
 
 
 PROMPT_ARGUMENT = re.compile(r"prompt(_\d+)?")
@@ -48,7 +59,7 @@ class EncodeCall(Record):
         """Whether it has the arguments of another one; tensors and other objects must be the same ones."""
         a, b = self.arguments, other.arguments
         return a.keys() == b.keys() and all(
-            a[name] is b[name] or (is_plain(a[name]) and is_plain(b[name]) and a[name] == b[name]) for name in a
+            a[name] is b[name] or (_is_plain(a[name]) and _is_plain(b[name]) and a[name] == b[name]) for name in a
         )
 
     @property
@@ -149,10 +160,10 @@ class Reading(Record):
         return None
 
 
-def is_plain(value: Any) -> bool:
+def _is_plain(value: Any) -> bool:
     """Whether a value can be compared by `==`, whatever is in it."""
     if isinstance(value, (list, tuple)):
-        return all(map(is_plain, value))
+        return all(map(_is_plain, value))
     return isinstance(value, (str, int, float, bool, torch.device, torch.dtype, type(None)))
 
 
