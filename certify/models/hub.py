@@ -6,14 +6,29 @@ from pathlib import Path
 from typing import Any
 
 from certify.models import weight_files
-from certify.models.index import (
-    INDEX,
-    STEMS,
-    refusal,
-)
+from certify.models.index import INDEX, NOT_LOADED, STEMS, refusal
 from certify.models.quiet import quiet_libraries
 
-__all__ = ["download_pipeline", "download_text", "unreachable"]
+__all__ = ["download_index", "download_pipeline", "download_text", "unreachable"]
+
+
+def download_index(source: str, revision: str | None, cache_dir: str | Path | None, local_files_only: bool) -> Path:
+    """The local file of a pipeline's index.
+
+    Raises:
+        FileNotFoundError: see `unreachable`.
+    """
+    with quiet_libraries(diffusers=False):
+        from huggingface_hub import hf_hub_download
+
+        try:
+            return Path(
+                hf_hub_download(
+                    source, INDEX, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
+                )
+            )
+        except Exception as error:  # the hub's client lets its transport's own exceptions through
+            raise unreachable(source, error) from error
 
 
 def download_pipeline(
@@ -27,10 +42,10 @@ def download_pipeline(
     with quiet_libraries():
         from diffusers import DiffusionPipeline
     how: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only}
-    without = dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder"))
+    without = dict.fromkeys(NOT_LOADED)
     try:  # outside the quiet block: a download of gigabytes shows its progress
         return Path(DiffusionPipeline.download(source, variant=variant, use_safetensors=True, **how, **without))
-    except Exception as error:  # the hub's client lets its transport's own exceptions through
+    except Exception as error:  # as above
         only = (
             _only_variant(source, revision) if _lacks_safetensors(error) and not (variant or local_files_only) else None
         )

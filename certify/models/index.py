@@ -13,12 +13,14 @@ from certify.models.quiet import quiet_libraries
 __all__ = [
     "CLIP_PIPELINES",
     "INDEX",
+    "NOT_LOADED",
     "PARTS",
     "PICKLED",
     "STEMS",
     "TEXT_PARTS",
     "check_folder",
     "check_index",
+    "check_weights",
     "class_named",
     "named",
     "read_index",
@@ -42,6 +44,9 @@ PARTS: dict[str, tuple[tuple[str, ...], bool]] = {
 STEMS = {"text_encoder": "model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
 
 TEXT_PARTS = ("tokenizer", "text_encoder")
+
+NOT_LOADED = ("safety_checker", "feature_extractor", "image_encoder")
+"""Parts that a pipeline may have and that are never loaded."""
 
 _LIBRARIES = ("transformers", "diffusers", "stable_diffusion", None)
 

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from certify import _files, _validate
 from certify.models import weight_files
-from certify.models.hub import download_pipeline, download_text, unreachable
+from certify.models.hub import download_index, download_pipeline, download_text
 from certify.models.index import (
     INDEX,
+    NOT_LOADED,
     PARTS,
     PICKLED,
     STEMS,
@@ -115,9 +116,7 @@ def load_pipeline(
                 folder,
                 **parts,
                 local_files_only=True,
-                safety_checker=None,
-                feature_extractor=None,
-                image_encoder=None,
+                **dict.fromkeys(NOT_LOADED),
                 requires_safety_checker=False,
             )
         except OSError as error:
@@ -164,7 +163,7 @@ def _load_any(
                 parts[name] = _load_part(part, folder, name, source, variant, stem, **how)
                 if of_diffusers and dtype != torch.float32:  # it loads into float32
                     parts[name].to(dtype)
-        left_out = {name: None for name in ("safety_checker", "feature_extractor", "image_encoder") if name in index}
+        left_out = {name: None for name in NOT_LOADED if name in index}
         if "requires_safety_checker" in index:
             left_out["requires_safety_checker"] = False  # type: ignore[assignment]
         try:
@@ -175,11 +174,10 @@ def _load_any(
 
 def _components(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Parts that are there, as (library, class); those that are never loaded are left out."""
-    left_out = ("safety_checker", "feature_extractor", "image_encoder")
     return {
         name: (str(entry[0]), str(entry[1]))
         for name, entry in index.items()
-        if isinstance(entry, list) and len(entry) == 2 and None not in entry and name not in left_out
+        if isinstance(entry, list) and len(entry) == 2 and None not in entry and name not in NOT_LOADED
     }
 
 
@@ -205,14 +203,8 @@ def pipeline_class(
         FileNotFoundError, ValueError: as `load_pipeline`.
     """
     folder = _resolve(source, revision, cache_dir, local_files_only)
-    if folder is not None:
-        return str(read_index(folder / INDEX, source)["_class_name"])
-    from huggingface_hub import hf_hub_download
-
-    path = hf_hub_download(
-        str(source), INDEX, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
-    )
-    return str(read_index(Path(path), source)["_class_name"])
+    index = download_index(str(source), revision, cache_dir, local_files_only) if folder is None else folder / INDEX
+    return str(read_index(index, source)["_class_name"])
 
 
 def load_text_encoder(
@@ -338,16 +330,7 @@ def _resolve(
         )
     if not isinstance(source, str) or not _HUB_ID.fullmatch(source):
         raise FileNotFoundError(f"source = {str(source)!r}: no such folder; looked for {(folder / INDEX).absolute()}")
-    with quiet_libraries(diffusers=False):
-        from huggingface_hub import hf_hub_download
-
-        try:
-            index = hf_hub_download(
-                source, INDEX, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
-            )
-        except Exception as error:  # the hub's client lets its transport's own exceptions through
-            raise unreachable(source, error) from error
-    check_index(Path(index), source, tuple(PARTS))
+    check_index(download_index(source, revision, cache_dir, local_files_only), source, tuple(PARTS))
     return None
 
 
