@@ -29,7 +29,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from certify import _files
+from certify import _files, _validate
 from certify._digests import json_digest
 from certify._records import Record
 from certify.adaptive.concepts import Concept
@@ -37,7 +37,15 @@ from certify.adaptive.relevance import SCORE_DECIMALS, RelevanceScorer
 from certify.adaptive.token_noise import SigmaRule
 from certify.models.text import PromptEncoder
 
-__all__ = ["DEFAULT_GAMMA", "LevelTable", "cosine_tolerance", "folder", "vocabulary_size"]
+__all__ = [
+    "DEFAULT_GAMMA",
+    "LEVELS_WITHIN",
+    "LevelTable",
+    "cosine_tolerance",
+    "folder",
+    "levels_ratio",
+    "vocabulary_size",
+]
 
 DEFAULT_GAMMA = 2.0
 """Ratio of neighbouring levels (docs/theory/t17-levels.md has what others cost)."""
@@ -53,6 +61,22 @@ _FORMAT = 1
 _UNIT = 10**SCORE_DECIMALS
 _MISSING = -(2**31)
 _KEPT_EVERY = 30.0  # seconds
+
+
+def levels_ratio(policy: str, gamma: float | None) -> float | None:
+    """γ as it was given or, under "levels", by default; None: there are no levels.
+
+    Raises:
+        ValueError: it is not > 1, or is given for another policy.
+    """
+    if policy != "levels":
+        if gamma is not None:
+            raise ValueError(f"gamma = {gamma!r}: is for policy = 'levels', got {policy!r}")
+        return None
+    ratio = DEFAULT_GAMMA if gamma is None else _validate.positive("gamma", gamma)
+    if not ratio > 1 + 1e-6:
+        raise ValueError(f"gamma = {gamma!r}: must be a finite number > 1, the ratio of neighbouring levels")
+    return ratio
 
 
 def folder() -> Path:

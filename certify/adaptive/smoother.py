@@ -33,7 +33,7 @@ from certify.adaptive.concepts import SIMILARITIES, Concept, concept_direction, 
 from certify.adaptive.coverage import level_radius
 from certify.adaptive.deployment import Deployment, deployed, side_information, stream_name
 from certify.adaptive.frozen import DEFAULT_DRAWS, FrozenSmoother
-from certify.adaptive.levels import DEFAULT_GAMMA, LEVELS_WITHIN, LevelTable
+from certify.adaptive.levels import LEVELS_WITHIN, LevelTable, levels_ratio
 from certify.adaptive.memory import CovarianceMemory, Issued
 from certify.adaptive.mention import thresholds
 from certify.adaptive.options import AdaptiveOptions, CertifyOptions, PromptOptions
@@ -163,7 +163,7 @@ class AdaptiveMedianSmoother:
             raise ValueError(f"sigma_max = {self.sigma_max!r}: must be at least sigma0 = {self.sigma0!r}")
         self.sharing = _validate.choice("sharing", sharing, SHARING)
         self.sigma_min = self._first_noise(sigma_min, sigma_min_relative)
-        self.gamma = self._levels_ratio(gamma)
+        self.gamma = levels_ratio(self.policy, gamma)
         reach = math.sqrt(2 * encoder.width) * unit  # between two random tokens
         levels = (self.gamma, reach / LEVELS_WITHIN)
         self.rule = SigmaRule(self.sigma0, self.k, self.sigma_max, self.special_tokens, self.sigma_min, *levels)
@@ -465,16 +465,6 @@ class AdaptiveMedianSmoother:
         if value > self.sigma_max:
             raise ValueError(f"sigma_min = {value!r}: must be at most sigma_max = {self.sigma_max!r}")
         return value
-
-    def _levels_ratio(self, gamma: float | None) -> float | None:
-        if self.policy != "levels":
-            if gamma is not None:
-                raise ValueError(f"gamma = {gamma!r}: is for policy = 'levels', got {self.policy!r}")
-            return None
-        ratio = DEFAULT_GAMMA if gamma is None else _validate.positive("gamma", gamma)
-        if not ratio > 1 + 1e-6:
-            raise ValueError(f"gamma = {gamma!r}: must be a finite number > 1, the ratio of neighbouring levels")
-        return ratio
 
     def _shared_memory(self, memory: str | Path | CovarianceMemory | None) -> CovarianceMemory | None:
         if (memory is None) is (self.policy == "memory"):

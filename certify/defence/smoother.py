@@ -24,8 +24,10 @@ from torch import Tensor
 from certify import _validate
 from certify._text import shown
 from certify.adaptive.concepts import Concept
-from certify.adaptive.levels import DEFAULT_GAMMA, LEVELS_WITHIN
+from certify.adaptive.frozen import DEFAULT_DRAWS
+from certify.adaptive.levels import LEVELS_WITHIN, levels_ratio
 from certify.adaptive.policies import SMOOTHERS
+from certify.adaptive.smoother import DEFAULT_K, DEFAULT_SIGMA0_RELATIVE
 from certify.adaptive.token_noise import SigmaRule, TokenNoise
 from certify.defence.problem import JointProblem
 from certify.defence.relevance import WordRelevance
@@ -78,9 +80,9 @@ class PipelineSmoother:
         encoder: PipelineEncoder,
         concepts: Sequence[Concept],
         *,
-        sigma0_relative: float = 0.45,
-        k: float = 9.0,
-        n: int = 13,
+        sigma0_relative: float = DEFAULT_SIGMA0_RELATIVE,
+        k: float = DEFAULT_K,
+        n: int = DEFAULT_DRAWS,
         smoother: str = "median",
         sigma_max_relative: float | None = None,
         policy: str = "frozen",
@@ -99,12 +101,8 @@ class PipelineSmoother:
         if self.sigma_max is not None and self.sigma_max < self.sigma0:
             raise ValueError(f"sigma_max_relative = {cap!r}: must be at least sigma0_relative = {self.sigma0!r}")
         self.policy = _validate.choice("policy", policy, ("frozen", "levels"))
-        levels = self.policy == "levels"
-        if gamma is not None and not levels:
-            raise ValueError(f"gamma = {gamma!r}: must be left out but with policy = 'levels'")
-        self.gamma = (DEFAULT_GAMMA if gamma is None else _validate.positive("gamma", gamma)) if levels else None
-        if self.gamma is not None and not 1 < self.gamma < math.inf:
-            raise ValueError(f"gamma = {gamma!r}: must be a finite number > 1, the ratio of neighbouring levels")
+        self.gamma = levels_ratio(self.policy, gamma)
+        levels = self.gamma is not None
         if levels and self.sigma0 == 0:
             raise ValueError(f"sigma0_relative = {sigma0_relative!r}: must be > 0 with policy = 'levels'")
         self.call = dict(call or {})

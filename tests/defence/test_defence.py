@@ -220,7 +220,7 @@ def test_what_is_no_pipeline_is_refused(pipe: Any, message: str) -> None:
         ({"smoother": "mode"}, ValueError, "smoother = 'mode'"),
         ({"policy": "memory"}, ValueError, "policy = 'memory': must be one of 'frozen', 'levels'"),
         ({"sigma0": 0.1}, TypeError, "'sigma0', which is for Stable Diffusion 1.x and 2.x: a FluxPipeline takes"),
-        ({"gamma": 2.0}, ValueError, "gamma = 2.0: must be left out but with policy = 'levels'"),
+        ({"gamma": 2.0}, ValueError, "gamma = 2.0: is for policy = 'levels', got 'frozen'"),
         ({"policy": "levels", "gamma": 1.0}, ValueError, "gamma = 1.0: must be a finite number > 1"),
         ({"policy": "levels", "sigma0_relative": 0.0}, ValueError, "sigma0_relative = 0.0: must be > 0"),
         ({"sigma_zero": 1.0}, TypeError, "sigma_zero"),
