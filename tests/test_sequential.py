@@ -210,6 +210,29 @@ def test_an_event_decided_no_is_about_the_certificate():
     assert event_bound(exceeds(1 / 3), Y, NOISE, rho=0.5, replicas=7, n=10_000).value > 0.2
 
 
+@pytest.mark.parametrize("repeats", [1, 2, None])
+def test_at_radius_zero_it_is_the_rate_at_the_input_itself(repeats):
+    truth = chance(1 / 3, 0.0, 7)
+    options = {"rho": 0.0, "replicas": 7, "repeats": repeats, "n": 8000}
+
+    def event(z, generator):
+        return exceeds(1 / 3)(z)
+
+    d = decide_event(event, Y, NOISE, target=1.3 * truth, **options)
+    assert (d.decided, d.rho) == ("yes", 0.0)
+    assert truth <= d.value <= 1.3 * truth
+    assert decide_event(event, Y, NOISE, target=0.7 * truth, **options).decided == "no"
+    verdict = Certificate.of(d).check(event, Y, n=2000).verdicts[0]
+    assert verdict.outcome == "not refuted"
+
+
+def test_a_statistic_at_radius_zero():
+    q = {"q": 0.9, "rho": 0.0, "replicas": 4}
+    edge = CENTRE + SCALE * float(ndtri(0.9)) / 2
+    assert decide_statistic(score, Y, NOISE, threshold=edge + 0.2 * SCALE, **q).decided == "yes"
+    assert decide_statistic(score, Y, NOISE, threshold=edge - 0.2 * SCALE, **q).decided == "no"
+
+
 def test_an_event_at_the_edge_stays_undecided():
     target = chance(0.5, 0.2, 3)
     d = decide_event(exceeds(0.5), Y, NOISE, target=target, rho=0.2, replicas=3, n=3000, alpha=1e-6)

@@ -15,7 +15,7 @@ from certify.adaptive.options import AdaptiveOptions
 from certify.certificate import Certificate
 from certify.defence.defence import FORMAT, PAIR, SCHEMA, Defence
 from certify.defence.smoother import PipelineOptions, PipelineSmoother
-from certify.models.encoders import PipelineEncoder
+from certify.models.encoders import PipelineEncoder, missing
 from certify.models.text import PromptEncoder
 
 __all__ = ["defend", "load_defence", "rebuilt"]
@@ -145,9 +145,9 @@ def _built(
 
 
 def _is_clip(pipe: Any) -> bool:
-    """Whether a pipeline has one text encoder, CLIP's, and nothing else."""
+    """Whether a pipeline has one text encoder, CLIP's, and no place for another."""
     try:
         PromptEncoder.from_pipeline(pipe)
     except (TypeError, ValueError):
         return False
-    return True
+    return not missing(pipe)

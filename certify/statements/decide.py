@@ -81,7 +81,7 @@ def decide_event(
         event: batch (b, K, *input) → (b,) of 0/1 or booleans, as in `event_bound`.
         y, noise: as in `event_bound`.
         target: the probability to certify.
-        rho: radius > 0 in units of ‖·‖_Σ.
+        rho: radius ≥ 0 in units of ‖·‖_Σ; 0: the rate at y itself.
         replicas: K, noisy copies that one event sees.
         repeats: j, values of each draw of the copies; 1: T5. None: n counts values in all, and pilot draws of six values
             each choose what lets expect an answer soonest: 16, and where T5 is expected to take more than the pilot itself, 64
@@ -260,7 +260,7 @@ def decide_statistic(
         statistic: S, batch (b, K, *input) → (b,), as in `statistic_bound`.
         y, noise: as in `statistic_bound`.
         threshold: fixed before the draws, in the unit of S.
-        rho: radius > 0 in units of ‖·‖_Σ.
+        rho: radius ≥ 0 in units of ‖·‖_Σ.
         q: probability over the deployment noise.
         side: "upper" (S ≤ threshold) or "lower" (S ≥ threshold).
         replicas, alpha, **options: as in `decide_event`.

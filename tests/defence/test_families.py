@@ -257,3 +257,63 @@ def test_prompt_upsampling_is_refused() -> None:
             _called(safe, "Flux2Pipeline", caption_upsample_temperature=0.1)
     finally:
         pipe.__class__.upsample_prompt = before
+
+
+def _without(name: str, *parts: str, **others: Any) -> Any:
+    pipe = built(name)
+    bare = type(pipe)(**{**pipe.components, **dict.fromkeys(parts), **others})
+    bare.set_progress_bar_config(disable=True)
+    return bare
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "message"),
+    [
+        (
+            "FluxPipeline",
+            ["text_encoder"],
+            r"pipe\.text_encoder = None: must be a CLIPTextModel, without which FluxPipe",
+        ),
+        ("FluxPipeline", ["text_encoder_2"], r"pipe\.text_encoder_2 = None: must be a T5EncoderModel, without which"),
+        (
+            "FluxPipeline",
+            ["text_encoder", "tokenizer"],
+            r"text_encoder = None, pipe\.tokenizer = None: must be a CLIPTextModel and a CLIPTokenizer, without which",
+        ),
+        (
+            "StableDiffusionXLPipeline",
+            ["text_encoder_2"],
+            r"text_encoder_2 = None: must be a CLIPTextModelWithProjection",
+        ),
+        (
+            "StableDiffusionXLPipeline",
+            ["text_encoder"],
+            r"pipe\.text_encoder = None: must be a CLIPTextModel, without which StableDiffusionXLPipeline gives its "
+            r"UNet2DConditionModel encodings of width 32, which takes 64",
+        ),
+        ("StableDiffusionXLPipeline", ["tokenizer"], r"pipe\.tokenizer = None: must be a CLIPTokenizer, without which"),
+        ("StableDiffusion3Pipeline", ["text_encoder"], r"pipe\.text_encoder = None: must be a CLIPTextModelWithProj"),
+    ],
+)
+def test_a_part_that_the_pipeline_cannot_do_without_is_named(name: str, parts: list[str], message: str) -> None:
+    pipe = _without(name, *parts)
+    with pytest.raises((AttributeError, TypeError, RuntimeError)):  # undefended
+        pipe(prompt=PROMPT, **CALLS[name])
+    with pytest.raises(ValueError, match=message):
+        certify.defend(pipe, [CIRCLE], n=2, call=CALLS[name])
+
+
+def test_pipelines_that_can_do_without_a_text_encoder_are_served() -> None:
+    """Stable Diffusion 3 without T5, and Stable Diffusion XL whose U-Net takes the second encoding alone, as its refiner's."""
+    from diffusers import UNet2DConditionModel
+
+    xl, three = "StableDiffusionXLPipeline", "StableDiffusion3Pipeline"
+    unet = UNet2DConditionModel.from_config({**built(xl).unet.config, "cross_attention_dim": 32})
+    for name, pipe in (
+        (three, _without(three, "text_encoder_3", "tokenizer_3")),
+        (xl, _without(xl, "text_encoder", "tokenizer", unet=unet)),
+    ):
+        safe = certify.defend(pipe, [CIRCLE], sigma0_relative=0, n=2, call=CALLS[name])
+        assert np.array_equal(_called(safe, name), _called(pipe, name))
+        safe = certify.defend(pipe, [CIRCLE], n=2, call=CALLS[name])
+        assert not np.array_equal(_called(safe, name), _called(pipe, name))

@@ -1,6 +1,7 @@
 """Prompt encoders of pipeline families: noise on the embeddings of every text encoder, by the pipeline's own code."""
 
 from certify.models.encoders.families import FAMILIES, Family, family_of
+from certify.models.encoders.missing import missing
 from certify.models.encoders.outputs import Slot
 from certify.models.encoders.pipeline import PipelineEncoder
 from certify.models.encoders.probing import final_norms
@@ -19,4 +20,5 @@ __all__ = [
     "Vocabulary",
     "family_of",
     "final_norms",
+    "missing",
 ]

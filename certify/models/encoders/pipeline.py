@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from certify.models.encoders.embeddings import Lookup, listening, text_encoders
 from certify.models.encoders.families import Family, family_of
+from certify.models.encoders.missing import check_width, needed
 from certify.models.encoders.probing import probed
 from certify.models.encoders.readings import (
     PROMPT_ARGUMENT,
@@ -209,6 +210,9 @@ class PipelineEncoder:
         Args:
             prompts: one or several.
             options: further arguments of `__call__`.
+
+        Raises:
+            ValueError: it never calls it, or lacks a text encoder or tokenizer that it cannot do without.
         """
         found: list[EncodeCall] = []
 
@@ -222,13 +226,14 @@ class PipelineEncoder:
         run = self.intercepted(answer, quiet=True)
         others, own = self.denoisers, threading.get_ident()
 
-        def stop(module: nn.Module, args: Any) -> None:
+        def stop(module: nn.Module, args: Any, given: dict[str, Any]) -> None:
             if threading.get_ident() == own:
+                check_width(self.pipe, module, given.get("encoder_hidden_states"))
                 raise _Stop
 
-        handles = [part.register_forward_pre_hook(stop) for part in others]
+        handles = [part.register_forward_pre_hook(stop, with_kwargs=True) for part in others]
         try:
-            with torch.random.fork_rng(devices=[]), eager(*others):
+            with torch.random.fork_rng(devices=[]), eager(*others), needed(self.pipe):
                 run(prompt=list(prompts) if len(prompts) > 1 else prompts[0], **arguments)
         except _Stop:
             pass
