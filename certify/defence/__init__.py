@@ -1,4 +1,12 @@
-"""A pipeline with the smoother inside: `certify.defend(pipe, concepts=[…])`."""
+"""A pipeline with the smoother inside: `certify.defend(pipe, concepts=[…])`.
+
+pipeline → defence, anew or from disk           building.py
+what is called like the pipeline                defence.py, calls.py, deployed.py
+prompt → relevance and σ in every encoder       relevance.py, smoother.py, explanation.py
+what a bound takes, over all encoders           problem.py      (T16)
+the joint certificate, and its check            certification.py, checking.py
+what it covers, and what stands beside it       coverage.py (T9), predictions.py, measured.py
+"""
 
 from certify.defence.building import defend, load_defence, rebuilt
 from certify.defence.certification import JointOptions
