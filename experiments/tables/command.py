@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from certify import _files
+from certify import _files, _validate
 from certify._workers import Claims, Worker, one_at_a_time, own_device
 from certify.models import PromptEncoder
 from experiments.defenses import DEFENSES
@@ -25,7 +25,7 @@ from experiments.defenses.defense import fitting
 from experiments.settings import changed
 from experiments.tables.evaluator import Evaluator
 from experiments.tables.given import Given
-from experiments.tables.layouts import LAYOUTS
+from experiments.tables.layouts import LAYOUTS, OPTIONAL
 from experiments.tables.lines import Run
 from experiments.tables.result_cache import ResultCache
 from experiments.tables.table import Table
@@ -66,6 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--certified-only",
         action="store_true",
         help="certified rates alone (tables 1, 6, 8 and 9), as NUMBER-certified",
+    )
+    parser.add_argument(
+        "--line",
+        action="append",
+        default=[],
+        metavar="LABEL",
+        help="of tables 1, 6, 8 and 9 this line alone, beside the undefended; repeat for several",
     )
     parser.add_argument("--noise-seeds", type=int, default=None, help="seeds of the smoothing noise, averaged over")
     parser.add_argument("--seed", type=int, default=0)
@@ -121,6 +128,8 @@ def main(a: Any) -> int:
         raise ValueError(
             f"certified_only: table {others[0]} has no certified rates, must be one of {', '.join(CERTIFIED)}"
         )
+    for label in a.line:
+        _validate.choice("line", label, OPTIONAL)
     sizes = _sizes(a)
     worker = Worker.current()
     own_device()
@@ -143,6 +152,7 @@ def main(a: Any) -> int:
             PromptEncoder.from_pipeline(testbed.pipe(concept, "")),
         ),
         certified_only=a.certified_only,
+        lines=tuple(a.line),
     )
     pages = a.pages or a.out / "pages"
     for number in LAYOUTS if "all" in a.number else a.number:

@@ -41,9 +41,10 @@ from experiments.tables.table import Column, Line, Table
 from experiments.tables.testbed import BESIDE
 from experiments.tables.tuning import grid, rule
 
-__all__ = ["LAYOUTS", "RETRAINED"]
+__all__ = ["LAYOUTS", "OPTIONAL", "RETRAINED"]
 
 
+_OF_AMS = ("mean", "isotropic", "noise-then-adapt")
 _SLD = ("sld-weak", "sld-medium", "sld-strong", "sld-max")
 
 
@@ -61,6 +62,7 @@ def _robustness(number: str, place: str, attacks: Sequence[str], title: str, *, 
             there = run.attacks(concept, method, wanted)
             used = tuple(dict.fromkeys((*used, *there)))
             setups, extra = _setups(run, method, number, full=full), full and not run.quick
+            setups = [s for s in setups if not run.lines or s.label in ("none", *run.lines)]
             if run.certified_only:
                 lines += [
                     Line(method_title(method), s.label, bounds_of(run.evaluator, concept, s, there))
@@ -110,6 +112,10 @@ def _robustness(number: str, place: str, attacks: Sequence[str], title: str, *, 
     return table
 
 
+OPTIONAL = (*RETRAINED.values(), *_SLD, "blacklist", "safree", "posi", "ams", *(f"ams {name}" for name in _OF_AMS))
+"""Labels of lines that tables 1, 6, 8 and 9 may have, besides the undefended one."""
+
+
 def _setups(run: Run, method: str, number: str, *, full: bool) -> list[Setup]:
     setups = [Setup("none", method, "none")]
     retrained = RETRAINED[method]
@@ -124,7 +130,7 @@ def _setups(run: Run, method: str, number: str, *, full: bool) -> list[Setup]:
             setups.append(Setup("posi", method, "posi"))
     setups.append(Setup("ams", method, "ams", run.smoothed(method)))
     if full and not run.quick:
-        for name in ("mean", "isotropic", "noise-then-adapt"):
+        for name in _OF_AMS:
             setups.append(Setup(f"ams {name}", method, "ams", run.smoothed(method, name)))
     return setups
 

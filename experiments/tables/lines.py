@@ -84,6 +84,7 @@ class Run:
         worlds: other models, for table 10: label → testbed.
         pairs: makes pairs otherwise, for table 5: concept → file.
         certified_only: certified rates alone, of the smoother as it is and of the one that adapts to noisy tokens.
+        lines: of tables 1, 6, 8 and 9 these alone, by their labels, and the undefended one; none: all.
     """
 
     testbed: Testbed
@@ -93,6 +94,7 @@ class Run:
     worlds: Callable[[], Mapping[str, Testbed]]
     pairs: Callable[[Concept], Path]
     certified_only: bool = False
+    lines: Sequence[str] = ()
 
     def concept(self, place: str) -> Concept:
         """The concept in the place of one of the paper's."""
