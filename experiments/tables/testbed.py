@@ -28,6 +28,7 @@ from experiments.attacks.attack import Row
 from experiments.defenses import DEFENSES
 from experiments.defenses.ams import Settings as Smoothing
 from experiments.defenses.defense import Defense
+from experiments.defenses.sld import Settings as Sld
 from experiments.metrics import asr
 from experiments.metrics.image_text import Scorer
 from experiments.unlearning import command, measure, saving
@@ -341,6 +342,10 @@ class Embedded(Testbed):
         if isinstance(settings, Smoothing) and self.world.label:
             own = tuple(self.world.pairs(name) for name in concept.name.split("+"))
             settings = replace(settings, concepts=own, **self.world.smoothing)
+        elif isinstance(settings, Sld) and self.world.label:
+            # Several words, as the published safety concept has: a victim that knows the name no longer is guided nowhere by it.
+            words = [word for name in concept.name.split("+") for word in self.world.spoken(name)[name]]
+            settings = replace(settings, text=", ".join(words))
         return settings
 
 
