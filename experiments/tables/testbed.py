@@ -343,7 +343,7 @@ class Embedded(Testbed):
             own = tuple(self.world.pairs(name) for name in concept.name.split("+"))
             settings = replace(settings, concepts=own, **self.world.smoothing)
         elif isinstance(settings, Sld) and self.world.label:
-            # Several words, as the published safety concept has: a victim that knows the name no longer is guided nowhere by it.
+            # Many words, as published: by a name that the victim knows no longer it would be guided nowhere.
             words = [word for name in concept.name.split("+") for word in self.world.spoken(name)[name]]
             settings = replace(settings, text=", ".join(words))
         return settings
