@@ -59,6 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="victims of the embedded world erased towards the blank prompt, nothing preserved, as UCE and RECE were published",
     )
     parser.add_argument("--count", type=int, default=None, help="prompts of every attack")
+    parser.add_argument(
+        "--beside", type=int, default=None, help="prompts of the attacks beside the mean (adaptive, CCE)"
+    )
     parser.add_argument("--images", type=int, default=None, help="images behind FID and image–text score")
     parser.add_argument("--chance", type=int, default=None, help="images behind the chance level")
     parser.add_argument("--certified", type=int, default=None, help="images behind a certified rate")
@@ -223,6 +226,7 @@ def _sizes(a: Any) -> Sizes:
     given = dict(_QUICK) if a.quick else {}
     for name, value in (
         ("prompts", a.count),
+        ("beside", a.beside),
         ("images", a.images),
         ("chance", a.chance),
         ("certified", a.certified),
