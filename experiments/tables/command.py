@@ -26,7 +26,7 @@ from experiments.settings import changed
 from experiments.tables.evaluator import Evaluator
 from experiments.tables.given import Given
 from experiments.tables.layouts import LAYOUTS, OPTIONAL
-from experiments.tables.lines import Run
+from experiments.tables.lines import ATTACKS, Run
 from experiments.tables.result_cache import ResultCache
 from experiments.tables.table import Table
 from experiments.tables.testbed import Embedded, Sizes, Testbed
@@ -76,6 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="LABEL",
         help="of tables 1, 6, 8 and 9 this line alone, beside the undefended; repeat for several",
+    )
+    parser.add_argument(
+        "--without", action="append", default=[], metavar="ATTACK", help="leave an attack out; repeat for several"
     )
     parser.add_argument("--noise-seeds", type=int, default=None, help="seeds of the smoothing noise, averaged over")
     parser.add_argument("--seed", type=int, default=0)
@@ -133,6 +136,8 @@ def main(a: Any) -> int:
         )
     for label in a.line:
         _validate.choice("line", label, OPTIONAL)
+    for attack in a.without:
+        _validate.choice("without", attack, [column.key for column in ATTACKS])
     sizes = _sizes(a)
     worker = Worker.current()
     own_device()
@@ -156,6 +161,7 @@ def main(a: Any) -> int:
         ),
         certified_only=a.certified_only,
         lines=tuple(a.line),
+        without=tuple(a.without),
     )
     pages = a.pages or a.out / "pages"
     for number in LAYOUTS if "all" in a.number else a.number:

@@ -62,7 +62,7 @@ def figures(table: Table, run: Run, folder: Path) -> dict[str, str]:
                 drawn[name] = (
                     f"{method.upper()}: prompts that come through the smoother, and the same with twice the noise"
                 )
-    if number == "1" and not run.quick:
+    if number == "1" and not run.quick and not run.lines:
         first = run.concept("first")
         method = run.methods("esd", "uce")[0]
         attacks = run.attacks(first, method, [c.key for c in table.columns if c.key not in BESIDE])

@@ -71,7 +71,15 @@ def _robustness(number: str, place: str, attacks: Sequence[str], title: str, *, 
                 ]
                 continue
             mine = [
-                line_of(run, concept, setup, there, beside=BESIDE if extra else (), certified=True) for setup in setups
+                line_of(
+                    run,
+                    concept,
+                    setup,
+                    there,
+                    beside=[a for a in BESIDE if extra and a not in run.without],
+                    certified=True,
+                )
+                for setup in setups
             ]
             lines += with_tests(run, concept, setups, mine, there)
         about = (

@@ -85,6 +85,7 @@ class Run:
         pairs: makes pairs otherwise, for table 5: concept → file.
         certified_only: certified rates alone, of the smoother as it is and of the one that adapts to noisy tokens.
         lines: of tables 1, 6, 8 and 9 these alone, by their labels, and the undefended one; none: all.
+        without: attacks that are left out.
     """
 
     testbed: Testbed
@@ -95,6 +96,7 @@ class Run:
     pairs: Callable[[Concept], Path]
     certified_only: bool = False
     lines: Sequence[str] = ()
+    without: Sequence[str] = ()
 
     def concept(self, place: str) -> Concept:
         """The concept in the place of one of the paper's."""
@@ -105,7 +107,9 @@ class Run:
         there = self.testbed.attacks(concept, method, split)
         ours = {column.key for column in ATTACKS}
         others = tuple(name for name in there if name not in ours)
-        return tuple(name for name in wanted if name in there) + others
+        return tuple(
+            name for name in (*wanted, *others) if name not in self.without and (name in there or name in others)
+        )
 
     def methods(self, *wanted: str) -> tuple[str, ...]:
         """Those of which there are victims."""
