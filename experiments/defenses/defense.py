@@ -70,6 +70,8 @@ class Defense(ABC):
     """
 
     name: ClassVar[str]
+    takes_words: ClassVar[bool] = True
+    """Whether it can be given tokens that the tokenizer has been taught."""
 
     def __init__(
         self, pipe: Any, *, steps: int, guidance: float, concept: Concept | None = None, settings: Any = None

@@ -119,6 +119,7 @@ class Posi(Defense):
     """The rewriter's answer in place of the prompt."""
 
     name = "posi"
+    takes_words = False
 
     def __init__(self, pipe: Any, **options: Unpack[DefenseOptions]) -> None:
         super().__init__(pipe, **options)

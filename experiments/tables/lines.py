@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from experiments.defenses import DEFENSES
 from experiments.defenses.ams import Settings as Smoothing
 from experiments.defenses.ams import variant
 from experiments.metrics import asr
@@ -151,7 +152,8 @@ def line_of(
     chance = evaluator.chance(concept, setup)
     values["chance"], limits["chance"] = chance["value"], (chance["low"], chance["high"])
     there = run.testbed.attacks(concept, setup.source, split)
-    for attack in (name for name in beside if name in there):
+    able = DEFENSES[setup.defense].takes_words
+    for attack in (name for name in beside if name in there and (able or name != "cce")):
         rate = evaluator.rate(concept, setup, attack, split)
         values[attack], limits[attack] = rate["value"], (rate["low"], rate["high"])
     values |= scores_of(evaluator, concept, setup, split)
