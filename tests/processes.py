@@ -28,6 +28,8 @@ ROOT = Path(__file__).parents[1]
 
 Ended = subprocess.CompletedProcess[str]
 
+_ALWAYS = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+
 
 def forked(module: str, *arguments: str, cwd: Path | str, env: Mapping[str, str] | None = None) -> Ended:
     """Runs a module in a fresh process until it ends; `returncode` is −s where the signal s ended it.
@@ -35,11 +37,12 @@ def forked(module: str, *arguments: str, cwd: Path | str, env: Mapping[str, str]
     Args:
         module: as after `python -m`.
         cwd: its working folder.
-        env: variables that differ from this process's.
+        env: variables that differ from this process's, as those are now.
     """
     with tempfile.TemporaryDirectory() as folder:
         streams = [str(Path(folder) / name) for name in ("stdout", "stderr")]
-        wanted = {"module": module, "arguments": arguments, "cwd": str(cwd), "env": dict(env or {}), "streams": streams}
+        environment = {**os.environ, **_ALWAYS, **(env or {})}
+        wanted = {"module": module, "arguments": arguments, "cwd": str(cwd), "env": environment, "streams": streams}
         server = _server()
         assert server.stdin is not None
         assert server.stdout is not None
@@ -51,14 +54,13 @@ def forked(module: str, *arguments: str, cwd: Path | str, env: Mapping[str, str]
 
 @functools.cache
 def _server() -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.processes"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env=environment,
+        env={**os.environ, **_ALWAYS},
     )
     atexit.register(_end, server)
     return server
@@ -93,6 +95,7 @@ def _become(wanted: dict[str, Any]) -> None:
         os.dup2(os.open(stream, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.chdir(wanted["cwd"])
+    os.environ.clear()
     os.environ.update(wanted["env"])
     sys.argv = [wanted["module"], *wanted["arguments"]]
     # A suite that was started in the background ignores Ctrl-C, and so would what it starts.
