@@ -185,7 +185,9 @@ class _Comparison:
                 special.get(name, functools.partial(self._computed, name))(stated, entry)
         for name, what in (("undefended", "rate without the defence"), ("without_word", "rate without the word")):
             self._rate(what, self.record.get(name))
-        self._not_checked("how it was made", "date, seed, versions, device: they are the maker's word")
+        self._not_checked(
+            "how it was made", "date, seed, numbers of draws behind boxes, versions, device: they are the maker's word"
+        )
         return self.found
 
     def _computed(self, name: str, stated: Any, entry: Entry) -> None:

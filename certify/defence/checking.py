@@ -86,7 +86,9 @@ def _compared(certificate: Certificate, problem: JointProblem, call: Mapping[str
     found.append(_allocation(certificate, problem, stated.get("allocation")))
     if record.get("undefended"):
         found.append(_measured(record["undefended"]))
-    unchecked = "date, seed, pilot draws, versions, device, dtype: they are the maker's word"
+    unchecked = (
+        "date, seed, pilot draws, numbers of draws behind boxes, versions, device, dtype: they are the maker's word"
+    )
     found.append(OnRecord("how it was made", "not checked", unchecked))
     return found
 
