@@ -23,7 +23,7 @@ from tests.golden.cases import CASES, MODEL, RESUMED, Y, private_certificate, ra
 from tests.golden.compare import as_data, differences, of_certificate, text
 
 CERTIFICATE = Path(__file__).parent / "certificate"
-TOO_LARGE = 300_000  # bytes of committed files
+TOO_LARGE = 400_000  # bytes of committed files; a new method adds ten thousand
 
 
 def golden(case: str) -> Any:
@@ -105,7 +105,8 @@ def test_files_are_those_of_the_cases_and_small() -> None:
     assert {folder.name for folder in CHECKPOINTS.iterdir()} == set(RESUMED)
     assert set(MODEL) <= set(CASES)
     kept = [file for folder in (FILES, CHECKPOINTS, CERTIFICATE) for file in folder.rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in kept) < TOO_LARGE
+    size = sum(file.stat().st_size for file in kept)
+    assert size < TOO_LARGE, "make the cases smaller, or raise the limit and say so"
 
 
 # --- negative controls --------------------------------------------------------------------------------------------------

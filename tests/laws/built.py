@@ -47,6 +47,12 @@ CHOOSING: dict[str, tuple[type[Method], dict[str, Any]]] = {
 }
 """Every method and route, with each reference, with and without a support."""
 
+
+def squared(name: str) -> bool:
+    """Whether an entry of `CHOOSING` bounds a squared distance; routes bound distances."""
+    return CHOOSING[name][0] in METHODS.values()
+
+
 part = settings(max_examples=max(8, settings().max_examples // 3))
 """For laws that every method is asked in turn: a third of the examples of the profile each."""
 

@@ -19,7 +19,7 @@ from certify._floats import TOO_LARGE, half_way, length, mean, square, squared_l
 from certify.montecarlo import Groups, median, row_distances
 from certify.statements.replicas import deployed_distance
 from certify.support import Support
-from tests.laws.built import CHOOSING, part, prepared
+from tests.laws.built import CHOOSING, part, prepared, squared
 from tests.laws.test_equivariant import _chosen
 
 SMALLEST = 5e-324
@@ -49,14 +49,13 @@ exponents = st.integers(-1000, 1000) | st.sampled_from(
 @example(1000)
 def test_no_scale_makes_a_bound_too_small(name, exponent):
     s = math.ldexp(1.0, exponent)  # of two: no digit changes
-    squared = name.startswith(("T2", "T4", "T11", "T12"))
     method, found = scaled(name, s)
-    power = 2 if squared else 1
+    power = 2 if squared(name) else 1
     # A mean of clipped values, or a median of several draws with probability q, moves a little less.
     least = Fraction(s) ** power * Fraction(MOVES * (0.9 if name.startswith(("T11", "T5", "T6")) else 1.0)) ** power
     if math.isinf(found.value):
         assert least > Fraction(2) ** 1000
-        assert found.reason == TOO_LARGE or not squared
+        assert found.reason == TOO_LARGE or not squared(name)
         return
     assert Fraction(found.value) >= least
     one, plain = scaled(name, 1.0)
